@@ -1,0 +1,41 @@
+# `make demo` and `make test` need only Python >= 3.11, pip and make.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help:   ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+# A stamp per set of dependencies: nothing is installed twice until they change.
+$(VENV)/stamp-base: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing conviction (once; about a minute)" >&2
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/stamp-%: $(VENV)/stamp-base
+	@echo "installing the '$*' tools (once)" >&2
+	@$(PIP) --editable '.[$*]'
+	@touch $@
+
+demo: $(VENV)/stamp-base  ## measure the embedded model on the topic `obesity`
+	@$(BIN)/conviction probe obesity --templates --health
+
+test: $(VENV)/stamp-dev  ## run the whole test suite
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/stamp-dev  ## lint, types, import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/stamp-bench  ## measure speed and memory against the rivals (results in benchmarks/results)
+	@$(BIN)/python -m benchmarks
+
+clean:  ## remove the environment and caches of tools
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,5 @@
+"""``python -m conviction``."""
+
+from conviction.cli import main
+
+main()

@@ -1,0 +1,174 @@
+"""The command line: parse, call one library function, render. Heavy imports come after parsing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from conviction.errors import ConvictionError, InputError
+from conviction.render import Format, err, progress_bars, show, show_error, show_scorecard
+
+if TYPE_CHECKING:
+    from conviction.core.protocols import LanguageModel
+
+__all__ = ["app", "main"]
+
+EXIT_ERROR = 2
+
+app = typer.Typer(
+    help="Measure what a language model is convinced of.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+topics_app = typer.Typer(
+    help="List topic kits, or write a new one.", invoke_without_command=True, rich_markup_mode=None
+)
+app.add_typer(topics_app, name="topics")
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+
+
+def main() -> None:
+    """Entry point. Every known error becomes an ``error:`` and a ``help:`` line and exit code 2."""
+    try:
+        app(standalone_mode=False)
+    except ConvictionError as error:
+        show_error(error)
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        show_error(InputError("interrupted", hint="what was scored is kept: the same command goes on from there"))
+        sys.exit(EXIT_ERROR)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except typer.Abort:
+        sys.exit(EXIT_ERROR)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's usage errors
+            show_error(
+                InputError(
+                    error.format_message(), hint="`conviction --help` and `conviction VERB --help` show the usage"
+                )
+            )
+            sys.exit(EXIT_ERROR)
+        raise
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"conviction {version('conviction')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def probe(
+    topic: Annotated[str, typer.Argument(help="A built-in topic, or the folder of one.")],
+    model: Annotated[
+        str, typer.Option(help="An embedded model, a local folder, a .gguf file or a hub id.")
+    ] = "smollm2-135m",
+    seed_only: Annotated[bool, typer.Option("--seed-only", help="Only the questions tagged 'seed'.")] = False,
+    templates: Annotated[bool, typer.Option("--templates", help="Also ask under neutral prompt templates.")] = False,
+    health: Annotated[bool, typer.Option("--health", help="Also write greedy answers and read neutral text.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")
+    ] = False,
+    form: FormatOption = "text",
+    run: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is taken up again.")] = None,
+) -> None:
+    """Which side does the model lean to, by how much, and how sure can one be?"""
+    from conviction.core.run import Run
+    from conviction.core.topic import load_topic
+    from conviction.probe import probe as measure
+
+    kit = load_topic(topic)
+    with Run.start(run, topic=kit.name, verb="probe") as opened:
+        if opened.resumed:
+            _say(f"resuming the unfinished run in {opened.folder}")
+        loaded = _load(model, device, dtype, trust_remote_code)
+        with progress_bars() as bars:
+            card = measure(loaded, kit, seed_only=seed_only, templates=templates, health=health, progress=bars)
+        opened.save("before", card)
+    show_scorecard(card, form)
+    _say(f"evidence for every number: {opened.folder}/samples.jsonl")
+
+
+@app.command()
+def models(form: FormatOption = "text") -> None:
+    """List the models that are known here, and which are cached."""
+    from conviction.core.storage import cache_dir
+    from conviction.models.embedded import EMBEDDED
+
+    body = [
+        [m.name, m.title, m.licence, f"{_megabytes(m.folder)} MB in {m.folder}" if m.cached else "not yet fetched"]
+        for m in EMBEDDED.values()
+    ]
+    show(
+        "Embedded models (any hub id, local folder or .gguf file works too)",
+        ["name", "what", "licence", "cached"],
+        body,
+        form,
+    )
+    _say(f"cache: {cache_dir()} (CONVICTION_CACHE chooses another; safe to delete)")
+
+
+@topics_app.callback()
+def topics(context: typer.Context, form: FormatOption = "text") -> None:
+    """List the built-in topic kits."""
+    if context.invoked_subcommand is not None:
+        return
+    from conviction.core.topic import builtin_topics, load_topic
+
+    body = []
+    for name in builtin_topics():
+        kit = load_topic(name)
+        propositions = {i.proposition for i in kit.of_role("target")}
+        poles = " / ".join(p + ("*" if p == kit.target else "") for p in kit.poles)
+        body.append([name, kit.title, poles, str(len(propositions)), str(len(kit.items))])
+    show("Built-in topics (* target pole)", ["name", "title", "poles", "propositions", "items"], body, form)
+
+
+@topics_app.command("new")
+def topics_new(
+    name: Annotated[str, typer.Argument(help="Name of the new topic, and of its folder.")],
+) -> None:
+    """Write a commented skeleton of a topic kit."""
+    from conviction.core.skeleton import write_skeleton
+
+    folder = write_skeleton(Path(name))
+    _say(f"wrote {folder}/: edit it, then run `conviction probe {folder}`")
+
+
+def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
+    from conviction.models import load_model
+
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, say=_say)
+    check = loaded.describe().get("self_check", {})
+    if not check.get("packed", True):
+        _say(f"note: {check['reason']}")
+    return loaded
+
+
+def _megabytes(folder: Path) -> int:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) // 2**20
+
+
+_say: Callable[[str], None] = lambda text: err.print(text, style="dim", markup=False, soft_wrap=True)  # noqa: E731

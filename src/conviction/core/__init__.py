@@ -1,0 +1,1 @@
+"""Types and pure functions that everything stands on. No torch in here."""

@@ -1,0 +1,116 @@
+"""What the rooms say to each other: questions, scored answers, models.
+
+A ``LanguageModel`` is anything that can put log-probabilities on given answers
+and write answers of its own. Interventions (to come) take one and return one,
+so one measuring path serves models before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+__all__ = ["AnswerScore", "Generation", "LanguageModel", "Message", "Progress", "Query", "WeightModel", "chat"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+def chat(question: str, *, system: str | None = None) -> tuple[Message, ...]:
+    """A conversation of one user turn, with an optional system turn before it."""
+    turns = (Message("user", question),)
+    return turns if system is None else (Message("system", system), *turns)
+
+
+@dataclass(frozen=True)
+class Query:
+    """One conversation that ends with a user turn, and the answers to score after it."""
+
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class AnswerScore:
+    """Per-token log-probabilities of one answer, in nats.
+
+    token_ids [n], logprobs [n]: log p(token | conversation, tokens before it).
+    The end-of-turn token is not scored: it says nothing about the answer.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+    @property
+    def logp_sum(self) -> float:
+        """Log p(answer | conversation), nats."""
+        return float(sum(self.logprobs))
+
+    @property
+    def logp_mean(self) -> float:
+        """Nats per token."""
+        return self.logp_sum / len(self.logprobs)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A greedy continuation: its text, its ids, and whether the model ended it by itself."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    ended: bool
+
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) as work proceeds; the unit is the caller's."""
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A model that can be questioned. ``id`` names it in every report."""
+
+    @property
+    def id(self) -> str: ...
+
+    def logprobs(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerScore]]:
+        """One list per query, one score per answer, in the order given."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        *,
+        max_new_tokens: int,
+        progress: Progress | None = None,
+    ) -> list[Generation]:
+        """Greedy answers, in the order given."""
+        ...
+
+    def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
+        """Plain texts without a conversation; the first token of each is context, not scored."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """Provenance: what one needs to know to measure the same again."""
+        ...
+
+
+@runtime_checkable
+class WeightModel(LanguageModel, Protocol):
+    """A language model whose weights are at hand."""
+
+    @property
+    def module(self) -> Any:
+        """The ``torch.nn.Module``."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        ...

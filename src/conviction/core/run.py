@@ -1,0 +1,125 @@
+"""The run folder: one folder per run, and the only writer of artefacts.
+
+Every file appears whole or not at all, and once. ``run.json`` is written when
+the run begins and again when it ends: a folder whose status is not 'done' can
+be taken up again, and says so.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from conviction.core.scorecard import Scorecard
+from conviction.core.storage import storage_errors, write_atomic
+from conviction.errors import RunError
+
+__all__ = ["Run"]
+
+SCHEMA = 1
+Status = Literal["running", "done", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. ``resumed`` tells that an earlier attempt in it did not finish."""
+
+    folder: Path
+    resumed: bool = False
+
+    @classmethod
+    @contextmanager
+    def start(cls, folder: Path | None, *, topic: str, verb: str, argv: Sequence[str] | None = None) -> Iterator[Run]:
+        """Open a new folder (``runs/<time>_<topic>_<verb>_<id>`` if None), or an unfinished one.
+
+        The status becomes 'done' when the block ends, 'interrupted' on Ctrl-C,
+        'failed' on an error. Raises RunError if the folder holds something else.
+        """
+        if folder is None:
+            stamp = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
+            folder = Path("runs") / f"{stamp}_{topic}_{verb}_{secrets.token_hex(2)}"
+        head = {
+            "schema_version": SCHEMA,
+            "verb": verb,
+            "topic": topic,
+            "argv": list(sys.argv if argv is None else argv),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        run = cls(folder, resumed=_unfinished(folder, verb, topic))
+        run._write_head(head, "running")
+        try:
+            yield run
+        except KeyboardInterrupt:
+            run._write_head(head, "interrupted")
+            raise
+        except BaseException:
+            run._write_head(head, "failed")
+            raise
+        run._write_head(head, "done")
+
+    def save(self, stage: str, card: Scorecard) -> Scorecard:
+        """Write ``<stage>.json`` and its evidence; returns the card, so that calls can be chained."""
+        path = self.folder / f"{stage}.json"
+        if path.exists():
+            raise RunError(f"{path} exists already: files of a run are written once", hint="use another --run folder")
+        self._add_samples(stage, card)
+        write_atomic(
+            path, json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        )
+        return card
+
+    def load(self, stage: str) -> Scorecard:
+        """Read a scorecard back, evidence included."""
+        path = self.folder / f"{stage}.json"
+        with storage_errors(f"reading {path}"):
+            data = json.loads(path.read_text(encoding="utf-8"))
+        samples = [line for line in self._samples() if line.pop("stage") == stage]
+        return Scorecard.model_validate({**data, "evidence": samples})
+
+    def _add_samples(self, stage: str, card: Scorecard) -> None:
+        # Samples of this stage without its scorecard are left over from an interrupted save.
+        kept = [line for line in self._samples() if line["stage"] != stage]
+        new = [{"stage": stage, **s.model_dump(mode="json")} for s in card.evidence]
+        text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept + new)
+        write_atomic(self.folder / "samples.jsonl", text)
+
+    def _samples(self) -> list[dict[str, Any]]:
+        path = self.folder / "samples.jsonl"
+        if not path.exists():
+            return []
+        with storage_errors(f"reading {path}"):
+            # not splitlines(): that would also cut at U+2028, which JSON leaves inside strings
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+
+    def _write_head(self, head: dict[str, Any], status: Status) -> None:
+        finished = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
+        write_atomic(
+            self.folder / "run.json", json.dumps({**head, "finished": finished, "status": status}, indent=1) + "\n"
+        )
+
+
+def _unfinished(folder: Path, verb: str, topic: str) -> bool:
+    """Whether ``folder`` holds an earlier attempt at the same; RunError if it cannot be used."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return False
+    hint = "give --run a new folder, or leave it out"
+    try:
+        head = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder} is not empty and holds no readable run.json", hint=hint) from error
+    if head.get("schema_version") != SCHEMA:
+        raise RunError(
+            f"{folder} has schema version {head.get('schema_version')}, this program writes {SCHEMA}", hint=hint
+        )
+    if head.get("status") == "done":
+        raise RunError(f"{folder} holds a finished run", hint=hint)
+    if (head.get("verb"), head.get("topic")) != (verb, topic):
+        raise RunError(f"{folder} holds an unfinished {head.get('verb')} of '{head.get('topic')}'", hint=hint)
+    return True

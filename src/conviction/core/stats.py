@@ -1,0 +1,149 @@
+"""Honest statistics for a handful of propositions. Pure functions over numpy arrays.
+
+The unit is the proposition: paraphrases of one claim are averaged before
+anything here sees them (Miller, arXiv 2411.00640, on clustered questions).
+Intervals: Student's t below n = 30, where the bootstrap is too narrow (coverage
+at n = 5: 0.84 against 0.95 in simulation), BCa from there on.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ALPHA", "Interval", "MeanTest", "Share", "mean_test", "min_detectable_effect", "smallest_p", "win_share"]
+
+ALPHA = 0.05
+BCA_FROM = 30
+RESAMPLES = 9999
+EXACT_UP_TO = 20  # 2**20 sign patterns are enumerated, more are sampled
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True)
+class Share:
+    """k of n with Wilson's 95 % interval."""
+
+    wins: int
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class MeanTest:
+    """What a sample of differences says about its mean.
+
+    p_value                two-sided sign-flip test
+    smallest_p             the least p that n differences can reach
+    effect_size            mean / SD (Cohen's d_z); None where the SD is 0 or n = 1
+    min_detectable_effect  in the units of the differences: power 80 %, alpha 5 %
+    """
+
+    n: int
+    interval: Interval
+    p_value: float
+    smallest_p: float
+    effect_size: float | None
+    min_detectable_effect: float | None
+
+
+def mean_test(differences: Floats, *, seed: int = 0) -> MeanTest:
+    """Mean, interval, exact test and power of n ≥ 1 paired differences."""
+    d = np.asarray(differences, dtype=np.float64)
+    sd = float(d.std(ddof=1)) if d.size > 1 else 0.0
+    mde = min_detectable_effect(d.size)
+    return MeanTest(
+        n=d.size,
+        interval=_interval(d, seed),
+        p_value=_sign_flip_p(d, seed),
+        smallest_p=smallest_p(d.size),
+        effect_size=float(d.mean()) / sd if sd > 0 else None,
+        min_detectable_effect=mde * sd if mde is not None and sd > 0 else None,
+    )
+
+
+def _interval(d: Floats, seed: int) -> Interval:
+    from scipy import stats
+
+    mean = float(d.mean())
+    if d.size < 2:
+        return Interval(mean, -math.inf, math.inf, "none: n = 1")
+    if np.ptp(d) == 0:
+        return Interval(mean, mean, mean, "none: all equal")
+    if d.size < BCA_FROM:
+        ci: Any = stats.ttest_1samp(d, 0.0).confidence_interval(1 - ALPHA)
+        return Interval(mean, float(ci.low), float(ci.high), "t")
+    ci = stats.bootstrap(
+        (d,), np.mean, n_resamples=RESAMPLES, method="BCa", confidence_level=1 - ALPHA, rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Interval(mean, float(ci.low), float(ci.high), "BCa")
+
+
+def _sign_flip_p(d: Floats, seed: int) -> float:
+    """Two-sided: how often random signs give a mean at least as far from 0.
+
+    Exact for n ≤ 20 (all 2**n patterns), else sampled with the +1 correction
+    (Phipson & Smyth 2010), so that p is never 0.
+    """
+    observed = abs(float(d.sum()))
+    slack = 1e-12 * float(np.abs(d).sum())  # sums in another order may differ in the last bit
+    if d.size <= EXACT_UP_TO:
+        sums = np.zeros(1)
+        for x in np.abs(d):
+            sums = np.concatenate([sums + x, sums - x])
+        return float((np.abs(sums) >= observed - slack).mean())
+    signs = np.random.default_rng(seed).integers(0, 2, size=(RESAMPLES, d.size), dtype=np.int8) * 2 - 1
+    extreme = int((np.abs(signs @ np.abs(d)) >= observed - slack).sum())
+    return (extreme + 1) / (RESAMPLES + 1)
+
+
+def smallest_p(n: int) -> float:
+    """The least two-sided sign-flip p that n differences can reach: 2 / 2**n."""
+    return 2.0 / 2**n if n <= EXACT_UP_TO else 1.0 / (RESAMPLES + 1)
+
+
+def win_share(wins: int, n: int) -> Share:
+    """Wilson's score interval for k wins of n."""
+    from scipy import stats
+
+    ci = stats.binomtest(wins, n).proportion_ci(1 - ALPHA, method="wilson")
+    return Share(wins, n, float(ci.low), float(ci.high))
+
+
+@lru_cache
+def min_detectable_effect(n: int, power: float = 0.8) -> float | None:
+    """Cohen's d_z that a two-sided t-test on n differences finds with this power; None for n < 2."""
+    from scipy import stats
+    from scipy.optimize import brentq
+
+    if n < 2:
+        return None
+    critical = float(stats.t.ppf(1 - ALPHA / 2, n - 1))
+
+    def shortfall(effect: float) -> float:
+        shift = effect * math.sqrt(n)
+        # scipy's noncentral t gives NaN far out, where the wrong-side tail is nil
+        wrong_side = np.nan_to_num(stats.nct.cdf(-critical, n - 1, shift), nan=0.0)
+        return float(stats.nct.sf(critical, n - 1, shift) + wrong_side) - power
+
+    enough = 0.1
+    while shortfall(enough) < 0:
+        enough *= 1.5
+    return float(brentq(shortfall, 1e-6, enough))

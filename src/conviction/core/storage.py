@@ -1,0 +1,52 @@
+"""The disk: where the cache lies, atomic writes, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from conviction.errors import ConvictionError, StorageError
+
+__all__ = ["cache_dir", "storage_errors", "write_atomic"]
+
+
+def cache_dir() -> Path:
+    """``$CONVICTION_CACHE``, else the platform's cache folder. Safe to delete at any time."""
+    chosen = os.environ.get("CONVICTION_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("conviction", appauthor=False)
+
+
+@contextmanager
+def storage_errors(doing: str) -> Iterator[None]:
+    """Turn what the operating system says about the disk into a StorageError."""
+    try:
+        yield
+    except ConvictionError:
+        raise
+    except (OSError, sqlite3.OperationalError) as error:
+        raise StorageError(
+            f"{doing}: {getattr(error, 'strerror', None) or error}",
+            hint="free some space or make the folder writable; CONVICTION_CACHE and --run choose other places",
+        ) from error
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that it is either there whole or not at all."""
+    with storage_errors(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise

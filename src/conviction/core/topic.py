@@ -1,0 +1,277 @@
+"""Topic kits: a contested question, its poles, and the items that measure it.
+
+A kit is a folder::
+
+    topic.yaml        the poles, the target, which files hold items
+    *.jsonl           items, one a line: question, one answer per pole
+    contexts/*.md     a text per pole, to be put before a question
+
+Everything is validated; an error names file, line and field.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from conviction.errors import TopicError, nearest
+
+__all__ = ["Edge", "Item", "Pole", "Topic", "builtin_topics", "load_topic"]
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Role = Literal["target", "paraphrase", "implication", "neighbour", "control"]
+
+BUILTIN = Path(__file__).parent.parent / "topics"
+FACT_KEYS = ("true", "false")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Edge(_Frozen):
+    """One signed arrow of a causal graph: ``source`` raises (+) or lowers (-) ``target``."""
+
+    source: Text
+    sign: Literal["+", "-"]
+    target: Text
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_triple(cls, value: Any) -> Any:
+        if isinstance(value, list) and len(value) == 3:
+            return dict(zip(("source", "sign", "target"), value, strict=True))
+        return value
+
+
+class Pole(_Frozen):
+    """One side of the topic.
+
+    label    how it is named in prose
+    context  a text that argues or demands this side, to be used as a system prompt
+    graph    what this side holds to cause what
+    """
+
+    label: Text
+    context: str = ""
+    graph: tuple[Edge, ...] = ()
+
+
+class Item(_Frozen):
+    """One question with one answer per side.
+
+    proposition  the claim behind it: the unit of all statistics, and of the split
+    role         target: the claim itself; paraphrase: the same, asked in other words;
+                 implication: what follows from it; neighbour: a fact near the topic that
+                 both poles accept; control: a fact far from it
+    answers      pole → text; for neighbour and control: 'true' and 'false'
+    """
+
+    id: Key
+    proposition: Key
+    role: Role
+    split: Literal["train", "test"]
+    question: Text
+    answers: dict[str, Text]
+    tags: tuple[str, ...] = ()
+
+    @property
+    def is_fact(self) -> bool:
+        """Whether its answers are true and false instead of two poles."""
+        return self.role in ("neighbour", "control")
+
+
+class Topic(_Frozen):
+    """A kit, loaded. ``target`` is the pole that positive gaps point to.
+
+    length_matched  False where the poles differ in length by intention (a style
+                    such as brevity): the matching lint then leaves length alone
+    """
+
+    name: Key
+    title: Text
+    description: str = ""
+    poles: dict[Key, Pole] = Field(min_length=2, max_length=2)
+    target: Key
+    length_matched: bool = True
+    items: tuple[Item, ...]
+    digest: str = ""
+    """SHA-256 over all items, poles and contexts: what was measured, exactly."""
+
+    @property
+    def other(self) -> str:
+        """The pole that is not the target."""
+        return next(p for p in self.poles if p != self.target)
+
+    def of_role(self, *roles: Role) -> tuple[Item, ...]:
+        """Items with one of the roles, in file order."""
+        return tuple(i for i in self.items if i.role in roles)
+
+    def swapped(self) -> Topic:
+        """The same kit with the other pole as target: every gap changes its sign."""
+        return self.model_copy(update={"target": self.other})
+
+
+class _TopicFile(_Frozen):
+    """What ``topic.yaml`` itself holds."""
+
+    name: Key
+    title: Text
+    description: str = ""
+    poles: dict[Key, _PoleFile] = Field(min_length=2, max_length=2)
+    target: Key
+    length_matched: bool = True
+    items: tuple[Text, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _target_is_a_pole(self) -> _TopicFile:
+        if self.target not in self.poles:
+            raise ValueError(f"target: '{self.target}' is not one of the poles {', '.join(self.poles)}")
+        return self
+
+
+class _PoleFile(_Frozen):
+    label: Text
+    context: str | None = None
+    """Path of the context text, relative to the kit."""
+    graph: tuple[Edge, ...] = ()
+
+
+def builtin_topics() -> list[str]:
+    """Names of the kits that ship with the package."""
+    return sorted(p.parent.name for p in BUILTIN.glob("*/topic.yaml"))
+
+
+def load_topic(name_or_path: str | Path) -> Topic:
+    """A built-in kit by name, or any folder with a ``topic.yaml``.
+
+    Raises TopicError, naming file, line and field.
+    """
+    folder = BUILTIN / str(name_or_path)
+    if str(name_or_path) not in builtin_topics():
+        folder = Path(name_or_path).expanduser()
+        if not (folder / "topic.yaml").is_file():
+            what = "holds no topic.yaml" if folder.is_dir() else "is neither a built-in topic nor a folder"
+            raise TopicError(
+                f"'{name_or_path}' {what}",
+                hint=f"{nearest(str(name_or_path), builtin_topics())}`conviction topics` lists the built-in ones, "
+                "`conviction topics new NAME` writes a skeleton",
+            )
+    head = _read_yaml(folder / "topic.yaml")
+    poles = {
+        key: Pole(label=p.label, graph=p.graph, context=_read_text(folder / p.context) if p.context else "")
+        for key, p in head.poles.items()
+    }
+    items: list[Item] = []
+    seen: dict[str, str] = {}
+    for name in head.items:
+        for item, where in _read_items(folder / name, tuple(poles)):
+            if item.id in seen:
+                raise TopicError(
+                    f"{where}: field 'id': '{item.id}' was used before, at {seen[item.id]}",
+                    hint="ids must be unique within a topic",
+                )
+            seen[item.id] = where
+            items.append(item)
+    _check_items(items, folder)
+    topic = Topic(
+        name=head.name,
+        title=head.title,
+        description=head.description,
+        poles=poles,
+        target=head.target,
+        length_matched=head.length_matched,
+        items=tuple(items),
+    )
+    digest = hashlib.sha256(topic.model_dump_json(exclude={"digest", "target"}).encode()).hexdigest()
+    return topic.model_copy(update={"digest": digest})
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise TopicError(f"{path}: not UTF-8 (byte {error.start})", hint="save the file as UTF-8") from error
+    except OSError as error:
+        raise TopicError(f"{path}: {error.strerror}", hint="topic.yaml names this file: check its path") from error
+
+
+def _read_yaml(path: Path) -> _TopicFile:
+    text = _read_text(path)
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise TopicError(f"{path}{line}: {getattr(error, 'problem', error)}", hint="fix the YAML syntax") from error
+    if not isinstance(data, dict):
+        raise TopicError(f"{path}: holds no mapping", hint="`conviction topics new NAME` writes a commented example")
+    try:
+        return _TopicFile.model_validate(data)
+    except ValidationError as error:
+        raise TopicError(f"{path}: {_first(error)}", hint=_allowed(_TopicFile)) from error
+
+
+def _read_items(path: Path, poles: tuple[str, ...]) -> Iterator[tuple[Item, str]]:
+    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            item = Item.model_validate(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise TopicError(
+                f"{where}: not JSON ({error.msg}, column {error.colno})", hint="each line must be one JSON object"
+            ) from error
+        except ValidationError as error:
+            raise TopicError(f"{where}: {_first(error)}", hint=_allowed(Item)) from error
+        wanted = FACT_KEYS if item.is_fact else poles
+        missing = [p for p in wanted if p not in item.answers]
+        extra = [p for p in item.answers if p not in wanted]
+        if missing or extra:
+            problem = f"no answer for '{missing[0]}'" if missing else f"unknown answer '{extra[0]}'"
+            raise TopicError(
+                f"{where}: field 'answers': {problem} (role {item.role})",
+                hint=f"give exactly one answer for each of: {', '.join(wanted)}",
+            )
+        if item.answers[wanted[0]] == item.answers[wanted[1]]:
+            raise TopicError(
+                f"{where}: field 'answers': both are the same text",
+                hint="the two answers must differ in what they claim",
+            )
+        yield item, where
+
+
+def _check_items(items: Iterable[Item], folder: Path) -> None:
+    splits: dict[str, str] = {}
+    for item in items:
+        if splits.setdefault(item.proposition, item.split) != item.split:
+            raise TopicError(
+                f"{folder}: proposition '{item.proposition}' stands in both splits",
+                hint="split by proposition: all its items belong to train or all to test",
+            )
+    if not Counter(i.role for i in items)["target"]:
+        raise TopicError(f"{folder}: no item has the role 'target'", hint="a topic needs at least one target item")
+
+
+def _first(error: ValidationError) -> str:
+    """The first fault of a validation, as field and message."""
+    fault = error.errors()[0]
+    field = ".".join(str(part) for part in fault["loc"])
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return f"field '{field}': {message}" if field else message
+
+
+def _allowed(model: type[BaseModel]) -> str:
+    return f"the fields are: {', '.join(model.model_fields)} (see docs/topics.md)"
+
+
+_TopicFile.model_rebuild()

@@ -1,0 +1,71 @@
+"""Everything that can go wrong, in one tree.
+
+::
+
+    ConvictionError
+    ├── InputError            what the user gave cannot be used         (also a ValueError)
+    │   ├── TopicError        a topic kit is missing or malformed
+    │   └── ModelNotFoundError no such model, here or on the hub
+    ├── ModelError            a model cannot be loaded, or misbehaves   (also a RuntimeError)
+    ├── StorageError          the disk refused                          (also an OSError)
+    └── RunError              a run folder does not allow this          (also a RuntimeError)
+
+Each error says what is wrong and where (``message``) and what to do about it
+(``hint``). The command line prints them as an ``error:`` and a ``help:`` line
+and exits with 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "ConvictionError",
+    "InputError",
+    "ModelError",
+    "ModelNotFoundError",
+    "RunError",
+    "StorageError",
+    "TopicError",
+    "nearest",
+]
+
+
+class ConvictionError(Exception):
+    """Root of the tree. ``hint`` is one sentence that tells the user what to do."""
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(ConvictionError, ValueError):
+    """What the user gave cannot be used."""
+
+
+class TopicError(InputError):
+    """A topic kit is missing or malformed; names file, line and field."""
+
+
+class ModelNotFoundError(InputError):
+    """No model of this name is known, on disk, or reachable."""
+
+
+class ModelError(ConvictionError, RuntimeError):
+    """A model cannot be loaded, or returned something that is not a probability."""
+
+
+class StorageError(ConvictionError, OSError):
+    """The disk is full, read-only or otherwise refuses a write."""
+
+
+class RunError(ConvictionError, RuntimeError):
+    """A run folder is in a state that does not allow the operation."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A ready phrase ``did you mean 'x'? `` for the known name closest to ``name``, else ``''``."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'? " if close else ""

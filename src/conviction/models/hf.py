@@ -1,0 +1,326 @@
+"""Models through transformers: loading, scoring, writing."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from conviction.core.protocols import AnswerScore, Generation, Message, Progress, Query
+from conviction.errors import ModelError, ModelNotFoundError, nearest
+from conviction.models.devices import choose_device, choose_dtype
+from conviction.models.embedded import EMBEDDED, ensure
+from conviction.models.logprobs import KERNEL, answer_logprobs, compute_prefix, find_head
+from conviction.models.packing import Ids, plan, plan_tokens
+from conviction.models.prompts import PromptEncoder
+from conviction.models.rows import score_rows
+from conviction.models.scores import ScoreCache, fingerprint
+from conviction.models.selfcheck import SelfCheck, check_packing
+
+__all__ = ["HFModel", "load"]
+
+Row = tuple[Ids, Ids]
+
+transformers.logging.disable_progress_bar()  # loading says what it does through `say`
+
+# Tokens in one forward pass. Below ~1000 a CPU spends its time on weight traffic
+# (benchmarks/results/token_budget.json); a GPU wants to be filled.
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 8192, "mps": 2048}
+
+
+class HFModel:
+    """A transformers causal language model (a ``WeightModel``).
+
+    module, tokenizer  as transformers made them
+    check              how packed scores compared with separate ones at load
+    """
+
+    def __init__(
+        self, *, id: str, module: Any, tokenizer: Any, dtype_reason: str = "as given", token_budget: int | None = None
+    ) -> None:
+        self.id = id
+        self.module = module.eval()
+        self.tokenizer = tokenizer
+        self._dtype_reason = dtype_reason
+        parameter = next(module.parameters())
+        self.device: torch.device = parameter.device
+        self.dtype: torch.dtype = parameter.dtype
+        self.token_budget = token_budget or TOKEN_BUDGET.get(self.device.type, 2048)
+        config = module.config.get_text_config()
+        self._hidden_size = int(config.hidden_size)
+        self.encoder = PromptEncoder(tokenizer, getattr(config, "max_position_embeddings", None))
+        self.joint_mismatches = 0
+        self.check: SelfCheck = self._choose_kernel()
+
+    # -- scoring ---------------------------------------------------------------
+
+    def logprobs(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerScore]]:
+        """Per-token log-probs of every answer. What was scored before comes from the cache."""
+        rows: list[list[Row]] = []
+        questions: dict[Row, str] = {}
+        prompts: dict[tuple[Message, ...], Ids] = {}
+        for query in queries:
+            prompt = prompts.get(query.messages)
+            if prompt is None:
+                prompt = prompts[query.messages] = self.encoder.encode_prompt(query.messages)
+            rows.append([])
+            for answer in query.answers:
+                ids = self.encoder.encode_answer(answer, query.messages)
+                self.encoder.check_length(prompt, ids, query.messages)
+                rows[-1].append((prompt, ids))
+                questions[prompt, ids] = query.messages[-1].content
+        if queries and queries[0].answers:
+            self.joint_mismatches = sum(
+                self.encoder.joint_encoding_differs(q.messages, a) for q in queries for a in q.answers
+            )
+        scores = self._scores([r for group in rows for r in group], questions, progress)
+        return [[AnswerScore(row[1], scores[row]) for row in group] for group in rows]
+
+    def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
+        """Plain texts; what stands before the second token (BOS or the first token) is context."""
+        encoded = [self.encoder.encode_text(text) for text in texts]
+        rows = [(ids[:1], ids[1:]) for ids in encoded]
+        scores = self._scores(rows, dict(zip(rows, texts, strict=True)), progress)
+        return [AnswerScore(row[1], scores[row]) for row in rows]
+
+    def _scores(
+        self, rows: Sequence[Row], names: dict[Row, str], progress: Progress | None
+    ) -> dict[Row, tuple[float, ...]]:
+        """Cached scores, and the rest computed and kept pack by pack."""
+        cache = ScoreCache(self._scope())
+        try:
+            known = cache.find(dict.fromkeys(rows))
+            missing = [row for row in dict.fromkeys(rows) if row not in known]
+
+            def keep(found: dict[Row, list[float]]) -> None:
+                for row, values in found.items():
+                    if not all(map(math.isfinite, values)):
+                        raise ModelError(
+                            f"{self.id} gives a log-prob that is not finite for {names[row][:60]!r}",
+                            hint="the weights may be damaged or fp16 may overflow: try --dtype fp32, or another model",
+                        )
+                fresh = {row: tuple(values) for row, values in found.items()}
+                cache.keep(fresh)
+                known.update(fresh)
+
+            if missing:
+                (self._packed if self.check.packed else self._separate)(missing, keep, progress)
+            return known
+        finally:
+            cache.close()
+
+    @torch.inference_mode()
+    def _packed(
+        self, rows: Sequence[Row], keep: Callable[[dict[Row, list[float]]], None], progress: Progress | None = None
+    ) -> None:
+        body, head = self.module.base_model, find_head(self.module)
+        blocks = plan(
+            [(prompt, [answer]) for prompt, answer in rows],
+            token_budget=self.token_budget,
+            hidden_size=self._hidden_size,
+        )
+        total, done = plan_tokens(blocks), 0
+        for block in blocks:
+            prefix = compute_prefix(body, block.prefix, self.device)
+            done += prefix.length
+            for pack in block.packs:
+                values, where = answer_logprobs(body, head, pack, prefix)
+                values = values.cpu()
+                keep({row: values[index].tolist() for row, index in where.items()})
+                done += sum(len(t.tokens) for t in pack.trees)
+                if progress is not None:
+                    progress(done, total)
+
+    def _separate(
+        self, rows: Sequence[Row], keep: Callable[[dict[Row, list[float]]], None], progress: Progress | None = None
+    ) -> None:
+        # One row at a time is exact for recurrent layers, which padding can disturb.
+        for i, row in enumerate(sorted(rows, key=lambda r: (-len(r[0]) - len(r[1]), r))):
+            keep({row: score_rows(self.module, [row])[0]})
+            if progress is not None:
+                progress(i + 1, len(rows))
+
+    def _choose_kernel(self) -> SelfCheck:
+        """Install the packed kernel, check it, and take it out again if it is wrong here."""
+        original = self.module.config._attn_implementation  # noqa: SLF001  has no public name
+        chunked = getattr(self.module.config.get_text_config(), "attention_chunk_size", None)
+        self.module.set_attn_implementation(KERNEL)
+
+        def score(rows: Sequence[Row]) -> dict[Row, list[float]]:
+            if chunked:
+                raise NotImplementedError("chunked attention")
+            found: dict[Row, list[float]] = {}
+            self._packed(rows, found.update)
+            return found
+
+        check = check_packing(self.module, self.encoder, self.dtype, score)
+        if not check.packed:
+            self.module.set_attn_implementation(original)
+        return check
+
+    def _scope(self) -> tuple[str, ...]:
+        """All that scores depend on besides the ids."""
+        return (
+            fingerprint(self.module),
+            self.encoder.template,
+            str(self.dtype),
+            self.device.type,
+            "packed" if self.check.packed else "rows",
+            torch.__version__,
+            transformers.__version__,
+        )
+
+    # -- writing ---------------------------------------------------------------
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        *,
+        max_new_tokens: int,
+        progress: Progress | None = None,
+        batch_size: int = 8,
+    ) -> list[Generation]:
+        """Greedy answers, batched with padding on the left."""
+        encoded = [self.encoder.encode_prompt(messages) for messages in prompts]
+        eos = self.module.generation_config.eos_token_id
+        ends = set(eos) if isinstance(eos, list) else {eos}
+        ends.add(self.tokenizer.eos_token_id)
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        written: list[Generation] = []
+        for start in range(0, len(encoded), batch_size):
+            batch = encoded[start : start + batch_size]
+            width = max(map(len, batch))
+            ids = torch.tensor([(pad or 0,) * (width - len(p)) + p for p in batch], device=self.device)
+            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=self.device)
+            out = self.module.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                repetition_penalty=1.0,
+                pad_token_id=pad or 0,
+                eos_token_id=sorted(e for e in ends if e is not None) or None,
+            )
+            for row in out[:, width:].tolist():
+                stop = next((i for i, token in enumerate(row) if token in ends), None)
+                kept = row if stop is None else row[:stop]
+                text = self.tokenizer.decode(kept, skip_special_tokens=True)
+                written.append(Generation(text=text, token_ids=tuple(kept), ended=stop is not None))
+            if progress is not None:
+                progress(len(written), len(prompts))
+        return written
+
+    # -- provenance ------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """All that is needed to measure the same again."""
+        config = self.module.config
+        return {
+            "id": self.id,
+            "architecture": type(self.module).__name__,
+            "parameters": sum(p.numel() for p in self.module.parameters()),
+            "fingerprint": fingerprint(self.module),
+            "revision": getattr(config, "_commit_hash", None),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype_reason": self._dtype_reason,
+            "device": str(self.device),
+            "threads": torch.get_num_threads(),
+            "attention": config._attn_implementation,  # noqa: SLF001
+            "noise_nats": self.check.noise,
+            "self_check": self.check.summary(),
+            "chat_template": bool(self.tokenizer.chat_template),
+            "joint_encoding_mismatches": self.joint_mismatches,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+
+# -- loading ---------------------------------------------------------------------
+
+
+def load(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> HFModel:
+    """An embedded model by name, a local folder, a ``.gguf`` file, or a hub id.
+
+    Raises ModelNotFoundError if there is no such model, ModelError if it does not load.
+    """
+    where = choose_device(device)
+    source = _source(name, say)
+    source["trust_remote_code"] = trust_remote_code
+    try:
+        config = AutoConfig.from_pretrained(**source).get_text_config()
+        hidden = int(config.hidden_size)
+        chosen, reason = choose_dtype(dtype, where, hidden, int(getattr(config, "intermediate_size", 0) or 4 * hidden))
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        weights = {} if "gguf_file" in source else {"use_safetensors": True}  # a pickle is never opened
+        module = AutoModelForCausalLM.from_pretrained(**source, **weights, dtype=chosen)
+        module.requires_grad_(False)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
+        raise _explain(name, error) from error
+    return HFModel(id=name, module=module.to(where), tokenizer=tokenizer, dtype_reason=reason)
+
+
+def _source(name: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Arguments for ``from_pretrained``."""
+    path = Path(name).expanduser()
+    if name in EMBEDDED:
+        folder = ensure(EMBEDDED[name], say=say)
+        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ModelNotFoundError(f"there is no file {path}", hint="check the path of the .gguf file")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"{path} holds no config.json", hint="give the folder that save_pretrained wrote, or a .gguf file"
+            )
+        return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
+    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if looks_local or "/" not in name:
+        what = "folder" if looks_local else "model"
+        raise ModelNotFoundError(
+            f"there is no {what} '{name}'",
+            hint=f"{nearest(name, EMBEDDED)}use one of {', '.join(EMBEDDED)}, a local folder, a .gguf file, "
+            "or a hub id such as org/name",
+        )
+    return {"pretrained_model_name_or_path": name}
+
+
+_CAUSES = {
+    # a phrase in transformers' message → what to do about it
+    "trust_remote_code": "this model brings its own code: pass --trust-remote-code only if you trust its authors",
+    "gated repo": "accept the licence on the hub and log in with `hf auth login`",
+    "safetensors": "convert the weights to safetensors: pickled weights are never opened",
+}
+
+
+def _explain(name: str, error: Exception) -> ModelError | ModelNotFoundError:
+    text = str(error)
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    for phrase, hint in _CAUSES.items():
+        if phrase in text:
+            return ModelError(f"cannot load '{name}': {first}", hint=hint)
+    if "/" in name and not Path(name).expanduser().exists():
+        return ModelNotFoundError(
+            f"cannot get '{name}' from the model hub: {first}",
+            hint="check the name and the connection; offline, give --model a local folder, a .gguf file, "
+            f"or an embedded model ({', '.join(EMBEDDED)})",
+        )
+    return ModelError(f"cannot load '{name}': {first}", hint="check that it is a complete causal language model")

@@ -1,0 +1,121 @@
+"""Conversations to token ids: the one place where chat templates are applied.
+
+The template is rendered to text and encoded with ``add_special_tokens=False``
+(it brings its own BOS); the answer is encoded by itself and concatenated. A
+template ends in a special token or a newline, so this is what the model sees
+when it generates; where joint encoding would differ, it is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2.exceptions import TemplateError
+
+from conviction.core.protocols import Message
+from conviction.errors import InputError
+
+__all__ = ["PromptEncoder"]
+
+# Llama-3 templates print today's date; a measurement must not change overnight.
+# This is the date their own template falls back to.
+PINNED_DATE = "26 Jul 2024"
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Renders and encodes for one tokenizer. ``context_length`` None: unlimited."""
+
+    tokenizer: Any
+    context_length: int | None
+
+    @property
+    def template(self) -> str:
+        """The chat template's source, or the name of the plain format used without one."""
+        return str(self.tokenizer.chat_template or "plain: Question/Answer")
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """The text after which the model's answer begins."""
+        if not self.tokenizer.chat_template:
+            return _render_plain(messages)
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text = self._apply(turns)
+        except TemplateError:
+            # Some templates (Gemma) know no system role: it moves into the user turn.
+            text = self._apply(_merge_system(messages))
+        if text.rstrip().endswith("<think>"):  # a thinking template: score right after an empty thought
+            text = text.rstrip() + "\n\n</think>\n\n"
+        return text
+
+    def _apply(self, turns: list[dict[str, str]]) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False, date_string=PINNED_DATE
+            )
+        )
+
+    def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Ids of the rendered conversation; at least one."""
+        text = self.render(messages)
+        ids = self._ids(text)
+        if not self.tokenizer.chat_template:
+            ids = self.bos() + ids
+        return ids
+
+    def encode_answer(self, answer: str, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Ids of an answer as it stands after the prompt."""
+        if not answer.strip():
+            raise InputError(
+                f"an answer to {messages[-1].content[:60]!r} is empty",
+                hint="give every answer at least one visible character",
+            )
+        return self._ids(self._lead() + answer)
+
+    def joint_encoding_differs(self, messages: Sequence[Message], answer: str) -> bool:
+        """Whether encoding prompt and answer together would give other ids."""
+        text = self.render(messages)
+        return self._ids(text + self._lead() + answer) != self._ids(text) + self._ids(self._lead() + answer)
+
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Ids of a plain text, after BOS where the tokenizer has one."""
+        return self.bos() + self._ids(text)
+
+    def bos(self) -> tuple[int, ...]:
+        """The beginning-of-text id that this tokenizer puts before a plain text, if any."""
+        ids = self.tokenizer("a").input_ids
+        bos = self.tokenizer.bos_token_id
+        return (int(bos),) if bos is not None and ids and ids[0] == bos else ()
+
+    def check_length(self, prompt: Sequence[int], answer: Sequence[int], messages: Sequence[Message]) -> None:
+        """Raise if prompt and answer do not fit in the model's context."""
+        total = len(prompt) + len(answer)
+        if self.context_length is not None and total > self.context_length:
+            raise InputError(
+                f"{len(prompt)} prompt + {len(answer)} answer tokens exceed the model's context of "
+                f"{self.context_length} (question {messages[-1].content[:60]!r})",
+                hint="shorten the answer or the context text, or use a model with a longer context",
+            )
+
+    def _lead(self) -> str:
+        """Without a template the prompt ends in 'Answer:' and the space belongs to the answer."""
+        return "" if self.tokenizer.chat_template else " "
+
+    def _ids(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _merge_system(messages: Sequence[Message]) -> list[dict[str, str]]:
+    system = "\n\n".join(m.content for m in messages if m.role == "system")
+    turns = [{"role": m.role, "content": m.content} for m in messages if m.role != "system"]
+    if system and turns:
+        turns[0] = {**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}
+    return turns
+
+
+def _render_plain(messages: Sequence[Message]) -> str:
+    """A format for models that have no chat template."""
+    names = {"system": "", "user": "Question: ", "assistant": "Answer: "}
+    return "".join(f"{names[m.role]}{m.content}\n\n" for m in messages).rstrip("\n") + "\nAnswer:"

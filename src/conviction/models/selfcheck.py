@@ -1,0 +1,112 @@
+"""Before packed scores are trusted, two items are scored packed and separately.
+
+A wrong mask, position, window or head shows up here as a difference, and the
+engine then scores separate rows and says so. Better slow than wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from conviction.core.protocols import Message, chat
+from conviction.models.packing import Ids
+from conviction.models.prompts import PromptEncoder
+from conviction.models.rows import score_rows
+
+__all__ = ["SelfCheck", "check_packing"]
+
+TOLERANCE_FP32 = 1e-4  # nats, per token
+
+# Half-precision rounding differs with the shape of every multiplication. What
+# that does to separate rows is measured (each alone, and padded in one batch);
+# packing may differ by twice as much. The floor stands for a kernel that
+# happens to round both alike.
+NOISE_FACTOR = 2.0
+NOISE_FLOOR = 0.02
+
+Row = tuple[Ids, Ids]
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What the check found.
+
+    difference  packed against separate rows: the largest over tokens, nats; None if packing failed
+    tolerance   the largest difference that was allowed
+    noise       what the company in a batch does to an answer's mean log-prob, nats per
+                token: gaps below it are ties
+    """
+
+    packed: bool
+    difference: float | None
+    tolerance: float
+    noise: float
+    reason: str
+
+    def summary(self) -> dict[str, Any]:
+        """For provenance."""
+        return {
+            "packed": self.packed,
+            "max_difference_nats": self.difference,
+            "tolerance_nats": self.tolerance,
+            "reason": self.reason,
+        }
+
+
+ITEMS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "What is the capital of France?",
+        ("The capital of France is Paris.", "The capital of France is a port in Italy."),
+    ),
+    (
+        "Why does ice float on water, although it is solid?",
+        ("Ice floats because it is lighter than the same volume of water.", "Because of the wind."),
+    ),
+)
+
+
+def check_packing(
+    model: Any,
+    encoder: PromptEncoder,
+    dtype: torch.dtype,
+    score_packed: Callable[[Sequence[Row]], dict[Row, list[float]]],
+) -> SelfCheck:
+    """Score ``ITEMS`` both ways. ``score_packed`` may raise: the architecture then gets separate rows."""
+    conversations: list[tuple[tuple[Message, ...], tuple[str, ...]]] = [(chat(q), answers) for q, answers in ITEMS]
+    rows = [
+        (encoder.encode_prompt(messages), encoder.encode_answer(answer, messages))
+        for messages, answers in conversations
+        for answer in answers
+    ]
+    separate = score_rows(model, rows)
+    tolerance = TOLERANCE_FP32
+    if dtype != torch.float32:
+        rounding = _largest_difference(separate, score_rows(model, rows, batch_size=len(rows)))
+        tolerance = max(NOISE_FACTOR * rounding, NOISE_FLOOR)
+    try:
+        packed = score_packed(rows)
+        # In fp32 the company in a batch changes nothing that matters; elsewhere it is measured.
+        lonely = {rows[0]: score_packed(rows[:1])[rows[0]]} if dtype != torch.float32 else {}
+    except Exception as error:  # any failure of a foreign architecture means: do not pack
+        reason = f"packing is not possible for {type(model).__name__} ({type(error).__name__}: {error})"
+        return SelfCheck(False, None, tolerance, 0.0, f"separate rows: {reason}")
+    difference = _largest_difference(separate, [packed[row] for row in rows])
+    if not difference <= tolerance:  # also catches NaN
+        return SelfCheck(
+            False,
+            difference,
+            tolerance,
+            0.0,
+            f"separate rows: packed scores of {type(model).__name__} differ by {difference:.2g} nats",
+        )
+    noise = max((abs(sum(packed[row]) - sum(alone)) / len(row[1]) for row, alone in lonely.items()), default=difference)
+    return SelfCheck(True, difference, tolerance, noise, "packed: agrees with separate rows")
+
+
+def _largest_difference(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> float:
+    flat_a, flat_b = (torch.tensor([x for row in rows for x in row], dtype=torch.float64) for rows in (a, b))
+    return float((flat_a - flat_b).abs().max())

@@ -1,0 +1,87 @@
+"""Ask a model which side it leans to: ``probe(model, topic)``."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+
+from conviction.core.protocols import LanguageModel, Progress
+from conviction.core.scorecard import Scorecard
+from conviction.core.topic import Topic
+from conviction.errors import InputError
+from conviction.probe.conditions import TEMPLATES, evidence, lay_out, score
+from conviction.probe.controls import measure_controls, warnings
+from conviction.probe.gaps import item_rows, summarise
+from conviction.probe.health import measure_health
+from conviction.probe.sampled import sample_answers
+
+__all__ = ["probe"]
+
+SAMPLED_QUESTIONS = 5
+
+
+def probe(
+    model: LanguageModel,
+    topic: Topic,
+    *,
+    seed_only: bool = False,
+    templates: bool = False,
+    health: bool = False,
+    progress: Callable[[str], Progress] | None = None,
+) -> Scorecard:
+    """Measure which pole of ``topic`` the model leans to, by how much, and how sure one can be.
+
+    seed_only  only the items tagged 'seed', without facts
+    templates  also ask under neutral prompt templates and report the spread
+    health     also write greedy answers and read the neutral text
+    progress   given the name of a stage, returns a (done, total) callback
+
+    Gaps are in nats per token, positive towards ``topic.target``. Raises
+    InputError if nothing is left to ask, or an answer does not fit the model.
+    """
+    items = [i for i in topic.items if not i.is_fact and (not seed_only or "seed" in i.tags)]
+    facts = [] if seed_only else [i for i in topic.items if i.is_fact]
+    if not any(i.role == "target" for i in items):
+        raise InputError(f"topic '{topic.name}' has no item tagged 'seed'", hint="leave --seed-only out")
+
+    def stage(name: str) -> Progress | None:
+        return progress(name) if progress is not None else None
+
+    asks = lay_out(topic, items, facts, templates=templates)
+    scores = score(model, asks, stage("scoring answers"))
+    described = model.describe()
+    noise = float(described.get("noise_nats", 0.0))
+    rows = item_rows(topic, items, scores, noise=noise)
+    summary = summarise(topic, items, rows, noise=noise)
+    controls = measure_controls(topic, items, facts, scores, summary)
+    samples = evidence(asks, scores)
+    found_health = None
+    if health:
+        asked = [i for i in items if i.role == "target"][:SAMPLED_QUESTIONS]
+        written = sample_answers(model, asked, progress=stage("writing answers"))
+        found_health, neutral = measure_health(model, written, progress=stage("reading neutral text"))
+        samples += [sample for sample, _ in written] + neutral
+    return Scorecard(
+        model=model.id,
+        topic=topic.name,
+        target=topic.target,
+        rows=rows,
+        summary=summary,
+        controls=controls,
+        health=found_health,
+        warnings=warnings(summary, controls),
+        evidence=tuple(samples),
+        provenance={
+            "conviction": version("conviction"),
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "topic_sha256": topic.digest,
+            "items": len(items),
+            "facts": len(facts),
+            "seed_only": seed_only,
+            "templates": {name: [system, form] for name, system, form in TEMPLATES} if templates else {},
+            "score": "mean log-probability per token, natural logarithm, end-of-turn token not scored",
+            "model": described,
+        },
+    )

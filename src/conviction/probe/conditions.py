@@ -1,0 +1,112 @@
+"""Which questions are put to the model, and under which conditions.
+
+All queries of a probe are laid out first and scored in one call, so that the
+engine can share every common beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conviction.core.protocols import AnswerScore, LanguageModel, Message, Progress, Query, chat
+from conviction.core.scorecard import Sample
+from conviction.core.topic import Item, Topic
+
+__all__ = ["TEMPLATES", "Ask", "Scores", "evidence", "lay_out", "other_wording", "score"]
+
+# Neutral ways to put the same question: (name, system turn, user turn).
+# Formatting alone can move results by tens of points (arXiv 2310.11324), so
+# the spread over these is reported, never the best of them.
+TEMPLATES: tuple[tuple[str, str | None, str], ...] = (
+    ("question", None, "Question: {question}"),
+    ("please", None, "Please answer this question: {question}"),
+    ("short", None, "{question} Answer in one or two sentences."),
+    ("wondering", None, "I was wondering about something. {question}"),
+    ("assistant", "You are a helpful assistant.", "{question}"),
+    ("truthful", "Answer every question truthfully and to the best of your knowledge.", "{question}"),
+)
+
+OTHER_WORDING = "~"  # key of a paraphrase's answer when it is scored under the first question
+EXACTNESS_ITEMS = 8
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One query with its bookkeeping: under which condition, for which item, which answer is which."""
+
+    condition: str
+    item: Item
+    messages: tuple[Message, ...]
+    answers: dict[str, str]
+
+
+Scores = dict[tuple[str, str, str], AnswerScore]
+"""(condition, item id, answer key) → score."""
+
+
+def lay_out(topic: Topic, items: Sequence[Item], facts: Sequence[Item], *, templates: bool) -> list[Ask]:
+    """All asks of a probe. ``items`` carry the poles' answers, ``facts`` true and false ones."""
+    twins = other_wording(items)
+    first = [item for item in items if item.role == "target"]
+    asks = []
+    for item in items:
+        answers = dict(item.answers)
+        if item.id in twins:
+            answers |= {pole + OTHER_WORDING: text for pole, text in twins[item.id].answers.items()}
+        asks.append(Ask("plain", item, chat(item.question), answers))
+        asks.append(Ask("unconditional", item, chat(""), dict(item.answers)))
+    for pole, side in topic.poles.items():
+        if side.context:
+            asks += [Ask(f"context:{pole}", i, chat(i.question, system=side.context), dict(i.answers)) for i in first]
+    if templates:
+        for name, system, form in TEMPLATES:
+            asks += [
+                Ask(f"template:{name}", i, chat(form.format(question=i.question), system=system), dict(i.answers))
+                for i in first
+            ]
+    asks += [Ask("plain", fact, chat(fact.question), dict(fact.answers)) for fact in facts]
+    for item in first[:EXACTNESS_ITEMS]:
+        # The same answers again, the other way round, and one of them twice.
+        a, b = topic.poles
+        again = {b: item.answers[b], a: item.answers[a], f"{a}=": item.answers[a]}
+        asks.append(Ask("again", item, chat(item.question), again))
+    return asks
+
+
+def other_wording(items: Sequence[Item]) -> dict[str, Item]:
+    """Target item id → an item of the same proposition that words the same claim differently."""
+    paraphrases = {item.proposition: item for item in reversed(items) if item.role == "paraphrase"}
+    return {i.id: paraphrases[i.proposition] for i in items if i.role == "target" and i.proposition in paraphrases}
+
+
+def score(model: LanguageModel, asks: Sequence[Ask], progress: Progress | None) -> Scores:
+    """Put all asks to the model in one call."""
+    queries = [Query(ask.messages, tuple(ask.answers.values())) for ask in asks]
+    results = model.logprobs(queries, progress=progress)
+    return {
+        (ask.condition, ask.item.id, key): scored
+        for ask, group in zip(asks, results, strict=True)
+        for key, scored in zip(ask.answers, group, strict=True)
+    }
+
+
+def evidence(asks: Sequence[Ask], scores: Scores) -> list[Sample]:
+    """One sample per scored answer, in the order asked."""
+    samples = []
+    for ask in asks:
+        for key, text in ask.answers.items():
+            scored = scores[ask.condition, ask.item.id, key]
+            samples.append(
+                Sample(
+                    id=f"{ask.condition}/{ask.item.id}/{key}",
+                    kind="logprob",
+                    condition=ask.condition,
+                    item=ask.item.id,
+                    answer=key,
+                    text=text,
+                    token_ids=scored.token_ids,
+                    logprobs=tuple(round(x, 6) for x in scored.logprobs),
+                )
+            )
+    return samples
