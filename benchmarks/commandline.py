@@ -31,11 +31,16 @@ def main() -> None:
                 start = time.perf_counter()
                 subprocess.run(
                     [sys.executable, "-m", "conviction", *arguments],
-                    env={**os.environ, "CONVICTION_CACHE": work}, cwd=work, check=True, capture_output=True,
+                    env={**os.environ, "CONVICTION_CACHE": work},
+                    cwd=work,
+                    check=True,
+                    capture_output=True,
                 )
                 seconds.append(time.perf_counter() - start)
         result[name] = {
-            "seconds": [round(s, 2) for s in seconds], "median": round(statistics.median(seconds), 2), "target": target,
+            "seconds": [round(s, 2) for s in seconds],
+            "median": round(statistics.median(seconds), 2),
+            "target": target,
         }
         print(f"{name}: {result[name]['median']} s (median of {runs})")
     save("commandline", {"commands": result})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-import time
 
 import psutil
 
@@ -17,29 +16,40 @@ from conviction.models.hf import load
 TARGET_MB = 400
 
 
+class PeakWatcher(threading.Thread):
+    """Reads this process's resident size every 5 ms."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._peak = 0
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        process = psutil.Process()
+        while not self._done.wait(0.005):
+            self._peak = max(self._peak, process.memory_info().rss)
+
+    def stop(self) -> int:
+        """The largest size seen, in bytes."""
+        self._done.set()
+        self.join()
+        return self._peak
+
+
 def main() -> None:
     process = psutil.Process()
     result = {}
     for dtype in ("fp32", "bf16"):
         model = load("smollm2-135m", dtype=dtype)  # its self-check touches every weight
         name, found = pairs(500)
-        loaded = peak = process.memory_info().rss
-        done = threading.Event()
-
-        def watch() -> None:
-            nonlocal peak
-            while not done.is_set():
-                peak = max(peak, process.memory_info().rss)
-                time.sleep(0.005)
-
+        loaded = process.memory_info().rss
+        watcher = PeakWatcher()
         before = os.environ.get("CONVICTION_CACHE")
         with tempfile.TemporaryDirectory() as folder:
             os.environ["CONVICTION_CACHE"] = folder
-            watcher = threading.Thread(target=watch)
             watcher.start()
             model.logprobs([Query(chat(q), (a, b)) for q, a, b in found])
-            done.set()
-            watcher.join()
+            peak = watcher.stop()
         os.environ.pop("CONVICTION_CACHE")
         if before is not None:
             os.environ["CONVICTION_CACHE"] = before

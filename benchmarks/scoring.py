@@ -23,7 +23,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from benchmarks.machine import save
-from benchmarks.questions import Pair, context, pairs
+from benchmarks.questions import context, pairs
 from conviction import Message, Query, chat
 from conviction.models.hf import HFModel, load
 from conviction.models.packing import plan, plan_tokens
@@ -97,13 +97,13 @@ def compare(shape: str, model: HFModel) -> dict[str, Any]:
 
 def efficiency(model: HFModel, work: list[Any], seconds: float) -> tuple[float, float]:
     """FLOP/s of bare multiplications at the model's shapes, and the share of it that scoring reaches."""
-    rows = [
-        (model.encoder.encode_prompt(m), model.encoder.encode_answer(a, m)) for m, answers in work for a in answers
-    ]
+    rows = [(model.encoder.encode_prompt(m), model.encoder.encode_answer(a, m)) for m, answers in work for a in answers]
     hidden = model.module.config.hidden_size
     blocks = plan(((p, [a]) for p, a in rows), token_budget=model.token_budget, hidden_size=hidden)
     tokens = plan_tokens(blocks)
-    predicting = sum(len({n for ps in t.answers.values() for n, _ in ps}) for b in blocks for k in b.packs for t in k.trees)
+    predicting = sum(
+        len({n for ps in t.answers.values() for n, _ in ps}) for b in blocks for k in b.packs for t in k.trees
+    )
     body = [m.weight for n, m in model.module.named_modules() if isinstance(m, torch.nn.Linear) and "lm_head" not in n]
     head = model.module.get_output_embeddings().weight
     useful = 2 * tokens * sum(w.numel() for w in body) + 2 * predicting * head.numel()
@@ -137,8 +137,10 @@ def main() -> None:
         result[dtype] = {}
         for shape in SIZES:
             result[dtype][shape] = found = compare(shape, model)
-            print(f"{dtype} {shape}: {found['ratio_median']}x of lm-eval, max difference "
-                  f"{found['max_difference_nats_per_answer']:.1e} nats, {found['share_of_gemm_rate']:.0%} of GEMM rate")
+            print(
+                f"{dtype} {shape}: {found['ratio_median']}x of lm-eval, max difference "
+                f"{found['max_difference_nats_per_answer']:.1e} nats, {found['share_of_gemm_rate']:.0%} of GEMM rate"
+            )
     save("scoring", result)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 EXIT_ERROR = 2
+TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
     help="Measure what a language model is convinced of.",
@@ -38,26 +39,21 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print the
 def main() -> None:
     """Entry point. Every known error becomes an ``error:`` and a ``help:`` line and exit code 2."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
+        if code == TYPER_INTERRUPTED:
+            show_error(InputError("interrupted", hint="what was scored is kept: the same command goes on from there"))
+            code = EXIT_ERROR
     except ConvictionError as error:
         show_error(error)
-        sys.exit(EXIT_ERROR)
-    except KeyboardInterrupt:
-        show_error(InputError("interrupted", hint="what was scored is kept: the same command goes on from there"))
-        sys.exit(EXIT_ERROR)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except typer.Abort:
-        sys.exit(EXIT_ERROR)
+        code = EXIT_ERROR
     except Exception as error:
-        if hasattr(error, "format_message"):  # click's usage errors
-            show_error(
-                InputError(
-                    error.format_message(), hint="`conviction --help` and `conviction VERB --help` show the usage"
-                )
-            )
-            sys.exit(EXIT_ERROR)
-        raise
+        if not hasattr(error, "format_message"):  # click's usage errors have one
+            raise
+        show_error(
+            InputError(error.format_message(), hint="`conviction --help` and `conviction VERB --help` show usage")
+        )
+        code = EXIT_ERROR
+    sys.exit(code)
 
 
 def _version(wanted: bool) -> None:

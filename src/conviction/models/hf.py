@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +28,9 @@ __all__ = ["HFModel", "load"]
 
 Row = tuple[Ids, Ids]
 
-transformers.logging.disable_progress_bar()  # loading says what it does through `say`
+# Loading says what it does through `say`, and what went wrong through an error.
+transformers.logging.disable_progress_bar()
+huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 # Tokens in one forward pass. Below ~1000 a CPU spends its time on weight traffic
 # (benchmarks/results/token_budget.json); a GPU wants to be filled.
@@ -147,21 +150,21 @@ class HFModel:
                 progress(i + 1, len(rows))
 
     def _choose_kernel(self) -> SelfCheck:
-        """Install the packed kernel, check it, and take it out again if it is wrong here."""
-        original = self.module.config._attn_implementation  # noqa: SLF001  has no public name
+        """Install the packed kernel if it agrees with the model's own attention, which is the reference."""
+        own = self.module.config._attn_implementation  # noqa: SLF001  has no public name
         chunked = getattr(self.module.config.get_text_config(), "attention_chunk_size", None)
-        self.module.set_attn_implementation(KERNEL)
 
         def score(rows: Sequence[Row]) -> dict[Row, list[float]]:
             if chunked:
                 raise NotImplementedError("chunked attention")
+            self.module.set_attn_implementation(KERNEL)
             found: dict[Row, list[float]] = {}
             self._packed(rows, found.update)
             return found
 
         check = check_packing(self.module, self.encoder, self.dtype, score)
         if not check.packed:
-            self.module.set_attn_implementation(original)
+            self.module.set_attn_implementation(own)
         return check
 
     def _scope(self) -> tuple[str, ...]:

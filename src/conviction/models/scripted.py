@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +58,7 @@ def _finish(progress: Progress | None, count: int) -> None:
 
 
 def _ids(text: str) -> tuple[int, ...]:
-    return tuple(sum(map(ord, word)) for word in re.findall(r"\w+", text))
+    return tuple(sum(map(ord, word)) for word in text.split())
 
 
 def _score(text: str, mean: float) -> AnswerScore:

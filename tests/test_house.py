@@ -1,0 +1,91 @@
+"""The house keeps its own rules."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import conviction
+from conviction.models import BACKENDS
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "src" / "conviction").rglob("*.py"))
+
+
+def test_exported_names_exist_and_are_pinned():
+    assert sorted(conviction.__all__) == conviction.__all__
+    for name in conviction.__all__:
+        assert getattr(conviction, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = conviction.nothing
+
+
+def test_tables_name_what_exists():
+    for where in BACKENDS.values():
+        module, attribute = where.split(":")
+        assert getattr(import_module(module), attribute).__doc__
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT / "src")))
+def test_files_are_short_and_public_names_documented(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a module says what it holds"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno <= 75, f"{node.name} is too long to read in one sitting"
+    for node in tree.body:
+        public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+        assert not public or ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+def test_the_cause_tree_in_errors_names_every_error():
+    from conviction import errors
+
+    for name in errors.__all__:
+        if name != "nearest":
+            assert name in (errors.__doc__ or "")
+
+
+def _commands() -> list[str]:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", readme, flags=re.DOTALL)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def test_the_readme_names_only_targets_that_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE)
+    wanted = [c.split()[1] for c in _commands() if c.startswith("make ")]
+    assert {"demo", "test"} <= set(wanted) <= set(targets)
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_run(tmp_path, embedded_folder, monkeypatch):
+    monkeypatch.setenv("CONVICTION_CACHE", str(embedded_folder.parents[1]))
+    commands = [c for c in _commands() if c.startswith("conviction ")]
+    assert len(commands) >= 4
+    for command in commands:
+        arguments = shlex.split(command)[1:]
+        done = subprocess.run(
+            [sys.executable, "-m", "conviction", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_readmes_python_runs(embedded_folder, monkeypatch):
+    monkeypatch.setenv("CONVICTION_CACHE", str(embedded_folder.parents[1]))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})  # noqa: S102  our own README

@@ -1,0 +1,236 @@
+"""Packed scores against separate ones, through gradients, caches and bad models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import FALLBACK, PACKABLE, byte_tokenizer, tiny_model, tiny_module
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from conviction import Query, chat
+from conviction.errors import InputError, ModelError
+from conviction.models.hf import HFModel
+from conviction.models.logprobs import KERNEL, Head, Prefix, answer_logprobs, compute_prefix, find_head, token_logprobs
+from conviction.models.packing import plan
+from conviction.models.rows import score_rows
+
+words = st.text("abcdef ", min_size=1, max_size=30).filter(str.strip)
+conversations = st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=4)), min_size=1, max_size=6)
+
+QUERIES = [
+    Query(chat("What is tea?"), ("Tea is a drink.", "Tea is a drone.", "No.")),
+    Query(chat("What is tea made of, if one may ask?"), ("Leaves.", "Stones, mostly, and some water.")),
+    Query(chat("x", system="A long context that is shared. " * 3), ("y", "yes")),
+    Query(chat("z", system="A long context that is shared. " * 3), ("y", "no, never")),
+]
+
+
+def separately(model: HFModel, queries: list[Query]) -> list[float]:
+    rows = [
+        (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
+        for q in queries
+        for a in q.answers
+    ]
+    return [x for row in score_rows(model.module, rows) for x in row]
+
+
+def flat(scores) -> list[float]:
+    return [x for group in scores for s in group for x in s.logprobs]
+
+
+@pytest.mark.parametrize("architecture", PACKABLE)
+def test_packed_equals_separate(architecture):
+    model = tiny_model(architecture)
+    assert model.check.packed, model.check.reason
+    assert model.module.config._attn_implementation == KERNEL
+    assert flat(model.logprobs(QUERIES)) == pytest.approx(separately(model, QUERIES), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", FALLBACK)
+def test_other_architectures_are_scored_separately_and_say_so(architecture):
+    model = tiny_model(architecture)
+    assert not model.check.packed
+    assert "separate rows" in model.check.reason
+    assert model.module.config._attn_implementation != KERNEL
+    assert flat(model.logprobs(QUERIES)) == pytest.approx(separately(model, QUERIES), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3-sliding", "gpt2"])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(work=conversations, budget=st.sampled_from([1, 40, 4096]))
+def test_packed_equals_separate_for_any_lengths(architecture, work, budget):
+    model = _built(architecture)
+    model.token_budget = budget
+    queries = [Query(chat(q), tuple(answers)) for q, answers in work]
+    found: dict = {}
+    rows = [
+        (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
+        for q in queries
+        for a in q.answers
+    ]
+    model._packed(rows, found.update)
+    assert [x for r in rows for x in found[r]] == pytest.approx(separately(model, queries), abs=1e-4)
+
+
+_MODELS: dict[str, HFModel] = {}
+
+
+def _built(architecture: str) -> HFModel:
+    if architecture not in _MODELS:
+        _MODELS[architecture] = tiny_model(architecture)
+    return _MODELS[architecture]
+
+
+def test_a_wrong_kernel_is_caught_at_load(monkeypatch):
+    """A mask that lets answers see each other must not pass the self-check."""
+    from conviction.models.packing import Tree
+
+    monkeypatch.setattr(
+        Tree, "ancestors", lambda self: torch.ones(len(self.tokens), len(self.tokens)).numpy().astype(bool)
+    )
+    model = tiny_model("llama")
+    assert not model.check.packed
+    assert flat(model.logprobs(QUERIES)) == pytest.approx(separately(model, QUERIES), abs=1e-4)
+
+
+def test_an_unknown_scaling_of_the_head_is_caught_at_load(monkeypatch):
+    monkeypatch.setattr("conviction.models.hf.find_head", lambda m: Head(m.get_output_embeddings().weight))
+    assert not tiny_model("granite-scaled").check.packed
+
+
+def test_order_of_answers_swaps_scores_bit_for_bit(monkeypatch, tmp_path):
+    model = tiny_model()
+    forward = model.logprobs([Query(chat("q"), ("one answer", "two answers"))])[0]
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path))  # nothing remembered
+    backward = model.logprobs([Query(chat("q"), ("two answers", "one answer"))])[0]
+    assert [s.logprobs for s in forward] == [s.logprobs for s in reversed(backward)]
+
+
+def test_gradients_are_those_of_separate_forwards():
+    module = tiny_module("llama")
+    model = HFModel(id="t", module=module, tokenizer=byte_tokenizer())
+    rows = [
+        (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
+        for q in QUERIES[:2]
+        for a in q.answers
+    ]
+    weights = [p for p in module.parameters() if p.requires_grad]
+    (block,) = plan(((p, [a]) for p, a in rows), token_budget=4096, hidden_size=32, max_prefix=0)
+    values, where = answer_logprobs(module.base_model, find_head(module), block.packs[0], Prefix())
+    packed = torch.autograd.grad(sum(values[where[r]].sum() for r in rows), weights)
+    total = torch.zeros(())
+    for prompt, answer in rows:
+        logits = module(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+        total = total + torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None]).sum()
+    for ours, plain in zip(packed, torch.autograd.grad(total, weights), strict=True):
+        torch.testing.assert_close(ours, plain, atol=2e-4, rtol=1e-3)
+
+
+def test_gradients_flow_through_a_prefix():
+    module = tiny_module("llama")
+    HFModel(id="t", module=module, tokenizer=byte_tokenizer())
+    (block,) = plan([((*range(60), 100 + i), [(5, 6), (7,)]) for i in range(4)], token_budget=512, hidden_size=32)
+    assert len(block.prefix) == 60
+    prefix = compute_prefix(module.base_model, block.prefix, torch.device("cpu"))
+    values, _ = answer_logprobs(module.base_model, find_head(module), block.packs[0], prefix)
+    values.sum().backward()
+    grad = module.get_input_embeddings().weight.grad
+    assert grad[30].abs().sum() > 0  # token 30 stands in the prefix only
+
+
+@given(st.integers(1, 9), st.integers(1, 4000), st.floats(0.1, 4), st.sampled_from([None, 5.0]))
+@settings(deadline=None, max_examples=30)
+def test_sliced_head_equals_log_softmax(m, vocabulary, scale, softcap):
+    generator = torch.Generator().manual_seed(m)
+    hidden = torch.randn(m, 8, generator=generator)
+    head = Head(
+        torch.randn(vocabulary, 8, generator=generator), torch.randn(vocabulary, generator=generator), scale, softcap
+    )
+    targets = torch.randint(vocabulary, (m,), generator=generator)
+    logits = (hidden @ head.weight.T + head.bias) * scale
+    if softcap:
+        logits = torch.tanh(logits / softcap) * softcap
+    expected = torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0]
+    with torch.inference_mode():
+        torch.testing.assert_close(token_logprobs(hidden, targets, head), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_second_call_is_served_from_the_cache(monkeypatch):
+    model = tiny_model()
+    first = model.logprobs(QUERIES)
+    monkeypatch.setattr(model, "_packed", lambda *_: pytest.fail("scored again"))
+    assert model.logprobs(QUERIES) == first
+
+
+def test_a_changed_model_is_never_served_anothers_scores():
+    model = tiny_model()
+    before = flat(model.logprobs(QUERIES))
+    model.module.get_input_embeddings().weight.data[40:60] += 0.5  # .data: autograd's version counter does not see it
+    after = flat(model.logprobs(QUERIES))
+    assert after != before
+    assert after == pytest.approx(separately(model, QUERIES), abs=1e-4)
+
+
+def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch):
+    model = tiny_model()
+    model.token_budget = 1  # a pack per tree
+    calls = []
+
+    def stop(done: int, total: int) -> None:
+        calls.append((done, total))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        model.logprobs(QUERIES, progress=stop)
+    seen: list = []
+    original = model._packed
+    monkeypatch.setattr(model, "_packed", lambda rows, *rest: (seen.extend(rows), original(rows, *rest)))
+    again = model.logprobs(QUERIES)
+    assert 0 < len(seen) < sum(len(q.answers) for q in QUERIES)
+    assert flat(again) == pytest.approx(separately(model, QUERIES), abs=1e-4)
+
+
+def test_non_finite_logprobs_are_an_error_that_names_the_question():
+    model = tiny_model()
+    model.module.get_output_embeddings().weight.data[:] = float("nan")
+    with pytest.raises(ModelError, match="What is tea") as caught:
+        model.logprobs(QUERIES[:1])
+    assert "--dtype fp32" in caught.value.hint
+
+
+def test_an_answer_longer_than_the_context_is_refused():
+    model = tiny_model(max_position_embeddings=128)
+    with pytest.raises(InputError, match="exceed the model's context of 128"):
+        model.logprobs([Query(chat("q"), ("long " * 40,))])
+
+
+def test_an_empty_answer_is_refused():
+    with pytest.raises(InputError, match="empty"):
+        tiny_model().logprobs([Query(chat("q"), ("  ",))])
+
+
+def test_bf16_reports_its_noise_and_stays_close_to_fp32():
+    module = tiny_module("llama").to(torch.bfloat16)
+    model = HFModel(id="half", module=module, tokenizer=byte_tokenizer())
+    assert model.check.packed, model.check.reason
+    assert model.describe()["noise_nats"] == model.check.noise
+    means = [s.logp_mean for g in model.logprobs(QUERIES) for s in g]
+    exact = [s.logp_mean for g in tiny_model().logprobs(QUERIES) for s in g]
+    assert means == pytest.approx(exact, abs=0.5)
+
+
+def test_greedy_answers_equal_one_at_a_time():
+    model = tiny_model()
+    prompts = [chat("a"), chat("a much longer question than the other one?")]
+    batched = model.generate(prompts, max_new_tokens=12)
+    assert [g.token_ids for g in batched] == [model.generate([p], max_new_tokens=12)[0].token_ids for p in prompts]
+
+
+def test_plain_text_is_scored_after_its_first_token():
+    model = tiny_model()
+    (score,) = model.text_logprobs(["some plain text"])
+    ids = model.encoder.encode_text("some plain text")
+    assert score.token_ids == ids[1:]
+    assert list(score.logprobs) == pytest.approx(score_rows(model.module, [(ids[:1], ids[1:])])[0], abs=1e-4)

@@ -1,0 +1,84 @@
+"""Statistics: golden numbers from independent sources, and properties."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
+
+from conviction.core.stats import mean_test, min_detectable_effect, smallest_p, win_share
+
+samples = arrays(np.float64, st.integers(2, 10), elements=st.floats(-5, 5, width=32))
+
+
+@given(samples)
+@settings(deadline=None)
+def test_sign_flip_p_equals_enumeration(d):
+    signs = np.array(list(itertools.product([1, -1], repeat=d.size)))
+    means = np.abs(signs @ d)
+    expected = float((means >= abs(d.sum()) - 1e-9 * np.abs(d).sum()).mean())
+    assert mean_test(d).p_value == pytest.approx(expected)
+
+
+@given(samples)
+@settings(deadline=None)
+def test_swapping_the_sign_swaps_the_interval_and_keeps_p(d):
+    a, b = mean_test(d), mean_test(-d)
+    assert a.p_value == b.p_value
+    assert a.interval.mean == -b.interval.mean
+    assert a.interval.low == pytest.approx(-b.interval.high)
+
+
+def test_below_thirty_the_interval_is_students_t():
+    d = np.array([0.8, 0.6, 0.9, 0.4, 0.7])
+    found = mean_test(d)
+    half = stats.t.ppf(0.975, 4) * d.std(ddof=1) / math.sqrt(5)
+    assert (found.interval.low, found.interval.high) == pytest.approx((d.mean() - half, d.mean() + half))
+    assert found.interval.method == "t"
+
+
+def test_from_thirty_on_it_is_bca():
+    assert mean_test(np.random.default_rng(1).normal(size=30)).interval.method == "BCa"
+
+
+def test_coverage_of_the_interval_at_n_5_is_near_95_percent():
+    rng = np.random.default_rng(7)
+    hits = [i.low <= 0 <= i.high for _ in range(2000) for i in [mean_test(rng.normal(size=5)).interval]]
+    assert 0.935 < np.mean(hits) < 0.965
+
+
+def test_five_pairs_cannot_reach_significance():
+    assert smallest_p(5) == 0.0625 == mean_test(np.ones(5) + np.arange(5)).p_value
+    assert smallest_p(6) < 0.05
+
+
+# A priori power tables for the paired t-test (80 %, alpha 5 %), as G*Power and statsmodels' TTestPower give them.
+@pytest.mark.parametrize(("n", "effect"), [(5, 1.68), (10, 1.00), (20, 0.66), (50, 0.40), (100, 0.28), (500, 0.13)])
+def test_minimum_detectable_effect(n, effect):
+    assert min_detectable_effect(n) == pytest.approx(effect, abs=0.005)
+
+
+def test_wilson_interval():
+    # Wilson (1927) for 9 of 10, as R's binom::binom.wilson(9, 10)
+    share = win_share(9, 10)
+    assert (share.low, share.high) == pytest.approx((0.59585, 0.98213), abs=1e-4)
+
+
+def test_one_and_constant_differences_have_no_false_precision():
+    one = mean_test(np.array([0.3]))
+    assert math.isinf(one.interval.low)
+    assert one.effect_size is None
+    assert mean_test(np.zeros(4)).p_value == 1.0
+
+
+def test_sampled_p_is_never_zero_and_agrees_with_t():
+    rng = np.random.default_rng(3)
+    assert mean_test(np.full(40, 2.0) + rng.normal(size=40) * 0.1).p_value == pytest.approx(1e-4)
+    d = rng.normal(0.3, 1, 40)
+    assert mean_test(d).p_value == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.02)
