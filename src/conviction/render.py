@@ -36,14 +36,15 @@ def show_scorecard(card: Scorecard, form: Format) -> None:
     header, body = _rows(card)
     show(f"{card.model} on '{card.topic}': mean log-probability per token (nats)", header, body, form)
     for title, lines in _paragraphs(card):
-        width = max(len(label) for label, _ in lines) + 2
         if form == "md":
             listed = (f"- {label}: {value}\n" if label else f"- {value}\n" for label, value in lines)
             out.file.write(f"\n**{title}**\n\n" + "".join(listed))
         else:
             out.print(Text(f"\n{title}", style="bold"))
+            grid = Table.grid(padding=(0, 2))
             for label, value in lines:
-                out.print(Text(f"  {label:<{width}}{value}" if label else f"  {value}"))
+                grid.add_row("", Text(label), Text(value))
+            out.print(grid)
 
 
 def show(title: str, header: list[str], body: list[list[str]], form: Format) -> None:
