@@ -14,7 +14,8 @@ from scipy import stats
 
 from conviction.core.stats import mean_test, min_detectable_effect, smallest_p, win_share
 
-samples = arrays(np.float64, st.integers(2, 10), elements=st.floats(-5, 5, width=32))
+# eighths add up without rounding, so that ties are ties
+samples = arrays(np.float64, st.integers(2, 10), elements=st.integers(-40, 40).map(lambda k: k / 8))
 
 
 @given(samples)
@@ -22,7 +23,7 @@ samples = arrays(np.float64, st.integers(2, 10), elements=st.floats(-5, 5, width
 def test_sign_flip_p_equals_enumeration(d):
     signs = np.array(list(itertools.product([1, -1], repeat=d.size)))
     means = np.abs(signs @ d)
-    expected = float((means >= abs(d.sum()) - 1e-9 * np.abs(d).sum()).mean())
+    expected = float((means >= abs(d.sum())).mean())
     assert mean_test(d).p_value == pytest.approx(expected)
 
 

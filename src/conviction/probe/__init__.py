@@ -70,7 +70,7 @@ def probe(
         summary=summary,
         controls=controls,
         health=found_health,
-        warnings=warnings(summary, controls),
+        warnings=warnings(summary, controls, joint_mismatches=int(described.get("joint_encoding_mismatches", 0))),
         evidence=tuple(samples),
         provenance={
             "conviction": version("conviction"),

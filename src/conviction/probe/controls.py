@@ -136,7 +136,7 @@ def _facts(facts: Sequence[Item], scores: Scores) -> FactControl:
     return FactControl(n=len(gaps), prefers_true=int((gaps > 0).sum()), gap_nats=estimate(mean_test(gaps).interval))
 
 
-def warnings(summary: Summary, controls: Controls) -> tuple[str, ...]:
+def warnings(summary: Summary, controls: Controls, *, joint_mismatches: int) -> tuple[str, ...]:
     """What a reader must know before believing the verdict."""
     found = []
     if controls.pmi_sign_change:
@@ -165,5 +165,10 @@ def warnings(summary: Summary, controls: Controls) -> tuple[str, ...]:
         found.append(f"the sign depends on the prompt template ({spread.low:+.2f} to {spread.high:+.2f} nats)")
     if not (controls.swap.passed and controls.identity.passed):
         found.append("scores are not reproducible: the same answers, asked again, scored differently")
+    if joint_mismatches:
+        found.append(
+            f"{joint_mismatches} answers would be tokenised differently together with their prompt: "
+            "this chat template does not end at a token boundary"
+        )
     found += [f"matching: {f.message} (for example {f.items[0]})" for f in controls.matching]
     return tuple(found)
