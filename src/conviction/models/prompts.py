@@ -89,13 +89,13 @@ class PromptEncoder:
         bos = self.tokenizer.bos_token_id
         return (int(bos),) if bos is not None and ids and ids[0] == bos else ()
 
-    def check_length(self, prompt: Sequence[int], answer: Sequence[int], messages: Sequence[Message]) -> None:
-        """Raise if prompt and answer do not fit in the model's context."""
+    def check_length(self, prompt: Sequence[int], answer: Sequence[int], name: str) -> None:
+        """Raise if prompt and answer do not fit in the model's context; ``name`` is what the user knows them by."""
         total = len(prompt) + len(answer)
         if self.context_length is not None and total > self.context_length:
             raise InputError(
                 f"{len(prompt)} prompt + {len(answer)} answer tokens exceed the model's context of "
-                f"{self.context_length} (question {messages[-1].content[:60]!r})",
+                f"{self.context_length} ({name[:60]!r})",
                 hint="shorten the answer or the context text, or use a model with a longer context",
             )
 
