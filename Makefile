@@ -12,7 +12,8 @@ help:   ## show this list
 
 # A stamp per set of dependencies: nothing is installed twice until they change.
 $(VENV)/stamp-base: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'conviction needs Python 3.11 or newer: make PYTHON=python3.12')"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing conviction (once; about a minute)" >&2
 	@$(PIP) --editable .
 	@touch $@

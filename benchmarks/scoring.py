@@ -6,8 +6,8 @@ own_context     another 400-token context before each question
 
 Both sides score the same texts with the same weights, dtype and threads, in one
 process, alternating. lm-eval gets its best batch size of 1, 8 and 16. The share of the matrix-multiply rate
-counts only FLOPs that packing cannot avoid: the body's linear layers on distinct tokens, the head
-on distinct predicting positions; attention is left out.
+counts the body's linear layers on the tokens of the plan and
+the head on distinct predicting positions; attention, norms and the softmax are left out.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -122,6 +123,12 @@ def test_errors_are_two_lines_and_exit_code_2(run, write_topic, tiny_folder, tmp
     assert "--format" in failed(run("probe", tea, "--format", "xml"))
     assert "device 'cudda'" in failed(run("probe", tea, "--model", str(tiny_folder), "--device", "cudda"))
     assert "unknown dtype 'fp61'" in failed(run("probe", tea, "--model", str(tiny_folder), "--dtype", "fp61"))
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_folder, damaged)
+    (damaged / "model.safetensors").write_bytes(b"x" * 40)
+    assert "cannot load" in failed(run("probe", tea, "--model", str(damaged)))
+    assert "use one of: auto, fp32" in failed(run("probe", tea, "--dtype", "fp61"))
+    assert not (tmp_path / "runs").exists()
     (tmp_path / "file").write_text("")
     assert "writing" in failed(run("probe", tea, "--model", str(tiny_folder), "--run", "file/r"))
 
@@ -142,8 +149,6 @@ def test_a_damaged_cache_is_named(run, write_topic, tiny_folder, tmp_path, monke
 
 
 def test_pickled_weights_are_never_opened(run, write_topic, tmp_path, tiny_folder):
-    import shutil
-
     import torch
 
     folder = tmp_path / "pickled"

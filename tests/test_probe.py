@@ -99,9 +99,12 @@ def test_a_model_that_answers_differently_when_asked_again_is_found_out(topic):
         def __getattr__(self, name):
             return getattr(ScriptedModel(), name)
 
-        def logprobs(self, queries, *, progress=None):
+        calls = 0
+
+        def logprobs(self, queries, *, progress=None, fresh=False):
+            self.calls += 1
             return [
-                ScriptedModel(likes=lambda _m, a, i=i: -1 - i * sum(map(ord, a)) / 1e6).logprobs([q])[0]
+                ScriptedModel(likes=lambda _m, a, i=i: -1 - self.calls * sum(map(ord, a)) / 1e6).logprobs([q])[0]
                 for i, q in enumerate(queries)
             ]
 

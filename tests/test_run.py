@@ -92,3 +92,18 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     assert "free some space" in caught.value.hint
     assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
     assert (tmp_path / "f.json").read_text() == "first"
+
+
+def test_a_run_that_stopped_after_saving_can_still_be_finished(tmp_path, card):
+    def interrupted() -> None:
+        with start(tmp_path / "r") as run:
+            run.save("before", card)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(RunError, match="other arguments"), start(tmp_path / "r", argv=["x", "--model", "other"]):
+        pass
+    with start(tmp_path / "r") as run:
+        run.save("before", card)
+    assert run.load("before") == card

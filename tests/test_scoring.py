@@ -234,3 +234,23 @@ def test_plain_text_is_scored_after_its_first_token():
     ids = model.encoder.encode_text("some plain text")
     assert score.token_ids == ids[1:]
     assert list(score.logprobs) == pytest.approx(score_rows(model.module, [(ids[:1], ids[1:])])[0], abs=1e-4)
+
+
+def test_settings_and_hooks_are_never_served_from_the_cache():
+    model = tiny_model()
+    plain = flat(model.logprobs(QUERIES))
+    model.module.model.layers[0].self_attn.scaling *= 3  # no weight has changed
+    assert flat(model.logprobs(QUERIES)) != plain
+    model.module.model.layers[0].self_attn.scaling /= 3
+    handle = model.module.model.layers[0].register_forward_hook(lambda _m, _i, out: out * 1.5)
+    assert flat(model.logprobs(QUERIES)) != plain
+    handle.remove()
+    assert flat(model.logprobs(QUERIES)) == plain
+
+
+def test_greedy_is_greedy_whatever_the_models_own_configuration_asks():
+    model = tiny_model()
+    plain = model.generate([chat("a")], max_new_tokens=16)
+    model.module.generation_config.no_repeat_ngram_size = 1
+    model.module.generation_config.num_beams = 3
+    assert model.generate([chat("a")], max_new_tokens=16) == plain

@@ -80,6 +80,12 @@ def test_one_and_constant_differences_have_no_false_precision():
 
 def test_sampled_p_is_never_zero_and_agrees_with_t():
     rng = np.random.default_rng(3)
-    assert mean_test(np.full(40, 2.0) + rng.normal(size=40) * 0.1).p_value == pytest.approx(1e-4)
-    d = rng.normal(0.3, 1, 40)
+    assert mean_test(np.full(60, 2.0) + rng.normal(size=60) * 0.1).p_value == pytest.approx(1e-4)
+    d = rng.normal(0.3, 1, 60)
     assert mean_test(d).p_value == pytest.approx(stats.ttest_1samp(d, 0).pvalue, abs=0.02)
+
+
+def test_forty_propositions_get_an_exact_p():
+    assert mean_test(np.ones(40)).p_value == 2 / 2**40
+    d = np.random.default_rng(5).normal(0.2, 1, 42)
+    assert mean_test(d).p_value == pytest.approx(stats.ttest_1samp(d, 0).pvalue, rel=0.1)

@@ -162,3 +162,30 @@ text = st.text(min_size=1).filter(lambda s: s.strip() and s.isprintable())
 def test_items_survive_a_round_trip(question, a, b):
     item = Item(id="i", proposition="p", role="target", split="train", question=question, answers={"x": a, "y": b})
     assert Item.model_validate(json.loads(item.model_dump_json())) == item
+
+
+def test_blank_lines_and_odd_separators_do_not_shift_line_numbers(write_topic):
+    good = [json.dumps({**i, "question": i["question"] + " \u2028 \x85"}, ensure_ascii=False) for i in tea_items(1)]
+    assert len(load_topic(write_topic(items="\n\n" + "\n\n".join(good))).items) == 4
+    with pytest.raises(TopicError, match=r"items\.jsonl:4: not JSON"):
+        load_topic(write_topic(items="\n\n" + good[0] + "\n{"))
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/tea", "x" * 300])
+def test_odd_paths_are_simply_not_found(name):
+    with pytest.raises(TopicError, match="neither a built-in topic nor a folder"):
+        load_topic(name)
+
+
+def test_reserved_pole_names_and_impossible_dates_are_refused(write_topic):
+    poles = "poles: {plain: {label: a}, tie: {label: b}}\ntarget: plain\nitems: [items.jsonl]"
+    with pytest.raises(TopicError, match="reserved"):
+        load_topic(write_topic(yaml=f"name: tea\ntitle: t\n{poles}"))
+    with pytest.raises(TopicError, match=r"topic\.yaml"):
+        load_topic(write_topic(yaml="name: tea\ntitle: 2024-13-45\n"))
+
+
+def test_skeletons_of_odd_and_taken_names(tmp_path):
+    assert load_topic(write_skeleton(tmp_path / "42")).name == "42"
+    with pytest.raises(InputError, match="built-in"):
+        write_skeleton(tmp_path / "obesity")

@@ -96,10 +96,10 @@ def probe(
     from conviction.probe import probe as measure
 
     kit = load_topic(topic)
+    loaded = _load(model, device, dtype, trust_remote_code)
     with Run.start(run, topic=kit.name, verb="probe") as opened:
         if opened.resumed:
             _say(f"resuming the unfinished run in {opened.folder}")
-        loaded = _load(model, device, dtype, trust_remote_code)
         with progress_bars() as bars:
             card = measure(loaded, kit, seed_only=seed_only, templates=templates, health=health, progress=bars)
         opened.save("before", card)
@@ -111,14 +111,15 @@ def probe(
 def models(form: FormatOption = "text") -> None:
     """List the models that are known here, and which are cached."""
     from conviction.core.storage import cache_dir
-    from conviction.models.embedded import EMBEDDED
+    from conviction.models.embedded import EMBEDDED, hub_models
 
     body = [
         [m.name, m.title, m.licence, f"{_megabytes(m.folder)} MB in {m.folder}" if m.cached else "not yet fetched"]
         for m in EMBEDDED.values()
     ]
+    body += [[name, "in the hub's cache", "", size] for name, size in hub_models()]
     show(
-        "Embedded models (any hub id, local folder or .gguf file works too)",
+        "Models (any hub id, local folder or .gguf file works too)",
         ["name", "what", "licence", "cached"],
         body,
         form,

@@ -111,6 +111,7 @@ def _health_lines(health: Health) -> Lines:
         ("n-gram entropy", f"{d.ngram_entropy_bits:.2f} bits"),
         ("non-alphanumeric", f"{d.non_alphanumeric_share:.1%} of visible characters"),
         ("compression ratio", f"{d.compression_ratio:.2f}"),
+        ("empty answers", f"{d.empty_rate:.0%}"),
         ("ended by the model", f"{d.end_of_text_rate:.0%}"),
     ]
 

@@ -78,8 +78,10 @@ class LanguageModel(Protocol):
     @property
     def id(self) -> str: ...
 
-    def logprobs(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerScore]]:
-        """One list per query, one score per answer, in the order given."""
+    def logprobs(
+        self, queries: Sequence[Query], *, progress: Progress | None = None, fresh: bool = False
+    ) -> list[list[AnswerScore]]:
+        """One list per query, one score per answer, in the order given. ``fresh``: from no cache."""
         ...
 
     def generate(

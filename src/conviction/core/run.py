@@ -52,7 +52,7 @@ class Run:
             "argv": list(sys.argv if argv is None else argv),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        run = cls(folder, resumed=_unfinished(folder, verb, topic))
+        run = cls(folder, resumed=_unfinished(folder, head))
         run._write_head(head, "running")
         try:
             yield run
@@ -67,7 +67,7 @@ class Run:
     def save(self, stage: str, card: Scorecard) -> Scorecard:
         """Write ``<stage>.json`` and its evidence; returns the card, so that calls can be chained."""
         path = self.folder / f"{stage}.json"
-        if path.exists():
+        if path.exists() and not self.resumed:
             raise RunError(f"{path} exists already: files of a run are written once", hint="use another --run folder")
         self._add_samples(stage, card)
         write_atomic(
@@ -105,7 +105,7 @@ class Run:
         )
 
 
-def _unfinished(folder: Path, verb: str, topic: str) -> bool:
+def _unfinished(folder: Path, wanted: dict[str, Any]) -> bool:
     """Whether ``folder`` holds an earlier attempt at the same; RunError if it cannot be used."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
@@ -115,11 +115,13 @@ def _unfinished(folder: Path, verb: str, topic: str) -> bool:
     except (OSError, ValueError) as error:
         raise RunError(f"{folder} is not empty and holds no readable run.json", hint=hint) from error
     if head.get("schema_version") != SCHEMA:
-        raise RunError(
-            f"{folder} has schema version {head.get('schema_version')}, this program writes {SCHEMA}", hint=hint
-        )
+        found = head.get("schema_version")
+        raise RunError(f"{folder} has schema version {found}, this program writes {SCHEMA}", hint=hint)
     if head.get("status") == "done":
         raise RunError(f"{folder} holds a finished run", hint=hint)
-    if (head.get("verb"), head.get("topic")) != (verb, topic):
+    if (head.get("verb"), head.get("topic")) != (wanted["verb"], wanted["topic"]):
         raise RunError(f"{folder} holds an unfinished {head.get('verb')} of '{head.get('topic')}'", hint=hint)
+    if head.get("argv", [])[1:] != wanted["argv"][1:]:
+        begun = " ".join(head.get("argv", [])[1:])
+        raise RunError(f"{folder} was begun with other arguments: {begun}", hint=hint)
     return True

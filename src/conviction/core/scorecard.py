@@ -203,9 +203,10 @@ class Controls(_Part):
 
 
 class Degeneration(_Part):
-    """How broken greedy answers look, over all tokens written (see ``probe/health.py``)."""
+    """How broken greedy answers look: means over the answers that hold text (see ``probe/health.py``)."""
 
     answers: int
+    empty_rate: float
     repeated_4gram_rate: float
     ngram_entropy_bits: float
     non_alphanumeric_share: float

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from pathlib import Path
 
 from conviction.core.storage import storage_errors, write_atomic
+from conviction.core.topic import builtin_topics
 from conviction.errors import InputError
 
 __all__ = ["write_skeleton"]
 
 TOPIC = """\
 # A topic kit. Run `conviction probe {folder}` to measure a model on it.
-name: {name}
+name: "{name}"
 title: Is tea better with milk?        # one line, shown in lists
 description: What the topic is about, and what each side holds.
 
@@ -64,12 +67,21 @@ def write_skeleton(folder: Path) -> Path:
     name = folder.name
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise InputError(f"'{name}' cannot name a topic", hint="use small letters, digits, '-' and '_'")
+    if name in builtin_topics():
+        raise InputError(f"'{name}' is a built-in topic", hint="choose another name")
     if folder.exists():
         raise InputError(f"{folder} exists already", hint="choose another name, or delete it first")
     with storage_errors(f"writing {folder}"):
-        (folder / "contexts").mkdir(parents=True)
-        write_atomic(folder / "items.jsonl", ITEMS)
-        for pole, text in CONTEXTS.items():
-            write_atomic(folder / "contexts" / f"{pole}.md", text)
-        write_atomic(folder / "topic.yaml", TOPIC.format(name=name, folder=folder))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+        try:
+            work.chmod(0o755)
+            write_atomic(work / "items.jsonl", ITEMS)
+            for pole, text in CONTEXTS.items():
+                write_atomic(work / "contexts" / f"{pole}.md", text)
+            write_atomic(work / "topic.yaml", TOPIC.format(name=name, folder=folder))
+            work.rename(folder)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
     return folder

@@ -21,7 +21,7 @@ __all__ = ["ALPHA", "Interval", "MeanTest", "Share", "mean_test", "min_detectabl
 ALPHA = 0.05
 BCA_FROM = 30
 RESAMPLES = 9999
-EXACT_UP_TO = 20  # 2**20 sign patterns are enumerated, more are sampled
+EXACT_UP_TO = 44  # two halves of at most 2**22 sums; beyond, sign patterns are sampled
 
 Floats = NDArray[np.float64]
 
@@ -71,7 +71,7 @@ def mean_test(differences: Floats, *, seed: int = 0) -> MeanTest:
     mde = min_detectable_effect(d.size)
     return MeanTest(
         n=d.size,
-        interval=_interval(d, seed),
+        interval=mean_interval(d, seed=seed),
         p_value=_sign_flip_p(d, seed),
         smallest_p=smallest_p(d.size),
         effect_size=float(d.mean()) / sd if sd > 0 else None,
@@ -79,7 +79,8 @@ def mean_test(differences: Floats, *, seed: int = 0) -> MeanTest:
     )
 
 
-def _interval(d: Floats, seed: int) -> Interval:
+def mean_interval(d: Floats, *, seed: int = 0) -> Interval:
+    """95 % interval of a mean: t below n = 30, BCa from there on; unbounded for n = 1."""
     from scipy import stats
 
     mean = float(d.mean())
@@ -99,19 +100,31 @@ def _interval(d: Floats, seed: int) -> Interval:
 def _sign_flip_p(d: Floats, seed: int) -> float:
     """Two-sided: how often random signs give a mean at least as far from 0.
 
-    Exact for n ≤ 20 (all 2**n patterns), else sampled with the +1 correction
-    (Phipson & Smyth 2010), so that p is never 0.
+    Exact for n ≤ 44: of the 2**n patterns, the sums of either half (at most
+    2**22) are listed, and pairs that reach the observed sum are counted by
+    bisection (meet in the middle). Beyond, patterns are sampled, with the +1
+    correction (Phipson & Smyth 2010), so that p is never 0.
     """
-    observed = abs(float(d.sum()))
-    slack = 1e-12 * float(np.abs(d).sum())  # sums in another order may differ in the last bit
+    sizes = np.abs(d)
+    slack = 1e-12 * float(sizes.sum())  # sums in another order may differ in the last bit
+    least = abs(float(d.sum())) - slack
+    if least <= 0:
+        return 1.0
     if d.size <= EXACT_UP_TO:
-        sums = np.zeros(1)
-        for x in np.abs(d):
-            sums = np.concatenate([sums + x, sums - x])
-        return float((np.abs(sums) >= observed - slack).mean())
+        left, right = (np.sort(_signed_sums(half)) for half in np.array_split(sizes, 2))
+        reached = int((right.size - np.searchsorted(right, least - left)).sum())
+        return float(2 * reached / 2**d.size)
     signs = np.random.default_rng(seed).integers(0, 2, size=(RESAMPLES, d.size), dtype=np.int8) * 2 - 1
-    extreme = int((np.abs(signs @ np.abs(d)) >= observed - slack).sum())
+    extreme = int((np.abs(signs @ sizes) >= least).sum())
     return (extreme + 1) / (RESAMPLES + 1)
+
+
+def _signed_sums(sizes: Floats) -> Floats:
+    """All 2**n sums with either sign."""
+    sums = np.zeros(1)
+    for size in sizes:
+        sums = np.concatenate([sums + size, sums - size])
+    return sums
 
 
 def smallest_p(n: int) -> float:

@@ -13,13 +13,13 @@ import platformdirs
 
 from conviction.errors import ConvictionError, StorageError
 
-__all__ = ["cache_dir", "storage_errors", "write_atomic"]
+__all__ = ["cache_dir", "storage_errors", "user_path", "write_atomic"]
 
 
 def cache_dir() -> Path:
     """``$CONVICTION_CACHE``, else the platform's cache folder. Safe to delete at any time."""
     chosen = os.environ.get("CONVICTION_CACHE")
-    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("conviction", appauthor=False)
+    return user_path(chosen) if chosen else platformdirs.user_cache_path("conviction", appauthor=False)
 
 
 @contextmanager
@@ -35,6 +35,11 @@ def storage_errors(doing: str) -> Iterator[None]:
             hint="free some space or make the folder writable (CONVICTION_CACHE and --run choose others); "
             "a damaged cache may be deleted",
         ) from error
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user writes it; an unknown ``~user`` stays as it is, and is then not found."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for an unknown user
 
 
 def write_atomic(path: Path, text: str) -> None:

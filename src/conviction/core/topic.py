@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from conviction.core.storage import user_path
 from conviction.errors import TopicError, nearest
 
 __all__ = ["Edge", "Item", "Pole", "Topic", "builtin_topics", "load_topic"]
@@ -31,6 +33,7 @@ Role = Literal["target", "paraphrase", "implication", "neighbour", "control"]
 
 BUILTIN = Path(__file__).parent.parent / "topics"
 FACT_KEYS = ("true", "false")
+RESERVED_KEYS = (*FACT_KEYS, "tie")
 
 
 class _Frozen(BaseModel):
@@ -135,6 +138,9 @@ class _TopicFile(_Frozen):
     def _target_is_a_pole(self) -> _TopicFile:
         if self.target not in self.poles:
             raise ValueError(f"target: '{self.target}' is not one of the poles {', '.join(self.poles)}")
+        for key in self.poles:
+            if key in RESERVED_KEYS:
+                raise ValueError(f"poles: '{key}' is a reserved word, name the pole otherwise")
         return self
 
 
@@ -157,9 +163,9 @@ def load_topic(name_or_path: str | Path) -> Topic:
     """
     folder = BUILTIN / str(name_or_path)
     if str(name_or_path) not in builtin_topics():
-        folder = Path(name_or_path).expanduser()
-        if not (folder / "topic.yaml").is_file():
-            what = "holds no topic.yaml" if folder.is_dir() else "is neither a built-in topic nor a folder"
+        folder = user_path(name_or_path)
+        if not os.path.isfile(folder / "topic.yaml"):
+            what = "holds no topic.yaml" if os.path.isdir(folder) else "is neither a built-in topic nor a folder"
             raise TopicError(
                 f"'{name_or_path}' {what}",
                 hint=f"{nearest(str(name_or_path), builtin_topics())}`conviction topics` lists the built-in ones, "
@@ -167,7 +173,7 @@ def load_topic(name_or_path: str | Path) -> Topic:
             )
     head = _read_yaml(folder / "topic.yaml")
     poles = {
-        key: Pole(label=p.label, graph=p.graph, context=_read_text(folder / p.context) if p.context else "")
+        key: Pole(label=p.label, graph=p.graph, context=_read_text(folder / p.context).strip() if p.context else "")
         for key, p in head.poles.items()
     }
     items: list[Item] = []
@@ -197,7 +203,7 @@ def load_topic(name_or_path: str | Path) -> Topic:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise TopicError(f"{path}: not UTF-8 (byte {error.start})", hint="save the file as UTF-8") from error
     except OSError as error:
@@ -208,7 +214,7 @@ def _read_yaml(path: Path) -> _TopicFile:
     text = _read_text(path)
     try:
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise TopicError(f"{path}{line}: {getattr(error, 'problem', error)}", hint="fix the YAML syntax") from error
@@ -221,7 +227,8 @@ def _read_yaml(path: Path) -> _TopicFile:
 
 
 def _read_items(path: Path, poles: tuple[str, ...]) -> Iterator[tuple[Item, str]]:
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    # not splitlines(), which would also cut at a U+2028 inside a JSON string
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"

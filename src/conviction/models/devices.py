@@ -9,7 +9,7 @@ import torch
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["DTYPES", "DTypeName", "Device", "choose_device", "choose_dtype"]
+__all__ = ["DTYPES", "DTypeName", "Device", "check_dtype_name", "choose_device", "choose_dtype"]
 
 DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -25,12 +25,21 @@ def choose_device(name: str) -> torch.device:
         available.insert(0, "cuda")
     if name == "auto":
         return torch.device(available[0])
-    if name.split(":", maxsplit=1)[0] not in available:
+    kind, _, index = name.partition(":")
+    known = index == "" or (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count())
+    if kind not in available or not known:
         raise InputError(
             f"device '{name}' is not available here",
             hint=f"{nearest(name, available)}use one of: {', '.join(available)}",
         )
     return torch.device(name)
+
+
+def check_dtype_name(name: str) -> None:
+    """Raise InputError for a dtype that does not exist."""
+    known = ["auto", *DTYPES]
+    if name not in known:
+        raise InputError(f"unknown dtype '{name}'", hint=f"{nearest(name, known)}use one of: {', '.join(known)}")
 
 
 def choose_dtype(name: str, device: torch.device, hidden: int, inner: int) -> tuple[torch.dtype, str]:
@@ -40,10 +49,8 @@ def choose_dtype(name: str, device: torch.device, hidden: int, inner: int) -> tu
     and bf16 is taken where it is at least 1.4 times as fast; elsewhere GPUs with
     bf16 use it.
     """
+    check_dtype_name(name)
     if name != "auto":
-        if name not in DTYPES:
-            known = ["auto", *DTYPES]
-            raise InputError(f"unknown dtype '{name}'", hint=f"{nearest(name, known)}use one of: {', '.join(known)}")
         return DTYPES[name], "asked for"
     if device.type == "cuda":
         good = torch.cuda.is_bf16_supported()

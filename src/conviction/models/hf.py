@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from conviction.core.protocols import AnswerScore, Generation, Message, Progress, Query
-from conviction.errors import ModelError, ModelNotFoundError, nearest
-from conviction.models.devices import choose_device, choose_dtype
+from conviction.core.storage import user_path
+from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
+from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.logprobs import KERNEL, answer_logprobs, compute_prefix, find_head
 from conviction.models.packing import Ids, plan, plan_tokens
@@ -63,8 +63,10 @@ class HFModel:
 
     # -- scoring ---------------------------------------------------------------
 
-    def logprobs(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerScore]]:
-        """Per-token log-probs of every answer. What was scored before comes from the cache."""
+    def logprobs(
+        self, queries: Sequence[Query], *, progress: Progress | None = None, fresh: bool = False
+    ) -> list[list[AnswerScore]]:
+        """Per-token log-probs of every answer. What was scored before comes from the cache, unless ``fresh``."""
         rows: list[list[Row]] = []
         questions: dict[Row, str] = {}
         prompts: dict[tuple[Message, ...], Ids] = {}
@@ -78,11 +80,11 @@ class HFModel:
                 self.encoder.check_length(prompt, ids, query.messages[-1].content)
                 rows[-1].append((prompt, ids))
                 questions[prompt, ids] = query.messages[-1].content
-        if queries and queries[0].answers:
+        if not fresh:  # those repeat what was counted
             self.joint_mismatches = sum(
                 self.encoder.joint_encoding_differs(q.messages, a) for q in queries for a in q.answers
             )
-        scores = self._scores([r for group in rows for r in group], questions, progress)
+        scores = self._scores([r for group in rows for r in group], questions, progress, fresh=fresh)
         return [[AnswerScore(row[1], scores[row]) for row in group] for group in rows]
 
     def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
@@ -95,13 +97,16 @@ class HFModel:
         return [AnswerScore(row[1], scores[row]) for row in rows]
 
     def _scores(
-        self, rows: Sequence[Row], names: dict[Row, str], progress: Progress | None
+        self, rows: Sequence[Row], names: dict[Row, str], progress: Progress | None, *, fresh: bool = False
     ) -> dict[Row, tuple[float, ...]]:
         """Cached scores, and the rest computed and kept pack by pack."""
-        cache = ScoreCache(self._scope())
+        # A hook can change what a model says without changing its weights.
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in self.module.modules())  # noqa: SLF001
+        cache = None if fresh or hooked else ScoreCache(self._scope())
         try:
-            known = cache.find(dict.fromkeys(rows))
-            missing = [row for row in dict.fromkeys(rows) if row not in known]
+            wanted = list(dict.fromkeys(rows))
+            known = {} if cache is None else cache.find(wanted)
+            missing = [row for row in wanted if row not in known]
 
             def keep(found: dict[Row, list[float]]) -> None:
                 for row, values in found.items():
@@ -110,15 +115,17 @@ class HFModel:
                             f"{self.id} gives a log-prob that is not finite for {names[row][:60]!r}",
                             hint="the weights may be damaged or fp16 may overflow: try --dtype fp32, or another model",
                         )
-                fresh = {row: tuple(values) for row, values in found.items()}
-                cache.keep(fresh)
-                known.update(fresh)
+                computed = {row: tuple(values) for row, values in found.items()}
+                if cache is not None:
+                    cache.keep(computed)
+                known.update(computed)
 
             if missing:
                 (self._packed if self.check.packed else self._separate)(missing, keep, progress)
             return known
         finally:
-            cache.close()
+            if cache is not None:
+                cache.close()
 
     @torch.inference_mode()
     def _packed(
@@ -173,6 +180,8 @@ class HFModel:
         """All that scores depend on besides the ids."""
         return (
             fingerprint(self.module),
+            type(self.module).__qualname__,
+            self.module.config.to_json_string(),
             self.encoder.template,
             str(self.dtype),
             self.device.type,
@@ -194,35 +203,34 @@ class HFModel:
     ) -> list[Generation]:
         """Greedy answers, batched with padding on the left."""
         encoded = [self.encoder.encode_prompt(messages) for messages in prompts]
+        for prompt, messages in zip(encoded, prompts, strict=True):
+            self.encoder.check_length(prompt, (0,) * max_new_tokens, messages[-1].content)
         eos = self.module.generation_config.eos_token_id
-        ends = set(eos) if isinstance(eos, list) else {eos}
-        ends.add(self.tokenizer.eos_token_id)
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        ends = {e for e in [*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id] if e is not None}
+        pad = next((t for t in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if t is not None), 0)
+        # In place of the model's own, which may ask for beams, sampling or penalties,
+        # and would fill what is left open in a configuration given to generate().
+        greedy = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=sorted(ends) or None
+        )
         written: list[Generation] = []
-        for start in range(0, len(encoded), batch_size):
-            batch = encoded[start : start + batch_size]
-            width = max(map(len, batch))
-            ids = torch.tensor([(pad or 0,) * (width - len(p)) + p for p in batch], device=self.device)
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=self.device)
-            out = self.module.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=1.0,
-                pad_token_id=pad or 0,
-                eos_token_id=sorted(e for e in ends if e is not None) or None,
-            )
-            for row in out[:, width:].tolist():
-                stop = next((i for i, token in enumerate(row) if token in ends), None)
-                kept = row if stop is None else row[:stop]
-                text = self.tokenizer.decode(kept, skip_special_tokens=True)
-                written.append(Generation(text=text, token_ids=tuple(kept), ended=stop is not None))
-            if progress is not None:
-                progress(len(written), len(prompts))
+        own, self.module.generation_config = self.module.generation_config, greedy
+        try:
+            for start in range(0, len(encoded), batch_size):
+                batch = encoded[start : start + batch_size]
+                width = max(map(len, batch))
+                ids = torch.tensor([(pad,) * (width - len(p)) + p for p in batch], device=self.device)
+                mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=self.device)
+                out = self.module.generate(input_ids=ids, attention_mask=mask)
+                for row in out[:, width:].tolist():
+                    stop = next((i for i, token in enumerate(row) if token in ends), None)
+                    kept = row if stop is None else row[:stop]
+                    text = self.tokenizer.decode(kept, skip_special_tokens=True)
+                    written.append(Generation(text=text, token_ids=tuple(kept), ended=stop is not None))
+                if progress is not None:
+                    progress(len(written), len(prompts))
+        finally:
+            self.module.generation_config = own
         return written
 
     # -- provenance ------------------------------------------------------------
@@ -265,6 +273,7 @@ def load(
 
     Raises ModelNotFoundError if there is no such model, ModelError if it does not load.
     """
+    check_dtype_name(dtype)
     where = choose_device(device)
     source = _source(name, say)
     source["trust_remote_code"] = trust_remote_code
@@ -276,22 +285,24 @@ def load(
         weights = {} if "gguf_file" in source else {"use_safetensors": True}  # a pickle is never opened
         module = AutoModelForCausalLM.from_pretrained(**source, **weights, dtype=chosen)
         module.requires_grad_(False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, AttributeError) as error:
+        return HFModel(id=name, module=module.to(where), tokenizer=tokenizer, dtype_reason=reason)
+    except ConvictionError:
+        raise
+    except Exception as error:  # a damaged or foreign model can fail in any way
         raise _explain(name, error) from error
-    return HFModel(id=name, module=module.to(where), tokenizer=tokenizer, dtype_reason=reason)
 
 
 def _source(name: str, say: Callable[[str], None]) -> dict[str, Any]:
     """Arguments for ``from_pretrained``."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if name in EMBEDDED:
         folder = ensure(EMBEDDED[name], say=say)
         return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
     if path.suffix == ".gguf":
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise ModelNotFoundError(f"there is no file {path}", hint="check the path of the .gguf file")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
-    if path.is_dir():
+    if os.path.isdir(path):
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(
                 f"{path} holds no config.json", hint="give the folder that save_pretrained wrote, or a .gguf file"
@@ -322,7 +333,7 @@ def _explain(name: str, error: Exception) -> ModelError | ModelNotFoundError:
     for phrase, hint in _CAUSES.items():
         if phrase in text:
             return ModelError(f"cannot load '{name}': {first}", hint=hint)
-    if "/" in name and not Path(name).expanduser().exists():
+    if "/" in name and not user_path(name).exists():
         return ModelNotFoundError(
             f"cannot get '{name}' from the model hub: {first}",
             hint="check the name and the connection; offline, give --model a local folder, a .gguf file, "

@@ -23,8 +23,11 @@ class ScriptedModel:
     likes: Callable[[tuple[Message, ...], str], float] = field(default=lambda _conversation, _answer: -1.0)
     writes: Callable[[tuple[Message, ...]], str] = field(default=lambda conversation: conversation[-1].content)
 
-    def logprobs(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerScore]]:
-        """Every word of an answer gets the same log-prob."""
+    def logprobs(
+        self, queries: Sequence[Query], *, progress: Progress | None = None, fresh: bool = False
+    ) -> list[list[AnswerScore]]:
+        """Every word of an answer gets the same log-prob. Nothing is remembered: always ``fresh``."""
+        del fresh
         scores = [[_score(answer, self.likes(q.messages, answer)) for answer in q.answers] for q in queries]
         _finish(progress, len(scores))
         return scores

@@ -10,7 +10,7 @@ from conviction.core.protocols import LanguageModel, Progress
 from conviction.core.scorecard import Scorecard
 from conviction.core.topic import Topic
 from conviction.errors import InputError
-from conviction.probe.conditions import TEMPLATES, evidence, lay_out, score
+from conviction.probe.conditions import TEMPLATES, evidence, lay_out, lay_out_again, score
 from conviction.probe.controls import measure_controls, warnings
 from conviction.probe.gaps import item_rows, summarise
 from conviction.probe.health import measure_health
@@ -50,6 +50,9 @@ def probe(
 
     asks = lay_out(topic, items, facts, templates=templates)
     scores = score(model, asks, stage("scoring answers"))
+    for again in lay_out_again(topic, items):
+        scores |= score(model, again, fresh=True)
+        asks += again
     described = model.describe()
     noise = float(described.get("noise_nats", 0.0))
     rows = item_rows(topic, items, scores, noise=noise)

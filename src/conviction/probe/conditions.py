@@ -13,7 +13,7 @@ from conviction.core.protocols import AnswerScore, LanguageModel, Message, Progr
 from conviction.core.scorecard import Sample
 from conviction.core.topic import Item, Topic
 
-__all__ = ["TEMPLATES", "Ask", "Scores", "evidence", "lay_out", "other_wording", "score"]
+__all__ = ["TEMPLATES", "Ask", "Scores", "evidence", "lay_out", "lay_out_again", "other_wording", "score"]
 
 # Neutral ways to put the same question: (name, system turn, user turn).
 # Formatting alone can move results by tens of points (arXiv 2310.11324), so
@@ -66,12 +66,22 @@ def lay_out(topic: Topic, items: Sequence[Item], facts: Sequence[Item], *, templ
                 for i in first
             ]
     asks += [Ask("plain", fact, chat(fact.question), dict(fact.answers)) for fact in facts]
-    for item in first[:EXACTNESS_ITEMS]:
-        # The same answers again, the other way round, and one of them twice.
-        a, b = topic.poles
-        again = {b: item.answers[b], a: item.answers[a], f"{a}=": item.answers[a]}
-        asks.append(Ask("again", item, chat(item.question), again))
     return asks
+
+
+def lay_out_again(topic: Topic, items: Sequence[Item]) -> tuple[list[Ask], list[Ask]]:
+    """A few questions once more, and once more with the answers the other way round and one of them twice.
+
+    Each list is scored in a call of its own, from no cache: what is
+    not reproducible, or depends on the order, shows.
+    """
+    a, b = topic.poles
+    first = [item for item in items if item.role == "target"][:EXACTNESS_ITEMS]
+    forward = [Ask("forward", i, chat(i.question), {a: i.answers[a], b: i.answers[b]}) for i in first]
+    backward = [
+        Ask("backward", i, chat(i.question), {b: i.answers[b], a: i.answers[a], f"{a}=": i.answers[a]}) for i in first
+    ]
+    return forward, backward
 
 
 def other_wording(items: Sequence[Item]) -> dict[str, Item]:
@@ -80,10 +90,12 @@ def other_wording(items: Sequence[Item]) -> dict[str, Item]:
     return {i.id: paraphrases[i.proposition] for i in items if i.role == "target" and i.proposition in paraphrases}
 
 
-def score(model: LanguageModel, asks: Sequence[Ask], progress: Progress | None) -> Scores:
+def score(
+    model: LanguageModel, asks: Sequence[Ask], progress: Progress | None = None, *, fresh: bool = False
+) -> Scores:
     """Put all asks to the model in one call."""
     queries = [Query(ask.messages, tuple(ask.answers.values())) for ask in asks]
-    results = model.logprobs(queries, progress=progress)
+    results = model.logprobs(queries, progress=progress, fresh=fresh)
     return {
         (ask.condition, ask.item.id, key): scored
         for ask, group in zip(asks, results, strict=True)

@@ -15,7 +15,7 @@ from conviction.core.scorecard import (
     TemplateSpread,
     WordingNull,
 )
-from conviction.core.stats import ALPHA, mean_test
+from conviction.core.stats import ALPHA, mean_interval, smallest_p
 from conviction.core.topic import Item, Topic
 from conviction.probe.conditions import OTHER_WORDING, TEMPLATES, Scores, other_wording
 from conviction.probe.gaps import by_proposition, estimate, gap
@@ -33,7 +33,7 @@ def measure_controls(
     return Controls(
         swap=_swap(topic, items, scores),
         identity=_identity(topic, items, scores),
-        wording_null=_wording_null(topic, items, scores, summary.gap_nats.mean),
+        wording_null=_wording_null(topic, items, scores, summary),
         pmi_sign_change=summary.pmi_gap_nats * summary.gap_nats.mean < 0,
         positive={pole: _positive(topic, items, scores, pole) for pole, side in topic.poles.items() if side.context},
         templates=_templates(topic, items, scores),
@@ -47,12 +47,15 @@ def measure_controls(
 
 
 def _swap(topic: Topic, items: Sequence[Item], scores: Scores) -> Exactness:
-    """Asked again with the answers the other way round, the swapped topic's gap must be the negative."""
+    """Scored anew with the answers the other way round, the swapped topic's gap must be the exact negative."""
     swapped = topic.swapped()
     errors = [
-        abs(gap(scores, "plain", i, topic.target, topic.other) + gap(scores, "again", i, swapped.target, swapped.other))
+        abs(
+            gap(scores, "forward", i, topic.target, topic.other)
+            + gap(scores, "backward", i, swapped.target, swapped.other)
+        )
         for i in items
-        if ("again", i.id, topic.target) in scores
+        if ("forward", i.id, topic.target) in scores
     ]
     return _exact(errors)
 
@@ -60,7 +63,7 @@ def _swap(topic: Topic, items: Sequence[Item], scores: Scores) -> Exactness:
 def _identity(topic: Topic, items: Sequence[Item], scores: Scores) -> Exactness:
     """An answer scored twice in one query must have a gap of 0 to itself."""
     first = next(iter(topic.poles))
-    errors = [abs(gap(scores, "again", i, first, f"{first}=")) for i in items if ("again", i.id, first) in scores]
+    errors = [abs(gap(scores, "backward", i, first, f"{first}=")) for i in items if ("backward", i.id, first) in scores]
     return _exact(errors)
 
 
@@ -69,29 +72,29 @@ def _exact(errors: list[float]) -> Exactness:
     return Exactness(max_abs_nats=worst, n=len(errors), passed=worst == 0.0)
 
 
-def _wording_null(topic: Topic, items: Sequence[Item], scores: Scores, mean_gap: float) -> WordingNull | None:
+def _wording_null(topic: Topic, items: Sequence[Item], scores: Scores, summary: Summary) -> WordingNull | None:
     """How far two wordings of one claim lie apart under the same question."""
+    twins = other_wording(items)
     differences = np.array(
         [
-            [gap(scores, "plain", item, pole, pole + OTHER_WORDING) for pole in topic.poles]
+            gap(scores, "plain", item, pole, pole + OTHER_WORDING)
             for item in items
-            if item.id in other_wording(items)
+            if item.id in twins
+            for pole in topic.poles
         ]
     )
     if differences.size == 0:
         return None
-    n = len(differences)
     # What such differences would do to a mean of n gaps, if which wording stood where were a coin toss.
     rng = np.random.default_rng(0)
-    signs = rng.integers(0, 2, size=(NULL_DRAWS, n)) * 2 - 1
-    column = rng.integers(0, differences.shape[1], size=(NULL_DRAWS, n))
-    means = (signs * differences[np.arange(n), column]).mean(axis=1)
+    shape = (NULL_DRAWS, summary.n)
+    means = (rng.choice((-1.0, 1.0), size=shape) * rng.choice(differences, size=shape)).mean(axis=1)
     mean_q95 = float(np.quantile(np.abs(means), 0.95))
     return WordingNull(
-        n=n,
+        n=summary.n,
         item_q95_nats=float(np.quantile(np.abs(differences), 0.95)),
         mean_q95_nats=mean_q95,
-        exceeded=abs(mean_gap) > mean_q95,
+        exceeded=abs(summary.gap_nats.mean) > mean_q95,
     )
 
 
@@ -102,11 +105,10 @@ def _positive(topic: Topic, items: Sequence[Item], scores: Scores, pole: str) ->
     shifts = by_proposition(
         asked, lambda i: gap(scores, f"context:{pole}", i, pole, away) - gap(scores, "plain", i, pole, away)
     )
-    test = mean_test(shifts)
-    low = test.interval.low
+    interval = mean_interval(shifts)
     # With too few propositions for a test, all of them have to move.
-    passed = low > 0 if test.smallest_p < ALPHA else bool((shifts > 0).all())
-    return PositiveControl(n=test.n, shift_nats=estimate(test.interval), moved=int((shifts > 0).sum()), passed=passed)
+    passed = interval.low > 0 if smallest_p(len(shifts)) < ALPHA else bool((shifts > 0).all())
+    return PositiveControl(n=len(shifts), shift_nats=estimate(interval), moved=int((shifts > 0).sum()), passed=passed)
 
 
 def _templates(topic: Topic, items: Sequence[Item], scores: Scores) -> TemplateSpread | None:
@@ -133,7 +135,7 @@ def _templates(topic: Topic, items: Sequence[Item], scores: Scores) -> TemplateS
 
 def _facts(facts: Sequence[Item], scores: Scores) -> FactControl:
     gaps = by_proposition(facts, lambda i: gap(scores, "plain", i, "true", "false"))
-    return FactControl(n=len(gaps), prefers_true=int((gaps > 0).sum()), gap_nats=estimate(mean_test(gaps).interval))
+    return FactControl(n=len(gaps), prefers_true=int((gaps > 0).sum()), gap_nats=estimate(mean_interval(gaps)))
 
 
 def warnings(summary: Summary, controls: Controls, *, joint_mismatches: int) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conviction.core.scorecard import GapEstimate, ItemRow, Summary, WinRate
-from conviction.core.stats import ALPHA, Interval, mean_test, win_share
+from conviction.core.stats import ALPHA, Interval, mean_interval, mean_test, win_share
 from conviction.core.topic import Item, Topic
 from conviction.probe.conditions import Scores
 
@@ -70,7 +70,7 @@ def summarise(topic: Topic, items: Sequence[Item], rows: Sequence[ItemRow], *, n
     row = {r.item: r for r in rows}
     gaps = by_proposition(items, lambda item: row[item.id].gap_nats)
     test = mean_test(gaps)
-    pmi = mean_test(by_proposition(items, lambda item: row[item.id].pmi_gap_nats)).interval
+    pmi = mean_interval(by_proposition(items, lambda item: row[item.id].pmi_gap_nats))
     wins = {
         topic.target: int((gaps > noise).sum()),
         topic.other: int((gaps < -noise).sum()),

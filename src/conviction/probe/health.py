@@ -51,7 +51,7 @@ def compression_ratio(text: str) -> float:
 
 
 def degeneration(answers: Sequence[Generation]) -> Degeneration:
-    """All measures over a batch of answers: means over answers, an empty answer counting as none of them.
+    """All measures over a batch of answers: means over the answers that hold text; empty ones are counted.
 
     end_of_text_rate is the share of answers that the model ended by itself.
     """
@@ -62,6 +62,7 @@ def degeneration(answers: Sequence[Generation]) -> Degeneration:
     written = [a for a in answers if a.token_ids]
     return Degeneration(
         answers=len(answers),
+        empty_rate=mean([float(not a.text.strip()) for a in answers]),
         repeated_4gram_rate=mean([repeated_ngram_rate(a.token_ids) for a in written]),
         ngram_entropy_bits=mean([ngram_entropy(a.token_ids) for a in written]),
         non_alphanumeric_share=mean([non_alphanumeric_share(a.text) for a in written]),
