@@ -28,7 +28,7 @@ TEMPLATES: tuple[tuple[str, str | None, str], ...] = (
 )
 
 OTHER_WORDING = "~"  # key of a paraphrase's answer when it is scored under the first question
-EXACTNESS_ITEMS = 8
+EXACTNESS_ITEMS = 4
 
 
 @dataclass(frozen=True)
