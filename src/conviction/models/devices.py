@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Literal
-
 import torch
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["DTYPES", "DTypeName", "Device", "check_dtype_name", "choose_device", "choose_dtype"]
+__all__ = ["DTYPES", "check_dtype_name", "choose_device", "choose_dtype"]
 
-DTypeName = Literal["auto", "fp32", "bf16", "fp16"]
-Device = Literal["auto", "cpu", "cuda", "mps"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
