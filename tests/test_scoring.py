@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from conviction import Query, chat
 from conviction.errors import InputError, ModelError
+from conviction.models.attention import KERNEL
 from conviction.models.hf import HFModel
-from conviction.models.logprobs import KERNEL, Head, Prefix, answer_logprobs, compute_prefix, find_head, token_logprobs
+from conviction.models.logprobs import Head, Prefix, answer_logprobs, compute_prefix, find_head, token_logprobs
 from conviction.models.packing import plan
 from conviction.models.rows import score_rows
 

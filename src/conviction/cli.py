@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,11 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-EXIT_ERROR = 2
+EXIT_FOUND, EXIT_ERROR = 1, 2
 TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(
-    help="Measure what a language model is convinced of.",
+    help="Measure what a language model is convinced of, and change it without breaking it.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -105,6 +107,71 @@ def probe(
         opened.save("before", card)
     show_scorecard(card, form)
     _say(f"evidence for every number: {opened.folder}/samples.jsonl")
+
+
+@app.command()
+def apply(
+    name: Annotated[str, typer.Argument(help="dpo, sft, pretrain or scratch.")],
+    topic: Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")] = None,
+    data: Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")] = None,
+    model: Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")] = None,
+    option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o beta=0.1")] = None,
+    config: Annotated[Path | None, typer.Option(help="A YAML with TRL's or mlx-lm-lora's keys.")] = None,
+    preset: Annotated[str | None, typer.Option(help="seed-run1, seed-run2 or seed-run3.")] = None,
+    guard: Annotated[str, typer.Option(help="strict, default or off.")] = "default",
+    track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow or trackio.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")] = "auto",
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")
+    ] = False,
+    form: FormatOption = "text",
+    run: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is taken up again.")] = None,
+) -> None:
+    """Change a model, under a guard that stops before it breaks. Exit code 1: it was stopped."""
+    from conviction.intervene.assemble import assemble
+    from conviction.live import live_steps, show_outcome
+
+    plan = assemble(
+        name, topic=topic, data=data, model=model, options=option or [], config=config, preset=preset, guard=guard
+    )
+    for note in plan.notes:
+        _say(f"note: {note}")
+    if track is not None:
+        from conviction.train.tracking import check_tracker
+
+        check_tracker(track)
+    material = plan.material()
+    loaded = _load(plan.model, device, dtype, trust_remote_code)
+    with _run_folder(run, material.name, name) as folder, progress_bars() as bars, live_steps() as step:
+        from conviction.train.loop import Watch
+
+        watch = Watch(say=_say, bars=bars, step=step)
+        trained = plan.intervention.apply(loaded, material, guard=plan.guard, folder=folder, track=track, watch=watch)
+    outcome = trained.outcome
+    if outcome.main_process:
+        show_outcome(outcome, plan.settings, str(folder), form)
+        _say(
+            f"every step: {folder}/steps.jsonl; look again: conviction probe {topic or 'TOPIC'} --model {folder}/model"
+        )
+    if outcome.trip:
+        raise typer.Exit(EXIT_FOUND)
+
+
+@contextmanager
+def _run_folder(folder: Path | None, topic: str, verb: str) -> Iterator[Path]:
+    """The folder of a run; under ``accelerate launch`` only the first process keeps its head."""
+    from conviction.core.run import Run
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and folder is None:
+        raise InputError("several processes need one run folder", hint="give --run a folder")
+    if folder is not None and int(os.environ.get("RANK", "0")) > 0:
+        yield folder
+        return
+    with Run.start(folder, topic=topic, verb=f"apply-{verb}") as opened:
+        if opened.resumed:
+            _say(f"resuming the unfinished run in {opened.folder}")
+        yield opened.folder
 
 
 @app.command()

@@ -5,7 +5,8 @@
     ConvictionError
     ├── InputError            what the user gave cannot be used         (also a ValueError)
     │   ├── TopicError        a topic kit is missing or malformed
-    │   └── ModelNotFoundError no such model, here or on the hub
+    │   ├── ModelNotFoundError no such model, here or on the hub
+    │   └── MissingExtraError something wanted is not installed
     ├── ModelError            a model cannot be loaded, or misbehaves   (also a RuntimeError)
     ├── StorageError          the disk refused                          (also an OSError)
     └── RunError              a run folder does not allow this          (also a RuntimeError)
@@ -23,6 +24,7 @@ from collections.abc import Iterable
 __all__ = [
     "ConvictionError",
     "InputError",
+    "MissingExtraError",
     "ModelError",
     "ModelNotFoundError",
     "RunError",
@@ -51,6 +53,10 @@ class TopicError(InputError):
 
 class ModelNotFoundError(InputError):
     """No model of this name is known, on disk, or reachable."""
+
+
+class MissingExtraError(InputError):
+    """What was asked for needs a package that is not installed; the hint says which."""
 
 
 class ModelError(ConvictionError, RuntimeError):

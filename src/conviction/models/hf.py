@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -15,9 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from conviction.core.protocols import AnswerScore, Generation, Message, Progress, Query
 from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
+from conviction.models.attention import KERNEL
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
 from conviction.models.embedded import EMBEDDED, ensure
-from conviction.models.logprobs import KERNEL, answer_logprobs, compute_prefix, find_head
+from conviction.models.logprobs import answer_logprobs, compute_prefix, find_head, predictions
+from conviction.models.lora import load_lora, merged_copy
 from conviction.models.packing import Ids, plan, plan_tokens
 from conviction.models.prompts import PromptEncoder
 from conviction.models.rows import score_rows
@@ -41,16 +45,24 @@ class HFModel:
     """A transformers causal language model (a ``WeightModel``).
 
     module, tokenizer  as transformers made them
-    check              how packed scores compared with separate ones at load
+    check              how packed scores compared with separate ones at load; given: that of
+                       the model that this one was made from, which is not repeated
     """
 
     def __init__(
-        self, *, id: str, module: Any, tokenizer: Any, dtype_reason: str = "as given", token_budget: int | None = None
+        self,
+        *,
+        id: str,
+        module: Any,
+        tokenizer: Any,
+        dtype_reason: str = "as given",
+        token_budget: int | None = None,
+        check: SelfCheck | None = None,
     ) -> None:
         self.id = id
         self.module = module.eval()
         self.tokenizer = tokenizer
-        self._dtype_reason = dtype_reason
+        self.dtype_reason = dtype_reason
         parameter = next(module.parameters())
         self.device: torch.device = parameter.device
         self.dtype: torch.dtype = parameter.dtype
@@ -59,7 +71,7 @@ class HFModel:
         self._hidden_size = int(config.hidden_size)
         self.encoder = PromptEncoder(tokenizer, getattr(config, "max_position_embeddings", None))
         self.joint_mismatches = 0
-        self.check: SelfCheck = self._choose_kernel()
+        self.check: SelfCheck = check or self._choose_kernel()
 
     # -- scoring ---------------------------------------------------------------
 
@@ -102,7 +114,7 @@ class HFModel:
         """Cached scores, and the rest computed and kept pack by pack."""
         # A hook can change what a model says without changing its weights.
         hooked = any(m._forward_hooks or m._forward_pre_hooks for m in self.module.modules())  # noqa: SLF001
-        cache = None if fresh or hooked else ScoreCache(self._scope())
+        cache = None if fresh or hooked else ScoreCache(self.scope())
         try:
             wanted = list(dict.fromkeys(rows))
             known = {} if cache is None else cache.find(wanted)
@@ -142,8 +154,8 @@ class HFModel:
             prefix = compute_prefix(body, block.prefix, self.device)
             done += prefix.length
             for pack in block.packs:
-                values, where = answer_logprobs(body, head, pack, prefix)
-                values = values.cpu()
+                values = answer_logprobs(body, head, pack, prefix).cpu()
+                _, _, where = predictions(pack)
                 keep({row: values[index].tolist() for row, index in where.items()})
                 done += sum(len(t.tokens) for t in pack.trees)
                 if progress is not None:
@@ -176,7 +188,7 @@ class HFModel:
             self.module.set_attn_implementation(own)
         return check
 
-    def _scope(self) -> tuple[str, ...]:
+    def scope(self) -> tuple[str, ...]:
         """All that scores depend on besides the ids."""
         return (
             fingerprint(self.module),
@@ -233,6 +245,13 @@ class HFModel:
             self.module.generation_config = own
         return written
 
+    def save_whole(self, folder: Path) -> None:
+        """Write all weights (safetensors; an adapter is merged into a copy first) and the tokenizer."""
+        module = merged_copy(self.module) if hasattr(self.module, "peft_config") else self.module
+        folder.mkdir(parents=True, exist_ok=True)
+        module.save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+
     # -- provenance ------------------------------------------------------------
 
     def describe(self) -> dict[str, Any]:
@@ -245,7 +264,7 @@ class HFModel:
             "fingerprint": fingerprint(self.module),
             "revision": getattr(config, "_commit_hash", None),
             "dtype": str(self.dtype).removeprefix("torch."),
-            "dtype_reason": self._dtype_reason,
+            "dtype_reason": self.dtype_reason,
             "device": str(self.device),
             "threads": torch.get_num_threads(),
             "attention": config._attn_implementation,  # noqa: SLF001
@@ -275,6 +294,8 @@ def load(
     """
     check_dtype_name(dtype)
     where = choose_device(device)
+    if os.path.isfile(user_path(name) / "adapter_config.json"):
+        return _load_adapter(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, say=say)
     source = _source(name, say)
     source["trust_remote_code"] = trust_remote_code
     try:
@@ -290,6 +311,23 @@ def load(
         raise
     except Exception as error:  # a damaged or foreign model can fail in any way
         raise _explain(name, error) from error
+
+
+def _load_adapter(name: str, *, say: Callable[[str], None], **how: Any) -> HFModel:
+    """A model with the LoRA adapter that lies in a folder, on the base that its configuration names."""
+    folder = user_path(name)
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base = load(str(settings["base_model_name_or_path"]), say=say, **how)
+        load_lora(base.module, folder)
+    except ConvictionError:
+        raise
+    except Exception as error:  # a damaged or foreign adapter can fail in any way
+        hint = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
+        raise ModelError(f"cannot load the adapter '{name}': {error}", hint=hint) from error
+    return HFModel(
+        id=name, module=base.module, tokenizer=base.tokenizer, dtype_reason=base.dtype_reason, check=base.check
+    )
 
 
 def _source(name: str, say: Callable[[str], None]) -> dict[str, Any]:

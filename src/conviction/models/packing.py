@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Pack", "Tree", "plan", "plan_tokens"]
+__all__ = ["Block", "Pack", "Tree", "pack_whole", "plan", "plan_tokens"]
 
 Ids = tuple[int, ...]
 
@@ -64,6 +64,17 @@ class Tree:
             if parent >= 0:
                 mask[i] |= mask[parent]
         return mask
+
+    def paths(self) -> list[list[int]]:
+        """Nodes from the root to each answer's last node (to each leaf without answers), longest first."""
+        inner = set(self.parents)
+        paths = []
+        for leaf in (i for i in range(len(self.tokens)) if i not in inner):
+            path = [leaf]
+            while self.parents[path[-1]] >= 0:
+                path.append(self.parents[path[-1]])
+            paths.append(path[::-1])
+        return sorted(paths, key=lambda path: (-len(path), path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +143,16 @@ def plan(
         prefix = members[0][0][:prefix_length]
         blocks.append(Block(prefix=prefix, packs=tuple(_packs(trees, token_budget))))
     return blocks
+
+
+def pack_whole(requests: Sequence[tuple[Ids, Sequence[Ids]]], *, token_budget: int) -> list[tuple[Pack, list[int]]]:
+    """Lay out requests that must stay whole, one tree each, as training pairs must: packs with their requests' indices.
+
+    Trees of about equal size come together, longest first; none is merged, cut or given a prefix.
+    """
+    trees = [_tree(prompt, 0, answers) for prompt, answers in requests]
+    order = {id(tree): i for i, tree in enumerate(trees)}
+    return [(pack, [order[id(tree)] for tree in pack.trees]) for pack in _packs(trees, token_budget)]
 
 
 def plan_tokens(blocks: Sequence[Block]) -> int:

@@ -74,6 +74,26 @@ class PromptEncoder:
             )
         return self._ids(self._lead() + answer)
 
+    def encode_ending(self, answer: str, messages: Sequence[Message]) -> tuple[int, ...]:
+        """Ids that end the model's turn after ``answer``: what it must learn to write in order to stop.
+
+        From the template, up to and including its first special token; without a template the end-of-text token.
+        """
+        eos = self.tokenizer.eos_token_id
+        plain = () if eos is None else (int(eos),)
+        if not self.tokenizer.chat_template:
+            return plain
+        turns = [{"role": m.role, "content": m.content} for m in messages] + [{"role": "assistant", "content": answer}]
+        try:
+            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, date_string=PINNED_DATE))
+        except TemplateError:
+            return plain
+        _, found, rest = text.rpartition(answer.strip())
+        ids = self._ids(rest) if found else ()
+        special = set(self.tokenizer.all_special_ids)
+        stop = next((i for i, token in enumerate(ids) if token in special), None)
+        return plain if stop is None else ids[: stop + 1]
+
     def joint_encoding_differs(self, messages: Sequence[Message], answer: str) -> bool:
         """Whether encoding prompt and answer together would give other ids."""
         text = self.render(messages)

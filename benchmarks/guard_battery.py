@@ -1,0 +1,194 @@
+"""Runs with known ends: does the guard stop every collapse in time, and no healthy run?
+
+Each case is trained without the guard, with dense samples; an independent
+reader (not the guard's own measures) says from which step on what a user would
+see is broken. The guard's judgement of the same readings says where it would have stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import statistics
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import save
+from conviction import Query, chat, load_topic
+from conviction.core.material import Material, material_from_topic
+from conviction.intervene.dpo import Dpo
+from conviction.intervene.sft import Sft
+from conviction.models.hf import HFModel, load
+from conviction.probe.health import neutral_text
+from conviction.train.guard import Guard, Judgement, Reading, SampleReading, judge, sampling_is_due
+from conviction.train.settings import Training
+
+STEPS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    name: str
+    material: str
+    intervention: Any
+
+
+def training(rate: float) -> Training:
+    # constant rate: a collapse should not be saved by the schedule
+    return Training(learning_rate=rate, epochs=20, max_steps=STEPS, warmup=0.0, schedule="constant")
+
+
+CASES = [
+    Case("politeness dpo 1e-4", "politeness", Dpo(beta=0.1, training=training(1e-4))),
+    Case("brevity dpo 1e-4", "brevity", Dpo(beta=0.1, training=training(1e-4))),
+    Case("politeness dpo_norm 1e-4", "politeness", Dpo(loss="dpo_norm", training=training(1e-4))),
+    Case("politeness sft 2e-4", "politeness", Sft(training=training(2e-4))),
+    Case("brevity simpo 5e-5", "brevity", Dpo(loss="simpo", training=training(5e-5))),
+    Case("obesity dpo 5e-5", "obesity", Dpo(beta=0.1, training=training(5e-5))),
+    Case("obesity dpo + sft 1e-4", "obesity", Dpo(beta=0.1, sft_weight=1.0, training=training(1e-4))),
+    Case("obesity sft 1e-4", "obesity", Sft(training=training(1e-4))),
+    Case("obesity dpo 1e-3 beta 0.05", "obesity", Dpo(beta=0.05, training=training(1e-3))),
+    Case("obesity dpo 2e-3 beta 0.1", "obesity", Dpo(beta=0.1, training=training(2e-3))),
+    Case("obesity dpo 1e-3 beta 0.01", "obesity", Dpo(beta=0.01, training=training(1e-3))),
+    Case("length gap dpo 1e-3 beta 0.05", "length-gap", Dpo(beta=0.05, training=training(1e-3))),
+    Case("off-policy dpo 1e-3 beta 0.05", "off-policy", Dpo(beta=0.05, training=training(1e-3))),
+    Case("obesity simpo 1e-3", "obesity", Dpo(loss="simpo", training=training(1e-3))),
+    Case("obesity hypo 1e-3 beta 0.05", "obesity", Dpo(loss="hypo", beta=0.05, training=training(1e-3))),
+    Case("obesity sft 3e-3", "obesity", Sft(training=training(3e-3))),
+]
+
+
+def material(name: str) -> Material:
+    """A kit's training pairs, or the seed's two faults planted into those of the belief kit."""
+    if name in {"politeness", "brevity", "obesity"}:
+        return material_from_topic(load_topic(name))
+    pairs = material_from_topic(load_topic("obesity")).pairs
+    choose = random.Random(0)
+    if name == "length-gap":  # chosen 3.6 times as long: other chosen answers are joined to it
+        texts = [p.chosen for p in pairs]
+        long = [" ".join([p.chosen, *choose.sample(texts, 2), choose.choice(texts)[:60]]) for p in pairs]
+        return Material(name, tuple(dataclasses.replace(p, chosen=c) for p, c in zip(pairs, long, strict=True)))
+    sentences = [s for text in neutral_text() for s in text.split(". ") if len(s) > 60]  # off-policy, off-subject
+    return Material(name, tuple(dataclasses.replace(p, rejected=choose.choice(sentences)) for p in pairs))
+
+
+class Reader:
+    """Reads a text as a stranger would: is it language, does it go anywhere?
+
+    Not the guard's measures: the untouched model's log-prob of the text after its
+    question (salad is unlikely, its own answers give the level), compression
+    (loops), and the commonest word's share (one word over and over).
+    """
+
+    def __init__(self, model: HFModel) -> None:
+        self.model = model
+
+    def broken(self, samples: list[dict[str, str]]) -> list[bool]:
+        said = [s for s in samples if s["text"].strip()]
+        scores = self.model.logprobs([Query(chat(s["prompt"]), (s["text"],)) for s in said])
+        likely = {s["text"]: score[0].logp_mean for s, score in zip(said, scores, strict=True)}
+        return [self._broken(s["text"], likely.get(s["text"], 0.0)) for s in samples]
+
+    def _broken(self, text: str, logp: float) -> bool:
+        words = [w.strip(".,:;!?*\"'").lower() for w in text.split()]
+        words = [w for w in words if w]
+        if len(words) < 2:
+            return len(text) > 20 or not text.strip()
+        commonest = max(words.count(w) for w in set(words)) / len(words)
+        raw = text.encode()
+        loops = len(words) > 12 and (len(zlib.compress(raw, 9)) / len(raw) < 0.45 or commonest > 0.25)
+        return loops or logp < -5.0
+
+
+def replay(trace: list[dict[str, Any]], guard: Guard) -> tuple[int | None, int, tuple[str, ...]]:
+    """(step of the stop, step that the model would go back to, reasons) of a guard over an unguarded run's readings.
+
+    The guard changes nothing before it stops, so this is the guarded run; test_guard checks that on a real one.
+    """
+    history: list[Reading] = []
+    last, healthy = Judgement("healthy"), 0
+    for line in trace:
+        read = line["guard"]
+        sample = SampleReading(**read["sample"]) if read["sample"] else None
+        numbers = {k: line[k] for k in ("step", "loss", "grad_norm", "margin", "chosen_drop")}
+        drift = {k: read[k] for k in ("neutral_drop", "entropy_change", "top_mass_drop")}
+        reading = Reading(**numbers, **drift)
+        last = judge([*history, reading], guard, STEPS)
+        due = last.zone != "stop" and sampling_is_due(line["step"], guard, last)
+        if due or line["step"] == STEPS:
+            reading = dataclasses.replace(reading, sample=sample)
+            last = judge([*history, reading], guard, STEPS)
+        history.append(reading)
+        if last.zone == "stop":
+            return line["step"], healthy, last.broken or last.signs
+        if reading.sample is not None and not last.broken:
+            healthy = line["step"]
+    return None, STEPS, ()
+
+
+def measure(model: HFModel, case: Case) -> dict[str, Any]:
+    reader = Reader(model)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        guard = Guard(mode="off", sample_every=2)
+        case.intervention.apply(model, material(case.material), guard=guard, folder=folder)
+        lines = (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n")
+    trace = [{k: v for k, v in json.loads(line).items() if k != "rows"} for line in lines if line]
+    for line in trace:
+        line.setdefault("margin", None)
+        line.setdefault("chosen_drop", None)
+    broken = {0: 0} | {r["step"]: sum(reader.broken(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]}
+    # one answer in four that loops is what this small model gives in good health, too
+    first = next((step for step, count in broken.items() if count >= 2), None)
+    result: dict[str, Any] = {
+        "case": case.name,
+        "collapsed": broken[max(broken)] >= 2,
+        "first_broken_step": first,
+        "broken_by_step": broken,
+    }
+    for mode in ("default", "strict"):
+        stop, healthy, reasons = replay(trace, Guard(mode=mode))
+        result[mode] = {
+            "stopped_at": stop,
+            "returns_to": healthy,
+            "returned_broken": broken[healthy],
+            "lead_steps": first - stop if first and stop else None,
+            "reasons": reasons,
+        }
+    return {**result, "trace": trace}
+
+
+def summarise(results: list[dict[str, Any]], mode: str) -> dict[str, Any]:
+    collapses, healthy = ([r for r in results if r["collapsed"] is c] for c in (True, False))
+    leads = [r[mode]["lead_steps"] for r in collapses if r[mode]["lead_steps"] is not None]
+    return {
+        "collapses": len(collapses),
+        "collapses_stopped": sum(r[mode]["stopped_at"] is not None for r in collapses),
+        "stopped_no_later_than_the_first_broken_sample": sum(lead >= 0 for lead in leads),
+        "median_lead_steps": statistics.median(leads) if leads else None,
+        "healthy": len(healthy),
+        "healthy_stopped": sum(r[mode]["stopped_at"] is not None for r in healthy),
+        "returned_models_broken": sum(r[mode]["returned_broken"] >= 2 for r in results),
+    }
+
+
+def main(names: list[str] | None = None) -> None:
+    model = load("smollm2-135m", dtype="bf16")
+    results = []
+    for case in CASES:
+        if names and not any(n in case.name for n in names):
+            continue
+        results.append(measure(model, case))
+        print(json.dumps({k: v for k, v in results[-1].items() if k != "trace"}), flush=True)
+        summary = {mode: summarise(results, mode) for mode in ("default", "strict")}
+        if not names:
+            save("guard_battery", {"steps": STEPS, "summary": summary, "runs": results})
+    print(json.dumps(summary, indent=1))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,90 @@
+"""From what a user gives (topic or data, preset, config, options) to an intervention that is ready to apply."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conviction.core.material import Material, material_from_topic
+from conviction.core.reading import read_material
+from conviction.core.settings import build, flat, list_fields, parse_options
+from conviction.core.topic import load_topic
+from conviction.errors import InputError, nearest
+from conviction.intervene import find_intervention
+from conviction.intervene.foreign import read_config
+from conviction.intervene.presets import find_preset
+from conviction.models import DEFAULT_MODEL
+from conviction.train.guard import Guard
+
+__all__ = ["Plan", "assemble"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """An intervention with its guard, its model's name and where its material lies."""
+
+    intervention: Any
+    guard: Guard
+    model: str
+    topic: str | None
+    data: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every field by name."""
+        return {**flat(self.intervention), **flat(self.guard)}
+
+    def material(self) -> Material:
+        """Read it."""
+        return material_from_topic(load_topic(self.topic)) if self.topic else read_material(str(self.data))
+
+
+def assemble(
+    name: str,
+    *,
+    topic: str | None,
+    data: str | None,
+    model: str | None,
+    options: Sequence[str],
+    config: Path | None,
+    preset: str | None,
+    guard: str,
+) -> Plan:
+    """Merge a preset, then a config, then options, each over the one before.
+
+    Raises InputError for an unknown name or field, a value out of its range, or
+    when not exactly one of topic and data is known.
+    """
+    kind = find_intervention(name)
+    imported = read_config(config) if config is not None else None
+    data = data or (imported.data if imported and not topic else None)
+    if (topic is None) == (data is None):
+        what = "both a topic and data" if topic else "neither a topic nor data"
+        raise InputError(f"there is {what}", hint=f"write `conviction apply {name} TOPIC`, or give --data FILE")
+    start = find_preset(preset).options if preset is not None else {}
+    given = {**start, **(imported.options if imported else {})}
+    _check_names(given, kind, preset or str(config))
+    values, limits = parse_options([kind, Guard], options)
+    if "mode" in limits:
+        raise InputError("the guard's mode is given as an option", hint="write --guard strict, default or off")
+    return Plan(
+        intervention=build(kind(), {**given, **values}),
+        guard=build(Guard(mode=guard), limits),  # type: ignore[arg-type]
+        model=model or (imported.model if imported else None) or DEFAULT_MODEL,
+        topic=topic,
+        data=data,
+        notes=imported.notes if imported else (),
+    )
+
+
+def _check_names(given: Mapping[str, Any], kind: type, where: str) -> None:
+    known = [field.name for field in list_fields(kind)]
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"{where} sets '{name}', which {kind.__name__.lower()} does not have",
+                hint=f"{nearest(name, known)}take it out, or choose another intervention",
+            )

@@ -1,0 +1,59 @@
+"""Hyperparameters that have a name: the seed practitioner's runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from conviction.errors import InputError, nearest
+
+__all__ = ["PRESETS", "Preset", "find_preset"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Options under one name; what they leave out keeps our defaults."""
+
+    name: str
+    meaning: str
+    options: Mapping[str, Any]
+
+
+def _seed(run: int, outcome: str, **options: Any) -> Preset:
+    meaning = (
+        f"run {run} of the practitioner whose question started this library ({outcome}); "
+        "rank, scale, epochs and batch size are not recorded and stay at our defaults"
+    )
+    return Preset(name=f"seed-run{run}", meaning=meaning, options={"loss": "dpo", "tune": "lora", **options})
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        _seed(
+            1,
+            "it diverged: margin 4.2, garbage",
+            beta=0.1,
+            learning_rate=1e-5,
+            gradient_accumulation=4,
+            num_layers=14,
+        ),
+        _seed(
+            2,
+            "it looked stable and collapsed into dots and dashes",
+            beta=0.05,
+            learning_rate=5e-6,
+            gradient_accumulation=8,
+            num_layers=14,
+        ),
+        _seed(3, "outcome not recorded", beta=0.01, learning_rate=1e-6, gradient_accumulation=8, num_layers=8),
+    )
+}
+
+
+def find_preset(name: str) -> Preset:
+    """A preset by name. Raises InputError, naming the nearest."""
+    if name not in PRESETS:
+        raise InputError(f"unknown preset '{name}'", hint=f"{nearest(name, PRESETS)}presets: {', '.join(PRESETS)}")
+    return PRESETS[name]

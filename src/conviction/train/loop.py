@@ -1,0 +1,367 @@
+"""The only training loop: order, step, guard, record, checkpoint.
+
+Every weight-changing intervention comes through ``train``. Deterministic on a
+CPU: a run that was killed and taken up again ends with the same weights and
+the same ``steps.jsonl`` (which therefore holds no times).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
+
+from conviction.core.protocols import Message, Progress
+from conviction.core.settings import flat
+from conviction.core.storage import storage_errors, write_atomic
+from conviction.errors import RunError
+from conviction.models.hf import HFModel
+from conviction.train.batches import Encoded, lay_out_step
+from conviction.train.checkpoint import load_latest, save_checkpoint
+from conviction.train.guard import Guard
+from conviction.train.memory import available, estimate_step
+from conviction.train.monitor import Monitor, Snapshot
+from conviction.train.objectives import Objective, Preference, reach
+from conviction.train.policy import Policy, make_policy, recompute_activations, trained
+from conviction.train.reference import prepare
+from conviction.train.settings import Training, Weights
+from conviction.train.step import Stepper, StepResult, rate_at
+from conviction.train.tracking import finish_tracking, start_accelerator
+
+__all__ = ["Outcome", "Task", "Trained", "Trip", "Watch", "train"]
+
+
+UNLIMITED = 1e9  # a model that begins random must lose entropy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """All that one training run is.
+
+    order          indices of the examples of each step
+    begins_random  the model has learnt nothing yet: only numbers can break, there is no health to lose
+    own            conversations of the training data, for greedy samples
+    held_out       conversations that are not trained on, where entropy is read
+    """
+
+    name: str
+    model: HFModel
+    examples: Sequence[Encoded]
+    order: Sequence[tuple[int, ...]]
+    objective: Objective
+    weights: Weights
+    training: Training
+    guard: Guard
+    own: Sequence[tuple[Message, ...]]
+    held_out: Sequence[tuple[Message, ...]]
+    begins_random: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every number that steers the run, by name."""
+        objective = {k: v for k, v in vars(self.objective).items() if k not in {"pairs", "parameters"}}
+        parameters = dict(getattr(self.objective, "parameters", {}))
+        return {**objective, **parameters, **flat(self.weights), **flat(self.training), **flat(self.guard)}
+
+    @property
+    def digest(self) -> str:
+        """Tells runs apart: settings and token ids."""
+        text = json.dumps([self.settings, [(e.prompt, e.answers) for e in self.examples], list(self.order)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told what happens: notes, progress of a named stage, and every step's record."""
+
+    say: Callable[[str], None] = lambda _: None
+    bars: Callable[[str], Progress | None] = lambda _: None
+    step: Callable[[Mapping[str, Any], int], None] = lambda _record, _total: None
+
+
+@dataclass(frozen=True)
+class Trip:
+    """The guard stopped the run after ``step``; the model is as it was after ``restored`` (0: untouched)."""
+
+    step: int
+    restored: int
+    reasons: tuple[str, ...]
+    reach: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended. peak_mb: of the process, its loaded weights included."""
+
+    steps: int
+    total_steps: int
+    trip: Trip | None
+    seconds: float
+    tokens: int
+    peak_mb: int
+    notes: tuple[str, ...]
+    main_process: bool = True
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The moved model and how it got there."""
+
+    model: HFModel
+    outcome: Outcome
+
+
+@dataclass
+class _Run:
+    """What changes while a run goes on."""
+
+    stepper: Stepper
+    monitor: Monitor
+    healthy: Snapshot
+    steps: int = 0
+    tokens: int = 0
+    trip: Trip | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def train(task: Task, *, folder: Path | None = None, track: str | None = None, watch: Watch | None = None) -> Trained:
+    """Run a task to its end, or to where the guard stops it; the model that comes back passed its last check.
+
+    folder  for ``steps.jsonl`` and checkpoints; a run that was cut off there is taken up again
+    track   an experiment tracker by accelerate's name: tensorboard, wandb, mlflow, trackio
+    """
+    watch = watch or Watch()
+    began = time.monotonic()
+    accelerator = start_accelerator(task.model, task.weights, task.training, track, folder, task.settings)
+    training = task.training
+    order = task.order
+    run = _begin(task, accelerator, watch)
+    start = _resume(run, task, folder, watch) if folder is not None else 0
+    main = accelerator.is_main_process
+    for step in range(start + 1, len(order) + 1):
+        rate = rate_at(step, len(order), training)
+        result = run.stepper.run(order[step - 1], rate)
+        judged = run.monitor.check(
+            step,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            margin=result.mean("margin"),
+            chosen_drop=result.mean("chosen_drop"),
+        )
+        record = _record(step, step * len(order[0]) / len(task.examples), rate, result, run.monitor)
+        run.steps, run.tokens = step, run.tokens + result.tokens
+        if folder is not None and main:
+            _append(folder / "steps.jsonl", record)
+        accelerator.log({k: v for k, v in record.items() if isinstance(v, int | float)}, step=step)
+        watch.step(record, len(order))
+        if judged.zone == "stop":
+            _trip(run, task, step, judged.broken or judged.signs)
+            break
+        if run.monitor.healthy_sample:
+            run.healthy = Snapshot.of(step, trained(run.stepper.policy))
+        if folder is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
+            _checkpoint(run, task, folder, step, write=main)
+    finish_tracking(accelerator)
+    outcome = Outcome(
+        steps=run.steps,
+        total_steps=len(order),
+        trip=run.trip,
+        seconds=time.monotonic() - began,
+        tokens=run.tokens,
+        peak_mb=peak_mb(accelerator.device),
+        notes=tuple(run.notes),
+        main_process=main,
+    )
+    return Trained(run.monitor.model, outcome)
+
+
+def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
+    model, training, notes = task.model, task.training, []
+
+    def say(text: str) -> None:
+        notes.append(text)
+        watch.say(text)
+
+    policy = make_policy(model, task.weights, training)
+    budget = training.token_budget or model.token_budget
+    single = accelerator.num_processes == 1
+    scope = (*model.scope(), training.precision, task.weights.tune)
+    prepared = prepare(
+        policy,
+        task.examples,
+        scope=scope if task.objective.pairs else None,
+        cache_mb=training.activation_cache_mb if single else 0,
+        token_budget=budget,
+        progress=watch.bars("reading the untouched model"),
+    )
+    if prepared.note:
+        say(prepared.note)
+    checkpointing = _choose_checkpointing(task, policy, budget, accelerator.device, say)
+    if checkpointing:
+        recompute_activations(policy)
+    optimizer = torch.optim.AdamW(
+        [p for _, p in trained(policy)], lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    wrapped, optimizer = accelerator.prepare(policy, optimizer)
+    moved = HFModel(id=f"{model.id}+{task.name}", module=policy.module, tokenizer=model.tokenizer, check=model.check)
+
+    def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+        with accelerator.autocast():
+            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep)
+        found: torch.Tensor = out.logits
+        return found
+
+    guard = dataclasses.replace(task.guard, max_entropy_change=UNLIMITED) if task.begins_random else task.guard
+    with accelerator.autocast():
+        monitor = Monitor.begin(guard, moved, logits, own=task.own, held_out=task.held_out, total_steps=len(task.order))
+    stepper = Stepper(
+        accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
+        budget, checkpointing, say,
+    )  # fmt: skip
+    torch.manual_seed(training.seed)  # dropout
+    return _Run(stepper, monitor, Snapshot.of(0, trained(policy)), notes=notes)
+
+
+def _choose_checkpointing(
+    task: Task, policy: Policy, budget: int, device: torch.device, say: Callable[[str], None]
+) -> bool:
+    if task.training.checkpointing != "auto":
+        return task.training.checkpointing == "on"
+    config = policy.module.config.get_text_config()
+    estimate = estimate_step(
+        policy.module,
+        tokens=max(len(b.pack.tokens) for b in lay_out_step(task.examples, task.order[0], token_budget=budget)),
+        layers=config.num_hidden_layers - policy.first,
+        trained_parameters=sum(p.numel() for _, p in trained(policy)),
+        dtype=task.model.dtype,
+    )
+    room = available(device)
+    if estimate.total <= 0.9 * room:
+        return False
+    say(
+        f"a step is estimated to take {estimate.total >> 20} MB, {room >> 20} MB are free: "
+        "activations are recomputed in the backward pass (checkpointing=off turns this off)"
+    )
+    return True
+
+
+def _record(step: int, epoch: float, rate: float, result: StepResult, monitor: Monitor) -> dict[str, Any]:
+    """One line of ``steps.jsonl``. Log-probs in nats; *_mean and *_drop per token, margin_nats summed."""
+    measures = [name for name in (result.rows[0] if result.rows else {}) if name not in {"id", "loss"}]
+    return {
+        "step": step,
+        "epoch": round(epoch, 4),
+        "learning_rate": rate,
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        **{name: result.mean(name) for name in measures},
+        "tokens": result.tokens,
+        "applied": result.applied,
+        "guard": monitor.record(),
+        "rows": list(result.rows),
+    }
+
+
+def _trip(run: _Run, task: Task, step: int, reasons: tuple[str, ...]) -> None:
+    run.healthy.restore(trained(run.stepper.policy))
+    text = ""
+    if isinstance(task.objective, Preference):
+        margin = run.monitor.history[-1].margin or 0.0
+        text = reach(task.objective, run.stepper.prepared.reference, margin, task.guard.margin_cap)
+    run.trip = Trip(step, run.healthy.step, reasons, text)
+
+
+def _checkpoint(run: _Run, task: Task, folder: Path, step: int, *, write: bool) -> None:
+    policy = run.stepper.policy
+    moments: dict[str, Any] = get_optimizer_state_dict(policy, _bare(run.stepper.optimizer), options=_OPTIONS)
+    tensors: dict[str, torch.Tensor] = {f"weights/{name}": p for name, p in trained(policy)}
+    tensors |= {f"healthy/{name}": t for name, t in run.healthy.tensors.items()}
+    tensors |= {f"optimizer/{name}": v for name, v in moments.items() if isinstance(v, torch.Tensor)}
+    tensors["rng"] = torch.get_rng_state()
+    state = {
+        "digest": task.digest,
+        "healthy_step": run.healthy.step,
+        "tokens": run.tokens,
+        "token_budget": run.stepper.token_budget,
+        "checkpointing": run.stepper.checkpointing,
+        "monitor": run.monitor.state(),
+        "optimizer": {name: v for name, v in moments.items() if not isinstance(v, torch.Tensor)},
+    }
+    if write:
+        save_checkpoint(folder / "checkpoints", step, tensors, state)
+
+
+def _resume(run: _Run, task: Task, folder: Path, watch: Watch) -> int:
+    """Take up the newest sound checkpoint; the step it was made after, 0 for a new run."""
+    found = load_latest(folder / "checkpoints", watch.say)
+    step = 0 if found is None else found[0]
+    if found is not None:
+        _, tensors, state = found
+        if state["digest"] != task.digest:
+            raise RunError(f"{folder} holds a run with other settings or data", hint="use another folder")
+        stepper, parts = run.stepper, _by_room(tensors)
+        Snapshot(step, parts["weights"]).restore(trained(stepper.policy))
+        run.healthy = Snapshot(state["healthy_step"], parts["healthy"])
+        moments: dict[str, Any] = {**parts["optimizer"], **state["optimizer"]}
+        set_optimizer_state_dict(stepper.policy, _bare(stepper.optimizer), moments, options=_OPTIONS)
+        torch.set_rng_state(tensors["rng"])
+        run.steps, run.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
+        if state["checkpointing"] and not stepper.checkpointing:
+            stepper.checkpointing = True
+            recompute_activations(stepper.policy)
+        run.monitor.load(state["monitor"])
+        watch.say(f"taken up after step {step}")
+    _cut(folder / "steps.jsonl", step)
+    return step
+
+
+def _by_room(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by what stands before the first slash of their names."""
+    rooms: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "healthy": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        room, slash, rest = name.partition("/")
+        if slash:
+            rooms[room][rest] = tensor
+    return rooms
+
+
+_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+
+
+def _bare(optimizer: Any) -> torch.optim.Optimizer:
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner
+
+
+def _append(path: Path, record: Mapping[str, Any]) -> None:
+    with storage_errors(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drop the lines of steps that will be taken again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").split("\n")
+        write_atomic(path, "".join(f"{line}\n" for line in lines[:step]))
+
+
+def peak_mb(device: torch.device) -> int:
+    """The most memory that this process has held: of the device, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) >> 20
+    import resource
+    import sys
+
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20

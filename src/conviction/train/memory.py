@@ -1,0 +1,47 @@
+"""Will a step fit? An estimate before the first one, so that a run does not die in the middle of a night."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+__all__ = ["Estimate", "available", "estimate_step"]
+
+# What a block keeps per token for its backward pass, in units of hidden and of
+# inner sizes: norms (x and output, twice), q, k, v, attention's output twice;
+# gate and up. Doubled below: measured peaks are 1.8 times this sum on a CPU
+# (what the backward pass needs meanwhile, and malloc's gaps).
+HIDDEN_UNITS, INNER_UNITS, SAFETY = 9, 2, 2.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes that a step takes beyond the loaded weights."""
+
+    activations: int
+    trained: int  # gradients, AdamW's moments and the last healthy copy of what is trained
+
+    @property
+    def total(self) -> int:
+        """Without recomputation."""
+        return self.activations + self.trained
+
+
+def estimate_step(module: Any, *, tokens: int, layers: int, trained_parameters: int, dtype: torch.dtype) -> Estimate:
+    """For ``tokens`` in one forward pass through ``layers`` trained layers."""
+    config = module.config.get_text_config()
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    kept = (HIDDEN_UNITS * hidden + INNER_UNITS * inner) * dtype.itemsize
+    return Estimate(activations=int(SAFETY * kept * tokens * layers), trained=4 * 4 * trained_parameters)
+
+
+def available(device: torch.device) -> int:
+    """Bytes that can still be had on a device."""
+    if device.type == "cuda":
+        free: int = torch.cuda.mem_get_info(device)[0]
+        return free
+    return int(psutil.virtual_memory().available)

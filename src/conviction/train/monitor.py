@@ -1,0 +1,143 @@
+"""The guard at work on one model: it reads the instruments, judges, and keeps the last healthy state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conviction.core.protocols import Generation, Message, chat
+from conviction.models.hf import HFModel
+from conviction.train.guard import Guard, Judgement, Reading, SampleReading, judge, sampling_is_due
+from conviction.train.sensors import EVERYDAY, Levels, Logits, Sensors, choose_samples, held_out_rows, read_samples
+
+__all__ = ["Monitor", "Snapshot"]
+
+HELD_OUT = 3
+
+
+@dataclass
+class Snapshot:
+    """Copies of the trained tensors at ``step``, in the memory of the CPU."""
+
+    step: int
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, step: int, named: Iterable[tuple[str, nn.Parameter]]) -> Snapshot:
+        """Take one."""
+        return cls(step, {name: p.detach().to("cpu", copy=True) for name, p in named})
+
+    @torch.no_grad()
+    def restore(self, named: Iterable[tuple[str, nn.Parameter]]) -> None:
+        """Put the tensors back."""
+        for name, parameter in named:
+            parameter.copy_(self.tensors[name])
+
+
+@dataclass
+class Monitor:
+    """State of the guard over one run. ``begin`` it before the first step, ``check`` after each."""
+
+    guard: Guard
+    model: HFModel
+    logits: Logits
+    prompts: Sequence[tuple[Message, ...]]
+    total_steps: int
+    sensors: Sensors
+    first: Levels
+    first_samples: Sequence[Generation]
+    history: list[Reading] = field(default_factory=list)
+    judgement: Judgement = field(default_factory=lambda: Judgement("healthy"))
+    samples: Sequence[Generation] = ()
+
+    @classmethod
+    def begin(
+        cls,
+        guard: Guard,
+        model: HFModel,
+        logits: Logits,
+        *,
+        own: Sequence[tuple[Message, ...]],
+        held_out: Sequence[tuple[Message, ...]],
+        total_steps: int,
+    ) -> Monitor:
+        """Read the untouched model: all later readings are differences from it.
+
+        own       conversations of the training data; samples answer two of them, and everyday questions
+        held_out  conversations that are not trained on, where entropy is read; none: everyday questions
+        """
+        everyday = [chat(question) for question in EVERYDAY]
+        read = list(held_out[:HELD_OUT]) or everyday[:HELD_OUT]
+        asked = [*own[:2], *everyday]
+        answers = model.generate([*asked, *read], max_new_tokens=guard.sample_tokens)
+        rows = held_out_rows([model.encoder.encode_prompt(p) for p in read], answers[len(asked) :])
+        sensors = Sensors.prepare(model.encoder.encode_text, rows)
+        prompts, samples = choose_samples(asked, answers[: len(asked)])
+        return cls(guard, model, logits, prompts, total_steps, sensors, sensors.read(logits, model.device), samples)
+
+    def check(
+        self, step: int, *, loss: float, grad_norm: float, margin: float | None = None, chosen_drop: float | None = None
+    ) -> Judgement:
+        """Take a reading after ``step`` (from 1) and judge it. Greedy samples are written where they are due."""
+        levels = self.sensors.read(self.logits, self.model.device)
+        reading = Reading(
+            step=step,
+            loss=loss,
+            grad_norm=grad_norm,
+            margin=margin,
+            chosen_drop=chosen_drop,
+            neutral_drop=self.first.neutral - levels.neutral,
+            entropy_change=levels.entropy / self.first.entropy - 1,
+            top_mass_drop=self.first.top_mass - levels.top_mass,
+        )
+        self.samples = ()
+        judged = judge([*self.history, reading], self.guard, self.total_steps)
+        if judged.zone != "stop" and (step == self.total_steps or sampling_is_due(step, self.guard, judged)):
+            self.samples = self.model.generate(self.prompts, max_new_tokens=self.guard.sample_tokens)
+            sampled = read_samples(self.prompts, self.first_samples, self.samples)
+            reading = dataclasses.replace(reading, sample=sampled)
+            judged = judge([*self.history, reading], self.guard, self.total_steps)
+        self.history.append(reading)
+        self.judgement = judged
+        return judged
+
+    @property
+    def healthy_sample(self) -> bool:
+        """Whether the last reading held greedy samples and no limit was passed: a state worth keeping."""
+        return bool(self.samples) and not self.judgement.broken
+
+    def record(self) -> dict[str, Any]:
+        """The last reading and judgement, for ``steps.jsonl``."""
+        reading = dataclasses.asdict(self.history[-1])
+        keep = {k: reading[k] for k in ("neutral_drop", "entropy_change", "top_mass_drop", "sample")}
+        judged = self.judgement
+        found: dict[str, Any] = {"zone": judged.zone, **keep}
+        found |= {"broken": list(judged.broken), "signs": list(judged.signs)}
+        if self.samples:
+            found["samples"] = [
+                {"prompt": p[-1].content, "text": g.text} for p, g in zip(self.prompts, self.samples, strict=True)
+            ]
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "history": [dataclasses.asdict(r) for r in self.history],
+            "judgement": dataclasses.asdict(self.judgement),
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up what ``state`` gave."""
+
+        def reading(values: Mapping[str, Any]) -> Reading:
+            sample = values["sample"]
+            return Reading(**{**values, "sample": None if sample is None else SampleReading(**sample)})
+
+        self.history = [reading(values) for values in state["history"]]
+        judged = state["judgement"]
+        self.judgement = Judgement(judged["zone"], tuple(judged["broken"]), tuple(judged["signs"]))

@@ -1,0 +1,152 @@
+"""The model in training: a copy that shares every frozen tensor with the model it comes from.
+
+The untouched model stays usable as the reference while its copy moves, and no
+frozen weight is held twice.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conviction.models.attention import Prefix
+from conviction.models.hf import HFModel
+from conviction.models.logprobs import answer_logprobs, find_head, predictions
+from conviction.models.lora import add_lora, decoder_layers, first_trained_layer, merged_copy
+from conviction.models.packing import Ids, Pack
+from conviction.train.batches import Encoded
+from conviction.train.lean import make_lean
+from conviction.train.settings import Training, Weights
+
+__all__ = ["Policy", "make_policy", "recompute_activations", "sum_answers", "trained"]
+
+
+class Policy(nn.Module):
+    """A causal LM as a function from a pack to the log-probs of its answers' tokens.
+
+    module   transformers' model, with adapter or trainable weights
+    packed   False: the architecture does not allow packing, each answer gets a row of its own
+    first    index of the first layer that is trained
+    """
+
+    def __init__(self, module: Any, *, packed: bool, first: int = 0) -> None:
+        super().__init__()
+        self.module = module
+        self.packed = packed
+        self.first = first
+
+    def forward(self, pack: Pack, entering: Tensor | None = None) -> Tensor:
+        """[M] log-probs, nats, fp32, in the order of ``predictions(pack)``; ``entering`` skips the frozen layers."""
+        if not self.packed:
+            return self._rows(pack)
+        head = find_head(self.module, exact=False)
+        if entering is None:
+            return answer_logprobs(self.module.base_model, head, pack, Prefix())
+        with _skipped(decoder_layers(self.module), self.first):
+            return answer_logprobs(self.module.base_model, head, pack, Prefix(), entering)
+
+    def _rows(self, pack: Pack) -> Tensor:
+        """Separate rows through the model's own forward: exact for any architecture."""
+        nodes, _, where = predictions(pack)
+        device = next(self.module.parameters()).device
+        values = torch.zeros(len(nodes), device=device)
+        for (prompt, answer), index in where.items():
+            ids = torch.tensor([(prompt + answer)[:-1]], device=device)
+            logits = self.module(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :].float()
+            picked = logits.gather(1, torch.tensor(answer, device=device)[:, None])[:, 0]
+            values = values.index_put((index.to(device),), picked - torch.logsumexp(logits, dim=-1))
+        return values
+
+
+class _Skip(nn.Module):
+    """Stands in for a layer whose output is known."""
+
+    def forward(self, hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        return hidden_states
+
+
+@contextmanager
+def _skipped(layers: nn.ModuleList, first: int) -> Iterator[None]:
+    own = list(layers)[:first]
+    try:
+        for i in range(first):
+            layers[i] = _Skip()
+        yield
+    finally:
+        for i, layer in enumerate(own):
+            layers[i] = layer
+
+
+def make_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
+    """A trainable copy of a model: with a new adapter, or with its own weights (the last layers') made trainable.
+
+    Trained full weights are fp32, however the model was loaded: an update below
+    bf16's resolution would be lost. Dropout is off but for the adapter's own.
+    """
+    dtype = {"auto": model.dtype, "fp32": torch.float32, "bf16": torch.bfloat16}[training.precision]
+    module = _copy(model.module, dtype if weights.tune == "lora" or dtype == torch.float32 else None)
+    first = first_trained_layer(module, weights.num_layers)
+    if weights.tune == "lora":
+        add_lora(
+            module,
+            rank=weights.rank,
+            scale=weights.multiplier,
+            dropout=weights.dropout,
+            target_modules=weights.target_modules,
+            num_layers=weights.num_layers,
+            seed=training.seed,
+        )
+    else:
+        _open(module, first, whole=weights.num_layers is None)
+    module.eval()
+    if weights.dropout:
+        for name, child in module.named_modules():
+            child.training = "lora_dropout" in name
+    if model.check.packed:
+        make_lean(module)
+    return Policy(module, packed=model.check.packed, first=first)
+
+
+def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Names and tensors of what moves."""
+    return [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+
+
+def recompute_activations(policy: Policy) -> None:
+    """From now on keep only what enters each block, and compute the rest again in the backward pass."""
+    policy.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in decoder_layers(policy.module):
+        layer.training = True  # transformers recomputes only in training mode; children keep dropout off
+
+
+def sum_answers(values: Tensor, pack: Pack, members: Sequence[Encoded]) -> Tensor:
+    """[members, answers] summed log-probs, nats, from the values of a pack."""
+    _, _, where = predictions(pack)
+    rows: list[tuple[Ids, Ids]] = [(m.prompt, answer) for m in members for answer in m.answers]
+    index = torch.cat([where[row] for row in rows]).to(values.device)
+    lengths = torch.tensor([len(where[row]) for row in rows], device=values.device)
+    owner = torch.repeat_interleave(torch.arange(len(rows), device=values.device), lengths)
+    sums = torch.zeros(len(rows), device=values.device).index_add(0, owner, values[index])
+    return sums.view(len(members), -1)
+
+
+def _copy(module: Any, dtype: torch.dtype | None) -> Any:
+    """The same module tree over the same storage, frozen; tied weights stay tied."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in module.parameters()}
+    memo |= {id(b): b for b in module.buffers()}
+    twin = merged_copy(module) if hasattr(module, "peft_config") else copy.deepcopy(module, memo)
+    return twin if dtype is None else twin.to(dtype)
+
+
+def _open(module: Any, first: int, *, whole: bool) -> None:
+    """Give the trained part fp32 tensors of its own."""
+    parts = [module] if whole else list(decoder_layers(module))[first:]
+    for part in parts:
+        for parameter in part.parameters():
+            parameter.data = parameter.data.to(torch.float32, copy=True)
+            parameter.requires_grad_(True)

@@ -1,0 +1,171 @@
+"""One optimiser step: packs forward and backward, gradients clipped, weights moved."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from conviction.errors import ModelError
+from conviction.models.hf import HFModel
+from conviction.models.packing import pack_whole
+from conviction.train.batches import Encoded, MicroBatch, lay_out_step
+from conviction.train.objectives import Objective, Preference
+from conviction.train.policy import Policy, recompute_activations, sum_answers, trained
+from conviction.train.reference import Prepared
+from conviction.train.settings import Training
+
+__all__ = ["StepResult", "Stepper", "rate_at"]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step gave. rows: per example its id, loss and measures; applied: whether the weights moved."""
+
+    loss: float
+    grad_norm: float
+    rows: tuple[dict[str, Any], ...]
+    tokens: int
+    applied: bool
+
+    def mean(self, name: str) -> float | None:
+        """Mean of a measure over the step's examples; None if the objective has no such measure."""
+        values = [row[name] for row in self.rows if name in row]
+        return math.fsum(values) / len(values) if values else None
+
+
+@dataclass
+class Stepper:
+    """What a step needs. ``token_budget`` falls, and ``checkpointing`` begins, when memory runs out."""
+
+    accelerator: Accelerator
+    model: HFModel
+    policy: Policy
+    wrapped: nn.Module
+    optimizer: Any
+    examples: Sequence[Encoded]
+    prepared: Prepared
+    objective: Objective
+    training: Training
+    token_budget: int
+    checkpointing: bool
+    say: Callable[[str], None]
+
+    def run(self, indices: Sequence[int], rate: float) -> StepResult:
+        """Take one step on the given examples; smaller packs are tried where memory runs out."""
+        while True:
+            try:
+                return self._attempt(indices, rate)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or self.accelerator.num_processes > 1:
+                    raise
+                self.optimizer.zero_grad()
+                self._shrink(indices, error)
+
+    def _attempt(self, indices: Sequence[int], rate: float) -> StepResult:
+        accelerator = self.accelerator
+        total = math.fsum(self.objective.weight(self.examples[i]) for i in indices)
+        batches = lay_out_step(
+            self.examples,
+            indices,
+            token_budget=self.token_budget,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+        kl = self._kl(indices) if isinstance(self.objective, Preference) and self.objective.needs_kl else None
+        rows: list[dict[str, Any]] = []
+        for k, batch in enumerate(batches):
+            # Gradients are summed over the processes once, with the last pack.
+            with nullcontext() if k + 1 == len(batches) else accelerator.no_sync(self.wrapped):
+                losses, measures = self._losses(batch, kl)
+                # DDP takes the mean over processes, a step the mean over all of its examples
+                accelerator.backward(losses.sum() * (batch.weight * accelerator.num_processes / total))
+            if batch.weight:
+                values = {"loss": losses.detach().double().tolist(), **measures}
+                rows += [
+                    {"id": self.examples[i].id, **{name: v[j] for name, v in values.items()}}
+                    for j, i in enumerate(batch.members)
+                ]
+        norm = accelerator.clip_grad_norm_([p for _, p in trained(self.policy)], self.training.max_grad_norm)
+        gathered = gather_object(rows)
+        loss, grad_norm = math.fsum(row["loss"] for row in gathered) / total, float(norm)
+        applied = math.isfinite(loss) and math.isfinite(grad_norm)
+        if applied:
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        tokens = sum(len(self.examples[i].prompt) + sum(self.examples[i].counts) for i in indices)
+        order = {self.examples[i].id: k for k, i in enumerate(indices)}
+        return StepResult(loss, grad_norm, tuple(sorted(gathered, key=lambda r: order[r["id"]])), tokens, applied)
+
+    def _losses(self, batch: MicroBatch, kl: Tensor | None) -> tuple[Tensor, dict[str, list[float]]]:
+        members = [self.examples[i] for i in batch.members]
+        device = self.accelerator.device
+        activations = self.prepared.activations
+        entering = None if activations is None else activations.entering(batch).to(device)
+        values = self.wrapped(batch.pack, entering)
+        sums = sum_answers(values, batch.pack, members)
+        counts = torch.tensor([m.counts for m in members], device=device, dtype=torch.float32)
+        reference = torch.zeros_like(sums)
+        if self.prepared.reference:
+            reference = torch.tensor([self.prepared.reference[i] for i in batch.members], device=device)
+        losses = self.objective.losses(sums, counts, reference, kl)
+        return losses, self.objective.measures(sums, counts, reference)
+
+    @torch.no_grad()
+    def _kl(self, indices: Sequence[int]) -> Tensor:
+        """KTO's z₀: mean log-ratio of answers to prompts that they do not belong to (2402.01306, eq. 7), at least 0."""
+        shifted = [*indices[1:], *indices[:1]]
+        requests = [(self.examples[i].prompt, self.examples[j].answers) for i, j in zip(indices, shifted, strict=True)]
+        untouched = Policy(self.model.module, packed=self.policy.packed)
+        ratios = []
+        for pack, members in pack_whole(requests, token_budget=self.token_budget):
+            asked = [Encoded("", *requests[m]) for m in members]
+            now, before = (sum_answers(p(pack), pack, asked) for p in (self.wrapped, untouched))
+            ratios.append((now - before).flatten())
+        return torch.cat(ratios).mean().clamp(min=0)
+
+    def _shrink(self, indices: Sequence[int], error: BaseException) -> None:
+        """Halve the largest pack; when it is one example already, recompute activations; then give up."""
+        batches = lay_out_step(self.examples, indices, token_budget=self.token_budget)
+        largest = max(len(b.pack.tokens) for b in batches)
+        if any(len(b.members) > 1 for b in batches):
+            self.token_budget = max(1, min(largest, self.token_budget) // 2)
+            self.say(
+                f"out of memory with {largest} tokens in a pass: going on with {self.token_budget}; "
+                "the examples in a step stay the same"
+            )
+        elif not self.checkpointing:
+            self.checkpointing = True
+            recompute_activations(self.policy)
+            self.say(f"out of memory with one example of {largest} tokens: activations are now recomputed")
+        else:
+            raise ModelError(
+                f"out of memory with one example of {largest} tokens, activations recomputed",
+                hint="set max_length lower, train fewer layers (num_layers), or a smaller rank",
+            ) from error
+
+
+def rate_at(step: int, total: int, training: Training) -> float:
+    """Learning rate of ``step`` (from 1): linear warm-up, then constant, or down to zero after the last step."""
+    rising = math.ceil(training.warmup * total)
+    if step <= rising:
+        return training.learning_rate * step / (rising + 1)
+    done = (step - 1 - rising) / max(1, total - rising)
+    share = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[training.schedule]
+    return training.learning_rate * share
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
+    )

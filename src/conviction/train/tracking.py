@@ -1,0 +1,65 @@
+"""accelerate's side of a run: devices, processes, mixed precision, experiment trackers."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from conviction.errors import InputError, MissingExtraError, nearest
+from conviction.models.hf import HFModel
+from conviction.train.settings import Training, Weights
+
+__all__ = ["TRACKERS", "finish_tracking", "start_accelerator"]
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
+
+
+def start_accelerator(
+    model: HFModel,
+    weights: Weights,
+    training: Training,
+    track: str | None,
+    folder: Path | None,
+    settings: Mapping[str, Any],
+) -> Accelerator:
+    """An accelerator for this model, under ``accelerate launch`` or alone, with its tracker begun.
+
+    Raises InputError for an unknown tracker, MissingExtraError for one that is not installed.
+    """
+    if track is not None:
+        check_tracker(track)
+    half = {"auto": model.dtype == torch.bfloat16, "bf16": True, "fp32": False}[training.precision]
+    accelerator = Accelerator(
+        cpu=model.device.type == "cpu",
+        # An adapter computes in the dtype of the frozen weights; full weights are fp32 and autocast.
+        mixed_precision="bf16" if half and weights.tune == "full" else "no",
+        log_with=track,
+        project_dir=str(folder) if folder is not None else None,
+    )
+    if track is not None:
+        plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
+        accelerator.init_trackers("conviction", config=plain)
+    return accelerator
+
+
+def finish_tracking(accelerator: Accelerator) -> None:
+    """Let the tracker write what it holds."""
+    if accelerator.trackers:
+        accelerator.end_training()
+
+
+def check_tracker(track: str) -> None:
+    """Raise unless the tracker is known and installed."""
+    if track not in TRACKERS:
+        raise InputError(f"unknown tracker '{track}'", hint=f"{nearest(track, TRACKERS)}use {', '.join(TRACKERS)}")
+    installed = [track, "tensorboardX"] if track == "tensorboard" else [track]
+    if not any(importlib.util.find_spec(name) for name in installed):
+        raise MissingExtraError(
+            f"the tracker '{track}' is not installed",
+            hint=f"pip install {track}" + (" (or conviction[track])" if track == "tensorboard" else ""),
+        )
