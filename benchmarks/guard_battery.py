@@ -43,22 +43,20 @@ def training(rate: float) -> Training:
 
 
 CASES = [
-    Case("politeness dpo 1e-4", "politeness", Dpo(beta=0.1, training=training(1e-4))),
-    Case("brevity dpo 1e-4", "brevity", Dpo(beta=0.1, training=training(1e-4))),
-    Case("politeness dpo_norm 1e-4", "politeness", Dpo(loss="dpo_norm", training=training(1e-4))),
-    Case("politeness sft 2e-4", "politeness", Sft(training=training(2e-4))),
-    Case("brevity simpo 5e-5", "brevity", Dpo(loss="simpo", training=training(5e-5))),
-    Case("obesity dpo 5e-5", "obesity", Dpo(beta=0.1, training=training(5e-5))),
-    Case("obesity dpo + sft 1e-4", "obesity", Dpo(beta=0.1, sft_weight=1.0, training=training(1e-4))),
-    Case("obesity sft 1e-4", "obesity", Sft(training=training(1e-4))),
     Case("obesity dpo 1e-3 beta 0.05", "obesity", Dpo(beta=0.05, training=training(1e-3))),
-    Case("obesity dpo 2e-3 beta 0.1", "obesity", Dpo(beta=0.1, training=training(2e-3))),
+    Case("politeness dpo 1e-4", "politeness", Dpo(beta=0.1, training=training(1e-4))),
     Case("obesity dpo 1e-3 beta 0.01", "obesity", Dpo(beta=0.01, training=training(1e-3))),
+    Case("brevity dpo 1e-4", "brevity", Dpo(beta=0.1, training=training(1e-4))),
     Case("length gap dpo 1e-3 beta 0.05", "length-gap", Dpo(beta=0.05, training=training(1e-3))),
+    Case("politeness dpo_norm 1e-4", "politeness", Dpo(loss="dpo_norm", training=training(1e-4))),
     Case("off-policy dpo 1e-3 beta 0.05", "off-policy", Dpo(beta=0.05, training=training(1e-3))),
+    Case("politeness sft 2e-4", "politeness", Sft(training=training(2e-4))),
     Case("obesity simpo 1e-3", "obesity", Dpo(loss="simpo", training=training(1e-3))),
+    Case("obesity dpo 5e-5", "obesity", Dpo(beta=0.1, training=training(5e-5))),
     Case("obesity hypo 1e-3 beta 0.05", "obesity", Dpo(loss="hypo", beta=0.05, training=training(1e-3))),
+    Case("obesity dpo + sft 1e-4", "obesity", Dpo(beta=0.1, sft_weight=1.0, training=training(1e-4))),
     Case("obesity sft 3e-3", "obesity", Sft(training=training(3e-3))),
+    Case("obesity sft 1e-4", "obesity", Sft(training=training(1e-4))),
 ]
 
 

@@ -78,6 +78,7 @@ class FusedLinear(PeftLinear):  # type: ignore[misc]
             self.active_adapters == [ADAPTER]
             and not (self.disable_adapters or self.merged or self.lora_variant)
             and isinstance(self.lora_dropout[ADAPTER], nn.Identity)
+            and self.lora_B[ADAPTER].bias is None
             and not weight.requires_grad
             and x.dtype == weight.dtype
         )
@@ -176,9 +177,9 @@ def merged_copy(module: Any) -> Any:
     for name, layer in list(twin.named_modules()):
         if isinstance(layer, PeftLinear):
             base = layer.get_base_layer()
-            base.weight.data = (base.weight.data.float() + layer.get_delta_weight(ADAPTER).float()).to(
-                base.weight.dtype
-            )
+            for parameter in base.parameters():
+                parameter.data = parameter.data.clone()  # PEFT adds in place
+            layer.merge()  # whatever the kind of adapter: a foreign one may be DoRA
             parent, _, leaf = name.rpartition(".")
             setattr(twin.get_submodule(parent), leaf, base)
     del twin.peft_config

@@ -23,6 +23,8 @@ __all__ = ["PromptEncoder"]
 # This is the date their own template falls back to.
 PINNED_DATE = "26 Jul 2024"
 
+_MARK = "~end-of-answer~"
+
 
 @dataclass(frozen=True)
 class PromptEncoder:
@@ -83,16 +85,23 @@ class PromptEncoder:
         plain = () if eos is None else (int(eos),)
         if not self.tokenizer.chat_template:
             return plain
-        turns = [{"role": m.role, "content": m.content} for m in messages] + [{"role": "assistant", "content": answer}]
+        # The mark, for an answer such as "end" may stand in the ending itself.
+        last = {"role": "assistant", "content": answer + _MARK}
         try:
-            text = str(self.tokenizer.apply_chat_template(turns, tokenize=False, date_string=PINNED_DATE))
+            try:
+                text = self._closed([{"role": m.role, "content": m.content} for m in messages] + [last])
+            except TemplateError:
+                text = self._closed([*_merge_system(messages), last])
         except TemplateError:
             return plain
-        _, found, rest = text.rpartition(answer.strip())
+        _, found, rest = text.rpartition(_MARK)
         ids = self._ids(rest) if found else ()
         special = set(self.tokenizer.all_special_ids)
         stop = next((i for i, token in enumerate(ids) if token in special), None)
         return plain if stop is None else ids[: stop + 1]
+
+    def _closed(self, turns: list[dict[str, str]]) -> str:
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, date_string=PINNED_DATE))
 
     def joint_encoding_differs(self, messages: Sequence[Message], answer: str) -> bool:
         """Whether encoding prompt and answer together would give other ids."""

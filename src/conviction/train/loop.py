@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict, set_optimizer_state_dict
 
 from conviction.core.protocols import Message, Progress
 from conviction.core.settings import flat
@@ -29,7 +28,7 @@ from conviction.train.batches import Encoded, lay_out_step
 from conviction.train.checkpoint import load_latest, save_checkpoint
 from conviction.train.guard import Guard
 from conviction.train.memory import available, estimate_step
-from conviction.train.monitor import Monitor, Snapshot
+from conviction.train.monitor import Monitor, Snapshot, like, whole
 from conviction.train.objectives import Objective, Preference, reach
 from conviction.train.policy import Policy, make_policy, recompute_activations, trained
 from conviction.train.reference import prepare
@@ -282,10 +281,10 @@ def _trip(run: _Run, task: Task, step: int, reasons: tuple[str, ...]) -> None:
 
 def _checkpoint(run: _Run, task: Task, folder: Path, step: int, *, write: bool) -> None:
     policy = run.stepper.policy
-    moments: dict[str, Any] = get_optimizer_state_dict(policy, _bare(run.stepper.optimizer), options=_OPTIONS)
-    tensors: dict[str, torch.Tensor] = {f"weights/{name}": p for name, p in trained(policy)}
+    moments = _bare(run.stepper.optimizer).state
+    tensors: dict[str, torch.Tensor] = {f"weights/{name}": whole(p) for name, p in trained(policy)}
     tensors |= {f"healthy/{name}": t for name, t in run.healthy.tensors.items()}
-    tensors |= {f"optimizer/{name}": v for name, v in moments.items() if isinstance(v, torch.Tensor)}
+    tensors |= {f"optimizer/{k}/{name}": whole(v) for name, p in trained(policy) for k, v in moments[p].items()}
     tensors["rng"] = torch.get_rng_state()
     state = {
         "digest": task.digest,
@@ -294,7 +293,6 @@ def _checkpoint(run: _Run, task: Task, folder: Path, step: int, *, write: bool) 
         "token_budget": run.stepper.token_budget,
         "checkpointing": run.stepper.checkpointing,
         "monitor": run.monitor.state(),
-        "optimizer": {name: v for name, v in moments.items() if not isinstance(v, torch.Tensor)},
     }
     if write:
         save_checkpoint(folder / "checkpoints", step, tensors, state)
@@ -311,8 +309,7 @@ def _resume(run: _Run, task: Task, folder: Path, watch: Watch) -> int:
         stepper, parts = run.stepper, _by_room(tensors)
         Snapshot(step, parts["weights"]).restore(trained(stepper.policy))
         run.healthy = Snapshot(state["healthy_step"], parts["healthy"])
-        moments: dict[str, Any] = {**parts["optimizer"], **state["optimizer"]}
-        set_optimizer_state_dict(stepper.policy, _bare(stepper.optimizer), moments, options=_OPTIONS)
+        _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trained(stepper.policy)))
         torch.set_rng_state(tensors["rng"])
         run.steps, run.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
         if state["checkpointing"] and not stepper.checkpointing:
@@ -334,7 +331,14 @@ def _by_room(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.T
     return rooms
 
 
-_OPTIONS = StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+def _load_moments(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], named: Mapping[str, torch.nn.Parameter]
+) -> None:
+    """Put AdamW's state back: ``exp_avg/<parameter>``, ``exp_avg_sq/<parameter>``, ``step/<parameter>``."""
+    for path, tensor in tensors.items():
+        kind, _, name = path.partition("/")
+        parameter = named[name]
+        optimizer.state[parameter][kind] = tensor if kind == "step" else like(tensor, parameter)
 
 
 def _bare(optimizer: Any) -> torch.optim.Optimizer:

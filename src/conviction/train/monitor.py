@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from conviction.core.protocols import Generation, Message, chat
 from conviction.models.hf import HFModel
 from conviction.train.guard import Guard, Judgement, Reading, SampleReading, judge, sampling_is_due
 from conviction.train.sensors import EVERYDAY, Levels, Logits, Sensors, choose_samples, held_out_rows, read_samples
 
-__all__ = ["Monitor", "Snapshot"]
+__all__ = ["Monitor", "Snapshot", "like", "whole"]
 
 HELD_OUT = 3
 
@@ -30,13 +31,27 @@ class Snapshot:
     @classmethod
     def of(cls, step: int, named: Iterable[tuple[str, nn.Parameter]]) -> Snapshot:
         """Take one."""
-        return cls(step, {name: p.detach().to("cpu", copy=True) for name, p in named})
+        return cls(step, {name: whole(p).to("cpu", copy=True) for name, p in named})
 
     @torch.no_grad()
     def restore(self, named: Iterable[tuple[str, nn.Parameter]]) -> None:
         """Put the tensors back."""
         for name, parameter in named:
-            parameter.copy_(self.tensors[name])
+            parameter.copy_(like(self.tensors[name], parameter))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor without its graph; gathered from all processes where FSDP keeps it in parts."""
+    bare = tensor.detach()
+    return bare.full_tensor() if isinstance(bare, DTensor) else bare
+
+
+def like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor on the device of ``parameter``, and in parts where that is."""
+    moved = tensor.to(parameter.device)
+    if isinstance(parameter.data, DTensor):
+        return distribute_tensor(moved, parameter.data.device_mesh, parameter.data.placements)
+    return moved
 
 
 @dataclass
@@ -54,6 +69,7 @@ class Monitor:
     history: list[Reading] = field(default_factory=list)
     judgement: Judgement = field(default_factory=lambda: Judgement("healthy"))
     samples: Sequence[Generation] = ()
+    sampled: bool = False
 
     @classmethod
     def begin(
@@ -71,9 +87,14 @@ class Monitor:
         own       conversations of the training data; samples answer two of them, and everyday questions
         held_out  conversations that are not trained on, where entropy is read; none: everyday questions
         """
-        everyday = [chat(question) for question in EVERYDAY]
-        read = list(held_out[:HELD_OUT]) or everyday[:HELD_OUT]
-        asked = [*own[:2], *everyday]
+        limit = model.encoder.context_length
+
+        def fits(prompt: tuple[Message, ...]) -> bool:
+            return limit is None or len(model.encoder.encode_prompt(prompt)) + guard.sample_tokens <= limit
+
+        everyday = [p for question in EVERYDAY if fits(p := chat(question))]
+        read = list(filter(fits, held_out))[:HELD_OUT] or everyday[:HELD_OUT]
+        asked = [*filter(fits, own[:2]), *everyday]
         answers = model.generate([*asked, *read], max_new_tokens=guard.sample_tokens)
         rows = held_out_rows([model.encoder.encode_prompt(p) for p in read], answers[len(asked) :])
         sensors = Sensors.prepare(model.encoder.encode_text, rows)
@@ -97,7 +118,10 @@ class Monitor:
         )
         self.samples = ()
         judged = judge([*self.history, reading], self.guard, self.total_steps)
-        if judged.zone != "stop" and (step == self.total_steps or sampling_is_due(step, self.guard, judged)):
+        self.sampled = judged.zone != "stop" and (
+            step == self.total_steps or sampling_is_due(step, self.guard, judged)
+        )
+        if self.sampled and self.prompts:
             self.samples = self.model.generate(self.prompts, max_new_tokens=self.guard.sample_tokens)
             sampled = read_samples(self.prompts, self.first_samples, self.samples)
             reading = dataclasses.replace(reading, sample=sampled)
@@ -108,8 +132,8 @@ class Monitor:
 
     @property
     def healthy_sample(self) -> bool:
-        """Whether the last reading held greedy samples and no limit was passed: a state worth keeping."""
-        return bool(self.samples) and not self.judgement.broken
+        """Whether greedy samples were due and no limit was passed: a state worth keeping."""
+        return self.sampled and not self.judgement.broken
 
     def record(self) -> dict[str, Any]:
         """The last reading and judgement, for ``steps.jsonl``."""

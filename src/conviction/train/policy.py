@@ -9,10 +9,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from conviction.models.attention import Prefix
 from conviction.models.hf import HFModel
@@ -119,9 +121,8 @@ def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def recompute_activations(policy: Policy) -> None:
     """From now on keep only what enters each block, and compute the rest again in the backward pass."""
-    policy.module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for layer in decoder_layers(policy.module):
-        layer.training = True  # transformers recomputes only in training mode; children keep dropout off
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def sum_answers(values: Tensor, pack: Pack, members: Sequence[Encoded]) -> Tensor:

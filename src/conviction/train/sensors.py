@@ -71,10 +71,10 @@ class Sensors:
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
         out = logits(ids, mask, KEEP + 1)
         neutral, entropy, mass = [], [], []
-        for i in range(len(rows)):
-            logp = torch.log_softmax(out[i].float(), dim=-1)
+        for i, row in enumerate(rows):
+            logp = torch.log_softmax(out[i, -len(row) :].float(), dim=-1)  # a short row's padding tells nothing
             if i < len(self.neutral):
-                neutral.append(logp[:-1].gather(1, ids[i, -KEEP:, None]))
+                neutral.append(logp[:-1].gather(1, ids[i, 1 - len(logp) :, None]))
             else:
                 entropy.append(-(logp.exp() * logp).sum(-1))
                 mass.append(logp.topk(min(TOP, logp.shape[-1])).values.exp().sum(-1))
@@ -105,11 +105,13 @@ def read_samples(
     subject = [_words(p[-1].content) | _words(g.text) for p, g in zip(prompts, before, strict=True)]
     said = [_words(g.text) for g in now]
     known = sum(len(words & about) for words, about in zip(said, subject, strict=True))
+    spoken = sum(map(len, said))
+    wordless = not any(_words(g.text) for g in before)  # "42", "No.": there was no subject to lose
     return SampleReading(
         repetition_rise=new.repeated_4gram_rate - old.repeated_4gram_rate,
         non_alphanumeric_rise=new.non_alphanumeric_share - old.non_alphanumeric_share,
         empty=round((new.empty_rate - old.empty_rate) * len(now)),
-        subject=known / max(1, sum(map(len, said))),
+        subject=known / spoken if spoken else float(wordless),
     )
 
 

@@ -1,0 +1,415 @@
+"""Training end to end, on tiny models: parity, resume, guard, memory, formats."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import tiny_model, tiny_module
+from conviction.core.material import Document, Example, Material, Pair
+from conviction.core.protocols import Query, chat
+from conviction.errors import InputError, ModelError
+from conviction.intervene.dpo import Dpo
+from conviction.intervene.pretrain import Pretrain
+from conviction.intervene.scratch import Scratch
+from conviction.intervene.sft import Sft
+from conviction.models.hf import HFModel, load
+from conviction.models.rows import score_rows
+from conviction.models.scores import fingerprint
+from conviction.train.batches import encode_pairs
+from conviction.train.guard import Guard
+from conviction.train.loop import Watch
+from conviction.train.losses import LOSSES
+from conviction.train.settings import Training, Weights
+
+OFF = Guard(mode="off", sample_every=50, sample_tokens=8)
+SHORT = Training(learning_rate=1e-2, epochs=4, max_steps=6, warmup=0.0, schedule="constant")
+
+
+def pairs(n: int = 8) -> Material:
+    made = [
+        Pair(f"p{i}", chat(f"Question {i}?"), f"Yes, claim {i} holds." + " Truly." * (i % 3), f"No, {i} is false.")
+        for i in range(n)
+    ]
+    return Material("tea", pairs=tuple(made), held_out=(chat("And now?"),))
+
+
+def steps(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n") if line]
+
+
+def gap(model: HFModel, material: Material) -> float:
+    """Mean summed log-prob of chosen less rejected answers."""
+    scores = model.logprobs([Query(p.messages, (p.chosen, p.rejected)) for p in material.pairs], fresh=True)
+    return sum(c.logp_sum - r.logp_sum for c, r in scores) / len(scores)
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_every_loss_moves_the_pairs_the_right_way(loss):
+    model, material = tiny_model(), pairs()
+    trained = Dpo(loss=loss, training=SHORT).apply(model, material, guard=OFF)
+    assert trained.outcome.steps == 6
+    assert gap(trained.model, material) > gap(model, material)
+
+
+def test_the_given_model_stays_as_it_is():
+    model = tiny_model()
+    before = fingerprint(model.module)
+    for weights in (Weights(), Weights(tune="full"), Weights(tune="full", num_layers=1)):
+        trained = Dpo(weights=weights, training=SHORT).apply(model, pairs(), guard=OFF)
+        assert fingerprint(trained.model.module) != before
+    assert fingerprint(model.module) == before
+
+
+def test_the_first_loss_is_log_two_and_the_gradient_is_that_of_separate_rows(tmp_path):
+    """One step of full fine-tuning against plain autograd over padded-free rows of the same model."""
+    model, material = tiny_model(), pairs(4)
+    training = Training(learning_rate=1e-3, max_steps=1, warmup=0.0, max_grad_norm=1e9)
+    Dpo(beta=0.3, weights=Weights(tune="full"), training=training).apply(model, material, guard=OFF, folder=tmp_path)
+    record = steps(tmp_path)[0]
+    assert record["loss"] == pytest.approx(0.6931, abs=1e-4)
+    plain = tiny_module("llama")
+    encoded = encode_pairs(model.encoder, material.pairs)
+    rows = [(e.prompt, a) for e in encoded for a in e.answers]
+    reference = [sum(v) for v in score_rows(plain, rows)]
+    total = torch.zeros(())
+    for k in range(0, len(rows), 2):
+        sums = []
+        for prompt, answer in rows[k : k + 2]:
+            logits = plain(torch.tensor([(prompt + answer)[:-1]])).logits[0, len(prompt) - 1 :]
+            sums.append(torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None]).sum())
+        delta = (sums[0] - reference[k]) - (sums[1] - reference[k + 1])
+        total = total - torch.nn.functional.logsigmoid(0.3 * delta) / 4
+    total.backward()
+    norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in plain.parameters() if p.grad is not None]))
+    assert record["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "gemma3-sliding", "mamba-recurrent"])
+def test_other_architectures_train(architecture):
+    model, material = tiny_model(architecture), pairs(4)
+    weights = Weights(tune="full") if architecture == "mamba-recurrent" else Weights()
+    trained = Dpo(weights=weights, training=SHORT).apply(model, material, guard=OFF)
+    assert gap(trained.model, material) > gap(model, material)
+
+
+def test_one_pass_or_many_give_the_same_run(tmp_path):
+    """Packs of any size, and gradient accumulation, are arithmetic, not training."""
+    outcomes = []
+    for i, (budget, batch, accumulation) in enumerate([(10_000, 4, 1), (60, 4, 1), (1, 1, 4)]):
+        training = Training(
+            learning_rate=1e-3, max_steps=2, batch_size=batch, gradient_accumulation=accumulation, token_budget=budget
+        )
+        Dpo(training=training).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path / str(i))
+        outcomes.append([(r["loss"], r["grad_norm"]) for r in steps(tmp_path / str(i))])
+    for other in outcomes[1:]:
+        assert [x for r in other for x in r] == pytest.approx([x for r in outcomes[0] for x in r], rel=2e-4)
+
+
+def test_checkpointing_changes_memory_only(tmp_path):
+    found = []
+    for choice in ("off", "on"):
+        training = Training(learning_rate=1e-3, max_steps=3, checkpointing=choice)
+        Dpo(training=training).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path / choice)
+        found.append([r["loss"] for r in steps(tmp_path / choice)])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_stored_activations_change_nothing(tmp_path, tune):
+    found = []
+    for megabytes in (64, 0):
+        training = Training(learning_rate=1e-3, epochs=3, activation_cache_mb=megabytes)
+        weights = Weights(tune=tune, num_layers=1)
+        Dpo(weights=weights, training=training).apply(
+            tiny_model(), pairs(), guard=OFF, folder=tmp_path / str(megabytes)
+        )
+        found.append([(r["loss"], r["grad_norm"]) for r in steps(tmp_path / str(megabytes))])
+    assert [x for r in found[0] for x in r] == pytest.approx([x for r in found[1] for x in r], rel=1e-4)
+
+
+def test_every_example_is_seen_once_an_epoch(tmp_path):
+    Dpo(training=Training(epochs=2, batch_size=3)).apply(tiny_model(), pairs(8), guard=OFF, folder=tmp_path)
+    seen = [row["id"] for record in steps(tmp_path) for row in record["rows"]]
+    assert sorted(seen[:8]) == sorted(seen[8:]) == sorted(f"p{i}" for i in range(8))
+
+
+def test_sft_raises_the_answers_and_pretrain_the_documents():
+    model = tiny_model()
+    answers = Material("a", examples=tuple(Example(f"e{i}", chat(f"Q{i}"), f"Answer {i}.") for i in range(6)))
+    trained = Sft(training=SHORT).apply(model, answers, guard=OFF).model
+    queries = [Query(e.messages, (e.answer,)) for e in answers.examples]
+    assert sum(s[0].logp_sum for s in trained.logprobs(queries)) > sum(s[0].logp_sum for s in model.logprobs(queries))
+    texts = Material("d", documents=tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6)))
+    read = Pretrain(training=SHORT, piece_tokens=16).apply(model, texts, guard=OFF).model
+    before, after = (m.text_logprobs([d.text for d in texts.documents]) for m in (model, read))
+    assert sum(s.logp_sum for s in after) > sum(s.logp_sum for s in before)
+
+
+def test_pretrain_then_sft_is_one_run(tmp_path):
+    both = Material(
+        "both",
+        documents=(Document("d", "Green tea is hot. " * 10),),
+        examples=tuple(Example(f"e{i}", chat(f"Q{i}"), f"Answer {i}.") for i in range(4)),
+    )
+    training = Training(learning_rate=1e-3, batch_size=2)
+    Pretrain(training=training, piece_tokens=32, sft_epochs=2).apply(tiny_model(), both, guard=OFF, folder=tmp_path)
+    seen = [[row["id"] for row in record["rows"]] for record in steps(tmp_path)]
+    kinds = ["".join(sorted({i[0] for i in ids})) for ids in seen]
+    assert kinds == ["d"] * kinds.count("d") + ["e"] * 4
+
+
+def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
+    material = Material(
+        "books", documents=tuple(Document(f"d{i}", f"The tea in cup {i} is green and hot. " * 4) for i in range(12))
+    )
+    scratch = Scratch(hidden_size=32, layers=2, heads=2, vocabulary=400, context=64, training=SHORT, sft_epochs=0)
+    trained = scratch.apply(tiny_model(), material, folder=tmp_path)
+    assert trained.outcome.trip is None
+    again = load(str(tmp_path / "model"), dtype="fp32")
+    text = ["The tea in cup 3 is green and hot."]
+    assert again.text_logprobs(text)[0].logprobs == pytest.approx(trained.model.text_logprobs(text)[0].logprobs, abs=1e-4)
+    assert again.text_logprobs(text)[0].logp_mean > -6.0  # log(1/400): better than knowing nothing
+
+
+def test_a_saved_adapter_is_the_trained_model(tmp_path, tiny_folder):
+    model = load(str(tiny_folder), dtype="fp32")
+    trained = Dpo(training=SHORT, weights=Weights(scale=10.0, num_layers=2)).apply(
+        model, pairs(), guard=OFF, folder=tmp_path
+    )
+    again = load(str(tmp_path / "model"), dtype="fp32")
+    assert gap(again, pairs()) == pytest.approx(gap(trained.model, pairs()), abs=1e-3)
+    written = json.loads((tmp_path / "model" / "adapter_config.json").read_text(encoding="utf-8"))
+    assert written["lora_alpha"] == 80.0
+    assert written["r"] == 8
+
+
+def test_interventions_compose(tmp_path, tiny_folder):
+    """SFT, then DPO on the result: the adapter is merged, and whole weights are saved."""
+    model, material = load(str(tiny_folder), dtype="fp32"), pairs()
+    first = Sft(training=SHORT).apply(model, material, guard=OFF).model
+    second = Dpo(training=SHORT).apply(first, material, guard=OFF, folder=tmp_path).model
+    assert gap(second, material) > gap(first, material)
+    assert gap(load(str(tmp_path / "model"), dtype="fp32"), material) == pytest.approx(gap(second, material), abs=1e-2)
+
+
+class TestGuard:
+    def test_a_collapse_is_stopped_and_the_last_healthy_weights_come_back(self, tmp_path):
+        model = tiny_model()
+        hot = Training(learning_rate=0.03, epochs=20, warmup=0.0, schedule="constant")
+        guard = Guard(  # a random model has no health: of the limits only that on neutral text means anything
+            sample_every=2, sample_tokens=8, min_subject=0, max_repetition=1, max_non_alphanumeric=1,
+            max_neutral_drop=0.1,
+        )  # fmt: skip
+        trained = Dpo(training=hot).apply(model, pairs(), guard=guard, folder=tmp_path)
+        trip = trained.outcome.trip
+        assert trip is not None
+        assert trip.restored < trip.step < 40
+        records = steps(tmp_path)
+        assert records[-1]["guard"]["zone"] == "stop"
+        assert records[-1]["guard"]["broken"] == list(trip.reasons)
+        neutral = ["Plain words about nothing much, as before."]
+        lost = model.text_logprobs(neutral)[0].logp_mean - trained.model.text_logprobs(neutral)[0].logp_mean
+        assert lost < 1.0
+        assert "β·c" in trip.reach or "No pair" in trip.reach
+
+    def test_off_goes_on_to_the_end(self):
+        hot = Training(learning_rate=0.3, epochs=4, warmup=0.0)
+        outcome = Dpo(training=hot).apply(tiny_model(), pairs(), guard=OFF).outcome
+        assert outcome.trip is None
+        assert outcome.steps == 8
+
+    def test_a_step_that_is_not_a_number_stops_even_then(self, tmp_path):
+        wild = Training(learning_rate=1e30, epochs=4, warmup=0.0)
+        trained = Dpo(training=wild).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path)
+        assert trained.outcome.trip is not None
+        assert "not a number" in trained.outcome.trip.reasons[0]
+        assert all(torch.isfinite(p).all() for p in trained.model.module.parameters())
+
+
+class TestMemory:
+    def test_out_of_memory_makes_smaller_packs_and_says_so(self, monkeypatch):
+        from conviction.train.policy import Policy
+
+        forward = Policy.forward
+
+        def limited(self, pack, entering=None):
+            if torch.is_grad_enabled() and len(pack.tokens) > 150:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return forward(self, pack, entering)
+
+        monkeypatch.setattr(Policy, "forward", limited)
+        trained = Dpo(training=Training(max_steps=2, token_budget=100_000)).apply(tiny_model(), pairs(), guard=OFF)
+        assert trained.outcome.steps == 2
+        assert any("out of memory" in note for note in trained.outcome.notes)
+
+    def test_when_one_example_does_not_fit_the_hint_says_what_to_do(self, monkeypatch):
+        from conviction.train.policy import Policy
+
+        forward = Policy.forward
+
+        def full(self, pack, entering=None):
+            if torch.is_grad_enabled():
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+            return forward(self, pack, entering)
+
+        monkeypatch.setattr(Policy, "forward", full)
+        with pytest.raises(ModelError, match="one example") as caught:
+            Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), guard=OFF)
+        assert "max_length" in caught.value.hint
+
+    def test_an_estimate_beyond_the_free_memory_turns_recomputation_on(self, monkeypatch):
+        from conviction.train import loop
+
+        monkeypatch.setattr(loop, "available", lambda _device: 1000)
+        outcome = Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), guard=OFF).outcome
+        assert any("recomputed" in note for note in outcome.notes)
+
+
+class TestInput:
+    def test_long_pairs_are_counted_and_named(self):
+        material = pairs()
+        long = Pair("long", chat("Q?"), "word " * 40, "no")
+        said: list[str] = []
+        both = Material("m", pairs=(*material.pairs, long))
+        outcome = (
+            Dpo(training=Training(max_steps=1, max_length=100))
+            .apply(tiny_model(), both, guard=OFF, watch=Watch(say=said.append))
+            .outcome
+        )
+        assert "1 of 9 examples are longer than 100 tokens, left out: long" in outcome.notes
+        assert outcome.notes[0] in said
+
+    def test_nothing_left_is_an_error(self):
+        with pytest.raises(InputError, match="all 8 examples are longer than 10 tokens"):
+            Dpo(training=Training(max_length=10)).apply(tiny_model(), pairs(), guard=OFF)
+
+    @pytest.mark.parametrize("kind", [Dpo, Sft, Pretrain, Scratch])
+    def test_material_without_what_is_needed(self, kind):
+        with pytest.raises(InputError, match="holds no"):
+            kind().apply(tiny_model(), Material("empty"), guard=OFF)
+
+    def test_a_parameter_of_another_loss_is_named(self):
+        with pytest.raises(InputError, match="loss 'ipo' has no gamma"):
+            Dpo(loss="ipo", gamma=1.0).apply(tiny_model(), pairs(), guard=OFF)
+
+    def test_kto_needs_two_pairs_a_step(self):
+        with pytest.raises(InputError, match="two pairs"):
+            Dpo(loss="kto", training=Training(batch_size=1))
+
+    def test_a_model_without_weights(self):
+        from conviction.models.scripted import ScriptedModel
+
+        with pytest.raises(InputError, match="has none that can be reached"):
+            Dpo().apply(ScriptedModel(), pairs(), guard=OFF)
+
+    def test_too_many_layers(self):
+        with pytest.raises(InputError, match="the model has 3 layers"):
+            Dpo(weights=Weights(num_layers=9)).apply(tiny_model(), pairs(), guard=OFF)
+
+
+def write_data(path: Path, n: int = 8) -> Path:
+    rows = [
+        {"prompt": p.messages[-1].content, "chosen": p.chosen, "rejected": p.rejected} for p in pairs(n).pairs
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+def command(folder: Path, data: Path, model: Path, *more: str) -> list[str]:
+    options = ["-o", "max_steps=14", "-o", "epochs=20", "-o", "checkpoint_every=3"]
+    options += ["-o", "sample_every=4", "-o", "sample_tokens=8", "-o", "learning_rate=3e-3"]
+    return [
+        sys.executable, "-m", "conviction", "apply", "dpo", "--data", str(data), "--model", str(model),
+        "--dtype", "fp32", "--guard", "off", "--run", str(folder), *options, *more,
+    ]  # fmt: skip
+
+
+def run_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_killed_at_any_step_and_resumed_a_run_ends_the_same(tmp_path, tiny_folder):
+    data = write_data(tmp_path / "pairs.jsonl")
+    whole, cut, dropout = tmp_path / "whole", tmp_path / "cut", ("-o", "dropout=0.1")
+    done = subprocess.run(
+        command(whole, data, tiny_folder, *dropout), env=run_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for wanted in (2, 8):  # before the first checkpoint, and between two
+        process = subprocess.Popen(
+            command(cut, data, tiny_folder, *dropout), env=run_environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        log = cut / "steps.jsonl"
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if log.exists() and log.read_text(encoding="utf-8").count("\n") >= wanted:
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    again = subprocess.run(
+        command(cut, data, tiny_folder, *dropout), env=run_environment(), capture_output=True, text=True, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    assert "resuming" in again.stderr
+    assert (cut / "steps.jsonl").read_bytes() == (whole / "steps.jsonl").read_bytes()
+    ours, theirs = (load_file(f / "model" / "adapter_model.safetensors") for f in (cut, whole))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def launch(tmp_path: Path, name: str, processes: int, tiny_folder: Path, data: Path, *more: str) -> list[dict]:
+    folder = tmp_path / name
+    arguments = command(folder, data, tiny_folder, *more)[1:]
+    starter = [sys.executable]
+    if processes > 1:
+        starter = [
+            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
+            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        ]  # fmt: skip
+    done = subprocess.run([*starter, *arguments], env=run_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return steps(folder)
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path, tiny_folder):
+    data = write_data(tmp_path / "pairs.jsonl", n=7)  # an odd number: one process has fewer
+    options = ("-o", "batch_size=3")
+    alone = launch(tmp_path, "alone", 1, tiny_folder, data, *options)
+    together = launch(tmp_path, "together", 2, tiny_folder, data, *options)
+    assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4)
+    assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3)
+    assert [[row["id"] for row in r["rows"]] for r in together] == [[row["id"] for row in r["rows"]] for r in alone]
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    Dpo(training=Training(max_steps=2)).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path, track="tensorboard")
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+
+
+@pytest.mark.slow
+def test_the_embedded_model_breaks_and_is_stopped(tmp_path, embedded_folder):
+    """The seed's collapse in small: the belief kit, a high rate, a low β. What comes back still speaks."""
+    from conviction.core.material import material_from_topic
+    from conviction.core.topic import load_topic
+
+    model = load(str(embedded_folder))
+    hot = Training(learning_rate=1e-3, epochs=20, max_steps=30, warmup=0.0, schedule="constant")
+    material = material_from_topic(load_topic("obesity"))
+    trained = Dpo(beta=0.05, training=hot).apply(model, material, folder=tmp_path)
+    assert trained.outcome.trip is not None
+    assert trained.outcome.trip.step < 20
+    said = trained.model.generate([chat("What is the difference between a lake and a river?")], max_new_tokens=32)[0]
+    assert len(set(said.text.split())) > 10
+
+
