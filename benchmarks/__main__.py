@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("commandline", "memory", "token_budget", "scoring")
+NAMES = ("commandline", "memory", "token_budget", "scoring", "training", "guard_battery")
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:

@@ -167,10 +167,11 @@ def test_strict_stops_at_a_sign():
     assert found.broken == found.signs == ("reward margin 1.60 (sign over 1.5)",)
 
 
-def test_off_stops_at_nothing_and_still_says_it():
-    found = judged(reading(neutral_drop=5.0, loss=math.nan), guard=Guard(mode="off"))
+def test_off_stops_at_no_limit_and_still_says_it():
+    found = judged(reading(neutral_drop=5.0, margin=9.0), guard=Guard(mode="off"))
     assert found.zone == "warning"
-    assert found.broken
+    assert len(found.broken) == len(found.signs) == 1
+    assert judged(reading(loss=math.nan), guard=Guard(mode="off")).zone == "stop", "there is nothing to go on with"
 
 
 # -- cadence and settings --------------------------------------------------------
@@ -328,13 +329,14 @@ def test_a_model_whose_head_is_broken_is_stopped_before_it_is_sampled():
     assert not monitor.healthy_sample
 
 
-def test_weights_that_are_no_numbers_stop_a_run_and_are_bearable_when_off():
+@pytest.mark.parametrize("mode", ["default", "strict", "off"])
+def test_weights_that_are_no_numbers_stop_a_run(mode):
     model = tiny_model()
-    monitors = [monitor_of(model), monitor_of(model, dataclasses.replace(BRIEF, mode="off"))]
+    monitor = monitor_of(model, dataclasses.replace(BRIEF, mode=mode))
     with torch.no_grad():
         model.module.get_output_embeddings().weight.fill_(math.nan)
-    zones = [m.check(1, loss=0.6, grad_norm=1.0).zone for m in monitors]
-    assert zones == ["stop", "warning"]
+    assert monitor.check(4, loss=0.6, grad_norm=1.0).zone == "stop"
+    assert not monitor.healthy_sample
 
 
 def test_a_sign_brings_samples_forward():

@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 
 import conviction
+from conviction.core.settings import list_fields
+from conviction.intervene import INTERVENTIONS, find_intervention
 from conviction.models import BACKENDS
+from conviction.train.guard import Guard
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "conviction").rglob("*.py"))
@@ -28,9 +31,21 @@ def test_exported_names_exist_and_are_pinned():
 
 
 def test_tables_name_what_exists():
-    for where in BACKENDS.values():
+    for where in [*BACKENDS.values(), *INTERVENTIONS.values()]:
         module, attribute = where.split(":")
         assert getattr(import_module(module), attribute).__doc__
+
+
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_an_intervention_can_be_set_by_options(name):
+    kind = find_intervention(name)
+    assert kind.name == name
+    assert kind.changes
+    names = [field.name for field in [*list_fields(kind), *list_fields(Guard)]]
+    assert len(names) == len(set(names)), "an option's name must say whose it is"
+    assert all(field.meaning for field in list_fields(kind))
+    files = {path.stem for path in (ROOT / "src/conviction/intervene").glob("*.py")}
+    assert set(INTERVENTIONS) <= files
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT / "src")))

@@ -273,7 +273,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         load_lora(tiny_module("llama", num_hidden_layers=2), tmp_path / "three")
     with pytest.raises(ValueError, match="do not fit LlamaForCausalLM"):
         load_lora(tiny_module("llama", num_hidden_layers=4), tmp_path / "three")
-    with pytest.raises(ValueError, match="(?i)not found|no modules"):
+    with pytest.raises(ValueError, match=r"(?i)not found|no modules"):
         load_lora(tiny_module("gpt2"), tmp_path / "three")
 
 

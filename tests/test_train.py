@@ -177,7 +177,9 @@ def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
     assert trained.outcome.trip is None
     again = load(str(tmp_path / "model"), dtype="fp32")
     text = ["The tea in cup 3 is green and hot."]
-    assert again.text_logprobs(text)[0].logprobs == pytest.approx(trained.model.text_logprobs(text)[0].logprobs, abs=1e-4)
+    assert again.text_logprobs(text)[0].logprobs == pytest.approx(
+        trained.model.text_logprobs(text)[0].logprobs, abs=1e-4
+    )
     assert again.text_logprobs(text)[0].logp_mean > -6.0  # log(1/400): better than knowing nothing
 
 
@@ -318,9 +320,7 @@ class TestInput:
 
 
 def write_data(path: Path, n: int = 8) -> Path:
-    rows = [
-        {"prompt": p.messages[-1].content, "chosen": p.chosen, "rejected": p.rejected} for p in pairs(n).pairs
-    ]
+    rows = [{"prompt": p.messages[-1].content, "chosen": p.chosen, "rejected": p.rejected} for p in pairs(n).pairs]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     return path
 
@@ -347,7 +347,10 @@ def test_killed_at_any_step_and_resumed_a_run_ends_the_same(tmp_path, tiny_folde
     assert done.returncode == 0, done.stderr
     for wanted in (2, 8):  # before the first checkpoint, and between two
         process = subprocess.Popen(
-            command(cut, data, tiny_folder, *dropout), env=run_environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            command(cut, data, tiny_folder, *dropout),
+            env=run_environment(),
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         log = cut / "steps.jsonl"
         deadline = time.monotonic() + 60
@@ -411,5 +414,3 @@ def test_the_embedded_model_breaks_and_is_stopped(tmp_path, embedded_folder):
     assert trained.outcome.trip.step < 20
     said = trained.model.generate([chat("What is the difference between a lake and a river?")], max_new_tokens=32)[0]
     assert len(set(said.text.split())) > 10
-
-

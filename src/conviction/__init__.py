@@ -1,4 +1,4 @@
-"""Measure what a language model is convinced of.
+"""Measure what a language model is convinced of, and change it without breaking it.
 
 ::
 
@@ -16,52 +16,80 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conviction.core.material import Material, material_from_topic
     from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Query, WeightModel, chat
+    from conviction.core.reading import read_material
     from conviction.core.run import Run
     from conviction.core.scorecard import Scorecard
     from conviction.core.topic import Item, Topic, load_topic
     from conviction.errors import ConvictionError
+    from conviction.intervene.dpo import Dpo
+    from conviction.intervene.pretrain import Pretrain
+    from conviction.intervene.scratch import Scratch
+    from conviction.intervene.sft import Sft
     from conviction.models import load_model
     from conviction.models.scripted import ScriptedModel
     from conviction.probe import probe
+    from conviction.train.guard import Guard
+    from conviction.train.settings import Training, Weights
 
 # Loaded on first use, so that importing the package (and --help) stays quick.
 _WHERE = {
     "AnswerScore": "core.protocols",
     "ConvictionError": "errors",
+    "Dpo": "intervene.dpo",
     "Generation": "core.protocols",
+    "Guard": "train.guard",
     "Item": "core.topic",
     "LanguageModel": "core.protocols",
+    "Material": "core.material",
     "Message": "core.protocols",
+    "Pretrain": "intervene.pretrain",
     "Query": "core.protocols",
     "Run": "core.run",
     "Scorecard": "core.scorecard",
+    "Scratch": "intervene.scratch",
     "ScriptedModel": "models.scripted",
+    "Sft": "intervene.sft",
     "Topic": "core.topic",
+    "Training": "train.settings",
     "WeightModel": "core.protocols",
+    "Weights": "train.settings",
     "chat": "core.protocols",
     "load_model": "models",
     "load_topic": "core.topic",
+    "material_from_topic": "core.material",
     "probe": "probe",
+    "read_material": "core.reading",
 }
 
 __all__ = [
     "AnswerScore",
     "ConvictionError",
+    "Dpo",
     "Generation",
+    "Guard",
     "Item",
     "LanguageModel",
+    "Material",
     "Message",
+    "Pretrain",
     "Query",
     "Run",
     "Scorecard",
+    "Scratch",
     "ScriptedModel",
+    "Sft",
     "Topic",
+    "Training",
     "WeightModel",
+    "Weights",
     "chat",
     "load_model",
     "load_topic",
+    "material_from_topic",
     "probe",
+    "read_material",
 ]
 
 

@@ -1,8 +1,6 @@
 """Configs of TRL and of mlx-lm-lora, read as options of ours.
 
-A foreign file means what its own tool would do with it: what it leaves out has that tool's defaults, and a
-setting that changes training but that we lack is refused, never dropped. Every key is one of our own names
-(``OWN``) or in ``RULES`` (our name, or what converts it), ``REFUSED``, ``IGNORED`` or ``PLACES``.
+What a file leaves out has its own tool's defaults; a setting that we lack is refused, never dropped.
 """
 
 from __future__ import annotations

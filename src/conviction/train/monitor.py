@@ -118,9 +118,7 @@ class Monitor:
         )
         self.samples = ()
         judged = judge([*self.history, reading], self.guard, self.total_steps)
-        self.sampled = judged.zone != "stop" and (
-            step == self.total_steps or sampling_is_due(step, self.guard, judged)
-        )
+        self.sampled = judged.zone != "stop" and (step == self.total_steps or sampling_is_due(step, self.guard, judged))
         if self.sampled and self.prompts:
             self.samples = self.model.generate(self.prompts, max_new_tokens=self.guard.sample_tokens)
             sampled = read_samples(self.prompts, self.first_samples, self.samples)
