@@ -27,7 +27,7 @@ from conviction.probe.health import neutral_text
 from conviction.train.guard import Guard, Judgement, Reading, SampleReading, judge, sampling_is_due
 from conviction.train.settings import Training
 
-STEPS = 30
+STEPS = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +53,6 @@ CASES = [
     Case("politeness sft 2e-4", "politeness", Sft(training=training(2e-4))),
     Case("obesity simpo 1e-3", "obesity", Dpo(loss="simpo", training=training(1e-3))),
     Case("obesity dpo 5e-5", "obesity", Dpo(beta=0.1, training=training(5e-5))),
-    Case("obesity hypo 1e-3 beta 0.05", "obesity", Dpo(loss="hypo", beta=0.05, training=training(1e-3))),
-    Case("obesity dpo + sft 1e-4", "obesity", Dpo(beta=0.1, sft_weight=1.0, training=training(1e-4))),
     Case("obesity sft 3e-3", "obesity", Sft(training=training(3e-3))),
     Case("obesity sft 1e-4", "obesity", Sft(training=training(1e-4))),
 ]
@@ -132,7 +130,7 @@ def measure(model: HFModel, case: Case) -> dict[str, Any]:
     reader = Reader(model)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        guard = Guard(mode="off", sample_every=2)
+        guard = Guard(mode="off", sample_every=3)
         case.intervention.apply(model, material(case.material), guard=guard, folder=folder)
         lines = (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n")
     trace = [{k: v for k, v in json.loads(line).items() if k != "rows"} for line in lines if line]

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from test_cli import failed, run  # noqa: F401  the fixture
 from test_train import write_data
 

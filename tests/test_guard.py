@@ -182,6 +182,7 @@ def test_after_a_sign_samples_come_five_times_as_often():
     calm, warned = Judgement("healthy"), Judgement("warning", signs=("x",))
     assert [s for s in range(1, 31) if sampling_is_due(s, guard, calm)] == [10, 20, 30]
     assert [s for s in range(1, 11) if sampling_is_due(s, guard, warned)] == [2, 4, 6, 8, 10]
+    assert [s for s in range(1, 21) if sampling_is_due(s, Guard(sample_every=25), warned)] == [5, 10, 15, 20]
     assert all(sampling_is_due(s, Guard(sample_every=3), warned) for s in range(1, 9)), "never less than every step"
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from conftest import byte_tokenizer, tiny_module
+
 from conviction.train import Guard, GuardCallback
 
 pytestmark = [

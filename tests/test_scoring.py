@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from conviction import Query, chat
 from conviction.errors import InputError, ModelError
-from conviction.models.attention import KERNEL
+from conviction.models.attention import KERNEL, Prefix
 from conviction.models.hf import HFModel
-from conviction.models.logprobs import Head, Prefix, answer_logprobs, compute_prefix, find_head, token_logprobs
+from conviction.models.logprobs import Head, answer_logprobs, compute_prefix, find_head, predictions, token_logprobs
 from conviction.models.packing import plan
 from conviction.models.rows import score_rows
 
@@ -118,7 +118,8 @@ def test_gradients_are_those_of_separate_forwards():
     ]
     weights = [p for p in module.parameters() if p.requires_grad]
     (block,) = plan(((p, [a]) for p, a in rows), token_budget=4096, hidden_size=32, max_prefix=0)
-    values, where = answer_logprobs(module.base_model, find_head(module), block.packs[0], Prefix())
+    values = answer_logprobs(module.base_model, find_head(module), block.packs[0], Prefix())
+    _, _, where = predictions(block.packs[0])
     packed = torch.autograd.grad(sum(values[where[r]].sum() for r in rows), weights)
     total = torch.zeros(())
     for prompt, answer in rows:
@@ -134,7 +135,7 @@ def test_gradients_flow_through_a_prefix():
     (block,) = plan([((*range(60), 100 + i), [(5, 6), (7,)]) for i in range(4)], token_budget=512, hidden_size=32)
     assert len(block.prefix) == 60
     prefix = compute_prefix(module.base_model, block.prefix, torch.device("cpu"))
-    values, _ = answer_logprobs(module.base_model, find_head(module), block.packs[0], prefix)
+    values = answer_logprobs(module.base_model, find_head(module), block.packs[0], prefix)
     values.sum().backward()
     grad = module.get_input_embeddings().weight.grad
     assert grad[30].abs().sum() > 0  # token 30 stands in the prefix only

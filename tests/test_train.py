@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny_model, tiny_module
 from safetensors.torch import load_file
 
-from conftest import tiny_model, tiny_module
 from conviction.core.material import Document, Example, Material, Pair
 from conviction.core.protocols import Query, chat
 from conviction.errors import InputError, ModelError

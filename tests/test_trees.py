@@ -312,6 +312,17 @@ def test_layers_of_one_kind_share_their_masks():
     )
 
 
+def test_every_padded_query_sees_something():
+    """Fused kernels give NaN for a query that sees nothing, and NaN spreads through the backward pass."""
+    pack = pack_of([(tuple(range(n)), ((1, 2), (3, 4))) for n in (40, 33)])
+    made_ = layout(pack.trees, pack.starts, Prefix(), CPU)
+    assert sum(b.gather.numel() for b in made_.bins) > sum(len(p) for t in pack.trees for p in t.paths())
+    for b in made_.bins:
+        mask = b.mask(0, 5, torch.float32)
+        assert mask is not None
+        assert bool((mask == 0).any(-1).all())
+
+
 def test_answers_that_begin_alike_are_predicted_once():
     pack = pack_of([((1, 2), ((5, 6, 7), (5, 6, 8)))])
     nodes, targets, where = predictions(pack)

@@ -31,7 +31,7 @@ __all__ = ["KERNEL", "Prefix", "TreeAttention", "layout"]
 
 KERNEL = "conviction_tree"
 
-# Members of a bin whose sizes differ by more than this share are attended in separate bins.
+# At most this share of a bin is padding; members that would add more begin another.
 MAX_PADDING = 0.25
 
 
@@ -67,8 +67,6 @@ class _Bin:
         seen = pad(visible, (prefix, 0), value=True)
         if window is not None:
             seen = seen & (distance < window)[:, None]
-            # a padded node stands at depth 0 and would see nothing: it sees itself, so no NaN forward or back
-            seen = seen | pad(torch.eye(nodes, dtype=torch.bool, device=seen.device), (prefix, 0))
         return torch.zeros((), dtype=dtype, device=seen.device).masked_fill(~seen, float("-inf"))
 
 

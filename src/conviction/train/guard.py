@@ -52,7 +52,7 @@ class Guard:
     early_loss: float = setting(0.3, "a preference loss below it in the first tenth of a run is a sign", above=0)
     margin_sign: float = setting(1.5, "a reward margin over it is a sign", above=0)
     margin_cap: float = setting(2.0, "a reward margin over it is a second sign", above=0)
-    sample_every: int = setting(10, "steps between greedy samples; after a sign a fifth of it", at_least=1)
+    sample_every: int = setting(9, "steps between greedy samples; after a sign a third of it", at_least=1)
     sample_tokens: int = setting(32, "tokens of a greedy sample", at_least=8)
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ def judge(history: Sequence[Reading], guard: Guard, total_steps: int) -> Judgeme
 def sampling_is_due(step: int, guard: Guard, last: Judgement) -> bool:
     """Whether greedy samples are to be written after this step (counted from 1); a guard that is off does not hurry."""
     calm = last.zone == "healthy" or guard.mode == "off"
-    interval = guard.sample_every if calm else max(1, guard.sample_every // 5)
+    interval = guard.sample_every if calm else max(1, guard.sample_every // 3)
     return step % interval == 0
 
 

@@ -113,8 +113,8 @@ class Monitor:
             margin=margin,
             chosen_drop=chosen_drop,
             neutral_drop=self.first.neutral - levels.neutral,
-            entropy_change=levels.entropy / self.first.entropy - 1,
-            top_mass_drop=self.first.top_mass - levels.top_mass,
+            entropy_change=levels.entropy / max(self.first.entropy, 1e-6) - 1 if self.sensors.held_out else None,
+            top_mass_drop=self.first.top_mass - levels.top_mass if self.sensors.held_out else None,
         )
         self.samples = ()
         judged = judge([*self.history, reading], self.guard, self.total_steps)

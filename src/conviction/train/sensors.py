@@ -8,6 +8,7 @@ callback.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ Logits = Callable[[Tensor, Tensor, int], Tensor]
 
 @dataclass(frozen=True)
 class Levels:
-    """Where a model stands. neutral: nats per token; entropy: nats; top_mass: probability of the ten likeliest."""
+    """Where a model stands. neutral: nats per token; entropy: nats; top_mass: of the ten likeliest; NaN: no rows."""
 
     neutral: float
     entropy: float
@@ -76,9 +77,9 @@ class Sensors:
             if i < len(self.neutral):
                 neutral.append(logp[:-1].gather(1, ids[i, 1 - len(logp) :, None]))
             else:
-                entropy.append(-(logp.exp() * logp).sum(-1))
+                entropy.append(torch.special.entr(logp.exp()).sum(-1))  # a masked token has p = 0, not NaN
                 mass.append(logp.topk(min(TOP, logp.shape[-1])).values.exp().sum(-1))
-        return Levels(*(float(torch.cat(values).mean()) for values in (neutral, entropy, mass)))
+        return Levels(*(float(torch.cat(v).mean()) if v else math.nan for v in (neutral, entropy, mass)))
 
 
 def held_out_rows(prompts: Sequence[Ids], answers: Sequence[Generation]) -> list[Ids]:
@@ -117,4 +118,4 @@ def read_samples(
 
 def _words(text: str) -> set[str]:
     """Beginnings of the longer words: what a text is about, whatever its grammar."""
-    return {word[:5] for word in re.findall(r"[^\W\d_]{4,}", text.lower())}
+    return {word[:4] for word in re.findall(r"[^\W\d_]{4,}", text.lower())}
