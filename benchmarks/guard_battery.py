@@ -17,7 +17,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import save
+from benchmarks.machine import RESULTS, save
 from conviction import Query, chat, load_topic
 from conviction.core.material import Material, material_from_topic
 from conviction.intervene.dpo import Dpo
@@ -146,16 +146,37 @@ def measure(model: HFModel, case: Case) -> dict[str, Any]:
         "first_broken_step": first,
         "broken_by_step": broken,
     }
+    return {**result, **judged(broken, trace, first), "trace": trace}
+
+
+def judged(broken: dict[int, int], trace: list[dict[str, Any]], first: int | None) -> dict[str, Any]:
+    """Where the guard would have stopped, per mode, and what it would have given back."""
+    found = {}
     for mode in ("default", "strict"):
         stop, healthy, reasons = replay(trace, Guard(mode=mode))
-        result[mode] = {
+        found[mode] = {
             "stopped_at": stop,
             "returns_to": healthy,
             "returned_broken": broken[healthy],
             "lead_steps": first - stop if first and stop else None,
             "reasons": reasons,
         }
-    return {**result, "trace": trace}
+    return found
+
+
+def judge_again() -> None:
+    """Judge the stored runs by the limits of today; nothing is trained."""
+    stored = json.loads((RESULTS / "guard_battery.json").read_text(encoding="utf-8"))
+    for run in stored["runs"]:
+        broken = {int(step): count for step, count in run["broken_by_step"].items()}
+        run |= judged(broken, run["trace"], run["first_broken_step"])
+    finish(stored["runs"])
+
+
+def finish(results: list[dict[str, Any]]) -> None:
+    summary = {mode: summarise(results, mode) for mode in ("default", "strict")}
+    limits = dataclasses.asdict(Guard())
+    save("guard_battery", {"steps": STEPS, "limits": limits, "summary": summary, "runs": results})
 
 
 def summarise(results: list[dict[str, Any]], mode: str) -> dict[str, Any]:
@@ -180,11 +201,10 @@ def main(names: list[str] | None = None) -> None:
             continue
         results.append(measure(model, case))
         print(json.dumps({k: v for k, v in results[-1].items() if k != "trace"}), flush=True)
-        summary = {mode: summarise(results, mode) for mode in ("default", "strict")}
         if not names:
-            save("guard_battery", {"steps": STEPS, "summary": summary, "runs": results})
-    print(json.dumps(summary, indent=1))
+            finish(results)
+    print(json.dumps({mode: summarise(results, mode) for mode in ("default", "strict")}, indent=1))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    judge_again() if sys.argv[1:] == ["judge"] else main(sys.argv[1:])

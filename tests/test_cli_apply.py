@@ -78,6 +78,18 @@ def test_config_and_preset_and_options_in_this_order(run, tiny_folder, tmp_path)
     assert settings["num_layers"] == 2
 
 
+def test_a_config_for_preferences_serves_sft_as_far_as_it_goes(run, tiny_folder, tmp_path):  # noqa: F811
+    write_data(tmp_path / "pairs.jsonl")
+    Path("trl.yaml").write_text("model_name_or_path: x/y\nlearning_rate: 2.0e-5\nuse_peft: true\n", encoding="utf-8")
+    code, out, err = run(
+        "apply", "sft", "--data", "pairs.jsonl", "--model", str(tiny_folder), "--config", "trl.yaml",
+        "--format", "json", *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["settings"]["learning_rate"] == 2e-5
+    assert "sft has no use for: beta" in err
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -90,6 +102,7 @@ class TestErrors:
             (("dpo", "obesity", "-o", "beta=-1"), "beta is -1"),
             (("dpo", "obesity", "-o", "rank=many"), "rank is 'many'"),
             (("dpo", "obesity", "-o", "loss=dpx"), "loss is 'dpx'"),
+            (("dpo", "obesity", "-o", "loss=ipo", "-o", "gamma=1"), "loss 'ipo' has no gamma"),
             (("dpo", "obesity", "--guard", "maybe"), "mode is 'maybe'"),
             (("dpo", "obesity", "--preset", "seed-run9"), "unknown preset 'seed-run9'"),
             (("sft", "obesity", "--preset", "seed-run1"), "which sft does not have"),

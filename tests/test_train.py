@@ -204,6 +204,17 @@ def test_interventions_compose(tmp_path, tiny_folder):
     assert gap(load(str(tmp_path / "model"), dtype="fp32"), material) == pytest.approx(gap(second, material), abs=1e-2)
 
 
+def test_scratch_and_pretrain_do_without_answers(tmp_path):
+    texts = Material("d", documents=tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6)))
+    assert Pretrain(training=SHORT, sft_epochs=1).apply(tiny_model(), texts, guard=OFF).outcome.steps == 6
+    scratch = Scratch(hidden_size=16, layers=1, heads=2, vocabulary=300, training=SHORT)
+    trained = scratch.apply(tiny_model(), texts, folder=tmp_path)  # under the default guard
+    assert trained.outcome.trip is None
+    assert trained.outcome.steps == 6
+    written = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["settings"]
+    assert written["hidden_size"] == 16
+
+
 class TestGuard:
     def test_a_collapse_is_stopped_and_the_last_healthy_weights_come_back(self, tmp_path):
         model = tiny_model()
@@ -376,10 +387,9 @@ def launch(tmp_path: Path, name: str, processes: int, tiny_folder: Path, data: P
     arguments = command(folder, data, tiny_folder, *more)[1:]
     starter = [sys.executable]
     if processes > 1:
-        starter = [
-            sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes),
-            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-        ]  # fmt: skip
+        # What accelerate launch starts on GPUs; on a CPU it would want MPI. `--` keeps torchrun from reading --run.
+        starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        arguments = ["-m", "--", *arguments[1:]]
     done = subprocess.run([*starter, *arguments], env=run_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return steps(folder)
@@ -390,6 +400,8 @@ def test_two_processes_have_the_losses_of_one(tmp_path, tiny_folder):
     options = ("-o", "batch_size=3")
     alone = launch(tmp_path, "alone", 1, tiny_folder, data, *options)
     together = launch(tmp_path, "together", 2, tiny_folder, data, *options)
+    told = json.loads((tmp_path / "together" / "training.json").read_text(encoding="utf-8"))
+    assert told["outcome"]["processes"] == 2
     assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4)
     assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3)
     assert [[row["id"] for row in r["rows"]] for r in together] == [[row["id"] for row in r["rows"]] for r in alone]

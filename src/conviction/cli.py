@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,17 +44,22 @@ def main() -> None:
     try:
         code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
         if code == TYPER_INTERRUPTED:
-            show_error(InputError("interrupted", hint="what was scored is kept: the same command goes on from there"))
+            show_error(
+                InputError(
+                    "interrupted",
+                    hint="what was finished is kept: with its --run FOLDER the same command goes on from there",
+                )
+            )
             code = EXIT_ERROR
     except ConvictionError as error:
         show_error(error)
         code = EXIT_ERROR
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's usage errors have one
-            raise
-        show_error(
-            InputError(error.format_message(), hint="`conviction --help` and `conviction VERB --help` show usage")
-        )
+        if hasattr(error, "format_message"):  # click's usage errors have one
+            hint = "`conviction --help` and `conviction VERB --help` show usage"
+            show_error(InputError(error.format_message(), hint=hint))
+        else:  # a bug: Python's own exit code would be 1, which means findings
+            traceback.print_exc()
         code = EXIT_ERROR
     sys.exit(code)
 
@@ -143,14 +149,18 @@ def apply(
         check_tracker(track)
     material = plan.material()
     loaded = _load(plan.model, device, dtype, trust_remote_code)
-    with _run_folder(run, material.name, name) as folder, progress_bars() as bars, live_steps() as step:
+    with (
+        _run_folder(run, material.name.replace("/", "-"), name) as folder,
+        progress_bars() as bars,
+        live_steps() as step,
+    ):
         from conviction.train.loop import Watch
 
         watch = Watch(say=_say, bars=bars, step=step)
         trained = plan.intervention.apply(loaded, material, guard=plan.guard, folder=folder, track=track, watch=watch)
     outcome = trained.outcome
     if outcome.main_process:
-        show_outcome(outcome, plan.settings, str(folder), form)
+        show_outcome(outcome, trained.settings, str(folder), form)
         _say(
             f"every step: {folder}/steps.jsonl; look again: conviction probe {topic or 'TOPIC'} --model {folder}/model"
         )

@@ -65,6 +65,8 @@ def show_outcome(outcome: Outcome, settings: Mapping[str, Any], folder: str, for
         out.file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         return
     verdict = "stopped by the guard" if outcome.trip else "healthy to the end"
+    if outcome.passed:
+        verdict = "to the end, with limits passed: the guard was off"
     body = [
         ["steps", f"{outcome.steps} of {outcome.total_steps}"],
         ["tokens", f"{outcome.tokens:,}"],
@@ -72,6 +74,7 @@ def show_outcome(outcome: Outcome, settings: Mapping[str, Any], folder: str, for
         ["peak memory", f"{outcome.peak_mb} MB of this process, weights included"],
         ["model", f"{folder}/model"],
     ]
+    body += [["limit passed", limit] for limit in outcome.passed]
     body += [["note", note] for note in outcome.notes]
     if outcome.trip:
         where = f"step {outcome.trip.restored}" if outcome.trip.restored else "before the first step"

@@ -65,8 +65,11 @@ def assemble(
         what = "both a topic and data" if topic else "neither a topic nor data"
         raise InputError(f"there is {what}", hint=f"write `conviction apply {name} TOPIC`, or give --data FILE")
     start = find_preset(preset).options if preset is not None else {}
-    given = {**start, **(imported.options if imported else {})}
-    _check_names(given, kind, preset or str(config))
+    known = {field.name for field in list_fields(kind)}
+    foreign = imported.options if imported else {}
+    unused = sorted(set(foreign) - known)
+    given = {**start, **{key: value for key, value in foreign.items() if key in known}}
+    _check_names(given, kind, str(preset))
     values, limits = parse_options([kind, Guard], options)
     if "mode" in limits:
         raise InputError("the guard's mode is given as an option", hint="write --guard strict, default or off")
@@ -76,7 +79,8 @@ def assemble(
         model=model or (imported.model if imported else None) or DEFAULT_MODEL,
         topic=topic,
         data=data,
-        notes=imported.notes if imported else (),
+        notes=(imported.notes if imported else ())
+        + ((f"{name} has no use for: {', '.join(unused)}",) if unused else ()),
     )
 
 

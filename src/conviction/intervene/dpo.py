@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Dpo"]
 
+OWN = ("beta", "label_smoothing", "gamma", "penalty", "desirable_weight", "undesirable_weight")
+"""Parameters that belong to losses."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Dpo:
@@ -44,10 +47,12 @@ class Dpo:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if any(getattr(self, name) is not None for name in OWN):
+            self.objective()
         if self.loss == "kto" and self.training.examples_per_step < 2:
             raise InputError(
                 "kto needs two pairs in a step: it measures answers against prompts that they do not belong to",
-                hint="set batch_size to 2 or more",
+                hint="set batch_size or gradient_accumulation to 2 or more",
             )
 
     def objective(self) -> Preference:
@@ -56,8 +61,7 @@ class Dpo:
         from conviction.train.objectives import Preference
 
         own = parameters(self.loss)
-        names = ("beta", "label_smoothing", "gamma", "penalty", "desirable_weight", "undesirable_weight")
-        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        given = {name: value for name in OWN if (value := getattr(self, name)) is not None}
         for name in given:
             if name not in own:
                 raise InputError(f"loss '{self.loss}' has no {name}", hint=f"its parameters: {', '.join(own)}")
@@ -87,7 +91,7 @@ class Dpo:
         loaded, watch, objective = with_weights(model, self.name), watch or Watch(), self.objective()
         examples, notes = fit(loaded, encode_pairs(loaded.encoder, material.pairs), self.training, watch)
         return tune(
-            self.name,
+            self,
             loaded,
             material,
             examples,

@@ -57,16 +57,17 @@ class Pretrain:
         if not material.documents:
             raise InputError(f"{material.name} holds no documents", hint="give a .txt file, or rows with a text")
         loaded, watch = with_weights(model, self.name), watch or Watch()
-        room = min(n for n in (self.piece_tokens, loaded.encoder.context_length) if n is not None)
+        limits = (self.piece_tokens, self.training.max_length, loaded.encoder.context_length)
+        room = min(n for n in limits if n is not None)
         pieces, notes = fit(loaded, encode_documents(loaded.encoder, material.documents, room), self.training, watch)
         order = step_order(len(pieces), self.training)
-        if self.sft_epochs:
+        if self.sft_epochs and material.answers:
             answers, more = fit(loaded, encode_examples(loaded.encoder, material.answers), self.training, watch)
             later = step_order(len(answers), dataclasses.replace(self.training, epochs=self.sft_epochs))
             order += [tuple(len(pieces) + i for i in step) for step in later]
             pieces, notes = pieces + answers, notes + more
         return tune(
-            self.name,
+            self,
             loaded,
             material,
             pieces,

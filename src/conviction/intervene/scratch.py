@@ -75,16 +75,17 @@ class Scratch:
             raise InputError(f"{material.name} holds no texts", hint="give documents, answers or pairs")
         watch = watch or Watch()
         fresh = self.new_model(material, device=with_weights(model, self.name).device)
-        pieces = encode_documents(fresh.encoder, material.documents, self.context)
+        room = min(self.context, self.training.max_length or self.context)
+        pieces = encode_documents(fresh.encoder, material.documents, room)
         order = step_order(len(pieces), self.training) if pieces else []
         notes: list[str] = []
-        if self.sft_epochs or not pieces:
+        if material.answers and (self.sft_epochs or not pieces):
             answers, notes = fit(fresh, encode_examples(fresh.encoder, material.answers), self.training, watch)
             later = step_order(len(answers), dataclasses.replace(self.training, epochs=max(1, self.sft_epochs)))
             order += [tuple(len(pieces) + i for i in step) for step in later]
             pieces += answers
         return tune(
-            self.name,
+            self,
             fresh,
             material,
             pieces,

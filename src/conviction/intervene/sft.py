@@ -56,7 +56,7 @@ class Sft:
         loaded, watch = with_weights(model, self.name), watch or Watch()
         examples, notes = fit(loaded, encode_examples(loaded.encoder, material.answers), self.training, watch)
         return tune(
-            self.name,
+            self,
             loaded,
             material,
             examples,

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from conviction.core.material import Material
 from conviction.core.protocols import LanguageModel, Message
+from conviction.core.settings import flat
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.errors import InputError
 from conviction.models.hf import HFModel
@@ -55,7 +58,7 @@ def own_conversations(material: Material) -> list[tuple[Message, ...]]:
 
 
 def tune(
-    name: str,
+    intervention: Any,
     model: HFModel,
     material: Material,
     examples: Sequence[Encoded],
@@ -73,7 +76,7 @@ def tune(
 ) -> Trained:
     """Train, then write ``training.json`` and the model into ``folder``."""
     task = Task(
-        name=name,
+        name=intervention.name,
         model=model,
         examples=examples,
         order=order,
@@ -87,17 +90,18 @@ def tune(
     )
     trained = train(task, folder=folder, track=track, watch=watch)
     outcome = dataclasses.replace(trained.outcome, notes=(*notes, *trained.outcome.notes))
-    trained = Trained(trained.model, outcome)
+    trained = Trained(trained.model, outcome, {**flat(intervention), **task.settings})
     if folder is not None and outcome.main_process:
         save_model(trained.model, folder / "model", base=model)
         record = {
-            "intervention": name,
-            "settings": task.settings,
+            "intervention": intervention.name,
+            "settings": trained.settings,
             "material": {"name": material.name, "sha256": material.digest, "examples": len(examples)},
             "model": model.describe(),
             "outcome": dataclasses.asdict(outcome),
         }
         write_atomic(folder / "training.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    PartialState().wait_for_everyone()  # no process may leave, and end the others, while the model is being written
     return trained
 
 
@@ -105,7 +109,8 @@ def save_model(trained: HFModel, folder: Path, *, base: HFModel) -> None:
     """An adapter in PEFT's format where it sits on a model that can be loaded by its id; else whole weights."""
     module: Any = trained.module
     if hasattr(module, "peft_config") and not hasattr(base.module, "peft_config"):
-        save_lora(module, folder, base=base.id)
+        local = Path(base.id)
+        save_lora(module, folder, base=str(local.resolve()) if local.is_dir() else base.id)
         return
     with storage_errors(f"writing the model to {folder}"):
         trained.save_whole(folder)

@@ -39,7 +39,8 @@ from conviction.train.tracking import finish_tracking, start_accelerator
 __all__ = ["Outcome", "Task", "Trained", "Trip", "Watch", "train"]
 
 
-UNLIMITED = 1e9  # a model that begins random must lose entropy
+# A model that begins random has no health to lose: only what is not a number stops it.
+NOTHING_TO_LOSE: dict[str, Any] = {"max_neutral_drop": 1e9, "max_entropy_change": 1e9, "max_top_mass_drop": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class Trip:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended. peak_mb: of the process, its loaded weights included."""
+    """How a run ended. passed: limits that a guard that is off let pass; peak_mb: of the process, weights included."""
 
     steps: int
     total_steps: int
@@ -107,6 +108,8 @@ class Outcome:
     seconds: float
     tokens: int
     peak_mb: int
+    processes: int
+    passed: tuple[str, ...]
     notes: tuple[str, ...]
     main_process: bool = True
 
@@ -117,6 +120,7 @@ class Trained:
 
     model: HFModel
     outcome: Outcome
+    settings: Mapping[str, Any]
 
 
 @dataclass
@@ -141,11 +145,10 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
     watch = watch or Watch()
     began = time.monotonic()
     accelerator = start_accelerator(task.model, task.weights, task.training, track, folder, task.settings)
-    training = task.training
-    order = task.order
+    training, order, main = task.training, task.order, accelerator.is_main_process
+    watch = watch if main else Watch()
     run = _begin(task, accelerator, watch)
     start = _resume(run, task, folder, watch) if folder is not None else 0
-    main = accelerator.is_main_process
     for step in range(start + 1, len(order) + 1):
         rate = rate_at(step, len(order), training)
         result = run.stepper.run(order[step - 1], rate)
@@ -156,11 +159,12 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
             margin=result.mean("margin"),
             chosen_drop=result.mean("chosen_drop"),
         )
-        record = _record(step, step * len(order[0]) / len(task.examples), rate, result, run.monitor)
+        seen = sum(map(len, order[:step])) / len(task.examples)
+        record = _record(step, seen, rate, result, run.monitor)
         run.steps, run.tokens = step, run.tokens + result.tokens
         if folder is not None and main:
             _append(folder / "steps.jsonl", record)
-        accelerator.log({k: v for k, v in record.items() if isinstance(v, int | float)}, step=step)
+        accelerator.log(_numbers(record), step=step)
         watch.step(record, len(order))
         if judged.zone == "stop":
             _trip(run, task, step, judged.broken or judged.signs)
@@ -177,10 +181,12 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
         seconds=time.monotonic() - began,
         tokens=run.tokens,
         peak_mb=peak_mb(accelerator.device),
+        processes=accelerator.num_processes,
+        passed=() if run.trip else run.monitor.judgement.broken,
         notes=tuple(run.notes),
         main_process=main,
     )
-    return Trained(run.monitor.model, outcome)
+    return Trained(run.monitor.model, outcome, task.settings)
 
 
 def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
@@ -219,9 +225,11 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
         found: torch.Tensor = out.logits
         return found
 
-    guard = dataclasses.replace(task.guard, max_entropy_change=UNLIMITED) if task.begins_random else task.guard
+    guard = dataclasses.replace(task.guard, **NOTHING_TO_LOSE) if task.begins_random else task.guard
     with accelerator.autocast():
         monitor = Monitor.begin(guard, moved, logits, own=task.own, held_out=task.held_out, total_steps=len(task.order))
+    if task.begins_random:
+        monitor.prompts = ()  # its samples are noise, and begin so
     stepper = Stepper(
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, say,
@@ -268,6 +276,12 @@ def _record(step: int, epoch: float, rate: float, result: StepResult, monitor: M
         "guard": monitor.record(),
         "rows": list(result.rows),
     }
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    """What a tracker can draw."""
+    guard = {f"guard/{name}": value for name, value in record["guard"].items()}
+    return {k: v for k, v in {**record, **guard}.items() if isinstance(v, int | float)}
 
 
 def _trip(run: _Run, task: Task, step: int, reasons: tuple[str, ...]) -> None:

@@ -123,6 +123,8 @@ class Stepper:
     @torch.no_grad()
     def _kl(self, indices: Sequence[int]) -> Tensor:
         """KTO's z₀: mean log-ratio of answers to prompts that they do not belong to (2402.01306, eq. 7), at least 0."""
+        if len(indices) < 2:  # an epoch's last step may hold one pair, which belongs to its own prompt
+            return torch.zeros((), device=self.accelerator.device)
         shifted = [*indices[1:], *indices[:1]]
         requests = [(self.examples[i].prompt, self.examples[j].answers) for i, j in zip(indices, shifted, strict=True)]
         untouched = Policy(self.model.module, packed=self.policy.packed)

@@ -1,0 +1,198 @@
+"""docs/training.md agrees with the code: every field, default, loss, preset, tracker and recorded name."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import json
+import re
+import shlex
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conviction.core.settings import Field, list_fields, parse_options
+from conviction.intervene import INTERVENTIONS, find_intervention
+from conviction.intervene.presets import PRESETS
+from conviction.train.guard import Guard, SampleReading
+from conviction.train.losses import LOSSES, parameters
+from conviction.train.tracking import TRACKERS
+
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
+SHARED = ("Weights", "Training")
+
+
+def sections() -> dict[str, str]:
+    """Text under each heading, up to the next one of any level."""
+    prose = re.sub(r"```.*?```", lambda block: block[0].replace("#", " "), TEXT, flags=re.DOTALL)
+    parts = re.split(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    return {title.strip("`"): body for title, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def table(section: str, first: str) -> dict[str, list[str]]:
+    """The rows of the table whose header begins with ``first``: first cell → the others."""
+    lines = [*sections()[section].split("\n"), ""]
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows: dict[str, list[str]] = {}
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        assert name not in rows, f"{section}: {name} stands there twice"
+        rows[name] = cells
+    return rows
+
+
+def options(section: str) -> dict[str, tuple[str, str]]:
+    """Name → (default as written, meaning)."""
+    return {name.strip("`"): (cells[0].strip("`"), cells[1]) for name, cells in table(section, "option").items()}
+
+
+def is_default(text: str, default: Any) -> bool:
+    if default is None or isinstance(default, str):
+        return text == (default or "none")
+    return float(text) == default
+
+
+def tables_of(kind: type) -> dict[str, tuple[str, str]]:
+    """What the page says about an intervention: its own table over those that it shares."""
+    held = {field.path[0].capitalize() for field in list_fields(kind) if len(field.path) > 1}
+    said: dict[str, tuple[str, str]] = {}
+    for section in SHARED:
+        said |= options(section) if section in held else {}
+    own = options(kind.name) if "| option |" in sections()[kind.name] else {}  # type: ignore[attr-defined]
+    return said | own
+
+
+def check_fields(fields: list[Field], said: dict[str, tuple[str, str]]) -> None:
+    assert sorted(said) == sorted(field.name for field in fields)
+    for field in fields:
+        default, meaning = said[field.name]
+        assert is_default(default, field.default), f"{field.name}: {default} on the page, {field.default} in the code"
+        assert meaning == field.meaning
+
+
+@pytest.mark.parametrize("name", INTERVENTIONS)
+def test_every_field_of_an_intervention_has_its_default_and_meaning(name):
+    kind = find_intervention(name)
+    check_fields(list(list_fields(kind)), tables_of(kind))
+
+
+def test_every_limit_of_the_guard_has_its_default_and_meaning():
+    check_fields(list(list_fields(Guard)), options("Guard limits"))
+
+
+def test_every_intervention_is_introduced():
+    assert {name.strip("`") for name in table("Training: `conviction apply", "intervention")} == set(INTERVENTIONS)
+
+
+def test_every_loss_has_its_paper_and_defaults():
+    rows = table("Losses", "loss")
+    assert {name.strip("`") for name in rows} == set(LOSSES)
+    for name, (formula, paper, defaults, when) in rows.items():
+        loss = LOSSES[name.strip("`")]
+        authors, _, number = loss.paper.partition(", arXiv ")
+        assert paper == f"{authors}, [{number}](https://arxiv.org/abs/{number})"
+        found = dict(pair.strip("`").split("=") for pair in defaults.split(", "))
+        assert {key: float(value) for key, value in found.items()} == parameters(loss.name)
+        assert formula
+        assert when
+
+
+def test_every_preset_has_its_options():
+    rows = table("Configs and presets", "preset")
+    assert {name.strip("`") for name in rows} == set(PRESETS)
+    for name, (given, outcome) in rows.items():
+        preset = PRESETS[name.strip("`")]
+        (found,) = parse_options([find_intervention("dpo")], given.strip("`").split())
+        assert found == dict(preset.options)
+        assert f"({outcome})" in preset.meaning
+
+
+def test_every_tracker_is_named():
+    assert set(TRACKERS) <= set(re.findall(r"[\w-]+", sections()["Trackers"]))
+
+
+def test_every_name_in_the_record_is_explained(tmp_path):
+    from test_train import OFF, SHORT, pairs, tiny_model
+
+    find_intervention("dpo")(training=SHORT).apply(tiny_model(), pairs(4), guard=OFF, folder=tmp_path)
+    steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
+    training = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+
+    def said(section: str, first: str) -> set[str]:
+        return {name for cell in table(section, first) for name in re.findall(r"`(\w+)`", cell)}
+
+    assert said("steps.jsonl", "field") == {key for step in steps for key in step} | {"logp_mean"}
+    assert said("steps.jsonl", "field of `guard`") == {key for step in steps for key in step["guard"]}
+    assert said("training.json", "field of `outcome`") == set(training["outcome"])
+    shown = set(re.findall(r"`(\w+)`", sections()["training.json"] + sections()["steps.jsonl"]))
+    assert set(training) <= shown
+    assert {field.name for field in dataclasses.fields(SampleReading)} <= shown
+
+
+def commands() -> list[list[str]]:
+    """Command lines of ``apply`` on the page, from its name on."""
+    blocks = re.findall(r"```console\n(.*?)```", TEXT, flags=re.DOTALL)
+    lines = [shlex.split(line[2:]) for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [line[line.index("apply") :] for line in lines if "apply" in line]
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_commands_can_be_parsed(command):
+    import typer
+
+    from conviction.cli import app
+
+    group = typer.main.get_command(app)
+    given = group.commands["apply"].make_context("apply", command[1:]).params  # type: ignore[attr-defined]
+    parse_options([find_intervention(given["name"]), Guard], given["option"] or [])
+    assert given["preset"] is None or given["preset"] in PRESETS
+
+
+def test_every_flag_of_apply_is_explained():
+    import typer
+
+    from conviction.cli import app
+
+    params = typer.main.get_command(app).commands["apply"].params  # type: ignore[attr-defined]
+    flags = {flag for p in params for flag in p.opts if flag.startswith("-") and p.name != "help"}
+    rows = table("Training: `conviction apply", "flag")
+    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags
+
+
+def test_the_config_on_the_page_is_read(tmp_path):
+    from conviction.intervene.foreign import read_config
+
+    (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
+    (tmp_path / "config.yaml").write_text(block, encoding="utf-8")
+    read = read_config(tmp_path / "config.yaml")
+    assert (read.model, read.data) == ("org/name", "pairs.jsonl")
+    assert read.options["rank"] == 16
+
+
+def test_python_on_the_page_names_what_exists():
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("conviction"):
+                for alias in node.names:
+                    assert hasattr(import_module(str(node.module)), alias.name)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS:
+                KINDS[node.func.id](**{k.arg: ast.literal_eval(k.value) for k in node.keywords if is_plain(k.value)})
+
+
+KINDS = {name: getattr(import_module("conviction"), name) for name in ("Dpo", "Guard", "Training", "Weights")}
+
+
+def is_plain(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant)
+
+
+def test_links_lead_to_headings_that_exist():
+    anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in sections()}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", TEXT)) <= anchors
