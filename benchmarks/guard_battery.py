@@ -169,7 +169,7 @@ def judge_again() -> None:
     stored = json.loads((RESULTS / "guard_battery.json").read_text(encoding="utf-8"))
     for run in stored["runs"]:
         broken = {int(step): count for step, count in run["broken_by_step"].items()}
-        run |= judged(broken, run["trace"], run["first_broken_step"])
+        run.update(judged(broken, run["trace"], run["first_broken_step"]))
     finish(stored["runs"])
 
 

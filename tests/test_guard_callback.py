@@ -51,7 +51,7 @@ def run_trl(folder: Path, monkeypatch: pytest.MonkeyPatch, callback: Any, *, ste
 
 def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypatch):
     said: list[str] = []
-    callback = GuardCallback(Guard(max_neutral_drop=0.1, sample_every=2, **ONLY_NEUTRAL), say=said.append)
+    callback = GuardCallback(Guard(max_neutral_drop=0.03, sample_every=1000, **ONLY_NEUTRAL), say=said.append)
     trainer = run_trl(tmp_path, monkeypatch, callback, steps=60, rate=0.03)
     trip = callback.trip
     assert trip is not None
@@ -61,9 +61,9 @@ def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypa
     assert callback.monitor is not None
     last = callback.monitor.history[-1]
     assert last.neutral_drop is not None
-    assert last.neutral_drop > 0.1
+    assert last.neutral_drop > 0.03
     levels = callback.monitor.sensors.read(callback.monitor.logits, torch.device("cpu"))
-    assert callback.monitor.first.neutral - levels.neutral < 0.1  # the weights that came back
+    assert callback.monitor.first.neutral - levels.neutral < 0.03  # the weights that came back
 
 
 def test_it_reads_loss_margin_and_chosen_answers(tmp_path, monkeypatch):

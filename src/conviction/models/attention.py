@@ -175,8 +175,12 @@ def layout(
     prefix: Prefix,
     device: torch.device,
     record: dict[int, tuple[Tensor, Tensor]] | None = None,
+    padding: int = 0,
 ) -> TreeAttention:
-    """Bins of about equal sizes, with the index arrays that lead there and back."""
+    """Bins of about equal sizes, with the index arrays that lead there and back.
+
+    padding  rows at the end of the flat row that stand for nothing; they get the first node's output
+    """
     members = [m for tree, start in zip(trees, starts, strict=True) for m in _members(tree, start, prefix.length)]
     scatter = np.full(sum(len(t.tokens) for t in trees), -1, dtype=np.int64)
     bins: list[_Bin] = []
@@ -201,7 +205,8 @@ def layout(
         flat = torch.from_numpy(gather.ravel()).to(device)
         bins.append(_Bin(gather=flat, depths=torch.from_numpy(depths).to(device), visible=visible))
         offset += gather.size
-    return TreeAttention(bins=tuple(bins), scatter=torch.from_numpy(scatter).to(device), prefix=prefix, record=record)
+    back = torch.from_numpy(np.pad(scatter, (0, padding))).to(device)
+    return TreeAttention(bins=tuple(bins), scatter=back, prefix=prefix, record=record)
 
 
 def _members(tree: Tree, start: int, prefix: int) -> list[_Member]:

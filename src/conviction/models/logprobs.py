@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from conviction.models.attention import Prefix, TreeAttention, layout
@@ -227,9 +228,25 @@ def answer_logprobs(body: nn.Module, head: Head, pack: Pack, prefix: Prefix, ent
 
     entering  [T, hidden] takes the place of the embeddings
     """
-    device = head.weight.device
-    attention = layout(pack.trees, pack.starts, prefix, device)
-    hidden = run_body(body, pack.tokens, pack.depths + prefix.length, attention, entering)
+    device, dtype = head.weight.device, head.weight.dtype
+    tokens, positions = pack.tokens, pack.depths + prefix.length
+    padding = _padding(len(tokens), device, dtype)
+    attention = layout(pack.trees, pack.starts, prefix, device, padding=padding)
+    if entering is not None:
+        entering = pad(entering, (0, 0, 0, padding))
+    hidden = run_body(body, np.pad(tokens, (0, padding)), np.pad(positions, (0, padding)), attention, entering)
     nodes, targets, _ = predictions(pack)
-    read = hidden.index_select(0, torch.tensor(nodes, device=device))
-    return token_logprobs(read, torch.tensor(targets, device=device), head)
+    more = [0] * _padding(len(nodes), device, dtype)
+    read = hidden.index_select(0, torch.tensor(nodes + more, device=device))
+    return token_logprobs(read, torch.tensor(targets + more, device=device), head)[: len(nodes)]
+
+
+def _padding(rows: int, device: torch.device, dtype: torch.dtype) -> int:
+    """Rows to add so that few different sizes occur.
+
+    In half precision on a CPU, oneDNN compiles a kernel for every new shape and
+    keeps a thousand of them: 20 ms and 13 MB for each new length of a row, here.
+    """
+    if device.type != "cpu" or dtype == torch.float32:
+        return 0
+    return -rows % (64 if rows > 256 else 16)

@@ -32,7 +32,7 @@ EVERYDAY = (
     "What should I pack for a weekend in the mountains?",
     "How does a bicycle stay upright?",
 )
-ROWS, KEEP, WIDTH, TOP = 3, 24, 64, 10  # of each row of WIDTH tokens the last KEEP predictions are read
+ROWS, KEEP, WIDTH, TOP = 3, 24, 48, 10  # of each row of WIDTH tokens the last KEEP predictions are read
 SAMPLES = 4
 LOOPING = 0.2  # share of repeated 4-grams: a prompt on which the untouched model loops tells nothing
 
