@@ -36,8 +36,8 @@ class Guard:
     )
     max_chosen_drop: float = setting(0.5, "nats per token that chosen answers may lose, mean of three steps", above=0)
     max_neutral_drop: float = setting(0.15, "nats per token that neutral text may lose", above=0)
-    max_entropy_change: float = setting(
-        0.3, "share by which next-token entropy on held-out prompts may fall or rise", above=0
+    max_entropy_drop: float = setting(
+        0.3, "share by which next-token entropy on held-out prompts may fall", above=0, at_most=1
     )
     max_top_mass_drop: float = setting(
         0.1, "probability that the ten likeliest tokens on held-out prompts may lose", above=0, at_most=1
@@ -126,8 +126,8 @@ def _broken(history: Sequence[Reading], guard: Guard) -> list[str]:
         found.append(f"chosen answers lost {drop:.2f} nats per token (limit {guard.max_chosen_drop:g})")
     if _over(now.neutral_drop, guard.max_neutral_drop):
         found.append(f"neutral text lost {now.neutral_drop:.2f} nats per token (limit {guard.max_neutral_drop:g})")
-    if now.entropy_change is not None and abs(now.entropy_change) > guard.max_entropy_change:
-        found.append(f"entropy changed by {now.entropy_change:+.0%} (limit {guard.max_entropy_change:.0%})")
+    if now.entropy_change is not None and -now.entropy_change > guard.max_entropy_drop:
+        found.append(f"entropy fell by {-now.entropy_change:.0%} (limit {guard.max_entropy_drop:.0%})")
     if _over(now.top_mass_drop, guard.max_top_mass_drop):
         found.append(f"the ten likeliest tokens lost {now.top_mass_drop:.2f} (limit {guard.max_top_mass_drop:g})")
     return found + _broken_samples(now.sample, guard)

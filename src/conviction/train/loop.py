@@ -40,7 +40,7 @@ __all__ = ["Outcome", "Task", "Trained", "Trip", "Watch", "train"]
 
 
 # A model that begins random has no health to lose: only what is not a number stops it.
-NOTHING_TO_LOSE: dict[str, Any] = {"max_neutral_drop": 1e9, "max_entropy_change": 1e9, "max_top_mass_drop": 1.0}
+NOTHING_TO_LOSE: dict[str, Any] = {"max_neutral_drop": 1e9, "max_entropy_drop": 1.0, "max_top_mass_drop": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
