@@ -47,11 +47,11 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
 
     folder = embedded()
     rows = shaped_pairs(shape, pairs, AutoTokenizer.from_pretrained(folder))
-    model = load(folder, dtype="bf16")
     ends: list[float] = []
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CONVICTION_CACHE"] = cache  # the reference is computed, not found
         began = time.perf_counter()
+        model = load(folder, dtype="bf16")
         Dpo(
             weights=Weights(rank=RANK, alpha=ALPHA, num_layers=last),
             training=Training(

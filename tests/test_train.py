@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_model, tiny_module
+from conftest import byte_tokenizer, tiny_model, tiny_module
 from safetensors.torch import load_file
 
 from conviction.core.material import Document, Example, Material, Pair
@@ -426,3 +426,36 @@ def test_the_embedded_model_breaks_and_is_stopped(tmp_path, embedded_folder):
     assert trained.outcome.trip.step < 20
     said = trained.model.generate([chat("What is the difference between a lake and a river?")], max_new_tokens=32)[0]
     assert len(set(said.text.split())) > 10
+
+
+def test_dropout_acts_on_gradients_and_on_nothing_else(tmp_path):
+    found = {}
+    for dropout in (0.0, 0.5):
+        folder = tmp_path / str(dropout)
+        Dpo(weights=Weights(dropout=dropout), training=SHORT).apply(tiny_model(), pairs(), guard=OFF, folder=folder)
+        found[dropout] = steps(folder)
+    assert found[0.0][1]["loss"] != pytest.approx(found[0.5][1]["loss"], rel=1e-4)
+    assert found[0.0][0]["loss"] == pytest.approx(found[0.5][0]["loss"], abs=1e-4)  # B is zero at first
+
+
+@pytest.mark.parametrize("weights", [Weights(), Weights(tune="full"), Weights(tune="full", num_layers=1)])
+def test_bf16_models_train_and_what_is_saved_is_what_is_returned(tmp_path, weights):
+    """In one process after fp32 runs; rotary frequencies stay fp32; full weights are fp32 while they move."""
+    folder = tmp_path / "base"
+    tiny_module("llama", max_position_embeddings=4096).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    model, material = load(str(folder), dtype="bf16"), pairs()
+    trained = Dpo(weights=weights, training=SHORT).apply(model, material, guard=OFF, folder=tmp_path)
+    buffers = dict(model.module.named_buffers())
+    assert all(b.dtype == buffers[n].dtype for n, b in trained.model.module.named_buffers())
+    assert steps(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=0.02)
+    again = load(str(tmp_path / "model"), dtype="bf16")
+    assert gap(again, material) == pytest.approx(gap(trained.model, material), abs=0.5)
+    assert gap(trained.model, material) > gap(model, material) + 1
+
+
+def test_an_adapter_on_a_model_that_no_file_holds_is_saved_whole(tmp_path, tiny_folder):
+    model, material = load(str(tiny_folder), dtype="fp32"), pairs()
+    first = Sft(weights=Weights(tune="full"), training=SHORT).apply(model, material, guard=OFF).model
+    second = Dpo(training=SHORT).apply(first, material, guard=OFF, folder=tmp_path).model
+    assert gap(load(str(tmp_path / "model"), dtype="fp32"), material) == pytest.approx(gap(second, material), abs=1e-2)

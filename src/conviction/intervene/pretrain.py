@@ -66,6 +66,7 @@ class Pretrain:
             later = step_order(len(answers), dataclasses.replace(self.training, epochs=self.sft_epochs))
             order += [tuple(len(pieces) + i for i in step) for step in later]
             pieces, notes = pieces + answers, notes + more
+        order = order[: self.training.max_steps]
         return tune(
             self,
             loaded,

@@ -84,6 +84,9 @@ class Scratch:
             later = step_order(len(answers), dataclasses.replace(self.training, epochs=max(1, self.sft_epochs)))
             order += [tuple(len(pieces) + i for i in step) for step in later]
             pieces += answers
+        order = order[: self.training.max_steps]
+        if not order:
+            raise InputError(f"{material.name} holds no text of two tokens", hint="give longer documents")
         return tune(
             self,
             fresh,

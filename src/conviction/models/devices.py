@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 import torch
@@ -21,7 +22,9 @@ def choose_device(name: str) -> torch.device:
     if torch.cuda.is_available():
         available.insert(0, "cuda")
     if name == "auto":
-        return torch.device(available[0])
+        # under accelerate launch or torchrun each process has a GPU of its own
+        own = os.environ.get("LOCAL_RANK") if available[0] == "cuda" else None
+        return torch.device(available[0] if own is None else f"cuda:{own}")
     kind, _, index = name.partition(":")
     known = index == "" or (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count())
     if kind not in available or not known:

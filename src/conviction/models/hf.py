@@ -47,6 +47,7 @@ class HFModel:
     module, tokenizer  as transformers made them
     check              how packed scores compared with separate ones at load; given: that of
                        the model that this one was made from, which is not repeated
+    source             what ``load`` finds the same weights by, from any directory; None: nothing
     """
 
     def __init__(
@@ -58,8 +59,10 @@ class HFModel:
         dtype_reason: str = "as given",
         token_budget: int | None = None,
         check: SelfCheck | None = None,
+        source: str | None = None,
     ) -> None:
         self.id = id
+        self.source = source
         self.module = module.eval()
         self.tokenizer = tokenizer
         self.dtype_reason = dtype_reason
@@ -306,7 +309,9 @@ def load(
         weights = {} if "gguf_file" in source else {"use_safetensors": True}  # a pickle is never opened
         module = AutoModelForCausalLM.from_pretrained(**source, **weights, dtype=chosen)
         module.requires_grad_(False)
-        return HFModel(id=name, module=module.to(where), tokenizer=tokenizer, dtype_reason=reason)
+        place = user_path(name)
+        found_by = str(place.resolve()) if place.exists() else name
+        return HFModel(id=name, module=module.to(where), tokenizer=tokenizer, dtype_reason=reason, source=found_by)
     except ConvictionError:
         raise
     except Exception as error:  # a damaged or foreign model can fail in any way

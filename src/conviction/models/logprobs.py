@@ -146,6 +146,9 @@ def token_logprobs(hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
     derivative along with the value; a trained one recomputes each slice in the
     backward pass instead of keeping it.
     """
+    if torch.is_autocast_enabled(hidden.device.type):  # value and log-sum-exp must be rounded alike
+        with torch.autocast(hidden.device.type, enabled=False):
+            return token_logprobs(hidden, targets, head)
     trained = head.weight.requires_grad or (head.bias is not None and head.bias.requires_grad)
     if torch.is_grad_enabled() and hidden.requires_grad and not trained:
         logprobs: Tensor = _FrozenHead.apply(hidden, targets, head)  # type: ignore[no-untyped-call]

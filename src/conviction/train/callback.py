@@ -61,6 +61,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Read the model as it is before the first step."""
         del args, control
+        self.trip = None
         model, tokenizer = given["model"], given["processing_class"]
         was_training = model.training
         asked = HFModel(id="policy", module=model, tokenizer=tokenizer, check=FOREIGN)
@@ -123,7 +124,7 @@ def _logits(model: Any) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Ten
 def _chosen_rows(dataset: Any) -> list[tuple[Ids, Ids]]:
     """Some pairs of a data set that TRL has tokenised; none of another."""
     columns = getattr(dataset, "column_names", None) or ()
-    if dataset is None or not {"prompt_ids", "chosen_ids"} <= set(columns):
+    if not hasattr(dataset, "__len__") or not {"prompt_ids", "chosen_ids"} <= set(columns):  # streaming has no length
         return []
     count = len(dataset)
     picked = sorted({i * count // CHOSEN for i in range(min(CHOSEN, count))})

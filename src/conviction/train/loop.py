@@ -18,19 +18,20 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from conviction.core.protocols import Message, Progress
 from conviction.core.settings import flat
-from conviction.core.storage import storage_errors, write_atomic
 from conviction.errors import RunError
 from conviction.models.hf import HFModel
-from conviction.train.batches import Encoded, lay_out_step
+from conviction.train.batches import Encoded
 from conviction.train.checkpoint import load_latest, save_checkpoint
 from conviction.train.guard import Guard
 from conviction.train.memory import available, estimate_step
 from conviction.train.monitor import Monitor, Snapshot, like, whole
 from conviction.train.objectives import Objective, Preference, reach
 from conviction.train.policy import Policy, make_policy, recompute_activations, trained
+from conviction.train.record import append_record, cut_records, numbers_of, peak_mb
 from conviction.train.reference import prepare
 from conviction.train.settings import Training, Weights
 from conviction.train.step import Stepper, StepResult, rate_at
@@ -75,7 +76,9 @@ class Task:
     @property
     def digest(self) -> str:
         """Tells runs apart: settings and token ids."""
-        text = json.dumps([self.settings, [(e.prompt, e.answers) for e in self.examples], list(self.order)])
+        text = json.dumps(
+            [self.model.scope(), self.settings, [(e.prompt, e.answers) for e in self.examples], list(self.order)]
+        )
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -133,6 +136,7 @@ class _Run:
     steps: int = 0
     tokens: int = 0
     trip: Trip | None = None
+    passed: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
 
@@ -144,29 +148,32 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
     """
     watch = watch or Watch()
     began = time.monotonic()
-    accelerator = start_accelerator(task.model, task.weights, task.training, track, folder, task.settings)
+    accelerator = start_accelerator(task.model, track, folder, task.settings)
     training, order, main = task.training, task.order, accelerator.is_main_process
     watch = watch if main else Watch()
     run = _begin(task, accelerator, watch)
     start = _resume(run, task, folder, watch) if folder is not None else 0
     for step in range(start + 1, len(order) + 1):
         rate = rate_at(step, len(order), training)
-        result = run.stepper.run(order[step - 1], rate)
-        judged = run.monitor.check(
-            step,
-            loss=result.loss,
-            grad_norm=result.grad_norm,
-            margin=result.mean("margin"),
-            chosen_drop=result.mean("chosen_drop"),
-        )
+        result = run.stepper.run(step, order[step - 1], rate)
+        with run.stepper.policy.autocast():
+            judged = run.monitor.check(
+                step,
+                loss=result.loss,
+                grad_norm=result.grad_norm,
+                margin=result.mean("margin"),
+                chosen_drop=result.mean("chosen_drop"),
+            )
+        if judged.broken and not run.passed:
+            run.passed = tuple(f"step {step}: {reason}" for reason in judged.broken)
         seen = sum(map(len, order[:step])) / len(task.examples)
         record = _record(step, seen, rate, result, run.monitor)
         run.steps, run.tokens = step, run.tokens + result.tokens
         if folder is not None and main:
-            _append(folder / "steps.jsonl", record)
-        accelerator.log(_numbers(record), step=step)
+            append_record(folder / "steps.jsonl", record)
+        accelerator.log(numbers_of(record), step=step)
         watch.step(record, len(order))
-        if judged.zone == "stop":
+        if any(gather_object([judged.zone == "stop"])):  # one for all: the others would wait for ever
             _trip(run, task, step, judged.broken or judged.signs)
             break
         if run.monitor.healthy_sample:
@@ -174,6 +181,7 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
         if folder is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
             _checkpoint(run, task, folder, step, write=main)
     finish_tracking(accelerator)
+    _settle(run.monitor.model, task.model.dtype)
     outcome = Outcome(
         steps=run.steps,
         total_steps=len(order),
@@ -182,11 +190,20 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
         tokens=run.tokens,
         peak_mb=peak_mb(accelerator.device),
         processes=accelerator.num_processes,
-        passed=() if run.trip else run.monitor.judgement.broken,
+        passed=() if run.trip else run.passed,
         notes=tuple(run.notes),
         main_process=main,
     )
     return Trained(run.monitor.model, outcome, task.settings)
+
+
+def _settle(moved: HFModel, dtype: torch.dtype) -> None:
+    """Trained fp32 weights back in the dtype that the model was loaded in: what is saved is what is returned."""
+    for name, parameter in trained(moved.module):
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(dtype)
+    moved.module.requires_grad_(False)
+    moved.dtype = next(moved.module.parameters()).dtype
 
 
 def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
@@ -220,13 +237,13 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
     moved = HFModel(id=f"{model.id}+{task.name}", module=policy.module, tokenizer=model.tokenizer, check=model.check)
 
     def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-        with accelerator.autocast():
+        with policy.autocast():
             out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep)
         found: torch.Tensor = out.logits
         return found
 
     guard = dataclasses.replace(task.guard, **NOTHING_TO_LOSE) if task.begins_random else task.guard
-    with accelerator.autocast():
+    with policy.autocast():
         monitor = Monitor.begin(guard, moved, logits, own=task.own, held_out=task.held_out, total_steps=len(task.order))
     if task.begins_random:
         monitor.prompts = ()  # its samples are noise, and begin so
@@ -234,7 +251,6 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, say,
     )  # fmt: skip
-    torch.manual_seed(training.seed)  # dropout
     return _Run(stepper, monitor, Snapshot.of(0, trained(policy)), notes=notes)
 
 
@@ -244,9 +260,10 @@ def _choose_checkpointing(
     if task.training.checkpointing != "auto":
         return task.training.checkpointing == "on"
     config = policy.module.config.get_text_config()
+    sizes = [len(e.prompt) + sum(e.counts) for e in task.examples]
     estimate = estimate_step(
         policy.module,
-        tokens=max(len(b.pack.tokens) for b in lay_out_step(task.examples, task.order[0], token_budget=budget)),
+        tokens=max(*sizes, min(budget, max(sum(sizes[i] for i in step) for step in task.order))),
         layers=config.num_hidden_layers - policy.first,
         trained_parameters=sum(p.numel() for _, p in trained(policy)),
         dtype=task.model.dtype,
@@ -278,12 +295,6 @@ def _record(step: int, epoch: float, rate: float, result: StepResult, monitor: M
     }
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
-    """What a tracker can draw."""
-    guard = {f"guard/{name}": value for name, value in record["guard"].items()}
-    return {k: v for k, v in {**record, **guard}.items() if isinstance(v, int | float)}
-
-
 def _trip(run: _Run, task: Task, step: int, reasons: tuple[str, ...]) -> None:
     run.healthy.restore(trained(run.stepper.policy))
     text = ""
@@ -299,11 +310,11 @@ def _checkpoint(run: _Run, task: Task, folder: Path, step: int, *, write: bool) 
     tensors: dict[str, torch.Tensor] = {f"weights/{name}": whole(p) for name, p in trained(policy)}
     tensors |= {f"healthy/{name}": t for name, t in run.healthy.tensors.items()}
     tensors |= {f"optimizer/{k}/{name}": whole(v) for name, p in trained(policy) for k, v in moments[p].items()}
-    tensors["rng"] = torch.get_rng_state()
     state = {
         "digest": task.digest,
         "healthy_step": run.healthy.step,
         "tokens": run.tokens,
+        "passed": list(run.passed),
         "token_budget": run.stepper.token_budget,
         "checkpointing": run.stepper.checkpointing,
         "monitor": run.monitor.state(),
@@ -324,14 +335,14 @@ def _resume(run: _Run, task: Task, folder: Path, watch: Watch) -> int:
         Snapshot(step, parts["weights"]).restore(trained(stepper.policy))
         run.healthy = Snapshot(state["healthy_step"], parts["healthy"])
         _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trained(stepper.policy)))
-        torch.set_rng_state(tensors["rng"])
         run.steps, run.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
+        run.passed = tuple(state["passed"])
         if state["checkpointing"] and not stepper.checkpointing:
             stepper.checkpointing = True
             recompute_activations(stepper.policy)
         run.monitor.load(state["monitor"])
         watch.say(f"taken up after step {step}")
-    _cut(folder / "steps.jsonl", step)
+    cut_records(folder / "steps.jsonl", step)
     return step
 
 
@@ -358,28 +369,3 @@ def _load_moments(
 def _bare(optimizer: Any) -> torch.optim.Optimizer:
     inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
     return inner
-
-
-def _append(path: Path, record: Mapping[str, Any]) -> None:
-    with storage_errors(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-def _cut(path: Path, step: int) -> None:
-    """Drop the lines of steps that will be taken again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")
-        write_atomic(path, "".join(f"{line}\n" for line in lines[:step]))
-
-
-def peak_mb(device: torch.device) -> int:
-    """The most memory that this process has held: of the device, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) >> 20
-    import resource
-    import sys
-
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20

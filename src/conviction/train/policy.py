@@ -34,23 +34,42 @@ class Policy(nn.Module):
     module   transformers' model, with adapter or trainable weights
     packed   False: the architecture does not allow packing, each answer gets a row of its own
     first    index of the first layer that is trained
+    mixed    compute in bf16 around trained fp32 weights
     """
 
-    def __init__(self, module: Any, *, packed: bool, first: int = 0) -> None:
+    def __init__(self, module: Any, *, packed: bool, first: int = 0, mixed: bool = False) -> None:
         super().__init__()
         self.module = module
         self.packed = packed
         self.first = first
+        self.mixed = mixed
+
+    def autocast(self) -> torch.autocast:
+        """bf16 arithmetic around fp32 weights, where that is how this policy computes."""
+        return torch.autocast(next(self.module.parameters()).device.type, torch.bfloat16, enabled=self.mixed)
+
+    @contextmanager
+    def dropout(self) -> Iterator[None]:
+        """LoRA dropout, for gradients only: readings, samples and the reference are without it."""
+        layers = [child for name, child in self.module.named_modules() if "lora_dropout" in name]
+        for layer in layers:
+            layer.train()
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.eval()
 
     def forward(self, pack: Pack, entering: Tensor | None = None) -> Tensor:
         """[M] log-probs, nats, fp32, in the order of ``predictions(pack)``; ``entering`` skips the frozen layers."""
-        if not self.packed:
-            return self._rows(pack)
-        head = find_head(self.module, exact=False)
-        if entering is None:
-            return answer_logprobs(self.module.base_model, head, pack, Prefix())
-        with _skipped(decoder_layers(self.module), self.first):
-            return answer_logprobs(self.module.base_model, head, pack, Prefix(), entering)
+        with self.autocast():
+            if not self.packed:
+                return self._rows(pack)
+            head = find_head(self.module, exact=False)
+            if entering is None:
+                return answer_logprobs(self.module.base_model, head, pack, Prefix())
+            with _skipped(decoder_layers(self.module), self.first):
+                return answer_logprobs(self.module.base_model, head, pack, Prefix(), entering)
 
     def _rows(self, pack: Pack) -> Tensor:
         """Separate rows through the model's own forward: exact for any architecture."""
@@ -106,12 +125,10 @@ def make_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
     else:
         _open(module, first, whole=weights.num_layers is None)
     module.eval()
-    if weights.dropout:
-        for name, child in module.named_modules():
-            child.training = "lora_dropout" in name
     if model.check.packed:
         make_lean(module)
-    return Policy(module, packed=model.check.packed, first=first)
+    mixed = weights.tune == "full" and dtype == torch.bfloat16
+    return Policy(module, packed=model.check.packed, first=first, mixed=mixed)
 
 
 def trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -141,7 +158,10 @@ def _copy(module: Any, dtype: torch.dtype | None) -> Any:
     memo: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in module.parameters()}
     memo |= {id(b): b for b in module.buffers()}
     twin = merged_copy(module) if hasattr(module, "peft_config") else copy.deepcopy(module, memo)
-    return twin if dtype is None else twin.to(dtype)
+    if dtype is not None:
+        for parameter in twin.parameters():  # not buffers: rounded rotary frequencies would be another model
+            parameter.data = parameter.data.to(dtype)
+    return twin
 
 
 def _open(module: Any, first: int, *, whole: bool) -> None:

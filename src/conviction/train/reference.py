@@ -8,6 +8,7 @@ steps and epochs: in memory where little, in a mapped file within a budget.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def prepare(
     cache_mb  disk for activations; 0: none are kept
     """
     activations, note = _allocate(policy, examples, cache_mb)
-    cache = ScoreCache(("reference", *scope)) if scope is not None else None
+    cache = ScoreCache(("reference-2", *scope)) if scope is not None else None
     try:
         known = cache.find(_rows(examples)) if cache is not None else {}
         wanted = [
@@ -129,6 +130,8 @@ def _allocate(policy: Policy, examples: Sequence[Encoded], cache_mb: int) -> tup
             # Unlinked at once: the mapping lives as long as the tensor, and leaves nothing behind.
             with tempfile.NamedTemporaryFile(dir=folder) as file:
                 file.truncate(size)
+                if hasattr(os, "posix_fallocate"):  # a sparse file would fail only when it is filled
+                    os.posix_fallocate(file.fileno(), 0, size)
                 flat = torch.from_file(file.name, shared=True, size=count, dtype=weight.dtype)
     else:
         return None, f"activations would take {size >> 20} MB (activation_cache_mb {cache_mb}): computed anew each step"

@@ -60,9 +60,11 @@ class Stepper:
     checkpointing: bool
     say: Callable[[str], None]
 
-    def run(self, indices: Sequence[int], rate: float) -> StepResult:
+    def run(self, step: int, indices: Sequence[int], rate: float) -> StepResult:
         """Take one step on the given examples; smaller packs are tried where memory runs out."""
         while True:
+            # Dropout is a function of seed, step and process: a resumed run need not know what was drawn before.
+            torch.manual_seed(hash((self.training.seed, step, self.accelerator.process_index)))
             try:
                 return self._attempt(indices, rate)
             except (MemoryError, RuntimeError) as error:
@@ -85,10 +87,11 @@ class Stepper:
         rows: list[dict[str, Any]] = []
         for k, batch in enumerate(batches):
             # Gradients are summed over the processes once, with the last pack.
-            with nullcontext() if k + 1 == len(batches) else accelerator.no_sync(self.wrapped):
+            waits = nullcontext() if k + 1 == len(batches) else accelerator.no_sync(self.wrapped)
+            with waits, self.policy.dropout():
                 losses, measures = self._losses(batch, kl)
                 # DDP takes the mean over processes, a step the mean over all of its examples
-                accelerator.backward(losses.sum() * (batch.weight * accelerator.num_processes / total))
+                (losses.sum() * (batch.weight * accelerator.num_processes / total)).backward()
             return_free_memory()
             if batch.weight:
                 values = {"loss": losses.detach().double().tolist(), **measures}
@@ -129,7 +132,14 @@ class Stepper:
         if len(indices) < 2:  # an epoch's last step may hold one pair, which belongs to its own prompt
             return torch.zeros((), device=self.accelerator.device)
         shifted = [*indices[1:], *indices[:1]]
-        requests = [(self.examples[i].prompt, self.examples[j].answers) for i, j in zip(indices, shifted, strict=True)]
+        limit = max(self.examples[i].longest for i in indices)  # what is known to fit
+        requests = []
+        for i, j in zip(indices, shifted, strict=True):
+            prompt, room = self.examples[i].prompt, limit - len(self.examples[i].prompt)
+            if prompt != self.examples[j].prompt:
+                requests.append((prompt, tuple(answer[:room] for answer in self.examples[j].answers)))
+        if not requests:
+            return torch.zeros((), device=self.accelerator.device)
         untouched = Policy(self.model.module, packed=self.policy.packed)
         ratios = []
         for pack, members in pack_whole(requests, token_budget=self.token_budget):

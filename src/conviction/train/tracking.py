@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from conviction.errors import InputError, MissingExtraError, nearest
 from conviction.models.hf import HFModel
-from conviction.train.settings import Training, Weights
 
 __all__ = ["TRACKERS", "finish_tracking", "start_accelerator"]
 
@@ -20,27 +18,23 @@ TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 
 def start_accelerator(
-    model: HFModel,
-    weights: Weights,
-    training: Training,
-    track: str | None,
-    folder: Path | None,
-    settings: Mapping[str, Any],
+    model: HFModel, track: str | None, folder: Path | None, settings: Mapping[str, Any]
 ) -> Accelerator:
     """An accelerator for this model, under ``accelerate launch`` or alone, with its tracker begun.
 
-    Raises InputError for an unknown tracker, MissingExtraError for one that is not installed.
+    Raises InputError for an unknown tracker or FSDP, MissingExtraError for a tracker that is not installed.
     """
     if track is not None:
         check_tracker(track)
-    half = {"auto": model.dtype == torch.bfloat16, "bf16": True, "fp32": False}[training.precision]
+    # Precision is the policy's business: accelerate would fix it once for the whole process.
     accelerator = Accelerator(
         cpu=model.device.type == "cpu",
-        # An adapter computes in the dtype of the frozen weights; full weights are fp32 and autocast.
-        mixed_precision="bf16" if half and weights.tune == "full" else "no",
+        mixed_precision="no",
         log_with=track,
         project_dir=str(folder) if folder is not None else None,
     )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        raise InputError("training under FSDP is not supported yet", hint="use several processes without it (DDP)")
     if track is not None:
         plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
         accelerator.init_trackers("conviction", config=plain)
