@@ -89,11 +89,12 @@ def test_the_readmes_commands_run(tmp_path, embedded_folder, monkeypatch):
     commands = [c for c in _commands() if c.startswith("conviction ")]
     assert len(commands) >= 4
     for command in commands:
-        arguments = shlex.split(command)[1:]
+        expected = int(command.partition("# exit ")[2] or 0)
+        arguments = shlex.split(command, comments=True)[1:]
         done = subprocess.run(
             [sys.executable, "-m", "conviction", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        assert done.returncode == expected, f"{command}\n{done.stderr}"
 
 
 @pytest.mark.slow

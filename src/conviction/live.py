@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
 from rich.text import Text
 
 from conviction.render import Format, err, out, show
@@ -83,4 +84,11 @@ def show_outcome(outcome: Outcome, settings: Mapping[str, Any], folder: str, for
         )
         body += [["reason", reason] for reason in outcome.trip.reasons]
         body += [["flip", outcome.trip.reach]] if outcome.trip.reach else []
-    show(verdict, ["what", "value"], body, form)
+    if form == "md":
+        show(verdict, ["what", "value"], body, form)
+        return
+    out.print(Text(verdict, style="bold"))
+    grid = Table.grid(padding=(0, 2))
+    for label, value in body:
+        grid.add_row("", Text(label), Text(value))
+    out.print(grid)

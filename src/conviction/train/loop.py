@@ -103,7 +103,7 @@ class Trip:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a run ended. passed: limits that a guard that is off let pass; peak_mb: of the process, weights included."""
+    """How a run ended. passed: the first limits that a guard that is off let pass; peak_mb: of the process, in all."""
 
     steps: int
     total_steps: int
