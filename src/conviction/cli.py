@@ -36,6 +36,10 @@ topics_app = typer.Typer(
 )
 app.add_typer(topics_app, name="topics")
 
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+DtypeOption = Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")]
+RunOption = Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is taken up again.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 
 
@@ -90,13 +94,11 @@ def probe(
     seed_only: Annotated[bool, typer.Option("--seed-only", help="Only the questions tagged 'seed'.")] = False,
     templates: Annotated[bool, typer.Option("--templates", help="Also ask under neutral prompt templates.")] = False,
     health: Annotated[bool, typer.Option("--health", help="Also write greedy answers and read neutral text.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")
-    ] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     form: FormatOption = "text",
-    run: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is taken up again.")] = None,
+    run: RunOption = None,
 ) -> None:
     """Which side does the model lean to, by how much, and how sure can one be?"""
     from conviction.core.run import Run
@@ -126,13 +128,11 @@ def apply(
     preset: Annotated[str | None, typer.Option(help="seed-run1, seed-run2 or seed-run3.")] = None,
     guard: Annotated[str, typer.Option(help="strict, default or off.")] = "default",
     track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow or trackio.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")] = "auto",
-    trust_remote_code: Annotated[
-        bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")
-    ] = False,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
     form: FormatOption = "text",
-    run: Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is taken up again.")] = None,
+    run: RunOption = None,
 ) -> None:
     """Change a model, under a guard that stops before it breaks. Exit code 1: it was stopped."""
     from conviction.intervene.assemble import assemble

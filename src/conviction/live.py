@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
 from rich.text import Text
 
-from conviction.render import Format, err, out, show
+from conviction.render import Format, err, grid, out, show
 
 if TYPE_CHECKING:
     from conviction.train.loop import Outcome
@@ -88,7 +87,4 @@ def show_outcome(outcome: Outcome, settings: Mapping[str, Any], folder: str, for
         show(verdict, ["what", "value"], body, form)
         return
     out.print(Text(verdict, style="bold"))
-    grid = Table.grid(padding=(0, 2))
-    for label, value in body:
-        grid.add_row("", Text(label), Text(value))
-    out.print(grid)
+    out.print(grid(body))

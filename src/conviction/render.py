@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conviction.core.scorecard import Controls, GapEstimate, Health, Scorecard, Summary, WinRate
     from conviction.errors import ConvictionError
 
-__all__ = ["Format", "progress_bars", "show", "show_error", "show_scorecard"]
+__all__ = ["Format", "grid", "progress_bars", "show", "show_error", "show_scorecard"]
 
 Format = Literal["text", "json", "md"]
 
@@ -41,10 +41,15 @@ def show_scorecard(card: Scorecard, form: Format) -> None:
             out.file.write(f"\n**{title}**\n\n" + "".join(listed))
         else:
             out.print(Text(f"\n{title}", style="bold"))
-            grid = Table.grid(padding=(0, 2))
-            for label, value in lines:
-                grid.add_row("", Text(label), Text(value))
-            out.print(grid)
+            out.print(grid(lines))
+
+
+def grid(lines: Iterable[Sequence[str]]) -> Table:
+    """Labels and values, indented under a title."""
+    table = Table.grid(padding=(0, 2))
+    for label, value in lines:
+        table.add_row("", Text(label), Text(value))
+    return table
 
 
 def show(title: str, header: list[str], body: list[list[str]], form: Format) -> None:

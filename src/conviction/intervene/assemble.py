@@ -9,7 +9,7 @@ from typing import Any
 
 from conviction.core.material import Material, material_from_topic
 from conviction.core.reading import read_material
-from conviction.core.settings import build, flat, list_fields, parse_options
+from conviction.core.settings import build, list_fields, parse_options
 from conviction.core.topic import load_topic
 from conviction.errors import InputError, nearest
 from conviction.intervene import find_intervention
@@ -31,11 +31,6 @@ class Plan:
     topic: str | None
     data: str | None
     notes: tuple[str, ...]
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Every field by name."""
-        return {**flat(self.intervention), **flat(self.guard)}
 
     def material(self) -> Material:
         """Read it."""

@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, nearest
 
-__all__ = ["add_lora", "decoder_layers", "first_trained_layer", "load_lora", "merged_copy", "save_lora"]
+__all__ = ["add_lora", "decoder_layers", "first_trained_layer", "load_lora", "merged_copy", "save_lora", "shared_copy"]
 
 ADAPTER = "default"
 PREFIX = "base_model.model."  # PEFT's files name weights as seen from its wrapper
@@ -169,11 +169,16 @@ def load_lora(module: Any, folder: Path) -> None:
         raise ValueError(f"the adapter's weights do not fit {type(module).__name__}")
 
 
-def merged_copy(module: Any) -> Any:
-    """A copy without the adapter whose weights hold its update; what the adapter does not touch is shared."""
+def shared_copy(module: Any) -> Any:
+    """The same module tree over the same storage, frozen; tied weights stay tied."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in module.parameters()}
     memo |= {id(b): b for b in module.buffers()}
-    twin = copy.deepcopy(module, memo)
+    return copy.deepcopy(module, memo)
+
+
+def merged_copy(module: Any) -> Any:
+    """A copy without the adapter whose weights hold its update; what the adapter does not touch is shared."""
+    twin = shared_copy(module)
     for name, layer in list(twin.named_modules()):
         if isinstance(layer, PeftLinear):
             base = layer.get_base_layer()

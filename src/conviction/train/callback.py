@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import TrainerCallback
 from conviction.core.protocols import Message
 from conviction.models.hf import HFModel
 from conviction.models.packing import Ids
+from conviction.models.rows import score_rows
 from conviction.models.selfcheck import SelfCheck
 from conviction.train.guard import Guard
 from conviction.train.loop import Trip
@@ -101,16 +103,10 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         elif self.monitor.healthy_sample:
             self._healthy = Snapshot.of(state.global_step, trained(model))
 
-    @torch.no_grad()
     def _chosen_logp(self, model: Any) -> float:
         """Mean log-prob per token of the chosen answers that are read."""
-        total, count = 0.0, 0
-        for prompt, answer in self._chosen:
-            ids = torch.tensor([prompt + answer], device=model.device)
-            out = model(input_ids=ids[:, :-1]).logits[0, -len(answer) :].float()
-            logp = torch.log_softmax(out, dim=-1).gather(1, ids[0, -len(answer) :, None])
-            total, count = total + float(logp.sum()), count + len(answer)
-        return total / max(1, count)
+        values = [value for row in score_rows(model, self._chosen) for value in row]
+        return math.fsum(values) / max(1, len(values))
 
 
 def _logits(model: Any) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]:

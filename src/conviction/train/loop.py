@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,9 @@ class Task:
         parameters = dict(getattr(self.objective, "parameters", {}))
         return {**objective, **parameters, **flat(self.weights), **flat(self.training), **flat(self.guard)}
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Tells runs apart: settings and token ids."""
+        """Tells runs apart: weights, settings and token ids. Computed once: it reads all of them."""
         text = json.dumps(
             [self.model.scope(), self.settings, [(e.prompt, e.answers) for e in self.examples], list(self.order)]
         )
@@ -350,9 +351,8 @@ def _by_room(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.T
     """Tensors by what stands before the first slash of their names."""
     rooms: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "healthy": {}, "optimizer": {}}
     for name, tensor in tensors.items():
-        room, slash, rest = name.partition("/")
-        if slash:
-            rooms[room][rest] = tensor
+        room, _, rest = name.partition("/")
+        rooms[room][rest] = tensor
     return rooms
 
 

@@ -6,7 +6,6 @@ frozen weight is held twice.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from conviction.models.attention import Prefix
 from conviction.models.hf import HFModel
 from conviction.models.logprobs import answer_logprobs, find_head, predictions
-from conviction.models.lora import add_lora, decoder_layers, first_trained_layer, merged_copy
+from conviction.models.lora import add_lora, decoder_layers, first_trained_layer, merged_copy, shared_copy
 from conviction.models.packing import Ids, Pack
 from conviction.train.batches import Encoded
 from conviction.train.lean import make_lean
@@ -154,10 +153,8 @@ def sum_answers(values: Tensor, pack: Pack, members: Sequence[Encoded]) -> Tenso
 
 
 def _copy(module: Any, dtype: torch.dtype | None) -> Any:
-    """The same module tree over the same storage, frozen; tied weights stay tied."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in module.parameters()}
-    memo |= {id(b): b for b in module.buffers()}
-    twin = merged_copy(module) if hasattr(module, "peft_config") else copy.deepcopy(module, memo)
+    """A frozen copy that shares what it can; an adapter that it carries is merged."""
+    twin = merged_copy(module) if hasattr(module, "peft_config") else shared_copy(module)
     if dtype is not None:
         for parameter in twin.parameters():  # not buffers: rounded rotary frequencies would be another model
             parameter.data = parameter.data.to(dtype)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,10 +143,9 @@ def _pass(policy: Policy, batch: MicroBatch, activations: Activations | None, *,
     """Log-probs of a batch if wanted, with its activations stored on the way."""
     if activations is None:
         return policy(batch.pack).float().cpu() if read else None
-    keep: Callable[[Tensor], None] = lambda hidden: _store(activations, batch, hidden)  # noqa: E731
 
     def stop(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(args[0] if args else kwargs["hidden_states"])
+        _store(activations, batch, args[0] if args else kwargs["hidden_states"])
         if not read:
             raise _Reached
 
