@@ -350,13 +350,13 @@ def gradients(module: Any, *, everything: bool) -> dict[str, torch.Tensor]:
 
 
 LEAN = {
-    "llama": ["LlamaMLP", "LlamaRMSNorm"],
-    "qwen2": ["Qwen2MLP", "Qwen2RMSNorm"],
-    "qwen3": ["Qwen3MLP", "Qwen3RMSNorm"],
-    "granite-scaled": ["GraniteMLP", "GraniteRMSNorm"],
-    "mistral-sliding": ["MistralMLP", "MistralRMSNorm"],
-    "gemma3-sliding": [],  # gelu, and norms with 1 + w
-    "gemma2-softcap": [],
+    "llama": ["LlamaAttention", "LlamaMLP", "LlamaRMSNorm"],
+    "qwen2": ["Qwen2Attention", "Qwen2MLP", "Qwen2RMSNorm"],
+    "qwen3": ["Qwen3Attention", "Qwen3MLP", "Qwen3RMSNorm"],
+    "granite-scaled": ["GraniteAttention", "GraniteMLP", "GraniteRMSNorm"],
+    "mistral-sliding": ["MistralAttention", "MistralMLP", "MistralRMSNorm"],
+    "gemma3-sliding": ["Gemma3Attention"],  # gelu, and norms with 1 + w
+    "gemma2-softcap": ["Gemma2Attention"],
     "gpt2": [],
 }
 
@@ -387,7 +387,7 @@ def test_in_half_precision_another_activation_is_not_taken_for_silu(strength):
     with torch.no_grad():
         for p in module.parameters():
             p.mul_(strength)
-    assert make_lean(module.to(torch.bfloat16)) == []
+    assert make_lean(module.to(torch.bfloat16)) == ["Gemma3Attention"]
 
 
 def test_lean_layers_in_half_precision_are_as_near_to_fp32_as_the_plain_ones():
@@ -425,5 +425,5 @@ def test_a_norm_or_mlp_that_computes_otherwise_is_left_alone():
     module = tiny_module("llama", hidden_act="gelu")
     module.model.norm = OddRMSNorm()
     before = logits(module)
-    assert make_lean(module) == ["LlamaRMSNorm"]
+    assert make_lean(module) == ["LlamaAttention", "LlamaRMSNorm"]
     torch.testing.assert_close(logits(module), before, atol=1e-5, rtol=1e-5)

@@ -25,6 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from conviction.models.causal import MIN_TOKENS, causal_attention
 from conviction.models.packing import Tree
 
 __all__ = ["KERNEL", "Prefix", "TreeAttention", "layout"]
@@ -33,6 +34,8 @@ KERNEL = "conviction_tree"
 
 # At most this share of a bin is padding; members that would add more begin another.
 MAX_PADDING = 0.25
+# Rows for inexact kernels are padded to multiples of it: oneDNN compiles one per shape.
+GRAIN = 64
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class TreeAttention:
     bins: tuple[_Bin, ...]
     scatter: Tensor  # [T] where each flat token stands among the padded ones
     prefix: Prefix
+    exact: bool = True  # False: logits may be rounded to bf16 where that is faster
     record: dict[int, tuple[Tensor, Tensor]] | None = None  # fill with keys and values
     masks: dict[tuple[int | None, torch.dtype], list[Tensor | None]] = field(default_factory=dict)  # layers share them
 
@@ -101,10 +105,12 @@ class TreeAttention:
         query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # [T, heads, dim]
         outputs = []
         for b, mask in zip(self.bins, masks, strict=True):
-            q, k, v = (
-                x.index_select(0, b.gather).view(*b.depths.shape, *x.shape[1:]).transpose(1, 2)
-                for x in (query, key, value)
-            )
+            padded = [x.index_select(0, b.gather).view(*b.depths.shape, *x.shape[1:]) for x in (query, key, value)]
+            if mask is None and dropout == 0 and self._in_blocks(padded[0]):
+                q, k, v = padded
+                outputs.append(causal_attention(q, k, v, scale or q.shape[-1] ** -0.5).flatten(0, 1))
+                continue
+            q, k, v = (x.transpose(1, 2) for x in padded)
             if self.prefix.length:
                 before_k, before_v = self.prefix.layers[layer]
                 k = torch.cat([before_k.expand(len(k), -1, -1, -1), k], dim=2)
@@ -120,8 +126,13 @@ class TreeAttention:
                 enable_gqa=q.shape[1] != k.shape[1],
             )
             outputs.append(out.transpose(1, 2).flatten(0, 1))
-        padded = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return padded.index_select(0, self.scatter).unsqueeze(0)
+        joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return joined.index_select(0, self.scatter).unsqueeze(0)
+
+    def _in_blocks(self, rows: Tensor) -> bool:
+        """Whether causal rows [members, nodes, heads, dim] are faster by matrix multiplications of our own."""
+        half = rows.dtype == torch.bfloat16 and rows.device.type == "cpu"
+        return half and not self.exact and not self.prefix.length and rows.shape[1] >= MIN_TOKENS
 
 
 def _tree_attention(
@@ -176,9 +187,11 @@ def layout(
     device: torch.device,
     record: dict[int, tuple[Tensor, Tensor]] | None = None,
     padding: int = 0,
+    exact: bool = True,
 ) -> TreeAttention:
     """Bins of about equal sizes, with the index arrays that lead there and back.
 
+    exact    False: bf16 kernels that round logits may be used (``causal``)
     padding  rows at the end of the flat row that stand for nothing; they get the first node's output
     """
     members = [m for tree, start in zip(trees, starts, strict=True) for m in _members(tree, start, prefix.length)]
@@ -187,6 +200,8 @@ def layout(
     offset = 0
     for group in _group(members):
         widest = max(len(m.flat) for m in group)
+        if not exact and widest >= MIN_TOKENS:
+            widest += -widest % GRAIN
         gather = np.zeros((len(group), widest), dtype=np.int64)
         depths = np.zeros((len(group), widest), dtype=np.int64)
         for row, m in enumerate(group):
@@ -206,7 +221,7 @@ def layout(
         bins.append(_Bin(gather=flat, depths=torch.from_numpy(depths).to(device), visible=visible))
         offset += gather.size
     back = torch.from_numpy(np.pad(scatter, (0, padding))).to(device)
-    return TreeAttention(bins=tuple(bins), scatter=back, prefix=prefix, record=record)
+    return TreeAttention(bins=tuple(bins), scatter=back, prefix=prefix, exact=exact, record=record)
 
 
 def _members(tree: Tree, start: int, prefix: int) -> list[_Member]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -236,7 +237,7 @@ class HFModel:
                 width = max(map(len, batch))
                 ids = torch.tensor([(pad,) * (width - len(p)) + p for p in batch], device=self.device)
                 mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=self.device)
-                out = self.module.generate(input_ids=ids, attention_mask=mask)
+                out = self.module.generate(input_ids=ids, attention_mask=mask, **self._last_only())
                 for row in out[:, width:].tolist():
                     stop = next((i for i, token in enumerate(row) if token in ends), None)
                     kept = row if stop is None else row[:stop]
@@ -247,6 +248,11 @@ class HFModel:
         finally:
             self.module.generation_config = own
         return written
+
+    def _last_only(self) -> dict[str, Any]:
+        """Read the head at the last position, by index: transformers' slice makes a CPU copy the head for each row."""
+        known = "logits_to_keep" in inspect.signature(self.module.forward).parameters
+        return {"logits_to_keep": torch.tensor([-1], device=self.device)} if known else {}
 
     def save_whole(self, folder: Path) -> None:
         """Write all weights (safetensors; an adapter is merged into a copy first) and the tokenizer."""

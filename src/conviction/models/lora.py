@@ -7,7 +7,7 @@ ours (``_fused``), put in through PEFT's own dispatch. Hu et al., 2106.09685.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,49 +27,90 @@ ADAPTER = "default"
 PREFIX = "base_model.model."  # PEFT's files name weights as seen from its wrapper
 
 
-class _Fused(torch.autograd.Function):
-    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ with W, b frozen: the update is added inside a multiplication.
+Recipe = tuple[Callable[..., Tensor], tuple[Tensor, ...]]
+"""How a tensor can be made again: a function, and what to give it."""
 
-    Plain autograd makes three tensors of the output's size more, and casts the
-    input when the adapter is fp32 (30-65 % of a forward pass on a CPU).
+
+class _Fused(torch.autograd.Function):
+    """y = x Wᵀ + b + s (x Aᵀ) Bᵀ for layers that read the same x, with W, b frozen: sums happen in multiplications.
+
+    Plain autograd makes three tensors of the output's size more for each layer, and
+    casts the input when the adapter is fp32 (30-65 % of a forward pass on a CPU).
+    An x that brings a recipe is not kept, but made again for its gradient.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, lora_a: Tensor, lora_b: Tensor, scale: float
-    ) -> Tensor:
+        ctx: Any, x: Tensor, scale: float, recipe: Recipe | None, *operands: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        weights, biases, lora_a, lora_b = _by_kind(operands)
         flat = x.reshape(-1, x.shape[-1])
-        a, b = lora_a.to(x.dtype), lora_b.to(x.dtype)
+        a, bs = torch.cat([m.to(x.dtype) for m in lora_a]), [m.to(x.dtype) for m in lora_b]
         low = flat @ a.T
-        y = torch.nn.functional.linear(flat, weight, bias).addmm_(low, b.T, alpha=scale)
-        ctx.save_for_backward(flat, low, weight, a, b)
-        ctx.scale, ctx.dtype = scale, lora_a.dtype
-        return y.view(*x.shape[:-1], -1)
+        ys = []
+        for weight, bias, b, part in zip(weights, biases, bs, _parts(low, bs), strict=True):
+            y = torch.nn.functional.linear(flat, weight, bias).addmm_(part, b.T, alpha=scale)
+            ys.append(y.view(*x.shape[:-1], -1))
+        make, ingredients = recipe or (None, (flat,))
+        ctx.save_for_backward(low, a, *weights, *bs, *ingredients)
+        ctx.scale, ctx.dtype, ctx.make = scale, lora_a[0].dtype, make
+        return tuple(ys)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        flat, low, weight, a, b = ctx.saved_tensors
-        dy = grads[0].reshape(-1, grads[0].shape[-1])
-        down = dy @ b
+        low, a, *rest = ctx.saved_tensors
+        n = len(grads)
+        weights, bs, ingredients = rest[:n], rest[n : 2 * n], rest[2 * n :]
+        dys = [dy.reshape(-1, dy.shape[-1]) for dy in grads]
+        down = torch.cat([dy @ b for dy, b in zip(dys, bs, strict=True)], dim=1)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = (dy @ weight).addmm_(down, a, alpha=ctx.scale).view(*grads[0].shape[:-1], -1)
-        da = (down.T @ flat).to(ctx.dtype).mul_(ctx.scale)
-        db = (dy.T @ low).to(ctx.dtype).mul_(ctx.scale)
-        return dx, None, None, da, db, None
+            dx = dys[0] @ weights[0]
+            for dy, weight in zip(dys[1:], weights[1:], strict=True):
+                dx.addmm_(dy, weight)
+            dx = dx.addmm_(down, a, alpha=ctx.scale).view(*grads[0].shape[:-1], -1)
+        x = ctx.make(*ingredients) if ctx.make else ingredients[0]
+        da = (down.T @ x.reshape(-1, x.shape[-1])).to(ctx.dtype).mul_(ctx.scale).split([b.shape[1] for b in bs])
+        db = [(dy.T @ part).to(ctx.dtype).mul_(ctx.scale) for dy, part in zip(dys, _parts(low, bs), strict=True)]
+        return dx, None, None, *(d for pair in zip(da, db, strict=True) for d in (None, None, *pair))
+
+
+def _by_kind(operands: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
+    """(W, b, A, B) of one layer after another, as all W, all b, all A, all B."""
+    return tuple(operands[i::4] for i in range(4))
+
+
+def _parts(low: Tensor, bs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The columns of x Aᵀ that belong to each layer."""
+    return torch.split(low, [b.shape[1] for b in bs], dim=1)
+
+
+def fused(x: Tensor, *layers: FusedLinear) -> tuple[Tensor, ...]:
+    """Outputs of LoRA layers that read the same x, all plain (``is_plain``) and of one multiplier.
+
+    An x that can cheaply be made again carries a ``recipe``.
+    """
+    operands = [t for layer in layers for t in layer.operands()]
+    out: tuple[Tensor, ...] = _Fused.apply(x, layers[0].scale, getattr(x, "recipe", None), *operands)  # type: ignore[no-untyped-call]
+    return out
 
 
 class FusedLinear(PeftLinear):  # type: ignore[misc]
-    """PEFT's LoRA layer; where nothing unusual is asked of it, with fused arithmetic."""
+    """PEFT's LoRA layer; where nothing unusual is asked of it, with fused arithmetic.
+
+    ready  (x, y): the output for this very x is known, since it was computed with that of other layers
+    """
+
+    ready: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[…, in] to […, out]."""
+        if self.ready is not None and self.ready[0] is x:
+            return self.ready[1]
         if kwargs or not self.is_plain(x):
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        weight, *adapter = self.operands()
-        fused: Tensor = _Fused.apply(x, weight, self.base_layer.bias, *adapter)  # type: ignore[no-untyped-call]
-        return fused
+        return fused(x, self)[0]
 
     def is_plain(self, x: Tensor) -> bool:
         """Whether this layer is one frozen matrix and one LoRA update, and ``x`` has its dtype."""
@@ -83,10 +124,25 @@ class FusedLinear(PeftLinear):  # type: ignore[misc]
             and x.dtype == weight.dtype
         )
 
-    def operands(self) -> tuple[Tensor, Tensor, Tensor, float]:
-        """W, A, B and the multiplier of B·A."""
-        a, b = self.lora_A[ADAPTER].weight, self.lora_B[ADAPTER].weight
-        return self.base_layer.weight, a, b, self.scaling[ADAPTER]
+    def operands(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """W, bias, A and B."""
+        return (
+            self.base_layer.weight,
+            self.base_layer.bias,
+            self.lora_A[ADAPTER].weight,
+            self.lora_B[ADAPTER].weight,
+        )
+
+    @property
+    def scale(self) -> float:
+        """What B·A is multiplied by."""
+        return float(self.scaling[ADAPTER])
+
+
+def can_fuse(x: Tensor, layers: Sequence[nn.Module]) -> bool:
+    """Whether ``fused`` may be called."""
+    plain = all(isinstance(layer, FusedLinear) and layer.is_plain(x) for layer in layers)
+    return plain and len({layer.scale for layer in layers}) == 1
 
 
 def decoder_layers(module: Any) -> nn.ModuleList:

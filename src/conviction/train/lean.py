@@ -4,8 +4,10 @@ A training step's memory is what the forward pass keeps. Two parts of a
 Llama-type block keep more than they need: RMSNorm keeps fp32 copies of its
 input, and the gated MLP keeps every product of its gate. Here they keep their
 inputs, and recompute elementwise what the backward pass wants (no matrix
-multiplication is repeated). A layer is replaced only if the replacement
-computes the same on a test input.
+multiplication is repeated); layers with an adapter that read a norm's output
+keep the norm's input instead. A layer is replaced only if the replacement
+computes the same on a test input. Queries, keys and values come from one
+function, so that their gradients are summed inside multiplications.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from conviction.models.lora import FusedLinear
+from conviction.models.lora import FusedLinear, can_fuse, fused
 
 __all__ = ["make_lean"]
 
@@ -27,12 +29,12 @@ class _RmsNorm(torch.autograd.Function):
     """w · x / sqrt(mean(x²) + ε), computed in fp32 (Zhang & Sennrich 1910.07467); keeps x and the scale of each row."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        wide = x.float()
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, scale, weight)
-        normed: Tensor = weight * (wide * scale).to(x.dtype)
-        return normed
+        ctx.mark_non_differentiable(scale)
+        return _scaled(x, scale, weight), scale
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
@@ -92,18 +94,41 @@ def _gate_backward(d_inner: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, T
     return d_gate, silu(gate).mul_(d_inner)
 
 
+def _scaled(x: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
+    return weight * (x * scale).to(x.dtype)  # x · scale is fp32
+
+
 def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:
-    normed: Tensor = _RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+    normed: Tensor
+    normed, scale = _RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled():
+        normed.recipe = (_scaled, (hidden_states.detach(), scale, self.weight.detach()))  # type: ignore[attr-defined]
     return normed
 
 
+def _attention_forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """The class's own, with queries, keys and values computed together."""
+    layers = (self.q_proj, self.k_proj, self.v_proj)
+    if not can_fuse(hidden_states, layers):
+        return type(self).forward(self, hidden_states, *args, **kwargs)
+    try:
+        for layer, output in zip(layers, fused(hidden_states, *layers), strict=True):
+            layer.ready = (hidden_states, output)
+        return type(self).forward(self, hidden_states, *args, **kwargs)
+    finally:
+        for layer in layers:
+            layer.ready = None
+
+
 def _mlp_forward(self: Any, x: Tensor) -> Tensor:
-    gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
+    first, down = (self.gate_proj, self.up_proj), self.down_proj
+    gate, up = fused(x, *first) if can_fuse(x, first) else (layer(x) for layer in first)
     if isinstance(down, FusedLinear) and down.is_plain(gate) and down.base_layer.bias is None:
-        fused: Tensor = _GatedDown.apply(gate, up, *down.operands())  # type: ignore[no-untyped-call]
-        return fused
-    out: Tensor = down(_Gate.apply(gate, up))  # type: ignore[no-untyped-call]
-    return out
+        weight, _, a, b = down.operands()
+        out: Tensor = _GatedDown.apply(gate, up, weight, a, b, down.scale)  # type: ignore[no-untyped-call]
+        return out
+    plain: Tensor = down(_Gate.apply(gate, up))  # type: ignore[no-untyped-call]
+    return plain
 
 
 def make_lean(module: Any) -> list[str]:
@@ -113,7 +138,7 @@ def make_lean(module: Any) -> list[str]:
         kind = type(child)
         if kind not in adopted:
             lean = _candidate(child)
-            adopted[kind] = lean if lean is not None and _same(child, lean) else None
+            adopted[kind] = lean if lean in {None, _attention_forward} or _same(child, lean) else None
         forward = adopted[kind]
         if forward is not None:
             child.forward = MethodType(forward, child)
@@ -123,8 +148,11 @@ def make_lean(module: Any) -> list[str]:
 def _candidate(child: Any) -> Callable[..., Tensor] | None:
     if type(child).__name__.endswith("RMSNorm") and hasattr(child, "variance_epsilon"):
         return _norm_forward
+    children = dict(child.named_children())
+    if {"q_proj", "k_proj", "v_proj"} <= set(children):
+        return _attention_forward
     names = {"gate_proj", "up_proj", "down_proj", "act_fn"}
-    if names <= set(dict(child.named_children())) and len(list(child.children())) == len(names):
+    if set(children) == names:
         # on its own and in fp32: near 0 all activations look alike, to bf16 at least
         x = torch.linspace(-6, 6, 49)
         return _mlp_forward if torch.allclose(child.act_fn(x), silu(x)) else None

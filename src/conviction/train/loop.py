@@ -28,7 +28,7 @@ from conviction.models.hf import HFModel
 from conviction.train.batches import Encoded
 from conviction.train.checkpoint import load_latest, save_checkpoint
 from conviction.train.guard import Guard
-from conviction.train.memory import available, estimate_step
+from conviction.train.memory import available, estimate_step, kept_memory
 from conviction.train.monitor import Monitor, Snapshot, like, whole
 from conviction.train.objectives import Objective, Preference, reach
 from conviction.train.policy import Policy, make_policy, recompute_activations, trained
@@ -150,10 +150,32 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
     watch = watch or Watch()
     began = time.monotonic()
     accelerator = start_accelerator(task.model, track, folder, task.settings)
-    training, order, main = task.training, task.order, accelerator.is_main_process
+    main = accelerator.is_main_process
     watch = watch if main else Watch()
     run = _begin(task, accelerator, watch)
     start = _resume(run, task, folder, watch) if folder is not None else 0
+    with kept_memory():
+        _walk(run, task, start, folder, accelerator, watch)
+    finish_tracking(accelerator)
+    _settle(run.monitor.model, task.model.dtype)
+    outcome = Outcome(
+        steps=run.steps,
+        total_steps=len(task.order),
+        trip=run.trip,
+        seconds=time.monotonic() - began,
+        tokens=run.tokens,
+        peak_mb=peak_mb(accelerator.device),
+        processes=accelerator.num_processes,
+        passed=() if run.trip else run.passed,
+        notes=tuple(run.notes),
+        main_process=main,
+    )
+    return Trained(run.monitor.model, outcome, task.settings)
+
+
+def _walk(run: _Run, task: Task, start: int, folder: Path | None, accelerator: Accelerator, watch: Watch) -> None:
+    """Every step after ``start``: move, judge, record, until the guard stops it."""
+    training, order, main = task.training, task.order, accelerator.is_main_process
     for step in range(start + 1, len(order) + 1):
         rate = rate_at(step, len(order), training)
         result = run.stepper.run(step, order[step - 1], rate)
@@ -181,21 +203,6 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
             run.healthy = Snapshot.of(step, trained(run.stepper.policy))
         if folder is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
             _checkpoint(run, task, folder, step, write=main)
-    finish_tracking(accelerator)
-    _settle(run.monitor.model, task.model.dtype)
-    outcome = Outcome(
-        steps=run.steps,
-        total_steps=len(order),
-        trip=run.trip,
-        seconds=time.monotonic() - began,
-        tokens=run.tokens,
-        peak_mb=peak_mb(accelerator.device),
-        processes=accelerator.num_processes,
-        passed=() if run.trip else run.passed,
-        notes=tuple(run.notes),
-        main_process=main,
-    )
-    return Trained(run.monitor.model, outcome, task.settings)
 
 
 def _settle(moved: HFModel, dtype: torch.dtype) -> None:
@@ -239,7 +246,9 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
 
     def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
         with policy.autocast():
-            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep)
+            # by index: a slice is no contiguous tensor, and the head would be copied once for every row
+            last = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
+            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
         found: torch.Tensor = out.logits
         return found
 
