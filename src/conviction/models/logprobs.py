@@ -195,7 +195,7 @@ class _FrozenHead(torch.autograd.Function):
                 shares *= head.slope(logits)
             joint = torch.logaddexp(total, here)
             mean = shares.to(head.weight.dtype) @ head.weight[rows]
-            expected = expected * (total - joint).exp()[:, None] + mean * (here - joint).exp()[:, None]
+            expected.mul_((total - joint).exp()[:, None]).addcmul_(mean.float(), (here - joint).exp()[:, None])
             total = joint
         logits = head.logit_of(hidden, targets)
         slope = head.slope(logits)

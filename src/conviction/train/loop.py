@@ -154,8 +154,11 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
     watch = watch if main else Watch()
     run = _begin(task, accelerator, watch)
     start = _resume(run, task, folder, watch) if folder is not None else 0
-    with kept_memory():
-        _walk(run, task, start, folder, accelerator, watch)
+    with kept_memory() as return_memory:
+        for step in range(start + 1, len(task.order) + 1):
+            return_memory()
+            if not _advance(run, task, step, folder, accelerator, watch):
+                break
     finish_tracking(accelerator)
     _settle(run.monitor.model, task.model.dtype)
     outcome = Outcome(
@@ -173,36 +176,36 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
     return Trained(run.monitor.model, outcome, task.settings)
 
 
-def _walk(run: _Run, task: Task, start: int, folder: Path | None, accelerator: Accelerator, watch: Watch) -> None:
-    """Every step after ``start``: move, judge, record, until the guard stops it."""
+def _advance(run: _Run, task: Task, step: int, folder: Path | None, accelerator: Accelerator, watch: Watch) -> bool:
+    """One step: move, judge, record, keep what is healthy. False: the guard stopped the run."""
     training, order, main = task.training, task.order, accelerator.is_main_process
-    for step in range(start + 1, len(order) + 1):
-        rate = rate_at(step, len(order), training)
-        result = run.stepper.run(step, order[step - 1], rate)
-        with run.stepper.policy.autocast():
-            judged = run.monitor.check(
-                step,
-                loss=result.loss,
-                grad_norm=result.grad_norm,
-                margin=result.mean("margin"),
-                chosen_drop=result.mean("chosen_drop"),
-            )
-        if judged.broken and not run.passed:
-            run.passed = tuple(f"step {step}: {reason}" for reason in judged.broken)
-        seen = sum(map(len, order[:step])) / len(task.examples)
-        record = _record(step, seen, rate, result, run.monitor)
-        run.steps, run.tokens = step, run.tokens + result.tokens
-        if folder is not None and main:
-            append_record(folder / "steps.jsonl", record)
-        accelerator.log(numbers_of(record), step=step)
-        watch.step(record, len(order))
-        if any(gather_object([judged.zone == "stop"])):  # one for all: the others would wait for ever
-            _trip(run, task, step, judged.broken or judged.signs)
-            break
-        if run.monitor.healthy_sample:
-            run.healthy = Snapshot.of(step, trained(run.stepper.policy))
-        if folder is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
-            _checkpoint(run, task, folder, step, write=main)
+    rate = rate_at(step, len(order), training)
+    result = run.stepper.run(step, order[step - 1], rate)
+    with run.stepper.policy.autocast():
+        judged = run.monitor.check(
+            step,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            margin=result.mean("margin"),
+            chosen_drop=result.mean("chosen_drop"),
+        )
+    if judged.broken and not run.passed:
+        run.passed = tuple(f"step {step}: {reason}" for reason in judged.broken)
+    seen = sum(map(len, order[:step])) / len(task.examples)
+    record = _record(step, seen, rate, result, run.monitor)
+    run.steps, run.tokens = step, run.tokens + result.tokens
+    if folder is not None and main:
+        append_record(folder / "steps.jsonl", record)
+    accelerator.log(numbers_of(record), step=step)
+    watch.step(record, len(order))
+    if any(gather_object([judged.zone == "stop"])):  # one for all: the others would wait for ever
+        _trip(run, task, step, judged.broken or judged.signs)
+        return False
+    if run.monitor.healthy_sample:
+        run.healthy = Snapshot.of(step, trained(run.stepper.policy))
+    if folder is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
+        _checkpoint(run, task, folder, step, write=main)
+    return True
 
 
 def _settle(moved: HFModel, dtype: torch.dtype) -> None:
