@@ -25,7 +25,7 @@ from torch import Tensor
 
 __all__ = ["MIN_TOKENS", "causal_attention"]
 
-BLOCK = 128  # query positions at a time: what a block leaves behind stays in the cache
+BLOCK = 192  # query positions at a time: what a block leaves behind stays in the cache
 MIN_TOKENS = 256  # shorter rows gain nothing
 
 

@@ -139,6 +139,12 @@ class _Run:
     trip: Trip | None = None
     passed: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)  # earlier, where earlier attempts took their time
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, that of earlier attempts up to their last checkpoint included."""
+        return time.monotonic() - self.began
 
 
 def train(task: Task, *, folder: Path | None = None, track: str | None = None, watch: Watch | None = None) -> Trained:
@@ -148,7 +154,6 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
     track   an experiment tracker by accelerate's name: tensorboard, wandb, mlflow, trackio
     """
     watch = watch or Watch()
-    began = time.monotonic()
     accelerator = start_accelerator(task.model, track, folder, task.settings)
     main = accelerator.is_main_process
     watch = watch if main else Watch()
@@ -165,7 +170,7 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
         steps=run.steps,
         total_steps=len(task.order),
         trip=run.trip,
-        seconds=time.monotonic() - began,
+        seconds=run.seconds,
         tokens=run.tokens,
         peak_mb=peak_mb(accelerator.device),
         processes=accelerator.num_processes,
@@ -218,6 +223,7 @@ def _settle(moved: HFModel, dtype: torch.dtype) -> None:
 
 
 def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
+    began = time.monotonic()
     model, training, notes = task.model, task.training, []
 
     def say(text: str) -> None:
@@ -264,7 +270,7 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, say,
     )  # fmt: skip
-    return _Run(stepper, monitor, Snapshot.of(0, trained(policy)), notes=notes)
+    return _Run(stepper, monitor, Snapshot.of(0, trained(policy)), notes=notes, began=began)
 
 
 def _choose_checkpointing(
@@ -328,6 +334,8 @@ def _checkpoint(run: _Run, task: Task, folder: Path, step: int, *, write: bool) 
         "healthy_step": run.healthy.step,
         "tokens": run.tokens,
         "passed": list(run.passed),
+        "notes": run.notes,
+        "seconds": run.seconds,
         "token_budget": run.stepper.token_budget,
         "checkpointing": run.stepper.checkpointing,
         "monitor": run.monitor.state(),
@@ -350,6 +358,8 @@ def _resume(run: _Run, task: Task, folder: Path, watch: Watch) -> int:
         _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trained(stepper.policy)))
         run.steps, run.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
         run.passed = tuple(state["passed"])
+        run.began -= state["seconds"]
+        run.notes[:] = dict.fromkeys([*state["notes"], *run.notes])
         if state["checkpointing"] and not stepper.checkpointing:
             stepper.checkpointing = True
             recompute_activations(stepper.policy)
