@@ -395,10 +395,14 @@ def launch(tmp_path: Path, name: str, processes: int, tiny_folder: Path, data: P
     return steps(folder)
 
 
-def test_two_processes_have_the_losses_of_one(tmp_path, tiny_folder):
+@pytest.mark.parametrize("tuned", [(), ("-o", "tune=full", "-o", "num_layers=1")])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_have_the_losses_of_one(tmp_path, tiny_folder, monkeypatch, sharded, tuned):
     data = write_data(tmp_path / "pairs.jsonl", n=7)  # an odd number: one process has fewer
-    options = ("-o", "batch_size=3")
+    options = ("-o", "batch_size=3", *tuned)
     alone = launch(tmp_path, "alone", 1, tiny_folder, data, *options)
+    if sharded:
+        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
     together = launch(tmp_path, "together", 2, tiny_folder, data, *options)
     told = json.loads((tmp_path / "together" / "training.json").read_text(encoding="utf-8"))
     assert told["outcome"]["processes"] == 2

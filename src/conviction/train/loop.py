@@ -35,6 +35,7 @@ from conviction.train.policy import Policy, make_policy, recompute_activations, 
 from conviction.train.record import append_record, cut_records, numbers_of, peak_mb
 from conviction.train.reference import prepare
 from conviction.train.settings import Training, Weights
+from conviction.train.sharding import is_sharded, shard
 from conviction.train.step import Stepper, StepResult, rate_at
 from conviction.train.tracking import finish_tracking, start_accelerator
 
@@ -165,7 +166,8 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
             if not _advance(run, task, step, folder, accelerator, watch):
                 break
     finish_tracking(accelerator)
-    _settle(run.monitor.model, task.model.dtype)
+    moved = _in_one_piece(run, task) if is_sharded(accelerator) else run.monitor.model
+    _settle(moved, task.model.dtype)
     outcome = Outcome(
         steps=run.steps,
         total_steps=len(task.order),
@@ -178,7 +180,7 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
         notes=tuple(run.notes),
         main_process=main,
     )
-    return Trained(run.monitor.model, outcome, task.settings)
+    return Trained(moved, outcome, task.settings)
 
 
 def _advance(run: _Run, task: Task, step: int, folder: Path | None, accelerator: Accelerator, watch: Watch) -> bool:
@@ -211,6 +213,15 @@ def _advance(run: _Run, task: Task, step: int, folder: Path | None, accelerator:
     if folder is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
         _checkpoint(run, task, folder, step, write=main)
     return True
+
+
+def _in_one_piece(run: _Run, task: Task) -> HFModel:
+    """The sharded model, made anew: what is returned must not need the other processes."""
+    state = Snapshot.of(run.steps, trained(run.stepper.policy))
+    policy = make_policy(task.model, task.weights, task.training)
+    state.restore(trained(policy))
+    model = run.monitor.model
+    return HFModel(id=model.id, module=policy.module, tokenizer=model.tokenizer, check=model.check)
 
 
 def _settle(moved: HFModel, dtype: torch.dtype) -> None:
@@ -247,10 +258,13 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
     checkpointing = _choose_checkpointing(task, policy, budget, accelerator.device, say)
     if checkpointing:
         recompute_activations(policy)
+    sharded = is_sharded(accelerator)
+    if sharded:
+        shard(policy, accelerator)
     optimizer = torch.optim.AdamW(
         [p for _, p in trained(policy)], lr=training.learning_rate, weight_decay=training.weight_decay
     )
-    wrapped, optimizer = accelerator.prepare(policy, optimizer)
+    wrapped, optimizer = (policy, optimizer) if sharded else accelerator.prepare(policy, optimizer)
     moved = HFModel(id=f"{model.id}+{task.name}", module=policy.module, tokenizer=model.tokenizer, check=model.check)
 
     def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:

@@ -17,6 +17,7 @@ from conviction.errors import ModelError
 from conviction.models.hf import HFModel
 from conviction.models.packing import pack_whole
 from conviction.train.batches import Encoded, MicroBatch, lay_out_step
+from conviction.train.monitor import whole
 from conviction.train.objectives import Objective, Preference
 from conviction.train.policy import Policy, recompute_activations, sum_answers, trained
 from conviction.train.reference import Prepared
@@ -96,7 +97,7 @@ class Stepper:
                     {"id": self.examples[i].id, **{name: v[j] for name, v in values.items()}}
                     for j, i in enumerate(batch.members)
                 ]
-        norm = accelerator.clip_grad_norm_([p for _, p in trained(self.policy)], self.training.max_grad_norm)
+        norm = whole(accelerator.clip_grad_norm_([p for _, p in trained(self.policy)], self.training.max_grad_norm))
         gathered = gather_object(rows)
         loss, grad_norm = math.fsum(row["loss"] for row in gathered) / total, float(norm)
         applied = math.isfinite(loss) and math.isfinite(grad_norm)

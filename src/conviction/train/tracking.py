@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 
 from conviction.errors import InputError, MissingExtraError, nearest
 from conviction.models.hf import HFModel
@@ -22,7 +22,7 @@ def start_accelerator(
 ) -> Accelerator:
     """An accelerator for this model, under ``accelerate launch`` or alone, with its tracker begun.
 
-    Raises InputError for an unknown tracker or FSDP, MissingExtraError for a tracker that is not installed.
+    Raises InputError for an unknown tracker, MissingExtraError for a tracker that is not installed.
     """
     if track is not None:
         check_tracker(track)
@@ -33,8 +33,6 @@ def start_accelerator(
         log_with=track,
         project_dir=str(folder) if folder is not None else None,
     )
-    if accelerator.distributed_type == DistributedType.FSDP:
-        raise InputError("training under FSDP is not supported yet", hint="use several processes without it (DDP)")
     if track is not None:
         plain = {k: v if isinstance(v, int | float | str | bool) else str(v) for k, v in settings.items()}
         accelerator.init_trackers("conviction", config=plain)
