@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from conftest import byte_tokenizer, tiny_model, tiny_module
@@ -382,24 +383,34 @@ def test_killed_at_any_step_and_resumed_a_run_ends_the_same(tmp_path, tiny_folde
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def launch_command(processes: int, arguments: list[str]) -> list[str]:
+    if processes == 1:
+        return [sys.executable, *arguments]
+    # What accelerate launch starts on GPUs; on a CPU it would want MPI. `--` keeps torchrun from reading --run.
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [*starter, "-m", "--", *arguments[1:]]
+
+
 def launch(tmp_path: Path, name: str, processes: int, tiny_folder: Path, data: Path, *more: str) -> list[dict]:
     folder = tmp_path / name
     arguments = command(folder, data, tiny_folder, *more)[1:]
-    starter = [sys.executable]
-    if processes > 1:
-        # What accelerate launch starts on GPUs; on a CPU it would want MPI. `--` keeps torchrun from reading --run.
-        starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        arguments = ["-m", "--", *arguments[1:]]
-    done = subprocess.run([*starter, *arguments], env=run_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        launch_command(processes, arguments), env=run_environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return steps(folder)
 
 
-@pytest.mark.parametrize("tuned", [(), ("-o", "tune=full", "-o", "num_layers=1")])
+def final_weights(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = (folder / "model").glob("*.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.parametrize("tuned", [(), ("-o", "tune=full", "-o", "num_layers=1", "-o", "checkpointing=on")])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_two_processes_have_the_losses_of_one(tmp_path, tiny_folder, monkeypatch, sharded, tuned):
+def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder, monkeypatch, sharded, tuned):
     data = write_data(tmp_path / "pairs.jsonl", n=7)  # an odd number: one process has fewer
-    options = ("-o", "batch_size=3", *tuned)
+    options = ("-o", "batch_size=5", "-o", "token_budget=30", *tuned)  # several packs a step
     alone = launch(tmp_path, "alone", 1, tiny_folder, data, *options)
     if sharded:
         monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
@@ -409,6 +420,36 @@ def test_two_processes_have_the_losses_of_one(tmp_path, tiny_folder, monkeypatch
     assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4)
     assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3)
     assert [[row["id"] for row in r["rows"]] for r in together] == [[row["id"] for row in r["rows"]] for r in alone]
+    found, expected = (final_weights(tmp_path / name) for name in ("together", "alone"))
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=2e-3)
+
+
+def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    data = write_data(tmp_path / "pairs.jsonl")
+    whole = launch(tmp_path, "whole", 2, tiny_folder, data)
+    process = subprocess.Popen(
+        launch_command(2, command(tmp_path / "cut", data, tiny_folder)[1:]),
+        env=run_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    log, deadline = tmp_path / "cut" / "steps.jsonl", time.monotonic() + 90
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and log.read_text(encoding="utf-8").count("\n") >= 7:
+            break
+        time.sleep(0.002)
+    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+        one.kill()
+    process.wait()
+    assert log.read_text(encoding="utf-8").count("\n") < len(whole), "killed before its end"
+    assert launch(tmp_path, "cut", 2, tiny_folder, data) == whole
+    strict = ("-o", "max_chosen_drop=1e-9", "-o", "max_neutral_drop=1e-9")
+    arguments = [a if a != "off" else "default" for a in command(tmp_path / "trip", data, tiny_folder, *strict)[1:]]
+    done = subprocess.run(launch_command(2, arguments), env=run_environment(), capture_output=True, check=False)
+    assert done.returncode == 1, "torchrun's own exit code for a process that ended with 1"
+    told = json.loads((tmp_path / "trip" / "training.json").read_text(encoding="utf-8"))
+    assert told["outcome"]["trip"]["restored"] < told["outcome"]["trip"]["step"]
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):

@@ -131,8 +131,7 @@ class TreeAttention:
 
     def _in_blocks(self, rows: Tensor) -> bool:
         """Whether causal rows [members, nodes, heads, dim] are faster by matrix multiplications of our own."""
-        half = rows.dtype == torch.bfloat16 and rows.device.type == "cpu"
-        return half and not self.exact and not self.prefix.length and rows.shape[1] >= MIN_TOKENS
+        return not self.exact and not self.prefix.length and rows.shape[1] >= MIN_TOKENS
 
 
 def _tree_attention(

@@ -59,7 +59,7 @@ class _Heads:
         return x.view(self.n, x.shape[1], self.key_heads, -1, self.dim).permute(0, 2, 3, 1, 4)
 
     def lay(self, x: Tensor, scale: float = 1.0) -> Tensor:
-        """A copy [m, r, L, dim], times ``scale``."""
+        """[m, r, L, dim], times ``scale``; a copy unless it lies so already."""
         split = self.split(x)
         out = torch.mul(split, scale) if scale != 1.0 else split
         return out.reshape(self.batches, -1, self.length, self.dim)
@@ -130,4 +130,4 @@ def _probabilities(q: Tensor, k: Tensor, start: int, end: int, logits: Tensor, s
 @cache
 def _future(size: int, dtype: torch.dtype) -> Tensor:
     """[size, size] -inf above the diagonal."""
-    return torch.full((size, size), float("-inf"), dtype=dtype).triu(1)
+    return torch.full((size, size), float("-inf"), dtype=dtype, device="cpu").triu(1)

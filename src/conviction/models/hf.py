@@ -29,7 +29,7 @@ from conviction.models.rows import score_rows
 from conviction.models.scores import ScoreCache, fingerprint
 from conviction.models.selfcheck import SelfCheck, check_packing
 
-__all__ = ["HFModel", "load"]
+__all__ = ["HFModel", "last_positions", "load"]
 
 Row = tuple[Ids, Ids]
 
@@ -237,7 +237,10 @@ class HFModel:
                 width = max(map(len, batch))
                 ids = torch.tensor([(pad,) * (width - len(p)) + p for p in batch], device=self.device)
                 mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=self.device)
-                out = self.module.generate(input_ids=ids, attention_mask=mask, **self._last_only())
+                last = last_positions(self.module, 1, width)
+                out = self.module.generate(
+                    input_ids=ids, attention_mask=mask, **({} if isinstance(last, int) else {"logits_to_keep": last})
+                )
                 for row in out[:, width:].tolist():
                     stop = next((i for i, token in enumerate(row) if token in ends), None)
                     kept = row if stop is None else row[:stop]
@@ -248,11 +251,6 @@ class HFModel:
         finally:
             self.module.generation_config = own
         return written
-
-    def _last_only(self) -> dict[str, Any]:
-        """Read the head at the last position, by index: transformers' slice makes a CPU copy the head for each row."""
-        known = "logits_to_keep" in inspect.signature(self.module.forward).parameters
-        return {"logits_to_keep": torch.tensor([-1], device=self.device)} if known else {}
 
     def save_whole(self, folder: Path) -> None:
         """Write all weights (safetensors; an adapter is merged into a copy first) and the tokenizer."""
@@ -284,6 +282,23 @@ class HFModel:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
+
+
+def last_positions(module: Any, count: int, width: int) -> int | torch.Tensor:
+    """``logits_to_keep`` for the last ``count`` of ``width`` positions; by index where a slice would be slow.
+
+    A slice is no contiguous tensor, and for one a CPU copies the head once for
+    every row. Code from elsewhere than transformers may know numbers only.
+    """
+    parameter = next(module.parameters())
+    ours = type(module).__module__.startswith("transformers.")
+    if (
+        parameter.device.type != "cpu"
+        or not ours
+        or "logits_to_keep" not in inspect.signature(module.forward).parameters
+    ):
+        return count
+    return torch.arange(-min(count, width), 0)
 
 
 # -- loading ---------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """LoRA: PEFT's adapters and file format, with a forward pass in two multiplications fewer.
 
 PEFT makes, names, saves and loads the adapter; only the layer's arithmetic is
-ours (``_fused``), put in through PEFT's own dispatch. Hu et al., 2106.09685.
+ours (``fused``), put in through PEFT's own dispatch. Hu et al., 2106.09685.
 """
 
 from __future__ import annotations
@@ -105,8 +105,9 @@ class FusedLinear(PeftLinear):  # type: ignore[misc]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """[…, in] to […, out]."""
-        if self.ready is not None and self.ready[0] is x:
-            return self.ready[1]
+        ready = self.ready
+        if ready is not None and ready[0] is x:
+            return ready[1]
         if kwargs or not self.is_plain(x):
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
@@ -139,7 +140,7 @@ class FusedLinear(PeftLinear):  # type: ignore[misc]
         return float(self.scaling[ADAPTER])
 
 
-def can_fuse(x: Tensor, layers: Sequence[nn.Module]) -> bool:
+def can_fuse(x: Tensor, layers: Sequence[Any]) -> bool:
     """Whether ``fused`` may be called."""
     plain = all(isinstance(layer, FusedLinear) and layer.is_plain(x) for layer in layers)
     return plain and len({layer.scale for layer in layers}) == 1

@@ -30,7 +30,7 @@ class _RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
         scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, scale, weight)
         ctx.mark_non_differentiable(scale)
@@ -108,7 +108,8 @@ def _norm_forward(self: Any, hidden_states: Tensor) -> Tensor:
 
 def _attention_forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
     """The class's own, with queries, keys and values computed together."""
-    layers = (self.q_proj, self.k_proj, self.v_proj)
+    # some layers have none of their own, and use others' keys and values
+    layers: list[Any] = [getattr(self, name, None) for name in ("q_proj", "k_proj", "v_proj")]
     if not can_fuse(hidden_states, layers):
         return type(self).forward(self, hidden_states, *args, **kwargs)
     try:
@@ -132,7 +133,7 @@ def _mlp_forward(self: Any, x: Tensor) -> Tensor:
 
 
 def make_lean(module: Any) -> list[str]:
-    """Replace the forward pass of RMSNorms and gated MLPs inside a model's body; names the classes that it changed."""
+    """Replace the forward pass of RMSNorms, gated MLPs and attention in a model's body; names the classes changed."""
     adopted: dict[type, Callable[..., Tensor] | None] = {}
     for child in module.base_model.modules():
         kind = type(child)

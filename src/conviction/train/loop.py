@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 from conviction.core.protocols import Message, Progress
 from conviction.core.settings import flat
 from conviction.errors import RunError
-from conviction.models.hf import HFModel
+from conviction.models.hf import HFModel, last_positions
 from conviction.train.batches import Encoded
 from conviction.train.checkpoint import load_latest, save_checkpoint
 from conviction.train.guard import Guard
@@ -35,7 +35,7 @@ from conviction.train.policy import Policy, make_policy, recompute_activations, 
 from conviction.train.record import append_record, cut_records, numbers_of, peak_mb
 from conviction.train.reference import prepare
 from conviction.train.settings import Training, Weights
-from conviction.train.sharding import is_sharded, shard
+from conviction.train.sharding import blocks_to_shard, gathered, shard, wants_sharding
 from conviction.train.step import Stepper, StepResult, rate_at
 from conviction.train.tracking import finish_tracking, start_accelerator
 
@@ -166,7 +166,7 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
             if not _advance(run, task, step, folder, accelerator, watch):
                 break
     finish_tracking(accelerator)
-    moved = _in_one_piece(run, task) if is_sharded(accelerator) else run.monitor.model
+    moved = _in_one_piece(run, task) if wants_sharding() else run.monitor.model
     _settle(moved, task.model.dtype)
     outcome = Outcome(
         steps=run.steps,
@@ -188,7 +188,7 @@ def _advance(run: _Run, task: Task, step: int, folder: Path | None, accelerator:
     training, order, main = task.training, task.order, accelerator.is_main_process
     rate = rate_at(step, len(order), training)
     result = run.stepper.run(step, order[step - 1], rate)
-    with run.stepper.policy.autocast():
+    with run.stepper.policy.autocast(), gathered(run.stepper.policy):
         judged = run.monitor.check(
             step,
             loss=result.loss,
@@ -205,10 +205,12 @@ def _advance(run: _Run, task: Task, step: int, folder: Path | None, accelerator:
         append_record(folder / "steps.jsonl", record)
     accelerator.log(numbers_of(record), step=step)
     watch.step(record, len(order))
-    if any(gather_object([judged.zone == "stop"])):  # one for all: the others would wait for ever
+    # one for all: the others would wait for ever
+    verdicts = gather_object([(judged.zone == "stop", run.monitor.healthy_sample)])
+    if any(stop for stop, _ in verdicts):
         _trip(run, task, step, judged.broken or judged.signs)
         return False
-    if run.monitor.healthy_sample:
+    if all(healthy for _, healthy in verdicts):
         run.healthy = Snapshot.of(step, trained(run.stepper.policy))
     if folder is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
         _checkpoint(run, task, folder, step, write=main)
@@ -242,6 +244,7 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
         watch.say(text)
 
     policy = make_policy(model, task.weights, training)
+    cut = blocks_to_shard(policy) if wants_sharding() and accelerator.num_processes > 1 else []
     budget = training.token_budget or model.token_budget
     single = accelerator.num_processes == 1
     scope = (*model.scope(), training.precision, task.weights.tune)
@@ -258,25 +261,25 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
     checkpointing = _choose_checkpointing(task, policy, budget, accelerator.device, say)
     if checkpointing:
         recompute_activations(policy)
-    sharded = is_sharded(accelerator)
-    if sharded:
-        shard(policy, accelerator)
+    if cut:
+        shard(cut, accelerator)
     optimizer = torch.optim.AdamW(
         [p for _, p in trained(policy)], lr=training.learning_rate, weight_decay=training.weight_decay
     )
-    wrapped, optimizer = (policy, optimizer) if sharded else accelerator.prepare(policy, optimizer)
+    wrapped = policy
+    if not wants_sharding():
+        wrapped, optimizer = accelerator.prepare(policy, optimizer)
     moved = HFModel(id=f"{model.id}+{task.name}", module=policy.module, tokenizer=model.tokenizer, check=model.check)
 
     def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
         with policy.autocast():
-            # by index: a slice is no contiguous tensor, and the head would be copied once for every row
-            last = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
+            last = last_positions(policy.module, keep, ids.shape[1])
             out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
         found: torch.Tensor = out.logits
         return found
 
     guard = dataclasses.replace(task.guard, **NOTHING_TO_LOSE) if task.begins_random else task.guard
-    with policy.autocast():
+    with policy.autocast(), gathered(policy):
         monitor = Monitor.begin(guard, moved, logits, own=task.own, held_out=task.held_out, total_steps=len(task.order))
     if task.begins_random:
         monitor.prompts = ()  # its samples are noise, and begin so
@@ -340,9 +343,9 @@ def _trip(run: _Run, task: Task, step: int, reasons: tuple[str, ...]) -> None:
 def _checkpoint(run: _Run, task: Task, folder: Path, step: int, *, write: bool) -> None:
     policy = run.stepper.policy
     moments = _bare(run.stepper.optimizer).state
-    tensors: dict[str, torch.Tensor] = {f"weights/{name}": whole(p) for name, p in trained(policy)}
+    tensors: dict[str, torch.Tensor] = {f"weights/{name}": whole(p).cpu() for name, p in trained(policy)}
     tensors |= {f"healthy/{name}": t for name, t in run.healthy.tensors.items()}
-    tensors |= {f"optimizer/{k}/{name}": whole(v) for name, p in trained(policy) for k, v in moments[p].items()}
+    tensors |= {f"optimizer/{k}/{name}": whole(v).cpu() for name, p in trained(policy) for k, v in moments[p].items()}
     state = {
         "digest": task.digest,
         "healthy_step": run.healthy.step,

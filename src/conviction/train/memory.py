@@ -18,10 +18,12 @@ import torch
 __all__ = ["Estimate", "available", "estimate_step", "kept_memory"]
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names and numbers, malloc.h
+LARGEST = 32 * 2**20  # the most that glibc sets the latter to by itself; the former is then twice that
 
 # What a block keeps per token for its backward pass, in units of hidden and of
 # inner sizes: norms (x and output, twice), q, k, v, attention's output twice;
-# gate and up. Doubled below: measured peaks are 1.8 times this sum on a CPU
+# gate and up (with an adapter, a norm's output is not kept: then it is an
+# overestimate). Doubled below: measured peaks are 1.8 times this sum on a CPU
 # (what the backward pass needs meanwhile, and malloc's gaps).
 HIDDEN_UNITS, INNER_UNITS, SAFETY = 9, 2, 2.0
 
@@ -69,11 +71,12 @@ def kept_memory() -> Iterator[Callable[[], None]]:
     if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
         yield lambda: None
         return
-    libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+    if not libc.mallopt(M_MMAP_THRESHOLD, 2**30):  # older ones cap it
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     try:
         yield lambda: libc.malloc_trim(0)
     finally:
-        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc sets by itself
-        libc.mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
+        libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST)
         libc.malloc_trim(0)

@@ -74,7 +74,7 @@ def prepare(
     cache_mb  disk for activations; 0: none are kept
     """
     activations, note = _allocate(policy, examples, cache_mb)
-    cache = ScoreCache(("reference-2", *scope)) if scope is not None else None
+    cache = ScoreCache(("reference-3", *scope)) if scope is not None else None
     try:
         known = cache.find(_rows(examples)) if cache is not None else {}
         wanted = [

@@ -85,11 +85,12 @@ class Stepper:
         kl = self._kl(indices) if isinstance(self.objective, Preference) and self.objective.needs_kl else None
         rows: list[dict[str, Any]] = []
         for k, batch in enumerate(batches):
-            # Gradients are summed over the processes once, with the last pack.
-            waits = nullcontext() if k + 1 == len(batches) else accelerator.no_sync(self.wrapped)
+            # DDP sums gradients over the processes once, with the last pack; FSDP with each: it holds none whole.
+            once = k + 1 == len(batches) or self.wrapped is self.policy
+            waits = nullcontext() if once else accelerator.no_sync(self.wrapped)
             with waits, self.policy.dropout():
                 losses, measures = self._losses(batch, kl)
-                # DDP takes the mean over processes, a step the mean over all of its examples
+                # DDP and FSDP take the mean over processes, a step the mean over all of its examples
                 (losses.sum() * (batch.weight * accelerator.num_processes / total)).backward()
             if batch.weight:
                 values = {"loss": losses.detach().double().tolist(), **measures}
