@@ -401,6 +401,41 @@ def test_lean_layers_in_half_precision_are_as_near_to_fp32_as_the_plain_ones():
     assert errors[0] <= 1.2 * errors[1]
 
 
+def test_lean_gradients_in_half_precision_are_as_near_to_fp32_as_the_plain_ones():
+    exact = gradients(with_adapter("llama"), everything=False)
+    errors = []
+    for lean in (True, False):
+        module = with_adapter("llama")
+        for p in module.parameters():
+            if not p.requires_grad:
+                p.data = p.data.to(torch.bfloat16)
+        if lean:
+            assert make_lean(module)
+        found = gradients(module, everything=False)
+        errors.append(sum(float((found[n].float() - g).norm() / g.norm()) for n, g in exact.items()))
+    assert errors[0] <= 1.2 * errors[1]
+
+
+@pytest.mark.parametrize("odd", ["scale", "frozen", "missing"])
+def test_projections_that_cannot_be_computed_together_are_computed_one_by_one(odd):
+    """Another multiplier for one of q, k, v; an adapter that some lack: the same numbers as without."""
+    targets = ("q_proj", "v_proj", "gate_proj") if odd == "missing" else None
+    plain, lean = (with_adapter("llama", **({"target_modules": targets} if targets else {})) for _ in range(2))
+    for module in (plain, lean):
+        attention = module.model.layers[0].self_attn
+        if odd == "scale":
+            attention.k_proj.scaling["default"] *= 3
+        if odd == "frozen":
+            for p in attention.k_proj.parameters():
+                p.requires_grad_(False)
+    make_lean(lean)
+    expected, found = (gradients(module, everything=False) for module in (plain, lean))
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-4, msg=name)
+    assert all(getattr(layer, "ready", None) is None for layer in lean.modules()), "nothing is left behind"
+
+
 def test_a_lean_norm_leaves_its_input_alone():
     """What enters a norm is the residual stream: it belongs to other layers, and to whoever passes it in."""
     module = tiny_module("llama")

@@ -383,6 +383,24 @@ def test_killed_at_any_step_and_resumed_a_run_ends_the_same(tmp_path, tiny_folde
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def test_a_resumed_run_tells_the_time_of_all_its_attempts(tmp_path):
+    slept = 0.5
+
+    def stop_at_four(record: dict, _total: int) -> None:
+        if record["step"] == 1:
+            time.sleep(slept)
+        if record["step"] == 4:
+            raise KeyboardInterrupt
+
+    dpo = Dpo(training=Training(epochs=4, max_steps=6, checkpoint_every=3))
+    with pytest.raises(KeyboardInterrupt):
+        dpo.apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path, watch=Watch(step=stop_at_four))
+    began = time.monotonic()
+    outcome = dpo.apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path).outcome
+    assert outcome.steps == 6
+    assert outcome.seconds > slept + 0.5 * (time.monotonic() - began)
+
+
 def launch_command(processes: int, arguments: list[str]) -> list[str]:
     if processes == 1:
         return [sys.executable, *arguments]

@@ -35,12 +35,12 @@ class Guard:
         "default", "strict: the early signs stop a run as well; off: only what is not a number stops it"
     )
     max_chosen_drop: float = setting(0.5, "nats per token that chosen answers may lose, mean of three steps", above=0)
-    max_neutral_drop: float = setting(0.15, "nats per token that neutral text may lose", above=0)
+    max_neutral_drop: float = setting(0.1, "nats per token that neutral text may lose", above=0)
     max_entropy_drop: float = setting(
         0.3, "share by which next-token entropy on held-out prompts may fall", above=0, at_most=1
     )
     max_top_mass_drop: float = setting(
-        0.1, "probability that the ten likeliest tokens on held-out prompts may lose", above=0, at_most=1
+        0.2, "probability that the ten likeliest tokens on held-out prompts may lose", above=0, at_most=1
     )
     max_repetition: float = setting(0.25, "rise of the share of repeated 4-grams in greedy samples", above=0, at_most=1)
     max_non_alphanumeric: float = setting(
