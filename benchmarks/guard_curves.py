@@ -33,19 +33,19 @@ def main() -> None:
         curve = (
             alt.Chart(alt.Data(values=points))
             .mark_line(point=True)
-            .encode(x=alt.X("step:Q"), y=alt.Y("value:Q", title=None))
+            .encode(x=alt.X("step:Q", title="step"), y=alt.Y("value:Q", title=None))
         )
         layers = [curve]
         for step, colour in ((run["default"]["stopped_at"], "crimson"), (run["first_broken_step"], "grey")):
             rule = alt.Chart(alt.Data(values=[{"x": step}])).mark_rule(color=colour, strokeDash=[4, 3])
-            layers.append(rule.encode(x="x:Q"))
+            layers.append(rule.encode(x=alt.X("x:Q", title="step")))
         if limit is not None:
             line = alt.Chart(alt.Data(values=[{"y": getattr(Guard(), limit)}])).mark_rule(color="orange")
             layers.append(line.encode(y="y:Q"))
-        panels.append(alt.layer(*layers).properties(width=300, height=110, title=title))
+        panels.append(alt.layer(*layers).properties(width=280, height=90, title=title))
     title = f"{CASE}: stopped after the red step; grey: the first samples that a stranger calls broken; orange: limits"
     path = ROOT / "docs/guard_collapse.svg"
-    alt.vconcat(*panels).properties(title=alt.Title(title, fontSize=11)).save(str(path))
+    alt.concat(*panels, columns=2).properties(title=alt.Title(title, fontSize=11)).save(str(path))
     print(f"wrote {path}")
 
 
