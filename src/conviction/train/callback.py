@@ -14,8 +14,7 @@ from conviction.models.hf import HFModel
 from conviction.models.packing import Ids
 from conviction.models.rows import score_rows
 from conviction.models.selfcheck import SelfCheck
-from conviction.train.guard import Guard
-from conviction.train.loop import Trip
+from conviction.train.guard import Guard, Trip
 from conviction.train.monitor import Monitor, Snapshot
 from conviction.train.policy import trained
 

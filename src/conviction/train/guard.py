@@ -22,7 +22,7 @@ from typing import Literal
 
 from conviction.core.settings import check_settings, setting
 
-__all__ = ["Guard", "Judgement", "Reading", "SampleReading", "judge", "sampling_is_due"]
+__all__ = ["Guard", "Judgement", "Reading", "SampleReading", "Trip", "judge", "sampling_is_due"]
 
 Zone = Literal["healthy", "warning", "stop"]
 
@@ -97,6 +97,16 @@ class Judgement:
     zone: Zone
     broken: tuple[str, ...] = ()
     signs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trip:
+    """The guard stopped the run after ``step``; the model is as it was after ``restored`` (0: untouched)."""
+
+    step: int
+    restored: int
+    reasons: tuple[str, ...]
+    reach: str
 
 
 def judge(history: Sequence[Reading], guard: Guard, total_steps: int) -> Judgement:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,23 +23,22 @@ from accelerate.utils import gather_object
 
 from conviction.core.protocols import Message, Progress
 from conviction.core.settings import flat
-from conviction.errors import RunError
 from conviction.models.hf import HFModel, last_positions
 from conviction.train.batches import Encoded
-from conviction.train.checkpoint import load_latest, save_checkpoint
-from conviction.train.guard import Guard
+from conviction.train.guard import Guard, Trip
 from conviction.train.memory import available, estimate_step, kept_memory
-from conviction.train.monitor import Monitor, Snapshot, like, whole
+from conviction.train.monitor import Monitor, Snapshot
 from conviction.train.objectives import Objective, Preference, reach
 from conviction.train.policy import Policy, make_policy, recompute_activations, trained
-from conviction.train.record import append_record, cut_records, numbers_of, peak_mb
+from conviction.train.record import append_record, numbers_of, peak_mb
 from conviction.train.reference import prepare
+from conviction.train.running import Running
 from conviction.train.settings import Training, Weights
 from conviction.train.sharding import blocks_to_shard, gathered, shard, wants_sharding
 from conviction.train.step import Stepper, StepResult, rate_at
 from conviction.train.tracking import finish_tracking, start_accelerator
 
-__all__ = ["Outcome", "Task", "Trained", "Trip", "Watch", "train"]
+__all__ = ["Outcome", "Task", "Trained", "Watch", "train"]
 
 
 # A model that begins random has no health to lose: only what is not a number stops it.
@@ -93,16 +92,6 @@ class Watch:
     step: Callable[[Mapping[str, Any], int], None] = lambda _record, _total: None
 
 
-@dataclass(frozen=True)
-class Trip:
-    """The guard stopped the run after ``step``; the model is as it was after ``restored`` (0: untouched)."""
-
-    step: int
-    restored: int
-    reasons: tuple[str, ...]
-    reach: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """How a run ended. passed: the first limits that a guard that is off let pass; peak_mb: of the process, in all."""
@@ -128,26 +117,6 @@ class Trained:
     settings: Mapping[str, Any]
 
 
-@dataclass
-class _Run:
-    """What changes while a run goes on."""
-
-    stepper: Stepper
-    monitor: Monitor
-    healthy: Snapshot
-    steps: int = 0
-    tokens: int = 0
-    trip: Trip | None = None
-    passed: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
-    began: float = field(default_factory=time.monotonic)  # earlier, where earlier attempts took their time
-
-    @property
-    def seconds(self) -> float:
-        """Time spent, that of earlier attempts up to their last checkpoint included."""
-        return time.monotonic() - self.began
-
-
 def train(task: Task, *, folder: Path | None = None, track: str | None = None, watch: Watch | None = None) -> Trained:
     """Run a task to its end, or to where the guard stops it; the model that comes back passed its last check.
 
@@ -159,7 +128,7 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
     main = accelerator.is_main_process
     watch = watch if main else Watch()
     run = _begin(task, accelerator, watch)
-    start = _resume(run, task, folder, watch) if folder is not None else 0
+    start = run.take_up(folder, task.digest, watch.say) if folder is not None else 0
     with kept_memory() as return_memory:
         for step in range(start + 1, len(task.order) + 1):
             return_memory()
@@ -183,7 +152,7 @@ def train(task: Task, *, folder: Path | None = None, track: str | None = None, w
     return Trained(moved, outcome, task.settings)
 
 
-def _advance(run: _Run, task: Task, step: int, folder: Path | None, accelerator: Accelerator, watch: Watch) -> bool:
+def _advance(run: Running, task: Task, step: int, folder: Path | None, accelerator: Accelerator, watch: Watch) -> bool:
     """One step: move, judge, record, keep what is healthy. False: the guard stopped the run."""
     training, order, main = task.training, task.order, accelerator.is_main_process
     rate = rate_at(step, len(order), training)
@@ -213,11 +182,11 @@ def _advance(run: _Run, task: Task, step: int, folder: Path | None, accelerator:
     if all(healthy for _, healthy in verdicts):
         run.healthy = Snapshot.of(step, trained(run.stepper.policy))
     if folder is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
-        _checkpoint(run, task, folder, step, write=main)
+        run.save(folder, step, task.digest, write=main)
     return True
 
 
-def _in_one_piece(run: _Run, task: Task) -> HFModel:
+def _in_one_piece(run: Running, task: Task) -> HFModel:
     """The sharded model, made anew: what is returned must not need the other processes."""
     state = Snapshot.of(run.steps, trained(run.stepper.policy))
     policy = make_policy(task.model, task.weights, task.training)
@@ -235,7 +204,7 @@ def _settle(moved: HFModel, dtype: torch.dtype) -> None:
     moved.dtype = next(moved.module.parameters()).dtype
 
 
-def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
+def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> Running:
     began = time.monotonic()
     model, training, notes = task.model, task.training, []
 
@@ -287,7 +256,7 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> _Run:
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, say,
     )  # fmt: skip
-    return _Run(stepper, monitor, Snapshot.of(0, trained(policy)), notes=notes, began=began)
+    return Running(stepper, monitor, Snapshot.of(0, trained(policy)), notes=notes, began=began)
 
 
 def _choose_checkpointing(
@@ -331,80 +300,10 @@ def _record(step: int, epoch: float, rate: float, result: StepResult, monitor: M
     }
 
 
-def _trip(run: _Run, task: Task, step: int, reasons: tuple[str, ...]) -> None:
+def _trip(run: Running, task: Task, step: int, reasons: tuple[str, ...]) -> None:
     run.healthy.restore(trained(run.stepper.policy))
     text = ""
     if isinstance(task.objective, Preference):
         margin = run.monitor.history[-1].margin or 0.0
         text = reach(task.objective, run.stepper.prepared.reference, margin, task.guard.margin_cap)
     run.trip = Trip(step, run.healthy.step, reasons, text)
-
-
-def _checkpoint(run: _Run, task: Task, folder: Path, step: int, *, write: bool) -> None:
-    policy = run.stepper.policy
-    moments = _bare(run.stepper.optimizer).state
-    tensors: dict[str, torch.Tensor] = {f"weights/{name}": whole(p).cpu() for name, p in trained(policy)}
-    tensors |= {f"healthy/{name}": t for name, t in run.healthy.tensors.items()}
-    tensors |= {f"optimizer/{k}/{name}": whole(v).cpu() for name, p in trained(policy) for k, v in moments[p].items()}
-    state = {
-        "digest": task.digest,
-        "healthy_step": run.healthy.step,
-        "tokens": run.tokens,
-        "passed": list(run.passed),
-        "notes": run.notes,
-        "seconds": run.seconds,
-        "token_budget": run.stepper.token_budget,
-        "checkpointing": run.stepper.checkpointing,
-        "monitor": run.monitor.state(),
-    }
-    if write:
-        save_checkpoint(folder / "checkpoints", step, tensors, state)
-
-
-def _resume(run: _Run, task: Task, folder: Path, watch: Watch) -> int:
-    """Take up the newest sound checkpoint; the step it was made after, 0 for a new run."""
-    found = load_latest(folder / "checkpoints", watch.say)
-    step = 0 if found is None else found[0]
-    if found is not None:
-        _, tensors, state = found
-        if state["digest"] != task.digest:
-            raise RunError(f"{folder} holds a run with other settings or data", hint="use another folder")
-        stepper, parts = run.stepper, _by_room(tensors)
-        Snapshot(step, parts["weights"]).restore(trained(stepper.policy))
-        run.healthy = Snapshot(state["healthy_step"], parts["healthy"])
-        _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trained(stepper.policy)))
-        run.steps, run.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
-        run.passed = tuple(state["passed"])
-        run.began -= state["seconds"]
-        run.notes[:] = dict.fromkeys([*state["notes"], *run.notes])
-        if state["checkpointing"] and not stepper.checkpointing:
-            stepper.checkpointing = True
-            recompute_activations(stepper.policy)
-        run.monitor.load(state["monitor"])
-        watch.say(f"taken up after step {step}")
-    cut_records(folder / "steps.jsonl", step)
-    return step
-
-
-def _by_room(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """Tensors by what stands before the first slash of their names."""
-    rooms: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "healthy": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        room, _, rest = name.partition("/")
-        rooms[room][rest] = tensor
-    return rooms
-
-
-def _load_moments(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], named: Mapping[str, torch.nn.Parameter]
-) -> None:
-    """Put AdamW's state back: ``exp_avg/<parameter>``, ``exp_avg_sq/<parameter>``, ``step/<parameter>``."""
-    for path, tensor in tensors.items():
-        kind, _, name = path.partition("/")
-        parameter = named[name]
-        optimizer.state[parameter][kind] = tensor if kind == "step" else like(tensor, parameter)
-
-
-def _bare(optimizer: Any) -> torch.optim.Optimizer:
-    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return inner
