@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import os
@@ -21,7 +20,7 @@ from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, n
 from conviction.models.attention import KERNEL
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
 from conviction.models.embedded import EMBEDDED, ensure
-from conviction.models.logprobs import answer_logprobs, compute_prefix, find_head, predictions
+from conviction.models.logprobs import answer_logprobs, compute_prefix, find_head, last_positions, predictions
 from conviction.models.lora import load_lora, merged_copy
 from conviction.models.packing import Ids, plan, plan_tokens
 from conviction.models.prompts import PromptEncoder
@@ -29,7 +28,7 @@ from conviction.models.rows import score_rows
 from conviction.models.scores import ScoreCache, fingerprint
 from conviction.models.selfcheck import SelfCheck, check_packing
 
-__all__ = ["HFModel", "last_positions", "load"]
+__all__ = ["HFModel", "load"]
 
 Row = tuple[Ids, Ids]
 
@@ -282,23 +281,6 @@ class HFModel:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
-
-
-def last_positions(module: Any, count: int, width: int) -> int | torch.Tensor:
-    """``logits_to_keep`` for the last ``count`` of ``width`` positions; by index where a slice would be slow.
-
-    A slice is no contiguous tensor, and for one a CPU copies the head once for
-    every row. Code from elsewhere than transformers may know numbers only.
-    """
-    parameter = next(module.parameters())
-    ours = type(module).__module__.startswith("transformers.")
-    if (
-        parameter.device.type != "cpu"
-        or not ours
-        or "logits_to_keep" not in inspect.signature(module.forward).parameters
-    ):
-        return count
-    return torch.arange(-min(count, width), 0)
 
 
 # -- loading ---------------------------------------------------------------------

@@ -12,6 +12,7 @@ never exists.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,16 @@ from torch.utils.checkpoint import checkpoint
 from conviction.models.attention import Prefix, TreeAttention, layout
 from conviction.models.packing import Ids, Pack, Tree
 
-__all__ = ["Head", "answer_logprobs", "compute_prefix", "find_head", "predictions", "run_body", "token_logprobs"]
+__all__ = [
+    "Head",
+    "answer_logprobs",
+    "compute_prefix",
+    "find_head",
+    "last_positions",
+    "predictions",
+    "run_body",
+    "token_logprobs",
+]
 
 # fp32 logits of one slice of the vocabulary stay near this size, so that what
 # follows reads them back from cache (measured: 2-4x faster than one slice).
@@ -128,6 +138,23 @@ def find_head(model: Any, *, exact: bool = True) -> Head:
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
     return Head(linear.weight, getattr(linear, "bias", None), scale, float(softcap) if softcap else None, exact)
+
+
+def last_positions(module: Any, count: int, width: int) -> int | Tensor:
+    """``logits_to_keep`` for the last ``count`` of ``width`` positions; by index where a slice would be slow.
+
+    A slice is no contiguous tensor, and for one a CPU copies the head once for
+    every row. Code from elsewhere than transformers may know numbers only.
+    """
+    parameter = next(module.parameters())
+    ours = type(module).__module__.startswith("transformers.")
+    if (
+        parameter.device.type != "cpu"
+        or not ours
+        or "logits_to_keep" not in inspect.signature(module.forward).parameters
+    ):
+        return count
+    return torch.arange(-min(count, width), 0)
 
 
 def _matmul_fp32(hidden: Tensor, weight: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from accelerate.utils import gather_object
 
 from conviction.core.protocols import Message, Progress
 from conviction.core.settings import flat
-from conviction.models.hf import HFModel, last_positions
+from conviction.models.hf import HFModel
+from conviction.models.logprobs import last_positions
 from conviction.train.batches import Encoded
 from conviction.train.guard import Guard, Trip
 from conviction.train.memory import available, estimate_step, kept_memory
