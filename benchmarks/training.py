@@ -254,7 +254,7 @@ def main(wanted: list[str] | None = None) -> None:
             result[name] = steps(name, targets)
             save("training", result)
     if not wanted or "epochs" in wanted:
-        found = {kind: start(kind, "seed", 8, 4, 3, 8) for kind in ("ours", "trl-best")}
+        found = {kind: start(kind, "seed", 16, 4, 3, 8) for kind in ("ours", "trl-best")}
         result["last_8_layers_3_epochs"] = {
             "seconds": {kind: r["total"] for kind, r in found.items()},
             "speedup": found["trl-best"]["total"] / found["ours"]["total"],
