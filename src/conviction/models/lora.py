@@ -48,7 +48,7 @@ class _Fused(torch.autograd.Function):
         a, bs = torch.cat([m.to(x.dtype) for m in lora_a]), [m.to(x.dtype) for m in lora_b]
         low = flat @ a.T
         ys = []
-        for weight, bias, b, part in zip(weights, biases, bs, _parts(low, bs), strict=True):
+        for weight, bias, b, part in zip(weights, biases, bs, _parts(low, bs, 1), strict=True):
             y = torch.nn.functional.linear(flat, weight, bias).addmm_(part, b.T, alpha=scale)
             ys.append(y.view(*x.shape[:-1], -1))
         make, ingredients = recipe or (None, (flat,))
@@ -70,9 +70,9 @@ class _Fused(torch.autograd.Function):
                 dx.addmm_(dy, weight)
             dx = dx.addmm_(down, a, alpha=ctx.scale).view(*grads[0].shape[:-1], -1)
         x = ctx.make(*ingredients) if ctx.make else ingredients[0]
-        da = (down.T @ x.reshape(-1, x.shape[-1])).to(ctx.dtype).mul_(ctx.scale).split([b.shape[1] for b in bs])
-        db = [(dy.T @ part).to(ctx.dtype).mul_(ctx.scale) for dy, part in zip(dys, _parts(low, bs), strict=True)]
-        return dx, None, None, *(d for pair in zip(da, db, strict=True) for d in (None, None, *pair))
+        da = (down.T @ x.reshape(-1, x.shape[-1])).to(ctx.dtype).mul_(ctx.scale)
+        db = [(dy.T @ part).to(ctx.dtype).mul_(ctx.scale) for dy, part in zip(dys, _parts(low, bs, 1), strict=True)]
+        return dx, None, None, *(d for pair in zip(_parts(da, bs, 0), db, strict=True) for d in (None, None, *pair))
 
 
 def _by_kind(operands: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
@@ -80,9 +80,9 @@ def _by_kind(operands: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
     return tuple(operands[i::4] for i in range(4))
 
 
-def _parts(low: Tensor, bs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The columns of x Aᵀ that belong to each layer."""
-    return torch.split(low, [b.shape[1] for b in bs], dim=1)
+def _parts(joined: Tensor, bs: Sequence[Tensor], dim: int) -> tuple[Tensor, ...]:
+    """What belongs to each layer, of a tensor that holds the ranks of all along ``dim``."""
+    return torch.split(joined, [b.shape[1] for b in bs], dim=dim)
 
 
 def fused(x: Tensor, *layers: FusedLinear) -> tuple[Tensor, ...]:
