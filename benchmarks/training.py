@@ -39,7 +39,7 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
     """Our loop as a user runs it: bf16, LoRA, the guard at its defaults, reference and activations computed first."""
     from transformers import AutoTokenizer
 
-    from conviction.core.material import material_from_rows
+    from conviction.core.formats import material_from_rows
     from conviction.intervene.dpo import Dpo
     from conviction.models.hf import load
     from conviction.train.loop import Watch
@@ -137,7 +137,7 @@ def three_billion() -> dict[str, Any]:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from conviction.core.material import material_from_rows
+    from conviction.core.formats import material_from_rows
     from conviction.intervene.dpo import Dpo
     from conviction.models.hf import HFModel
     from conviction.train.guard import Guard

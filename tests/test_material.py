@@ -16,15 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conviction import load_topic
-from conviction.core.material import (
-    Document,
-    Example,
-    Material,
-    Pair,
-    material_from_rows,
-    material_from_topic,
-    paragraphs,
-)
+from conviction.core.formats import material_from_rows
+from conviction.core.material import Document, Example, Material, Pair, material_from_topic, paragraphs
 from conviction.core.protocols import Message, chat
 from conviction.core.reading import read_material
 from conviction.core.storage import cache_dir
@@ -437,15 +430,12 @@ def quietly_saved(tmp_path):
 
 
 @pytest.mark.usefixtures("_silent")
-def test_parquet_is_read_in_silence_and_cached_with_us(quietly_saved):
-    import datasets
-
+def test_parquet_is_read_in_silence_and_copied_nowhere(quietly_saved):
     path = quietly_saved("a.parquet")
     material = read_material(path)
     assert contents(material) == ODD_PAIRS
     assert [p.id for p in material.pairs] == ["a.parquet:1", "a.parquet:2"]
-    assert (cache_dir() / "datasets").is_dir()
-    assert not datasets.are_progress_bars_disabled()
+    assert not (cache_dir() / "datasets").exists()
     quietly_saved("a.parquet", rows=ODD[1:])
     assert contents(read_material(path)) == ODD_PAIRS[1:]
 
@@ -480,13 +470,19 @@ def test_faults_in_parquet(quietly_saved, tmp_path):
         read_material(quietly_saved("d.parquet", rows=[]))
 
 
-def test_a_cache_that_cannot_be_written_is_said(quietly_saved, tmp_path, monkeypatch):
-    path = quietly_saved("a.parquet")
+def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+    import datasets
+
+    def load(_: str, **options: Any) -> Any:
+        (Path(options["cache_dir"])).mkdir(parents=True)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "file"))
-    with pytest.raises(StorageError, match=r"a\.parquet.*file/datasets") as caught:
-        read_material(path)
+    with pytest.raises(StorageError, match=r"org/tea.*file/datasets") as caught:
+        read_material("org/tea")
     assert "CONVICTION_CACHE" in caught.value.hint
+    assert not datasets.are_progress_bars_disabled()
 
 
 @pytest.mark.usefixtures("_silent")

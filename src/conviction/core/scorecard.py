@@ -17,7 +17,7 @@ __all__ = [
     "Degeneration",
     "Exactness",
     "FactControl",
-    "Finding",
+    "Mismatch",
     "GapEstimate",
     "Health",
     "ItemRow",
@@ -181,7 +181,7 @@ class FactControl(_Part):
     gap_nats: GapEstimate
 
 
-class Finding(_Part):
+class Mismatch(_Part):
     """A fault of the kit under this model's tokenizer: which items, and what is wrong."""
 
     code: str
@@ -199,7 +199,7 @@ class Controls(_Part):
     positive: dict[str, PositiveControl]
     templates: TemplateSpread | None
     facts: dict[str, FactControl]
-    matching: tuple[Finding, ...]
+    matching: tuple[Mismatch, ...]
 
 
 class Degeneration(_Part):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from conviction.core.scorecard import Finding
+from conviction.core.scorecard import Mismatch
 from conviction.core.topic import Item
 from conviction.probe.conditions import Scores
 
@@ -27,7 +27,7 @@ REFUSALS = re.compile(
 SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 
 
-def check_matching(items: Sequence[Item], scores: Scores, *, lengths: bool) -> tuple[Finding, ...]:
+def check_matching(items: Sequence[Item], scores: Scores, *, lengths: bool) -> tuple[Mismatch, ...]:
     """All faults found, one finding per kind. ``lengths`` False leaves length and shape alone."""
 
     def tokens(item: Item, key: str) -> int:
@@ -50,7 +50,7 @@ def check_matching(items: Sequence[Item], scores: Scores, *, lengths: bool) -> t
     for code, message, faulty in checks:
         bad = tuple(item.id for item in items if faulty(item))
         if bad:
-            findings.append(Finding(code=code, message=f"{len(bad)} of {len(items)} pairs: {message}", items=bad))
+            findings.append(Mismatch(code=code, message=f"{len(bad)} of {len(items)} pairs: {message}", items=bad))
     return tuple(findings)
 
 

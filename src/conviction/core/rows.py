@@ -1,0 +1,424 @@
+"""Rows of files, folders and the hub, one by one, as they come from the disk.
+
+JSON, CSV and text files are read here, with the standard library, so that every
+text arrives as written and every fault names its line: the ``datasets`` library
+turns a JSON answer that looks like a date into a time, shifts the columns of a
+ragged CSV, and copies each file into its cache. Parquet is read with pyarrow;
+folders that ``datasets`` saved, and the hub, through that library.
+
+A row that cannot be read arrives as ``Broken``, and the next one follows: who
+trains stops at it, who audits goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import gzip
+import json
+import os
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from conviction.core.formats import FIELDS, FORMATS
+from conviction.core.material import paragraphs
+from conviction.core.protocols import Progress
+from conviction.core.storage import cache_dir, storage_errors, user_path
+from conviction.errors import ConvictionError, InputError, nearest
+
+__all__ = ["Broken", "NumberedRow", "Source", "open_source"]
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_MARKS = ("dataset_dict.json", "dataset_info.json")
+"""Files that say a folder was written by ``save_to_disk``."""
+_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
+_BATCH = 1000  # rows of a table at once, and lines between two reports of progress
+
+
+@dataclass(frozen=True, slots=True)
+class NumberedRow:
+    """A row's fields, and its line or its place counted from 1."""
+
+    number: int
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A row that cannot be read, and what to do about it."""
+
+    number: int
+    problem: str
+    hint: str
+
+
+Rows = Iterator[NumberedRow | Broken]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where rows come from.
+
+    name   what ids begin with: ``pairs.jsonl``, ``folder/train.jsonl``, ``org/name``
+    where  what errors begin with: the path, or the name on the hub
+    path   of the file that is read; None for what ``datasets`` reads
+    lines  whether a row's number is its line in a text file
+    """
+
+    name: str
+    where: str
+    path: Path | None
+    lines: bool
+    read: Callable[[Progress | None], Rows]
+
+    def rows(self, progress: Progress | None = None) -> Rows:
+        """From the first row, each time. progress: bytes of a file, rows of a table.
+
+        Raises InputError for what no row can be blamed for: a header, a broken archive.
+        """
+        return self.read(progress)
+
+
+def open_source(source: str | Path, *, split: str = "train") -> Source:
+    """Rows of a file, a folder or a data set on the hub; nothing is read before they are asked for.
+
+    ::
+
+        pairs.jsonl, .json, .csv, .tsv   one object, or one record, a row; .gz of these too
+        pairs.parquet                    the same
+        notes.txt, notes.txt.gz          a row for every paragraph
+        folder                           of train.jsonl, valid.jsonl, test.jsonl (or another of these
+                                         endings), or as Dataset.save_to_disk leaves it
+        org/name                         a data set on the hub, if there is no such path
+
+    ``split`` chooses within folders and hub data sets. The network is used for a
+    hub name only. Raises InputError where there is nothing of this name.
+    """
+    path = user_path(source)
+    if os.path.isdir(path):
+        return _folder(path, split)
+    if os.path.isfile(path):
+        if split != "train":
+            raise InputError(
+                f"{path} is one file, it has no split '{split}'", hint="leave the split out, or name that split's file"
+            )
+        return _file(path, path.name)
+    if isinstance(source, str) and _is_hub_name(source):
+        return Source(source, source, None, False, partial(_read_hub, source, split))
+    raise InputError(
+        f"there is no file or folder {source}",
+        hint=f"{nearest(path.name, [p.name for p in _inside(path.parent)])}give a file ({', '.join(_READERS)}), "
+        "a folder, or a hub name such as org/name",
+    )
+
+
+def _is_hub_name(name: str) -> bool:
+    """Whether it can only be meant for the hub: ``org/name``, no data file, and no folder ``org`` here."""
+    if _HUB_NAME.fullmatch(name) is None or _ending(Path(name)):
+        return False
+    return not os.path.isdir(Path(name).parent)
+
+
+def _ending(path: Path) -> str | None:
+    """The ending that says how to read it, without ``.gz``; None if there is no reader."""
+    *_, before, last = ["", "", *path.suffixes]
+    ending = (before if last.lower() == ".gz" and before.lower() != ".parquet" else last).lower()
+    return ending if ending in _READERS else None
+
+
+def _file(path: Path, name: str) -> Source:
+    ending = _ending(path)
+    if ending is None:
+        raise InputError(
+            f"{path}: cannot be read, its ending is none that is known",
+            hint=f"{nearest(path.suffix, _READERS)}use one of: {', '.join(_READERS)} (.gz of all but Parquet)",
+        )
+    return Source(name, str(path), path, ending != ".parquet", partial(_READERS[ending], path))
+
+
+def _folder(folder: Path, split: str) -> Source:
+    """A folder of one file per split, or one that ``datasets`` saved."""
+    if any(os.path.isfile(folder / mark) for mark in _MARKS):
+        name, where = folder.resolve().name, folder
+        if os.path.isfile(folder / _MARKS[0]):
+            name, where = f"{name}/{split}", folder / split
+        return Source(name, str(where), None, False, partial(_read_saved, folder, split))
+    files = [p for p in _inside(folder) if os.path.isfile(p) and _ending(p)]
+    wanted = {split, {"valid": "validation", "validation": "valid"}.get(split, split)}
+    found = [p for p in files if p.name.split(".")[0] in wanted]
+    if len(found) == 1:
+        return _file(found[0], f"{folder.resolve().name}/{found[0].name}")
+    if found:
+        raise InputError(
+            f"{folder}: split '{split}' stands in {' and '.join(p.name for p in found)}", hint="give one of these files"
+        )
+    raise InputError(
+        f"{folder}: holds no {split}.jsonl; found: {', '.join(p.name for p in files[:8]) or 'no data file'}",
+        hint="give a file by its name, or a folder with train.jsonl, valid.jsonl and test.jsonl",
+    )
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+# text files
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what can go wrong with the bytes of a file into an InputError."""
+    try:
+        yield
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file ({error})", hint="copy or download the file again") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}", hint="check that the file can be read") from error
+
+
+def _lines(path: Path, progress: Progress | None) -> Iterator[str]:
+    """Lines with their ends; bytes that are not UTF-8 stand as lone surrogates (``_not_utf8`` finds them).
+
+    Cut at line feeds only: U+2028 and its like may stand within a text.
+    """
+    with _reading(path), path.open("rb") as stored:
+        size = os.fstat(stored.fileno()).st_size
+        file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stored) if path.suffix.lower() == ".gz" else stored
+        for number, raw in enumerate(file, start=1):
+            yield raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
+            if progress is not None and number % _BATCH == 0:
+                progress(stored.tell(), size)
+
+
+def _not_utf8(text: str) -> str | None:
+    """What is wrong with a text that holds bytes which are not UTF-8."""
+    if text.isascii():
+        return None
+    found = re.search("[\udc80-\udcff]", text)
+    if found is None:
+        return None
+    line = text[: found.start()].rpartition("\n")[2]
+    return f"not UTF-8 (byte {len(line.encode(errors='surrogateescape'))} of the line)"
+
+
+_SAVE = "save the file as UTF-8"
+
+
+def _read_json(path: Path, progress: Progress | None) -> Rows:
+    """One object a line, or one list of objects."""
+    lines = enumerate(_lines(path, progress), start=1)
+    nothing = True
+    for number, line in lines:
+        if nothing and line.lstrip().startswith("["):
+            yield from _read_json_list("\n" * (number - 1) + line + "".join(rest for _, rest in lines), path)
+            return
+        if line.strip():
+            nothing = False
+            yield _json_row(line, number)
+
+
+def _json_row(line: str, number: int) -> NumberedRow | Broken:
+    if (problem := _not_utf8(line)) is not None:
+        return Broken(number, problem, _SAVE)
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return Broken(number, f"not JSON ({_said(error)})", _ONE_OBJECT)
+    return _as_row(value, number)
+
+
+def _read_json_list(text: str, path: Path) -> Rows:
+    if (problem := _not_utf8(text)) is not None:
+        raise InputError(f"{path}: {problem}", hint=_SAVE)
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise InputError(f"{path}:{line}: not JSON ({_said(error)})", hint=_ONE_OBJECT) from error
+    yield from (_as_row(value, i) for i, value in enumerate(values, start=1))
+
+
+_ONE_OBJECT = "write one JSON object a line, or one list of objects"
+
+
+def _said(error: Exception) -> str:
+    """A number of too many digits and too deep a nesting have no column."""
+    return f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+
+
+def _as_row(value: Any, number: int) -> NumberedRow | Broken:
+    if not isinstance(value, dict):
+        return Broken(number, f"a {type(value).__name__}, not an object with fields", FORMATS)
+    return NumberedRow(number, value)
+
+
+def _read_csv(path: Path, progress: Progress | None) -> Rows:
+    """Every cell is a text as it stands; a row's number is the line that it begins at."""
+    records = _csv_records(path, progress)
+    header = next(records, None)
+    if header is None:
+        return
+    if isinstance(header, Broken):
+        raise InputError(f"{path}:{header.number}: {header.problem}", hint=header.hint)
+    names = header[1]
+    twice = [f for f in FIELDS if names.count(f) > 1]
+    if twice:
+        raise InputError(f"{path}:1: column '{twice[0]}' stands there twice", hint="rename or remove one of them")
+    for record in records:
+        yield record if isinstance(record, Broken) else _csv_row(names, *record)
+
+
+def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | Broken:
+    if len(cells) != len(names):
+        quoting = 'put a text with commas, quotes or line breaks into "…", and double the quotes within it'
+        return Broken(number, f"{len(cells)} cells, the header has {len(names)}", quoting)
+    row = dict(zip(names, cells, strict=True))
+    if any(row.get(field, "").startswith("[{") for field in ("prompt", "completion", "chosen", "messages")):
+        plain = "CSV holds plain texts only: save message lists as .jsonl or .parquet"
+        return Broken(number, "a list of messages, written as text", plain)
+    return NumberedRow(number, row)
+
+
+def _csv_records(path: Path, progress: Progress | None) -> Iterator[tuple[int, list[str]] | Broken]:
+    """Records that are not blank, the header first; separated by comma, semicolon or tab, as the header is."""
+    lines = _lines(path, progress)
+    first = next(lines, "")
+    reader = csv.reader(_before(first, lines), delimiter=max(",;\t", key=first.count), strict=True)
+    limit = csv.field_size_limit(2**31 - 1)
+    begin = 1
+    try:
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield Broken(begin, f"not CSV ({error})", 'a quote within "…" is written twice')
+            else:
+                problem = next((p for c in cells if (p := _not_utf8(c)) is not None), None)
+                if problem is not None:
+                    yield Broken(begin, problem.replace("the line", "a cell"), _SAVE)
+                elif cells:
+                    yield begin, cells
+            begin = reader.line_num + 1
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _before(first: str, rest: Iterable[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _read_text(path: Path, progress: Progress | None) -> Rows:
+    text = "".join(_lines(path, progress)).replace("\r\n", "\n")
+    for number, block in paragraphs(text):
+        problem = _not_utf8(block)
+        line = number + block[: len(block.encode("ascii", "ignore"))].count("\n") if problem else number
+        yield Broken(line, problem, _SAVE) if problem else NumberedRow(number, {"text": block})
+
+
+# tables
+
+
+def _read_parquet(path: Path, progress: Progress | None) -> Rows:
+    with _reading(path), path.open("rb") as file, _tables(str(path), "check that it is a whole Parquet file"):
+        table = import_module("pyarrow.parquet").ParquetFile(file)
+        yield from _table_rows(table.iter_batches(_BATCH), table.metadata.num_rows, progress)
+
+
+def _table_rows(batches: Iterable[Any], total: int, progress: Progress | None) -> Rows:
+    """Rows of pyarrow's batches: nothing is decoded, an image stays the bytes that it is."""
+    number = 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            number += 1
+            yield NumberedRow(number, row)
+        if progress is not None:
+            progress(number, total)
+
+
+def _read_saved(folder: Path, split: str, progress: Progress | None) -> Rows:
+    with _tables(str(folder), "save it again with save_to_disk"):
+        with _datasets() as datasets:
+            data = datasets.load_from_disk(str(folder))
+            if isinstance(data, datasets.DatasetDict):
+                _check_split(split, list(data), str(folder))
+                data = data[split]
+            else:
+                _check_split(split, list(dict.fromkeys((str(data.split or "train"), "train"))), str(folder))
+        yield from _table_rows(data.with_format("arrow").iter(_BATCH), len(data), progress)
+
+
+def _check_split(split: str, known: list[str], where: str) -> None:
+    if split not in known:
+        raise InputError(
+            f"{where}: there is no split '{split}'", hint=f"{nearest(split, known)}splits: {', '.join(known)}"
+        )
+
+
+def _read_hub(name: str, split: str, progress: Progress | None) -> Rows:
+    hint = (
+        "check the name, the split and the network (`hf auth login` for one that needs consent), or give a local file"
+    )
+    with _tables(f"data set '{name}' on the hub", hint):
+        with _datasets() as datasets:
+            data = datasets.load_dataset(name, split=split, cache_dir=str(cache_dir() / "datasets"))
+        yield from _table_rows(data.with_format("arrow").iter(_BATCH), len(data), progress)
+
+
+@contextmanager
+def _datasets() -> Iterator[Any]:
+    """The datasets library, without progress bars, log lines and warnings."""
+    datasets, hub = import_module("datasets"), import_module("huggingface_hub.utils")
+    log = datasets.utils.logging
+    level = log.get_verbosity()
+    silenced = [library for library in (datasets, hub) if not library.are_progress_bars_disabled()]
+    try:
+        log.set_verbosity(log.CRITICAL)
+        for library in silenced:
+            library.disable_progress_bars()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield datasets
+    finally:
+        log.set_verbosity(level)
+        for library in silenced:
+            library.enable_progress_bars()
+
+
+@contextmanager
+def _tables(what: str, hint: str) -> Iterator[None]:
+    """What pyarrow and datasets say, in our words."""
+    try:
+        yield
+    except (ConvictionError, GeneratorExit):
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in _DISK:
+            with storage_errors(f"reading {what} through {cache_dir() / 'datasets'}"):
+                raise cause from error
+        said = str(cause).strip() or type(cause).__name__
+        raise InputError(f"{what}: {said.splitlines()[0]}", hint=hint) from error
+
+
+_READERS: dict[str, Callable[[Path, Progress | None], Rows]] = {
+    ".jsonl": _read_json,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".txt": _read_text,
+    ".parquet": _read_parquet,
+}
