@@ -3,8 +3,8 @@
 JSON, CSV and text files are read here, with the standard library, so that every
 text arrives as written and every fault names its line: the ``datasets`` library
 turns a JSON answer that looks like a date into a time, shifts the columns of a
-ragged CSV, and copies each file into its cache. Parquet is read with pyarrow;
-folders that ``datasets`` saved, and the hub, through that library.
+ragged CSV, and copies each file into its cache. Parquet, saved data sets and the
+hub are ``core.tables``.
 
 A row that cannot be read arrives as ``Broken``, and the next one follows: who
 trains stops at it, who audits goes on.
@@ -13,34 +13,31 @@ trains stops at it, who audits goes on.
 from __future__ import annotations
 
 import csv
-import errno
 import gzip
 import json
 import os
 import re
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from conviction.core.formats import FIELDS, FORMATS
 from conviction.core.material import paragraphs
 from conviction.core.protocols import Progress
-from conviction.core.storage import cache_dir, storage_errors, user_path
-from conviction.errors import ConvictionError, InputError, nearest
+from conviction.core.storage import user_path
+from conviction.core.tables import read_hub, read_parquet, read_saved
+from conviction.errors import InputError, nearest
 
 __all__ = ["Broken", "NumberedRow", "Source", "open_source"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKS = ("dataset_dict.json", "dataset_info.json")
 """Files that say a folder was written by ``save_to_disk``."""
-_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
-_BATCH = 1000  # rows of a table at once, and lines between two reports of progress
+_BATCH = 1000  # lines between two reports of progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +109,7 @@ def open_source(source: str | Path, *, split: str = "train") -> Source:
             )
         return _file(path, path.name)
     if isinstance(source, str) and _is_hub_name(source):
-        return Source(source, source, None, False, partial(_read_hub, source, split))
+        return Source(source, source, None, False, lambda progress: _numbered(read_hub(source, split, progress)))
     raise InputError(
         f"there is no file or folder {source}",
         hint=f"{nearest(path.name, [p.name for p in _inside(path.parent)])}give a file ({', '.join(_READERS)}), "
@@ -150,7 +147,7 @@ def _folder(folder: Path, split: str) -> Source:
         name, where = folder.resolve().name, folder
         if os.path.isfile(folder / _MARKS[0]):
             name, where = f"{name}/{split}", folder / split
-        return Source(name, str(where), None, False, partial(_read_saved, folder, split))
+        return Source(name, str(where), None, False, lambda progress: _numbered(read_saved(folder, split, progress)))
     files = [p for p in _inside(folder) if os.path.isfile(p) and _ending(p)]
     wanted = {split, {"valid": "validation", "validation": "valid"}.get(split, split)}
     found = [p for p in files if p.name.split(".")[0] in wanted]
@@ -329,89 +326,12 @@ def _read_text(path: Path, progress: Progress | None) -> Rows:
         yield Broken(line, problem, _SAVE) if problem else NumberedRow(number, {"text": block})
 
 
-# tables
+def _read_table(path: Path, progress: Progress | None) -> Rows:
+    return _numbered(read_parquet(path, progress))
 
 
-def _read_parquet(path: Path, progress: Progress | None) -> Rows:
-    with _reading(path), path.open("rb") as file, _tables(str(path), "check that it is a whole Parquet file"):
-        table = import_module("pyarrow.parquet").ParquetFile(file)
-        yield from _table_rows(table.iter_batches(_BATCH), table.metadata.num_rows, progress)
-
-
-def _table_rows(batches: Iterable[Any], total: int, progress: Progress | None) -> Rows:
-    """Rows of pyarrow's batches: nothing is decoded, an image stays the bytes that it is."""
-    number = 0
-    for batch in batches:
-        for row in batch.to_pylist():
-            number += 1
-            yield NumberedRow(number, row)
-        if progress is not None:
-            progress(number, total)
-
-
-def _read_saved(folder: Path, split: str, progress: Progress | None) -> Rows:
-    with _tables(str(folder), "save it again with save_to_disk"):
-        with _datasets() as datasets:
-            data = datasets.load_from_disk(str(folder))
-            if isinstance(data, datasets.DatasetDict):
-                _check_split(split, list(data), str(folder))
-                data = data[split]
-            else:
-                _check_split(split, list(dict.fromkeys((str(data.split or "train"), "train"))), str(folder))
-        yield from _table_rows(data.with_format("arrow").iter(_BATCH), len(data), progress)
-
-
-def _check_split(split: str, known: list[str], where: str) -> None:
-    if split not in known:
-        raise InputError(
-            f"{where}: there is no split '{split}'", hint=f"{nearest(split, known)}splits: {', '.join(known)}"
-        )
-
-
-def _read_hub(name: str, split: str, progress: Progress | None) -> Rows:
-    hint = (
-        "check the name, the split and the network (`hf auth login` for one that needs consent), or give a local file"
-    )
-    with _tables(f"data set '{name}' on the hub", hint):
-        with _datasets() as datasets:
-            data = datasets.load_dataset(name, split=split, cache_dir=str(cache_dir() / "datasets"))
-        yield from _table_rows(data.with_format("arrow").iter(_BATCH), len(data), progress)
-
-
-@contextmanager
-def _datasets() -> Iterator[Any]:
-    """The datasets library, without progress bars, log lines and warnings."""
-    datasets, hub = import_module("datasets"), import_module("huggingface_hub.utils")
-    log = datasets.utils.logging
-    level = log.get_verbosity()
-    silenced = [library for library in (datasets, hub) if not library.are_progress_bars_disabled()]
-    try:
-        log.set_verbosity(log.CRITICAL)
-        for library in silenced:
-            library.disable_progress_bars()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield datasets
-    finally:
-        log.set_verbosity(level)
-        for library in silenced:
-            library.enable_progress_bars()
-
-
-@contextmanager
-def _tables(what: str, hint: str) -> Iterator[None]:
-    """What pyarrow and datasets say, in our words."""
-    try:
-        yield
-    except (ConvictionError, GeneratorExit):
-        raise
-    except Exception as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, OSError) and cause.errno in _DISK:
-            with storage_errors(f"reading {what} through {cache_dir() / 'datasets'}"):
-                raise cause from error
-        said = str(cause).strip() or type(cause).__name__
-        raise InputError(f"{what}: {said.splitlines()[0]}", hint=hint) from error
+def _numbered(rows: Iterable[dict[str, Any]]) -> Rows:
+    return (NumberedRow(number, row) for number, row in enumerate(rows, start=1))
 
 
 _READERS: dict[str, Callable[[Path, Progress | None], Rows]] = {
@@ -420,5 +340,5 @@ _READERS: dict[str, Callable[[Path, Progress | None], Rows]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".txt": _read_text,
-    ".parquet": _read_parquet,
+    ".parquet": _read_table,
 }
