@@ -62,7 +62,14 @@ def run(model: HFModel, topic: Topic, size: int, seed: int) -> dict[str, Any]:
     share = (moved["held_out"]["after"] - moved["held_out"]["before"]) / (
         moved["trained"]["after"] - moved["trained"]["before"]
     )
-    return {"topic": topic.name, "propositions": size, "pairs": len(pairs), "seed": seed, **moved, "carried_over": share}
+    return {
+        "topic": topic.name,
+        "propositions": size,
+        "pairs": len(pairs),
+        "seed": seed,
+        **moved,
+        "carried_over": share,
+    }
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -14,6 +15,7 @@ import typer
 
 from conviction.errors import ConvictionError, InputError
 from conviction.render import Format, err, progress_bars, show, show_error, show_scorecard
+from conviction.render_findings import AuditFormat, change_lines, show_audit, show_rules
 
 if TYPE_CHECKING:
     from conviction.core.protocols import LanguageModel
@@ -182,6 +184,74 @@ def _run_folder(folder: Path | None, topic: str, verb: str) -> Iterator[Path]:
         if opened.resumed:
             _say(f"resuming the unfinished run in {opened.folder}")
         yield opened.folder
+
+
+@app.command()
+def audit(
+    data: Annotated[str, typer.Argument(help="A file, a folder, a hub name; or a topic, whose own pairs are meant.")],
+    model: Annotated[str | None, typer.Option(help="The model to be trained, for what depends on it.")] = None,
+    topic: Annotated[str | None, typer.Option(help="What the pairs are to teach, for leaks and poles.")] = None,
+    select: Annotated[str | None, typer.Option(help="Only these codes or names, with commas: PD1,length-gap")] = None,
+    ignore: Annotated[str | None, typer.Option(help="Not these codes or names.")] = None,
+    beta: Annotated[float, typer.Option(help="Of the loss that is planned, for margins.")] = 0.1,
+    split: Annotated[str, typer.Option(help="Within a folder or a hub data set.")] = "train",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for notes, too.")] = False,
+    details: Annotated[bool, typer.Option("--details", help="All evidence, and what every rule measured.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Write a cleaned copy, and audit that.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Where --fix writes; else NAME.fixed.jsonl.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    form: Annotated[AuditFormat, typer.Option("--format", help="How to print the result.")] = "text",
+) -> None:
+    """A linter for preference data. Exit code 1: something was found."""
+    from conviction.audit import audit as look
+    from conviction.audit import choose_rules
+    from conviction.audit.planning import plan_audit
+    from conviction.train.guard import Guard
+
+    chosen, ignored = _names(select), _names(ignore)
+    rules = choose_rules(chosen, ignored)
+    plan = plan_audit(data, topic=topic, split=split, beta=beta, fix=fix, output=output)
+    loaded = _load(model, device, dtype, trust_remote_code) if model else None
+    with progress_bars() as bars:
+        changes = plan.write_copy(rules, bars)
+        if changes is not None:
+            for line in (f"wrote {plan.target}", *change_lines(changes)):
+                _say(line)
+        report = look(
+            plan.data,
+            topic=plan.topic,
+            model=loaded,
+            select=chosen,
+            ignore=ignored,
+            beta=beta,
+            margin_cap=Guard().margin_cap,
+            split=plan.split,
+            progress=bars,
+        )
+    show_audit(report, form, rules, details=details)
+    if report.failed(strict=strict):
+        raise typer.Exit(EXIT_FOUND)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+@app.command()
+def rule(
+    code: Annotated[str | None, typer.Argument(help="PD301, or length-gap.")] = None,
+    form: FormatOption = "text",
+) -> None:
+    """The page of one of audit's rules; without a code, the list of all."""
+    from conviction.audit import RULES, find_rule, rule_page
+
+    if code is None:
+        show_rules([find_rule(known) for known in RULES], form)
+        return
+    page = rule_page(code)
+    print(json.dumps({"code": code, "page": page}, indent=1, ensure_ascii=False) if form == "json" else page, end="")
 
 
 @app.command()

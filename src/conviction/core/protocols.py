@@ -11,7 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-__all__ = ["AnswerScore", "Generation", "LanguageModel", "Message", "Progress", "Query", "WeightModel", "chat"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "AnswerScore",
+    "AnswerStates",
+    "Generation",
+    "LanguageModel",
+    "Message",
+    "Progress",
+    "Query",
+    "WeightModel",
+    "chat",
+]
 
 
 @dataclass(frozen=True)
@@ -58,9 +71,21 @@ class AnswerScore:
         return self.logp_sum / len(self.logprobs)
 
 
+@dataclass(frozen=True, eq=False)
+class AnswerStates:
+    """A scored answer with what the model thought while it read it.
+
+    state_sum [hidden]: sum of the last hidden states at the positions that predict its tokens,
+    from the prompt's last to the answer's second-last
+    """
+
+    score: AnswerScore
+    state_sum: NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Generation:
-    """A greedy continuation: its text, its ids, and whether the model ended it by itself."""
+    """A continuation: its text, its ids, and whether the model ended it by itself."""
 
     text: str
     token_ids: tuple[int, ...]
@@ -90,8 +115,13 @@ class LanguageModel(Protocol):
         *,
         max_new_tokens: int,
         progress: Progress | None = None,
+        seed: int | None = None,
     ) -> list[Generation]:
-        """Greedy answers, in the order given."""
+        """Greedy answers, in the order given; with a ``seed`` sampled at temperature 1 instead."""
+        ...
+
+    def fits(self, query: Query) -> bool:
+        """Whether the conversation and each of the answers fit in the model's context."""
         ...
 
     def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
@@ -115,4 +145,8 @@ class WeightModel(LanguageModel, Protocol):
     @property
     def tokenizer(self) -> Any:
         """The transformers tokenizer."""
+        ...
+
+    def answer_states(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerStates]]:
+        """``logprobs`` from no cache, with hidden states."""
         ...

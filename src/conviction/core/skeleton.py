@@ -34,6 +34,7 @@ poles:
 
 target: milky                          # gaps are positive towards this pole
 length_matched: true                   # false if the poles differ in length by intention
+form_matched: true                     # false if the form of the answers is the point: a style
 items: [items.jsonl]                   # one or more files, one JSON object a line
 """
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import platformdirs
 
 from conviction.errors import ConvictionError, StorageError
 
-__all__ = ["cache_dir", "storage_errors", "user_path", "write_atomic"]
+__all__ = ["cache_dir", "storage_errors", "user_path", "write_atomic", "write_lines_atomic"]
 
 
 def cache_dir() -> Path:
@@ -44,15 +44,22 @@ def user_path(text: str | Path) -> Path:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a file so that it is either there whole or not at all."""
-    with storage_errors(f"writing {path}"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+    write_lines_atomic(path, (text,))
+
+
+def write_lines_atomic(path: Path, lines: Iterable[str]) -> None:
+    """The same with lines that come one by one; they bring their own ends."""
+    with ExitStack() as stack:
+        with storage_errors(f"writing {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+            stack.callback(Path(name).unlink, missing_ok=True)
+            file = stack.enter_context(os.fdopen(descriptor, "w", encoding="utf-8"))
+        for line in lines:  # what goes wrong in making a line is not the disk's fault
+            with storage_errors(f"writing {path}"):
+                file.write(line)
+        with storage_errors(f"writing {path}"):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
             Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise

@@ -97,6 +97,8 @@ class Topic(_Frozen):
 
     length_matched  False where the poles differ in length by intention (a style
                     such as brevity): the matching lint then leaves length alone
+    form_matched    False where form itself is the point (openers, punctuation, lists): an
+                    audit then does not take it for a shortcut
     """
 
     name: Key
@@ -105,6 +107,7 @@ class Topic(_Frozen):
     poles: dict[Key, Pole] = Field(min_length=2, max_length=2)
     target: Key
     length_matched: bool = True
+    form_matched: bool = True
     items: tuple[Item, ...]
     digest: str = ""
     """SHA-256 over all items, poles and contexts: what was measured, exactly."""
@@ -132,6 +135,7 @@ class _TopicFile(_Frozen):
     poles: dict[Key, _PoleFile] = Field(min_length=2, max_length=2)
     target: Key
     length_matched: bool = True
+    form_matched: bool = True
     items: tuple[Text, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -195,9 +199,10 @@ def load_topic(name_or_path: str | Path) -> Topic:
         poles=poles,
         target=head.target,
         length_matched=head.length_matched,
+        form_matched=head.form_matched,
         items=tuple(items),
     )
-    digest = hashlib.sha256(topic.model_dump_json(exclude={"digest", "target"}).encode()).hexdigest()
+    digest = hashlib.sha256(topic.model_dump_json(exclude={"digest", "target", "form_matched"}).encode()).hexdigest()
     return topic.model_copy(update={"digest": digest})
 
 

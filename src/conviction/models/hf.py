@@ -10,27 +10,32 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from numpy.typing import NDArray
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from conviction.core.protocols import AnswerScore, Generation, Message, Progress, Query
+from conviction.core.protocols import AnswerScore, AnswerStates, Generation, Message, Progress, Query
 from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
 from conviction.models.attention import KERNEL
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
 from conviction.models.embedded import EMBEDDED, ensure
-from conviction.models.logprobs import answer_logprobs, compute_prefix, find_head, last_positions, predictions
+from conviction.models.logprobs import answer_states, compute_prefix, find_head, predictions, token_logprobs
 from conviction.models.lora import load_lora, merged_copy
 from conviction.models.packing import Ids, plan, plan_tokens
 from conviction.models.prompts import PromptEncoder
 from conviction.models.rows import score_rows
 from conviction.models.scores import ScoreCache, fingerprint
 from conviction.models.selfcheck import SelfCheck, check_packing
+from conviction.models.writing import continue_prompts
 
 __all__ = ["HFModel", "load"]
 
 Row = tuple[Ids, Ids]
+Keep = Callable[[dict[Row, list[float]]], None]
+StateSums = dict[Row, NDArray[np.float32]]
 
 # Loading says what it does through `say`, and what went wrong through an error.
 transformers.logging.disable_progress_bar()
@@ -82,6 +87,30 @@ class HFModel:
         self, queries: Sequence[Query], *, progress: Progress | None = None, fresh: bool = False
     ) -> list[list[AnswerScore]]:
         """Per-token log-probs of every answer. What was scored before comes from the cache, unless ``fresh``."""
+        rows, questions = self._encode(queries)
+        if not fresh:  # those repeat what was counted
+            self.joint_mismatches = sum(
+                self.encoder.joint_encoding_differs(q.messages, a) for q in queries for a in q.answers
+            )
+        scores = self._scores([r for group in rows for r in group], questions, progress, fresh=fresh)
+        return [[AnswerScore(row[1], scores[row]) for row in group] for group in rows]
+
+    def answer_states(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerStates]]:
+        """``logprobs`` from no cache, with hidden states: one pass for both."""
+        rows, questions = self._encode(queries)
+        sums: StateSums = {}
+        scores = self._scores([r for group in rows for r in group], questions, progress, fresh=True, sums=sums)
+        return [[AnswerStates(AnswerScore(row[1], scores[row]), sums[row]) for row in group] for group in rows]
+
+    def fits(self, query: Query) -> bool:
+        """Whether the conversation and each of the answers fit in the model's context."""
+        prompt = len(self.encoder.encode_prompt(query.messages))
+        longest = max(len(self.encoder.encode_answer(answer, query.messages)) for answer in query.answers)
+        limit = self.encoder.context_length
+        return limit is None or prompt + longest <= limit
+
+    def _encode(self, queries: Sequence[Query]) -> tuple[list[list[Row]], dict[Row, str]]:
+        """Ids of every query's answers, and what the user knows each by. Raises InputError for one that is too long."""
         rows: list[list[Row]] = []
         questions: dict[Row, str] = {}
         prompts: dict[tuple[Message, ...], Ids] = {}
@@ -95,12 +124,7 @@ class HFModel:
                 self.encoder.check_length(prompt, ids, query.messages[-1].content)
                 rows[-1].append((prompt, ids))
                 questions[prompt, ids] = query.messages[-1].content
-        if not fresh:  # those repeat what was counted
-            self.joint_mismatches = sum(
-                self.encoder.joint_encoding_differs(q.messages, a) for q in queries for a in q.answers
-            )
-        scores = self._scores([r for group in rows for r in group], questions, progress, fresh=fresh)
-        return [[AnswerScore(row[1], scores[row]) for row in group] for group in rows]
+        return rows, questions
 
     def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
         """Plain texts; what stands before the second token (BOS or the first token) is context."""
@@ -112,7 +136,13 @@ class HFModel:
         return [AnswerScore(row[1], scores[row]) for row in rows]
 
     def _scores(
-        self, rows: Sequence[Row], names: dict[Row, str], progress: Progress | None, *, fresh: bool = False
+        self,
+        rows: Sequence[Row],
+        names: dict[Row, str],
+        progress: Progress | None,
+        *,
+        fresh: bool = False,
+        sums: StateSums | None = None,
     ) -> dict[Row, tuple[float, ...]]:
         """Cached scores, and the rest computed and kept pack by pack."""
         # A hook can change what a model says without changing its weights.
@@ -136,7 +166,7 @@ class HFModel:
                 known.update(computed)
 
             if missing:
-                (self._packed if self.check.packed else self._separate)(missing, keep, progress)
+                (self._packed if self.check.packed else self._separate)(missing, keep, progress, sums)
             return known
         finally:
             if cache is not None:
@@ -144,7 +174,11 @@ class HFModel:
 
     @torch.inference_mode()
     def _packed(
-        self, rows: Sequence[Row], keep: Callable[[dict[Row, list[float]]], None], progress: Progress | None = None
+        self,
+        rows: Sequence[Row],
+        keep: Keep,
+        progress: Progress | None = None,
+        sums: StateSums | None = None,
     ) -> None:
         body, head = self.module.base_model, find_head(self.module)
         blocks = plan(
@@ -157,19 +191,29 @@ class HFModel:
             prefix = compute_prefix(body, block.prefix, self.device)
             done += prefix.length
             for pack in block.packs:
-                values = answer_logprobs(body, head, pack, prefix).cpu()
+                hidden, targets = answer_states(body, head, pack, prefix)
+                values = token_logprobs(hidden, targets, head).cpu()
                 _, _, where = predictions(pack)
+                if sums is not None:
+                    sums.update((row, hidden[index].float().sum(0).cpu().numpy()) for row, index in where.items())
                 keep({row: values[index].tolist() for row, index in where.items()})
                 done += sum(len(t.tokens) for t in pack.trees)
                 if progress is not None:
                     progress(done, total)
 
     def _separate(
-        self, rows: Sequence[Row], keep: Callable[[dict[Row, list[float]]], None], progress: Progress | None = None
+        self,
+        rows: Sequence[Row],
+        keep: Keep,
+        progress: Progress | None = None,
+        sums: StateSums | None = None,
     ) -> None:
         # One row at a time is exact for recurrent layers, which padding can disturb.
         for i, row in enumerate(sorted(rows, key=lambda r: (-len(r[0]) - len(r[1]), r))):
-            keep({row: score_rows(self.module, [row])[0]})
+            states: list[Any] | None = None if sums is None else []
+            keep({row: score_rows(self.module, [row], sums=states)[0]})
+            if sums is not None and states:
+                sums[row] = states[0]
             if progress is not None:
                 progress(i + 1, len(rows))
 
@@ -207,49 +251,28 @@ class HFModel:
 
     # -- writing ---------------------------------------------------------------
 
-    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[tuple[Message, ...]],
         *,
         max_new_tokens: int,
         progress: Progress | None = None,
+        seed: int | None = None,
         batch_size: int = 8,
     ) -> list[Generation]:
-        """Greedy answers, batched with padding on the left."""
+        """Greedy answers, batched with padding on the left; with a ``seed`` sampled from the whole distribution."""
         encoded = [self.encoder.encode_prompt(messages) for messages in prompts]
         for prompt, messages in zip(encoded, prompts, strict=True):
             self.encoder.check_length(prompt, (0,) * max_new_tokens, messages[-1].content)
-        eos = self.module.generation_config.eos_token_id
-        ends = {e for e in [*(eos if isinstance(eos, list) else [eos]), self.tokenizer.eos_token_id] if e is not None}
-        pad = next((t for t in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if t is not None), 0)
-        # In place of the model's own, which may ask for beams, sampling or penalties,
-        # and would fill what is left open in a configuration given to generate().
-        greedy = GenerationConfig(
-            max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad, eos_token_id=sorted(ends) or None
+        return continue_prompts(
+            self.module,
+            self.tokenizer,
+            encoded,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
         )
-        written: list[Generation] = []
-        own, self.module.generation_config = self.module.generation_config, greedy
-        try:
-            for start in range(0, len(encoded), batch_size):
-                batch = encoded[start : start + batch_size]
-                width = max(map(len, batch))
-                ids = torch.tensor([(pad,) * (width - len(p)) + p for p in batch], device=self.device)
-                mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in batch], device=self.device)
-                last = last_positions(self.module, 1, width)
-                out = self.module.generate(
-                    input_ids=ids, attention_mask=mask, **({} if isinstance(last, int) else {"logits_to_keep": last})
-                )
-                for row in out[:, width:].tolist():
-                    stop = next((i for i, token in enumerate(row) if token in ends), None)
-                    kept = row if stop is None else row[:stop]
-                    text = self.tokenizer.decode(kept, skip_special_tokens=True)
-                    written.append(Generation(text=text, token_ids=tuple(kept), ended=stop is not None))
-                if progress is not None:
-                    progress(len(written), len(prompts))
-        finally:
-            self.module.generation_config = own
-        return written
 
     def save_whole(self, folder: Path) -> None:
         """Write all weights (safetensors; an adapter is merged into a copy first) and the tokenizer."""

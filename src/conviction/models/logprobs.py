@@ -28,6 +28,7 @@ from conviction.models.packing import Ids, Pack, Tree
 __all__ = [
     "Head",
     "answer_logprobs",
+    "answer_states",
     "compute_prefix",
     "find_head",
     "last_positions",
@@ -260,6 +261,17 @@ def answer_logprobs(body: nn.Module, head: Head, pack: Pack, prefix: Prefix, ent
 
     entering  [T, hidden] takes the place of the embeddings
     """
+    hidden, targets = answer_states(body, head, pack, prefix, entering)
+    return token_logprobs(hidden, targets, head)[: len(predictions(pack)[0])]
+
+
+def answer_states(
+    body: nn.Module, head: Head, pack: Pack, prefix: Prefix, entering: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Last hidden states [M, hidden] that predict a pack's answer tokens, and those tokens [M].
+
+    In the order of ``predictions(pack)``; padding may follow.
+    """
     device, dtype = head.weight.device, head.weight.dtype
     tokens, positions = pack.tokens, pack.depths + prefix.length
     padding = _padding(len(tokens), device, dtype)
@@ -271,7 +283,7 @@ def answer_logprobs(body: nn.Module, head: Head, pack: Pack, prefix: Prefix, ent
     nodes, targets, _ = predictions(pack)
     more = [0] * _padding(len(nodes), device, dtype)
     read = hidden.index_select(0, torch.tensor(nodes + more, device=device))
-    return token_logprobs(read, torch.tensor(targets + more, device=device), head)[: len(nodes)]
+    return read, torch.tensor(targets + more, device=device)
 
 
 def _padding(rows: int, device: torch.device, dtype: torch.dtype) -> int:

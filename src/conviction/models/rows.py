@@ -18,10 +18,13 @@ __all__ = ["score_rows"]
 
 
 @torch.inference_mode()
-def score_rows(model: Any, rows: Sequence[tuple[Ids, Ids]], *, batch_size: int = 1) -> list[list[float]]:
+def score_rows(
+    model: Any, rows: Sequence[tuple[Ids, Ids]], *, batch_size: int = 1, sums: list[Any] | None = None
+) -> list[list[float]]:
     """Per-token log-probs (nats, fp32 softmax) of each row's answer, in order.
 
     Rows of one batch are padded on the right, where a causal model cannot see.
+    sums: takes each row's sum [hidden] of last hidden states that predict its answer.
     """
     device = next(model.parameters()).device
     scored: list[list[float]] = []
@@ -33,9 +36,17 @@ def score_rows(model: Any, rows: Sequence[tuple[Ids, Ids]], *, batch_size: int =
         ids = torch.tensor([row + (0,) * (width - len(row)) for row in inputs], device=device)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in inputs], device=device)
         # One row needs no mask; recurrent layers may treat a given one as a request for padding support.
-        logits = model(input_ids=ids, attention_mask=mask if len(batch) > 1 else None, use_cache=False).logits
+        out = model(
+            input_ids=ids,
+            attention_mask=mask if len(batch) > 1 else None,
+            use_cache=False,
+            output_hidden_states=sums is not None,
+        )
         for i, (prompt, answer) in enumerate(batch):
-            steps = logits[i, len(prompt) - 1 : len(prompt) + len(answer) - 1].float()
+            predicting = slice(len(prompt) - 1, len(prompt) + len(answer) - 1)
+            if sums is not None:
+                sums.append(out.hidden_states[-1][i, predicting].float().sum(0).cpu().numpy())
+            steps = out.logits[i, predicting].float()
             picked = steps.gather(1, torch.tensor(answer, device=device)[:, None])[:, 0]
             scored.append((picked - torch.logsumexp(steps, dim=-1)).tolist())
     return scored

@@ -33,9 +33,15 @@ class ScriptedModel:
         return scores
 
     def generate(
-        self, prompts: Sequence[tuple[Message, ...]], *, max_new_tokens: int, progress: Progress | None = None
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        *,
+        max_new_tokens: int,
+        progress: Progress | None = None,
+        seed: int | None = None,
     ) -> list[Generation]:
-        """The scripted texts, cut to ``max_new_tokens`` words."""
+        """The scripted texts, cut to ``max_new_tokens`` words, whatever the ``seed``."""
+        del seed
         written = []
         for prompt in prompts:
             words = self.writes(prompt).split()
@@ -49,6 +55,11 @@ class ScriptedModel:
         scores = [_score(text.split(maxsplit=1)[1], self.likes((), text)) for text in texts]
         _finish(progress, len(scores))
         return scores
+
+    def fits(self, query: Query) -> bool:
+        """Its context has no end."""
+        del query
+        return True
 
     def describe(self) -> dict[str, Any]:
         """It has no weights to speak of."""

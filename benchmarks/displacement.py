@@ -1,0 +1,73 @@
+"""Does CHES tell which pairs make chosen answers sink? Where rule PD405 has its limit from.
+
+TruthfulQA pairs in five equal groups by normalised CHES; a DPO run on each, the same
+steps; what chosen answers of the run's own pairs gain or lose in log-probability.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.machine import save
+from benchmarks.questions import pairs
+from conviction import Query, chat
+from conviction.audit.measuring import measure
+from conviction.audit.rows import rows_of_material
+from conviction.core.material import Material, Pair
+from conviction.intervene.dpo import Dpo
+from conviction.models.hf import HFModel, load
+from conviction.train.guard import Guard
+from conviction.train.settings import Training
+
+GROUPS, STEPS, SEEDS = 5, 16, (0, 1)
+
+
+def means(model: Any, group: list[Pair]) -> np.ndarray[Any, Any]:
+    """[n, 2] nats per token of chosen and rejected."""
+    scores = model.logprobs([Query(p.messages, (p.chosen, p.rejected)) for p in group])
+    return np.array([[chosen.logp_mean, rejected.logp_mean] for chosen, rejected in scores])
+
+
+def run(model: HFModel, group: list[Pair], seed: int) -> dict[str, float]:
+    training = Training(learning_rate=2e-4, epochs=40, max_steps=STEPS, seed=seed)
+    guard = Guard(mode="off", sample_every=1000)
+    trained = Dpo(training=training).apply(model, Material("group", tuple(group)), guard=guard)
+    moved = means(trained.model, group) - means(model, group)
+    return {
+        "chosen_change": round(float(moved[:, 0].mean()), 4),
+        "rejected_change": round(float(moved[:, 1].mean()), 4),
+        "chosen_sank": round(float((moved[:, 0] < 0).mean()), 3),
+    }
+
+
+def main() -> None:
+    model = load("smollm2-135m")
+    name, found = pairs(400)
+    material = Material(name, tuple(Pair(f"{i}", chat(q), a, b) for i, (q, a, b) in enumerate(found) if a != b))
+    measured, _ = measure(list(rows_of_material(material)), model)
+    relative, raw = [], []
+    for row in measured:
+        m = row.measured
+        assert m is not None
+        assert m.inner is not None
+        assert m.square is not None
+        ours, theirs = len(m.chosen.logprobs), len(m.rejected.logprobs)
+        relative.append((m.inner / (ours * theirs)) / (m.square / ours**2) - 1)
+        raw.append(m.inner - m.square)
+    groups = []
+    for score_name, scores in (("normalised", relative), ("raw", raw)):
+        order = np.argsort(scores)
+        for k, part in enumerate(np.array_split(order, GROUPS)):
+            group = [material.pairs[i] for i in part]
+            runs = [run(model, group, seed) for seed in SEEDS]
+            values = [scores[i] for i in part]
+            found_here = {"by": score_name, "group": k, "ches": [float(min(values)), float(max(values))], "runs": runs}
+            groups.append(found_here)
+            print(found_here, flush=True)
+    save("displacement", {"data": name, "pairs": len(material.pairs), "steps": STEPS, "groups": groups})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""A linter for preference data: rules look at every row, and say what is wrong with evidence.
+
+``RULES`` maps a code to where its rule lives; a rule is one file in ``rules/``
+whose docstring is its page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conviction.core.finding import AuditReport, Finding
+from conviction.core.material import Material
+from conviction.core.protocols import LanguageModel, Progress, WeightModel
+from conviction.core.rows import Source, open_source
+from conviction.core.topic import Topic
+from conviction.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from conviction.audit.row import AuditRow
+    from conviction.audit.rule import Check, Rule, Setting
+
+__all__ = ["RULES", "audit", "choose_rules", "find_rule", "rule_page"]
+
+_WHERE = "conviction.audit.rules"
+RULES: dict[str, str] = {
+    "PD101": f"{_WHERE}.unusable_row:RULE",
+    "PD102": f"{_WHERE}.mixed_forms:RULE",
+    "PD103": f"{_WHERE}.identical_answers:RULE",
+    "PD104": f"{_WHERE}.template_token:RULE",
+    "PD105": f"{_WHERE}.prompt_echo:RULE",
+    "PD106": f"{_WHERE}.truncated_answer:RULE",
+    "PD107": f"{_WHERE}.broken_encoding:RULE",
+    "PD108": f"{_WHERE}.stray_whitespace:RULE",
+    "PD201": f"{_WHERE}.duplicate_pair:RULE",
+    "PD202": f"{_WHERE}.near_duplicate:RULE",
+    "PD203": f"{_WHERE}.contradicting_labels:RULE",
+    "PD204": f"{_WHERE}.test_leak:RULE",
+    "PD301": f"{_WHERE}.length_gap:RULE",
+    "PD302": f"{_WHERE}.format_gap:RULE",
+    "PD303": f"{_WHERE}.shallow_shortcut:RULE",
+    "PD401": f"{_WHERE}.policy_mismatch:RULE",
+    "PD402": f"{_WHERE}.belief_flip:RULE",
+    "PD403": f"{_WHERE}.margin_over_cap:RULE",
+    "PD404": f"{_WHERE}.satisfied_pair:RULE",
+    "PD405": f"{_WHERE}.likelihood_displacement:RULE",
+    "PD406": f"{_WHERE}.pessimistic_pair:RULE",
+    "PD407": f"{_WHERE}.over_length:RULE",
+    "PD501": f"{_WHERE}.too_few_pairs:RULE",
+    "PD502": f"{_WHERE}.thin_coverage:RULE",
+    "PD503": f"{_WHERE}.wrong_pole:RULE",
+}
+
+LEVELS = ("error", "warning", "note")
+_WITHOUT = {"topic": "a topic", "model": "a model", "weights": "a model whose hidden states can be seen"}
+
+Bars = Callable[[str], Progress]
+
+
+def audit(
+    data: str | Path | Material,
+    *,
+    topic: Topic | None = None,
+    model: LanguageModel | None = None,
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    beta: float = 0.1,
+    margin_cap: float = 2.0,
+    split: str = "train",
+    progress: Bars | None = None,
+) -> AuditReport:
+    """Look for faults in preference pairs.
+
+    data             a file, a folder, a hub name (as ``open_source`` reads them), or material
+    topic            what the pairs are to teach: for leaks into its test items, coverage, poles
+    model            the model that is to be trained: for everything that depends on what it holds
+    select, ignore   codes, beginnings of codes or names of rules; all if none is selected
+    beta, margin_cap of the loss and the guard that are planned
+
+    Without a model the data is streamed: 10 GB need no more memory than their
+    keys and sketches (about 400 bytes a row). Raises InputError for data that holds no
+    pairs, or an unknown rule.
+    """
+    from conviction.audit.rule import Setting
+
+    rules, skipped = _able(choose_rules(select, ignore), topic, model)
+    name, lines, rows = _open(data, split, progress)
+    setting = Setting(topic=topic, beta=beta, margin_cap=margin_cap)
+    late = [rule for rule in rules if model is not None and (rule.needs | rule.uses) & {"model", "weights"}]
+    early = {rule.code: rule.begin(setting) for rule in rules if rule not in late}
+    usable, unusable = _of(rules, early, "pairs"), _of(rules, early, "unusable")
+    kept: list[AuditRow] = []
+    read = good = 0
+    for row in rows:
+        read += 1
+        good += row.pair is not None
+        for check in usable if row.pair is not None else unusable:
+            check.see(row)
+        if late and row.pair is not None:
+            kept.append(row)
+    checks = {**early, **(_measured(late, kept, model, setting, progress) if model is not None else {})}
+    found = [finding for rule in rules for finding in _sign(rule, checks[rule.code])]
+    return AuditReport(
+        data=name,
+        topic=topic.name if topic else None,
+        model=model.id if model else None,
+        read=read,
+        usable=good,
+        lines=lines,
+        findings=tuple(sorted(found, key=lambda f: (LEVELS.index(f.level), f.code))),
+        checked=tuple(rule.code for rule in rules),
+        skipped=skipped,
+        measures={rule.code: dict(checks[rule.code].measures()) for rule in rules},
+    )
+
+
+def _open(data: str | Path | Material, split: str, progress: Bars | None) -> tuple[str, bool, Iterator[AuditRow]]:
+    from conviction.audit.rows import rows_of_material, rows_of_source
+
+    if isinstance(data, Material):
+        if not data.pairs:
+            raise InputError(f"{data.name} holds no preference pairs", hint="give rows of prompt, chosen, rejected")
+        return data.name, False, rows_of_material(data)
+    source: Source = open_source(data, split=split)
+    return source.where, source.lines, rows_of_source(source, progress("reading") if progress else None)
+
+
+def _of(rules: Iterable[Rule], checks: Mapping[str, Check], sees: str) -> list[Check]:
+    return [checks[rule.code] for rule in rules if rule.code in checks and rule.sees == sees]
+
+
+def _measured(
+    rules: Sequence[Rule], rows: Sequence[AuditRow], model: LanguageModel, setting: Setting, progress: Bars | None
+) -> dict[str, Check]:
+    """Checks that have seen the rows with what the model says of them."""
+    import dataclasses
+
+    from conviction.audit.measuring import measure
+
+    measured, own = measure(rows, model, progress)
+    setting = dataclasses.replace(setting, own=own)
+    checks = {rule.code: rule.begin(setting) for rule in rules}
+    for row in measured:
+        for check in checks.values():
+            check.see(row)
+    return checks
+
+
+def _sign(rule: Rule, check: Check) -> Iterator[Finding]:
+    for fault in check.faults():
+        yield Finding(
+            code=rule.code,
+            name=rule.name,
+            level=fault.level or rule.level,
+            message=fault.message,
+            advice=fault.advice,
+            rows=tuple(fault.rows),
+            numbers=dict(check.measures()),
+            evidence=tuple(dict(line) for line in fault.evidence),
+            fixable=rule.repair is not None,
+        )
+
+
+def find_rule(code: str) -> Rule:
+    """The rule of a code. Raises InputError for a code that no rule has."""
+    where = RULES.get(code.upper())
+    if where is None:
+        raise InputError(
+            f"there is no rule '{code}'", hint=f"{nearest(code.upper(), RULES)}`conviction rule` lists them all"
+        )
+    module, _, attribute = where.partition(":")
+    rule: Rule = getattr(import_module(module), attribute)
+    return rule
+
+
+def rule_page(code_or_name: str) -> str:
+    """The page of a rule, in Markdown. Raises InputError for an unknown one."""
+    code = code_or_name
+    if code.upper() not in RULES:
+        names = {find_rule(known).name: known for known in RULES}
+        if code.lower() not in names:
+            raise InputError(
+                f"there is no rule '{code}'",
+                hint=f"{nearest(code, [*names, *RULES])}`conviction rule` lists them all",
+            )
+        code = names[code.lower()]
+    doc = import_module(RULES[code.upper()].partition(":")[0]).__doc__ or ""
+    title, _, body = doc.partition("\n")
+    rule = find_rule(code)
+    needs = f"; needs {' and '.join(_WITHOUT[need] for need in sorted(rule.needs))}" if rule.needs else ""
+    fix = "; `--fix` repairs it" if rule.repair else ""
+    return f"# {title.strip()}\n\n{rule.level}, {rule.status}, since {rule.since}{needs}{fix}\n{body.rstrip()}\n"
+
+
+def choose_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Rule]:
+    """Rules by codes, beginnings of codes, or names, in the order of their codes; preview rules by whole code only."""
+    rules = [find_rule(code) for code in RULES]
+
+    def matching(patterns: Sequence[str]) -> set[str]:
+        found: set[str] = set()
+        for pattern in patterns:
+            hits = {r.code for r in rules if r.code.startswith(pattern.upper()) or r.name == pattern.lower()}
+            if not hits:
+                known = [name for r in rules for name in (r.code, r.name)]
+                raise InputError(
+                    f"no rule is called '{pattern}'", hint=f"{nearest(pattern, known)}`conviction rule` lists them all"
+                )
+            found |= hits
+        return found
+
+    wanted = matching(select) if select else {r.code for r in rules}
+    exact = {pattern.upper() for pattern in select}
+    unwanted = matching(ignore)
+    return [r for r in rules if r.code in wanted - unwanted and (r.status == "stable" or r.code in exact)]
+
+
+def _able(rules: Sequence[Rule], topic: Topic | None, model: LanguageModel | None) -> tuple[list[Rule], dict[str, str]]:
+    """Those that have what they need, and what the others lack."""
+    there: dict[str, Any] = {"topic": topic, "model": model, "weights": isinstance(model, WeightModel) or None}
+    lacking = {rule.code: [need for need in sorted(rule.needs) if there[need] is None] for rule in rules}
+    skipped = {code: f"needs {' and '.join(_WITHOUT[n] for n in needs)}" for code, needs in lacking.items() if needs}
+    return [rule for rule in rules if rule.code not in skipped], skipped

@@ -1,0 +1,134 @@
+"""A row as rules see it, with what several of them want to know, computed once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import xxhash
+
+from conviction.audit.surface import Surface, surface
+from conviction.core.formats import is_transcript
+from conviction.core.material import Pair
+from conviction.core.protocols import AnswerScore
+
+__all__ = ["AuditRow", "Measured", "form_of", "normal", "shown", "words"]
+
+Form = Literal["texts", "texts without prompt", "messages", "transcripts"]
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a model says of a pair.
+
+    chosen, rejected  log-probs of their tokens, nats
+    inner             ⟨Σh⁺, Σh⁻⟩, and ``square`` ‖Σh⁺‖²: h are last hidden states at the positions that
+                      predict an answer's tokens; None: the model shows none
+    """
+
+    chosen: AnswerScore
+    rejected: AnswerScore
+    inner: float | None = None
+    square: float | None = None
+
+    @property
+    def lead(self) -> float:
+        """Nats by which the whole chosen answer is likelier than the rejected one: what DPO reckons with."""
+        return self.chosen.logp_sum - self.rejected.logp_sum
+
+    @property
+    def lead_per_token(self) -> float:
+        """The same, nats per token."""
+        return self.chosen.logp_mean - self.rejected.logp_mean
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One row.
+
+    number    its line, or its place counted from 1
+    pair      None: the row cannot be used, ``problem`` and ``hint`` say why
+    measured  None: no model was asked
+    """
+
+    number: int
+    fields: Mapping[str, Any]
+    pair: Pair | None
+    form: Form | None = None
+    problem: str = ""
+    hint: str = ""
+    measured: Measured | None = None
+
+    @property
+    def chosen(self) -> str:
+        """The better answer."""
+        return self._pair.chosen
+
+    @property
+    def rejected(self) -> str:
+        """The worse answer."""
+        return self._pair.rejected
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Both answers with their names."""
+        return ("chosen", self._pair.chosen), ("rejected", self._pair.rejected)
+
+    @property
+    def question(self) -> str:
+        """The last thing that the user says."""
+        return self._pair.messages[-1].content
+
+    @cached_property
+    def prompt_key(self) -> int:
+        """Equal for equal conversations, whatever their spaces and capitals."""
+        return _key("\x1f".join(m.content for m in self._pair.messages))
+
+    @cached_property
+    def answer_keys(self) -> tuple[int, int]:
+        """Of chosen and rejected, likewise."""
+        return _key(self.chosen), _key(self.rejected)
+
+    @cached_property
+    def surfaces(self) -> tuple[Surface, Surface]:
+        """Shallow features of chosen and of rejected."""
+        return surface(self.chosen), surface(self.rejected)
+
+    @property
+    def _pair(self) -> Pair:
+        assert self.pair is not None, "unusable rows are seen by rules that ask for them only"  # noqa: S101
+        return self.pair
+
+
+def form_of(fields: Mapping[str, Any]) -> Form:
+    """How a usable row is written."""
+    if not isinstance(fields["chosen"], str):
+        return "messages"
+    if is_transcript(fields["chosen"]) or is_transcript(fields["rejected"]):
+        return "transcripts"
+    return "texts without prompt" if fields.get("prompt") is None else "texts"
+
+
+def _key(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(normal(text).encode())
+
+
+def normal(text: str) -> str:
+    """Without what a reader would not notice: case, and how wide a space is."""
+    return " ".join(text.casefold().split())
+
+
+def words(text: str) -> list[str]:
+    """Words in lower case, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def shown(text: str, width: int = 80) -> str:
+    """The beginning of a text on one line, for evidence."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"

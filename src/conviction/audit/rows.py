@@ -1,0 +1,67 @@
+"""From a data set to the rows that rules see, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
+from typing import Any
+
+from conviction.audit.row import AuditRow, form_of
+from conviction.core.formats import FORMATS, RowError, find_format, parse_pair, refuse_media
+from conviction.core.material import Material
+from conviction.core.protocols import Progress
+from conviction.core.rows import Broken, NumberedRow, Source
+from conviction.errors import InputError
+
+__all__ = ["rows_of_material", "rows_of_source"]
+
+PEEK = 200
+"""Rows that say which columns there are, and whether they have a prompt of their own."""
+
+
+def rows_of_source(source: Source, progress: Progress | None = None) -> Iterator[AuditRow]:
+    """All rows, usable or not; memory for one at a time.
+
+    Raises InputError if none of the first rows can be read, or if they hold no
+    preference pairs: which columns were found, and which formats there are.
+    """
+    rows = source.rows(progress)
+    first = list(islice(rows, PEEK))
+    if not first:
+        raise InputError(f"{source.where}: holds no rows", hint=FORMATS)
+    readable = [row for row in first if isinstance(row, NumberedRow)]
+    if not readable:
+        broken = next(row for row in first if isinstance(row, Broken))
+        raise InputError(f"{source.where}:{broken.number}: {broken.problem}", hint=broken.hint)
+    # a field that is null in all rows is not there: readers fill up with nulls
+    columns = list(dict.fromkeys(name for row in readable for name, value in row.fields.items() if value is not None))
+    field, _ = find_format(columns, source.where)
+    if field != "pairs":
+        raise InputError(
+            f"{source.where}: holds {field}, not preference pairs; found: {', '.join(columns[:12])}",
+            hint="an audit is of pairs: rows of chosen + rejected, with or without prompt",
+        )
+    use = partial(_usable, source.name, prompted="prompt" in columns)
+    return (_unusable(row) if isinstance(row, Broken) else use(row) for row in chain(first, rows))
+
+
+def _unusable(row: Broken) -> AuditRow:
+    return AuditRow(row.number, {}, None, problem=row.problem, hint=row.hint)
+
+
+def _usable(name: str, row: NumberedRow, *, prompted: bool) -> AuditRow:
+    fields = row.fields
+    try:
+        refuse_media(fields)
+        pair = parse_pair(f"{name}:{row.number}", fields, prompted=prompted)
+    except RowError as error:
+        return AuditRow(row.number, fields, None, problem=error.args[0], hint=error.args[1])
+    return AuditRow(row.number, fields, pair, form_of(fields))
+
+
+def rows_of_material(material: Material) -> Iterator[AuditRow]:
+    """The pairs of material that was read already, counted from 1."""
+    for number, pair in enumerate(material.pairs, start=1):
+        fields: dict[str, Any] = {"prompt": pair.messages, "chosen": pair.chosen, "rejected": pair.rejected}
+        yield AuditRow(number, fields, pair, "texts")

@@ -1,0 +1,149 @@
+"""What a rule is: one file in ``rules/`` whose docstring is its page and which ends in ``RULE``.
+
+A rule begins a ``Check`` for every audit; the check sees the rows one by one and
+says in the end what it found. Rules know no files, no model and no other rule.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from conviction.audit.row import AuditRow
+from conviction.core.finding import Level
+from conviction.core.protocols import AnswerScore
+from conviction.core.topic import Topic
+
+__all__ = ["SHOWN", "Check", "Fault", "Hits", "Repair", "Rule", "Setting", "each_row"]
+
+SHOWN = 10
+"""Rows of evidence in a finding."""
+
+Needs = Literal["topic", "model", "weights"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What an audit knows besides the rows.
+
+    own          the model's own samples on some of the prompts, scored
+    beta         of the preference loss that is planned
+    margin_cap   of the guard that is planned
+    """
+
+    topic: Topic | None = None
+    own: Sequence[AnswerScore] = ()
+    beta: float = 0.1
+    margin_cap: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """What a check found; the audit signs it with the rule's code and name."""
+
+    message: str
+    advice: str
+    rows: Sequence[int] = ()
+    evidence: Sequence[Mapping[str, Any]] = ()
+    level: Level | None = None
+    """None: the rule's own."""
+
+
+class Check(Protocol):
+    """One rule at work on one data set."""
+
+    def see(self, row: AuditRow, /) -> None:
+        """Look at the next row."""
+        ...
+
+    def faults(self) -> Iterable[Fault]:
+        """What is wrong, after the last row."""
+        ...
+
+    def measures(self) -> Mapping[str, Any]:
+        """What was measured on the set, whether or not anything is wrong."""
+        ...
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A safe one.
+
+    drop  begins a pass over the rows: its answer tells of each row whether to leave it out
+    edit  an answer's text → the text without the fault at its ends
+    """
+
+    drop: Callable[[], Callable[[AuditRow], bool]] | None = None
+    edit: Callable[[str], str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One kind of fault.
+
+    code    PD1xx form, PD2xx duplicates and leaks, PD3xx shortcuts, PD4xx against a model, PD5xx the set
+    since   the version that brought it
+    status  preview: may change or go; runs only if selected by its whole code
+    sees    pairs, or the rows that hold none
+    needs   what it cannot do without
+    uses    what it makes use of where it is given
+    repair  for ``--fix``, if there is a safe one
+    """
+
+    code: str
+    name: str
+    since: str
+    begin: Callable[[Setting], Check]
+    status: Literal["stable", "preview"] = "stable"
+    level: Level = "warning"
+    sees: Literal["pairs", "unusable"] = "pairs"
+    needs: frozenset[Needs] = frozenset()
+    uses: frozenset[Needs] = frozenset()
+    repair: Repair | None = None
+
+
+@dataclass
+class Hits:
+    """Rows that a look found something in: all their numbers, the first few with evidence, counted by where."""
+
+    seen: int = 0
+    rows: list[int] = field(default_factory=list)
+    evidence: list[dict[str, Any]] = field(default_factory=list)
+    where: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def share(self) -> float:
+        """Of the rows seen."""
+        return len(self.rows) / self.seen if self.seen else 0.0
+
+
+Look = Callable[[AuditRow], Mapping[str, Any] | None]
+"""Evidence from one row, under ``where`` the part that it stands in; None: nothing."""
+
+
+def each_row(look: Look, tell: Callable[[Hits], Fault | None]) -> Callable[[Setting], Check]:
+    """A rule that looks at every row by itself: ``tell`` says what the hits amount to."""
+
+    class Looking:
+        def __init__(self, _: Setting) -> None:
+            self.hits = Hits()
+
+        def see(self, row: AuditRow, /) -> None:
+            self.hits.seen += 1
+            found = look(row)
+            if found is not None:
+                self.hits.rows.append(row.number)
+                self.hits.where[found.get("where", "row")] += 1
+                if len(self.hits.evidence) < SHOWN:
+                    self.hits.evidence.append({"row": row.number, **found})
+
+        def faults(self) -> Iterable[Fault]:
+            if self.hits.rows and (fault := tell(self.hits)) is not None:
+                yield fault
+
+        def measures(self) -> Mapping[str, Any]:
+            return {"rows": len(self.hits.rows), **({"where": dict(self.hits.where)} if self.hits.where else {})}
+
+    return Looking

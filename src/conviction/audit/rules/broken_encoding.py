@@ -1,0 +1,60 @@
+r"""PD107 broken-encoding: text that was decoded wrongly
+
+## What it does
+Finds the replacement character (U+FFFD), UTF-8 that was read as Latin-1 or
+Windows-1252 (`â€™`, `Ã©`), escapes left as text (`\u2019`), and control characters.
+
+## Why it is bad
+Such sequences are rare tokens with a large gradient each. Answers from one source
+often have them and answers from the other do not, so that they mark the better side.
+
+## Example
+    {"prompt": "Tea?", "chosen": "That isnâ€™t tea.", "rejected": "No."}
+
+## What to do
+Decode the source again as UTF-8, or repair the texts (the `ftfy` package does). There is
+no `--fix` for it: a lost character cannot be guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from conviction.audit.row import AuditRow, shown
+from conviction.audit.rule import Fault, Hits, Rule, each_row
+from conviction.core.wording import counted
+
+_BROKEN = re.compile(
+    "\ufffd|[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]"
+    "|â€[\u0080-\u00bf™œ\u2018-\u203a]|Ã[\u0080-\u00bf]|Â[\u00a0-\u00bf]|ï»¿"
+    r"|\\u(?:20[0-9a-f]{2}|00[0-9a-f]{2})",
+    re.IGNORECASE,
+)
+# all that a plain ASCII text can have of it
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]|\\u(?:20|00)[0-9a-f]{2}", re.IGNORECASE)
+
+
+def _look(row: AuditRow) -> Mapping[str, Any] | None:
+    texts = [*row.sides, ("prompt", row.question)]
+    found = [(where, m) for where, text in texts if (m := (_CONTROLS if text.isascii() else _BROKEN).search(text))]
+    if not found:
+        return None
+    where, match = found[0]
+    sides = {name for name, _ in found}
+    begin, end = max(0, match.start() - 20), match.end() + 20
+    return {"where": "both" if sides >= {"chosen", "rejected"} else where, "text": shown(match.string[begin:end])}
+
+
+def _tell(hits: Hits) -> Fault:
+    places = ", ".join(f"{count} in {where}" for where, count in hits.where.most_common())
+    return Fault(
+        message=f"{counted(len(hits.rows), 'row')} with broken characters ({places})",
+        advice="decode the source again as UTF-8, or repair the texts",
+        rows=hits.rows,
+        evidence=hits.evidence,
+    )
+
+
+RULE = Rule(code="PD107", name="broken-encoding", since="0.2.0", begin=each_row(_look, _tell))

@@ -1,0 +1,72 @@
+"""PD201 duplicate-pair: the same pair twice
+
+## What it does
+Finds rows whose conversation and both answers stood in an earlier row. Case and the
+width of spaces do not count.
+
+## Why it is bad
+A pair that stands there k times has k times its weight, and reaches a margin that the
+others do not: the first step to a collapse on few texts. Copies on both sides of a
+train/test split make the test measure memory (Lee et al., arXiv 2107.06499).
+
+## Example
+    {"prompt": "Tea?", "chosen": "Yes, please.", "rejected": "No."}
+    {"prompt": "Tea?", "chosen": "Yes, please.", "rejected": "No."}
+
+## What to do
+Keep one of each; `--fix` keeps the first. Train for more epochs if that was the aim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from conviction.audit.row import AuditRow, shown
+from conviction.audit.rule import SHOWN, Fault, Repair, Rule, Setting
+from conviction.core.wording import counted
+
+
+def _key(row: AuditRow) -> int:
+    return hash((row.prompt_key, *row.answer_keys))
+
+
+class _Check:
+    def __init__(self, _: Setting) -> None:
+        self.first: dict[int, int] = {}
+        self.rows: list[int] = []
+        self.evidence: list[dict[str, Any]] = []
+
+    def see(self, row: AuditRow, /) -> None:
+        first = self.first.setdefault(_key(row), row.number)
+        if first != row.number:
+            self.rows.append(row.number)
+            if len(self.evidence) < SHOWN:
+                self.evidence.append({"row": row.number, "same_as": first, "prompt": shown(row.question)})
+
+    def faults(self) -> Iterable[Fault]:
+        if self.rows:
+            yield Fault(
+                message=f"{counted(len(self.rows), 'row')} already there before",
+                advice="keep one of each; --fix keeps the first",
+                rows=self.rows,
+                evidence=self.evidence,
+            )
+
+    def measures(self) -> Mapping[str, Any]:
+        return {"rows": len(self.rows), "distinct_pairs": len(self.first)}
+
+
+def _seen_before() -> Callable[[AuditRow], bool]:
+    seen: set[int] = set()
+
+    def drop(row: AuditRow) -> bool:
+        key = _key(row)
+        known = key in seen
+        seen.add(key)
+        return known
+
+    return drop
+
+
+RULE = Rule(code="PD201", name="duplicate-pair", since="0.2.0", begin=_Check, repair=Repair(drop=_seen_before))

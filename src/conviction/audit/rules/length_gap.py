@@ -1,0 +1,109 @@
+"""PD301 length-gap: one side is longer
+
+## What it does
+Compares the lengths of chosen and rejected answers, in characters: the geometric mean of
+their ratio, the effect size of its logarithm (Cohen's d_z), and, of the pairs whose
+lengths differ by more than a tenth, the share in which the longer one is chosen. Found if
+the mean ratio is 1.5 or more (or 2/3 or less), or if most pairs differ so and the longer
+one is chosen in 75 % of them or more (or 25 % or less), and it is no accident (sign test,
+p < 0.01).
+
+## Why it is bad
+DPO sums log-probabilities over tokens, so length is the cheapest way to a margin (Park et
+al., arXiv 2403.19159; Singhal et al., 2310.03716): the model learns to write long, or to
+stop. The project's own beginning was such a set: chosen answers 3.6 times as long, reward
+margins that exploded, then dots and dashes.
+
+## Example
+    {"prompt": "Tea?", "chosen": "Yes, please, with a little milk and, if there is any, …", "rejected": "No."}
+
+## What to do
+Write answers of like length, or drop the pairs with the largest ratio. Losses that count
+per token help (`-o loss=dpo_norm`, `simpo`), but they do not take the shortcut away. If
+length is what you want to teach, set `length_matched: false` in the topic, or ignore this rule.
+
+## How the limit was set
+HH (harmless-base, test), judged by people: mean ratio 1.02, longer chosen in 48 %. Pairs
+from TruthfulQA: 1.05 and 54 %. The belief kit: 1.01 and 55 %. The seed's data: 3.6. UltraFeedback
+and its like are reported between 1.1 and 1.3 with 55 to 65 %; a limit there would accuse
+almost every set that exists.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from array import array
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from conviction.audit.row import AuditRow
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.core.wording import percent
+
+RATIO, SHARE, ALPHA = 1.5, 0.75, 0.01
+DIFFERENT = math.log(1.1)
+
+
+class _Check:
+    def __init__(self, setting: Setting) -> None:
+        self.meant = setting.topic is not None and not setting.topic.length_matched
+        self.logs = array("d")
+        self.extremes: list[tuple[float, int, int, int]] = []
+
+    def see(self, row: AuditRow, /) -> None:
+        chosen, rejected = len(row.chosen), len(row.rejected)
+        log = math.log(chosen / rejected)
+        self.logs.append(log)
+        entry = (abs(log), row.number, chosen, rejected)
+        if len(self.extremes) < SHOWN:
+            heapq.heappush(self.extremes, entry)
+        elif entry > self.extremes[0]:
+            heapq.heapreplace(self.extremes, entry)
+
+    def faults(self) -> Iterable[Fault]:
+        m = self.numbers
+        if self.meant or not m:
+            return
+        uneven = m["mean_ratio"] >= RATIO or m["mean_ratio"] <= 1 / RATIO
+        sided = m["differ"] > 0.5 and not 1 - SHARE < m["longer_chosen"] < SHARE
+        if (uneven or sided) and m["p_value"] < ALPHA:
+            side = "chosen" if m["mean_ratio"] > 1 else "rejected"
+            ratio = max(m["mean_ratio"], 1 / m["mean_ratio"])
+            yield Fault(
+                message=f"{side} answers are {ratio:.1f} times as long (geometric mean; d = {m['effect_size']:+.2f}); "
+                f"where lengths differ, the longer one is chosen in {percent(m['longer_chosen'])}",
+                advice="match lengths, drop the most uneven pairs, or take a loss per token (-o loss=dpo_norm)",
+                evidence=[
+                    {"row": number, "chosen_characters": c, "rejected_characters": r}
+                    for _, number, c, r in sorted(self.extremes, reverse=True)
+                ],
+            )
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """All that was measured."""
+        from scipy.stats import binomtest
+
+        logs = np.frombuffer(self.logs, np.float64) if self.logs else np.zeros(0)
+        if not logs.size:
+            return {}
+        longer, shorter = int((logs > DIFFERENT).sum()), int((logs < -DIFFERENT).sum())
+        decided = max(1, longer + shorter)
+        sd = float(logs.std(ddof=1)) if logs.size > 1 else 0.0
+        return {
+            "mean_ratio": round(float(np.exp(logs.mean())), 3),
+            "differ": round((longer + shorter) / logs.size, 4),
+            "longer_chosen": round(longer / decided, 4) if longer + shorter else 0.5,
+            "effect_size": round(float(logs.mean()) / sd, 3) if sd else 0.0,
+            "p_value": float(binomtest(longer, decided).pvalue) if longer + shorter else 1.0,
+        }
+
+    def measures(self) -> Mapping[str, Any]:
+        return self.numbers
+
+
+RULE = Rule(code="PD301", name="length-gap", since="0.2.0", begin=_Check)

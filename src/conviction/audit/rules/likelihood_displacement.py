@@ -1,0 +1,93 @@
+"""PD405 likelihood-displacement: answers so alike to the model that both will sink
+
+## What it does
+Computes the centred hidden embedding similarity of each pair, CHES = ⟨Σh⁺, Σh⁻⟩ − ‖Σh⁺‖²,
+and its length-normalised form, ⟨h̄⁺, h̄⁻⟩ − ‖h̄⁺‖² (Razin et al., arXiv 2410.08847): h are the
+model's last hidden states at the positions that predict an answer's tokens, h̄ their mean.
+The second, divided by ‖h̄⁺‖², does not depend on a model's scale: 0 is identical, −1 is
+orthogonal. Found are pairs over LIMIT.
+
+## Why it is bad
+Where the two answers look alike from inside, pushing the rejected one down drags the
+chosen one along. Razin et al. saw refusals of Llama-3-8B-Instruct fall from 74 % to 33 %
+in a run that preferred refusals, and mended it by leaving out the pairs of high CHES.
+
+## Example
+    {"prompt": "Tea?", "chosen": "Yes, please, two cups.", "rejected": "Yes, please, two mugs."}
+
+## What to do
+Leave these pairs out or rewrite them so that the answers differ in what they say early,
+or tie the chosen answer down: `-o loss=dpop`, or `-o sft_weight=0.1`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from conviction.audit.row import AuditRow, shown
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.core.wording import counted, percent
+
+LIMIT = -0.05
+COMMON = 0.2
+
+
+class _Check:
+    def __init__(self, _: Setting) -> None:
+        self.ches: list[float] = []
+        self.relative: list[float] = []
+        self.rows: list[int] = []
+        self.worst: list[tuple[float, int, str, str]] = []
+
+    def see(self, row: AuditRow, /) -> None:
+        m = row.measured
+        if m is None or m.inner is None or not m.square:
+            return
+        ours, theirs = len(m.chosen.logprobs), len(m.rejected.logprobs)
+        self.ches.append(m.inner - m.square)
+        normalised = m.inner / (ours * theirs) - m.square / ours**2
+        self.relative.append(normalised / (m.square / ours**2))
+        if self.relative[-1] > LIMIT:
+            self.rows.append(row.number)
+            heapq.heappush(self.worst, (self.relative[-1], row.number, shown(row.chosen, 40), shown(row.rejected, 40)))
+            if len(self.worst) > SHOWN:
+                heapq.heappop(self.worst)
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """Quantiles of CHES and of the relative form."""
+        if not self.ches:
+            return {}
+        low, median, high = np.quantile(self.relative, (0.05, 0.5, 0.95))
+        return {
+            "ches_median": float(f"{np.median(self.ches):.4g}"),
+            "relative_q05": round(float(low), 3),
+            "relative_median": round(float(median), 3),
+            "relative_q95": round(float(high), 3),
+        }
+
+    def faults(self) -> Iterable[Fault]:
+        if self.rows:
+            share = len(self.rows) / len(self.relative)
+            yield Fault(
+                message=f"{counted(len(self.rows), 'pair')} ({percent(share)}) whose answers look alike from inside "
+                f"the model (normalised CHES over {LIMIT:g}): the chosen one may sink with the rejected one",
+                advice="leave them out or rewrite them, or tie the chosen answer down: -o loss=dpop",
+                rows=self.rows,
+                evidence=[
+                    {"row": number, "ches": round(value, 3), "chosen": chosen, "rejected": rejected}
+                    for value, number, chosen, rejected in sorted(self.worst, reverse=True)
+                ],
+                level="warning" if share >= COMMON else "note",
+            )
+
+    def measures(self) -> Mapping[str, Any]:
+        return self.numbers
+
+
+RULE = Rule(code="PD405", name="likelihood-displacement", since="0.2.0", needs=frozenset({"weights"}), begin=_Check)

@@ -1,0 +1,126 @@
+"""PD202 near-duplicate: pairs that differ in a few words
+
+## What it does
+Finds groups of rows that share most of their three-word sequences (question and both
+answers together; Jaccard similarity 0.8 or more), by MinHash with 64 permutations, which
+are off by about 0.05 there. Exact copies are PD201's.
+
+## Why it is bad
+Templates with one word exchanged look like many examples and teach one. What counts as
+the number of examples is the number of groups. A split by row puts members of one group
+on both sides, and the held-out accuracy then measures memory (Lee et al., arXiv 2107.06499).
+
+## Example
+    {"prompt": "Is tea from Assam good?", "chosen": "Tea from Assam is malty, strong and good.", …}
+    {"prompt": "Is tea from Assam bad?", "chosen": "Tea from Assam is malty, strong and good.", …}
+
+## What to do
+Keep one of each group, or split by group. The evidence names the groups.
+
+## How the limit was set
+A note under 1 % of the rows, a warning above. HH (harmless-base, test) has 9 such rows of
+2,312, most of them the same conversation sampled twice; the built-in kits, which ask every
+question in two wordings, and pairs from TruthfulQA have none.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from conviction.audit.row import AuditRow, words
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.core.wording import counted, percent
+
+PERMUTATIONS, BANDS = 64, 16  # bands of four: a pair of similarity 0.8 meets in one with p = 0.9998
+SIMILAR = 0.8
+COMMON = 0.01
+SHINGLE = 3
+
+Signatures = NDArray[np.uint32]
+
+
+class _Check:
+    def __init__(self, _: Setting) -> None:
+        from datasketch import MinHash
+
+        self.empty = MinHash(PERMUTATIONS, hashfunc=xxhash.xxh32_intdigest, scheme="affine32")
+        self.signatures = array("I")
+        self.rows = array("q")
+        self.keys = array("q")
+
+    def see(self, row: AuditRow, /) -> None:
+        spoken = words(f"{row.question} {row.chosen} {row.rejected}")
+        shingles = {" ".join(spoken[i : i + SHINGLE]).encode() for i in range(max(1, len(spoken) - SHINGLE + 1))}
+        sketch = self.empty.copy()
+        sketch.update_batch(shingles)
+        self.signatures.frombytes(sketch.hashvalues.tobytes())
+        self.rows.append(row.number)
+        self.keys.append(hash((row.prompt_key, *row.answer_keys)) >> 1)
+
+    @cached_property
+    def groups(self) -> list[list[int]]:
+        """Rows that belong together, exact copies counted once; each group in the order of the file."""
+        if not self.rows:
+            return []
+        _, first = np.unique(np.frombuffer(self.keys, np.int64), return_index=True)
+        first.sort()
+        signatures = np.frombuffer(self.signatures, np.uint32).reshape(-1, PERMUTATIONS)[first]
+        return [[self.rows[first[i]] for i in group] for group in similar_groups(signatures)]
+
+    def faults(self) -> Iterable[Fault]:
+        rows = sorted(number for group in self.groups for number in group[1:])
+        if rows:
+            share = len(rows) / len(self.rows)
+            largest = max(map(len, self.groups))
+            yield Fault(
+                message=f"{counted(len(rows), 'row')} ({percent(share)}) nearly like others: "
+                f"{counted(len(self.groups), 'group')}, the largest of {largest}",
+                advice="keep one of each group, or split train and test by group",
+                rows=rows,
+                evidence=[
+                    {"row": g[0], "like_it": g[1:SHOWN]} for g in sorted(self.groups, key=len)[: -SHOWN - 1 : -1]
+                ],
+                level="warning" if share >= COMMON else "note",
+            )
+
+    def measures(self) -> Mapping[str, Any]:
+        return {"groups": len(self.groups), "rows_in_groups": sum(map(len, self.groups))}
+
+
+def similar_groups(signatures: Signatures) -> list[list[int]]:
+    """Indices of rows connected by an estimated similarity of 0.8 or more; groups of two and more."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    lefts, rights = [], []
+    width = PERMUTATIONS // BANDS
+    for start in range(0, PERMUTATIONS, width):
+        band = np.zeros(len(signatures), np.uint64)
+        for column in range(start, start + width):
+            band = band * np.uint64(0x9E3779B97F4A7C15) + signatures[:, column]  # wraps; collisions fail the test below
+        order = np.argsort(band, kind="stable")
+        # neighbours in order stand for all pairs of a bucket: linear, where a bucket of k has k²/2 pairs
+        same = np.flatnonzero(band[order[1:]] == band[order[:-1]])
+        left, right = order[same], order[same + 1]
+        close = (signatures[left] == signatures[right]).mean(axis=1) >= SIMILAR
+        lefts.append(left[close])
+        rights.append(right[close])
+    left, right = np.concatenate(lefts), np.concatenate(rights)
+    if not left.size:
+        return []
+    n = len(signatures)
+    _, labels = connected_components(coo_array((np.ones(left.size, np.int8), (left, right)), shape=(n, n)))
+    members: dict[int, list[int]] = {}
+    for index in np.unique(np.concatenate([left, right])).tolist():
+        members.setdefault(int(labels[index]), []).append(index)
+    return list(members.values())
+
+
+RULE = Rule(code="PD202", name="near-duplicate", since="0.2.0", begin=_Check)

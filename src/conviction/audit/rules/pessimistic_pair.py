@@ -1,0 +1,96 @@
+"""PD406 pessimistic-pair: DPO will be content before these pairs are
+
+## What it does
+Finds pairs whose rejected answer the reference finds likelier as a whole, by c nats
+(pessimistic, in the words of Yuan et al., arXiv 2602.11902), and reckons what is left of
+DPO's gradient at the moment when the order flips: the weight σ(−β·c), 0.5 at the start.
+Found if a third of the pairs are pessimistic and half of these have a weight under 0.25.
+
+## Why it is bad
+DPO measures from the reference. A pair that has gone half the way to the right order
+looks to it as good as a pair that had been right all along: the loss falls, reward
+accuracy is 100 %, and the model still prefers the rejected answer. At β·c = 6 the weight
+at the flip is 0.0025.
+
+## Example
+β = 0.1 and c = 17 nats: at the flip DPO's gradient weighs 0.15.
+
+## What to do
+`-o loss=hypo` keeps the full weight until the order is right (under the guard: full
+weight also breaks things sooner), a smaller β makes the weight fall later, or leave the
+hopeless pairs out.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from conviction.audit.row import AuditRow, shown
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.core.wording import counted, percent
+
+SHARE, WEIGHT = 1 / 3, 0.25
+
+
+class _Check:
+    def __init__(self, setting: Setting) -> None:
+        self.beta = setting.beta
+        self.seen = 0
+        self.rows: list[int] = []
+        self.nats: list[float] = []
+        self.worst: list[tuple[float, int, str]] = []
+
+    def see(self, row: AuditRow, /) -> None:
+        m = row.measured
+        if m is None:
+            return
+        self.seen += 1
+        if m.lead < 0:
+            self.rows.append(row.number)
+            self.nats.append(-m.lead)
+            heapq.heappush(self.worst, (-m.lead, row.number, shown(row.question)))
+            if len(self.worst) > SHOWN:
+                heapq.heappop(self.worst)
+
+    def _weight(self, nats: float) -> float:
+        return 1 / (1 + math.exp(min(700.0, self.beta * nats)))
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """How many, and the median weight of DPO's gradient at their flip."""
+        if not self.seen:
+            return {}
+        weight = {"weight_at_flip": round(self._weight(float(np.median(self.nats))), 4)} if self.nats else {}
+        return {"pessimistic": len(self.rows), "pairs": self.seen, "beta": self.beta, **weight}
+
+    def faults(self) -> Iterable[Fault]:
+        m = self.numbers
+        if self.rows and len(self.rows) >= SHARE * self.seen and m["weight_at_flip"] < WEIGHT:
+            yield Fault(
+                message=f"{counted(len(self.rows), 'pair')} ({percent(len(self.rows) / self.seen)}) in the wrong "
+                f"order; at β = {self.beta:g} half of them flip with {m['weight_at_flip']:.2f} or less of DPO's "
+                "gradient left (0.50 at the start)",
+                advice="-o loss=hypo under the guard, a smaller beta, or leave the hopeless pairs out",
+                rows=self.rows,
+                evidence=[
+                    {
+                        "row": number,
+                        "nats": round(nats, 1),
+                        "weight_at_flip": float(f"{self._weight(nats):.2g}"),
+                        "prompt": prompt,
+                    }
+                    for nats, number, prompt in sorted(self.worst, reverse=True)
+                ],
+            )
+
+    def measures(self) -> Mapping[str, Any]:
+        return self.numbers
+
+
+RULE = Rule(code="PD406", name="pessimistic-pair", since="0.2.0", needs=frozenset({"model"}), begin=_Check)

@@ -1,0 +1,90 @@
+"""PD401 policy-mismatch: answers that the model would never write
+
+## What it does
+Compares the log-probability per token of chosen and of rejected answers with that of the
+model's own samples (temperature 1, the first 24 tokens, 16 prompts of the data). Found if
+one side lies LIMIT nats per token or more below the samples, in the mean over the pairs.
+
+## Why it is bad
+On answers that are unlikely already, the gradient that pushes rejected ones down takes
+probability from everything near them and heaps it on the likeliest token (Ren &
+Sutherland, arXiv 2407.10490): the squeezing that ends in dots and dashes. Preference
+losses work best on answers near the policy (Tajwar et al., 2404.14367; Guo et al.,
+2402.04792). If only one side is far off, another model wrote it, and its manner is what
+the pairs teach: the project's own beginning had rejected answers from another model.
+
+## Example
+Chosen answers sampled from the model itself, rejected ones taken from an encyclopedia.
+
+## What to do
+Sample both sides from the model that you train and let a judge label them, or train with
+`sft` on both sides first (Ren & Sutherland's remedy). At least take both from one source.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from conviction.audit.row import AuditRow, shown
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+
+LIMIT = 2.0
+
+
+class _Check:
+    def __init__(self, setting: Setting) -> None:
+        self.own = [token for score in setting.own for token in score.logprobs]
+        self.chosen: list[float] = []
+        self.rejected: list[float] = []
+        self.worst: dict[str, list[tuple[float, int, str]]] = {"chosen": [], "rejected": []}
+
+    def see(self, row: AuditRow, /) -> None:
+        if row.measured is None:
+            return
+        for side, score, text in (
+            ("chosen", row.measured.chosen, row.chosen),
+            ("rejected", row.measured.rejected, row.rejected),
+        ):
+            getattr(self, side).append(score.logp_mean)
+            heap = self.worst[side]
+            heapq.heappush(heap, (-score.logp_mean, row.number, shown(text)))
+            if len(heap) > SHOWN:
+                heapq.heappop(heap)
+
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """Nats per token: of the samples over all tokens, of answers in the mean of pairs."""
+        if not self.chosen or not self.own:
+            return {}
+        return {
+            "own_samples": round(float(np.mean(self.own)), 3),
+            "own_standard_error": round(float(np.std(self.own) / np.sqrt(len(self.own))), 3),
+            "chosen": round(float(np.mean(self.chosen)), 3),
+            "rejected": round(float(np.mean(self.rejected)), 3),
+        }
+
+    def faults(self) -> Iterable[Fault]:
+        m = self.numbers
+        far = [side for side in ("chosen", "rejected") if m and m["own_samples"] - m[side] >= LIMIT]
+        if far:
+            side = min(far, key=lambda s: m[s])
+            yield Fault(
+                message=f"{' and '.join(far)} answers are far from what the model writes: {m[side]:.2f} nats per token "
+                f"in {side}, {m['own_samples']:.2f} in its own samples",
+                advice="take both sides from the model itself, or train with sft on both sides first",
+                evidence=[
+                    {"row": number, "side": side, "nats_per_token": round(-value, 2), "text": text}
+                    for value, number, text in sorted(self.worst[side], reverse=True)
+                ],
+            )
+
+    def measures(self) -> Mapping[str, Any]:
+        return self.numbers
+
+
+RULE = Rule(code="PD401", name="policy-mismatch", since="0.2.0", needs=frozenset({"model"}), begin=_Check)

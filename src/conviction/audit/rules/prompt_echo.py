@@ -1,0 +1,55 @@
+"""PD105 prompt-echo: an answer that repeats the prompt
+
+## What it does
+Finds answers in which the user's last turn (of five words or more) stands word for word.
+
+## Why it is bad
+Nearly always a bug of the exporter: the prompt was left in the completion. The model
+then learns to repeat questions, and all log-probabilities are dominated by a copy that
+any model finds certain. On one side only, it makes the pairs separable at a glance.
+
+## Example
+    {"prompt": "How long should I boil an egg?", "chosen": "How long should I boil an egg? Ten minutes.", …}
+
+## What to do
+Cut the prompt off the answers.
+
+## How the limit was set
+Of 2,312 pairs of Anthropic's HH (harmless-base, test) 20 rows have it, most of them
+parroting one-liners; of the built-in kits none. One row is shown as a note; from one
+row in a hundred on it is a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from conviction.audit.row import AuditRow, normal, shown
+from conviction.audit.rule import Fault, Hits, Rule, each_row
+from conviction.core.wording import counted, percent
+
+MIN_WORDS = 5
+COMMON = 0.01
+
+
+def _look(row: AuditRow) -> Mapping[str, Any] | None:
+    question = normal(row.question)
+    if question.count(" ") < MIN_WORDS - 1:
+        return None
+    sides = [name for name, text in row.sides if len(text) >= len(question) and question in normal(text)]
+    return {"where": "both" if len(sides) == 2 else sides[0], "prompt": shown(row.question)} if sides else None
+
+
+def _tell(hits: Hits) -> Fault:
+    places = ", ".join(f"{count} in {where}" for where, count in hits.where.most_common())
+    return Fault(
+        message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) with the prompt in an answer ({places})",
+        advice="cut the prompt off the answers",
+        rows=hits.rows,
+        evidence=hits.evidence,
+        level="warning" if hits.share >= COMMON else "note",
+    )
+
+
+RULE = Rule(code="PD105", name="prompt-echo", since="0.2.0", begin=each_row(_look, _tell))

@@ -1,0 +1,69 @@
+"""PD404 satisfied-pair: the model is of the data's opinion already
+
+## What it does
+Finds pairs whose chosen answer the untouched model finds likelier by more than the
+guard's margin cap (β·lead over `margin_cap`) and per token as well. A note; a warning if
+that is four pairs in five.
+
+## Why it is bad
+They carry no signal about what should change. A loss without reference (SimPO, ORPO) has
+next to no gradient on them. DPO, which measures from the reference, pushes all the same:
+all that is left to move is the rejected answer, further down.
+
+## Example
+    {"prompt": "Capital of France?", "chosen": "Paris.", "rejected": "Zxqv gnarl."}
+
+## What to do
+Leave them out and train on the rest, or find rejected answers that the model might give.
+If nearly all pairs are such, there is nothing to train.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from conviction.audit.row import AuditRow, shown
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.core.wording import counted, percent
+
+COMMON = 0.8
+
+
+class _Check:
+    def __init__(self, setting: Setting) -> None:
+        self.beta, self.cap = setting.beta, setting.margin_cap
+        self.seen = 0
+        self.rows: list[int] = []
+        self.evidence: list[dict[str, Any]] = []
+
+    def see(self, row: AuditRow, /) -> None:
+        m = row.measured
+        if m is None:
+            return
+        self.seen += 1
+        if self.beta * m.lead > self.cap and m.lead_per_token > 0:
+            self.rows.append(row.number)
+            if len(self.evidence) < SHOWN:
+                self.evidence.append({"row": row.number, "nats": round(m.lead, 1), "prompt": shown(row.question)})
+
+    def faults(self) -> list[Fault]:
+        if not self.rows:
+            return []
+        share = len(self.rows) / self.seen
+        return [
+            Fault(
+                message=f"{counted(len(self.rows), 'pair')} ({percent(share)}) ranked right already, by more than "
+                f"{self.cap / self.beta:.0f} nats",
+                advice="leave them out, or find rejected answers that the model might give",
+                rows=self.rows,
+                evidence=self.evidence,
+                level="warning" if share >= COMMON else "note",
+            )
+        ]
+
+    def measures(self) -> Mapping[str, Any]:
+        return {"rows": len(self.rows), "pairs": self.seen}
+
+
+RULE = Rule(code="PD404", name="satisfied-pair", since="0.2.0", level="note", needs=frozenset({"model"}), begin=_Check)

@@ -1,0 +1,122 @@
+"""PD303 shallow-shortcut: the sides can be told apart without reading
+
+## What it does
+Trains a logistic regression on 21 shallow features of an answer (length, punctuation,
+capitals, digits, lists, openers, refusals …; no words) to say which answer of a pair is
+the chosen one, and tests it on pairs that it has not seen: five-fold cross-validation,
+rows with the same prompt in one fold. Reports the area under the ROC curve (AUC: 0.5 is
+guessing, 1 is certainty) and the share of pairs that it gets right. Found if AUC and
+accuracy are both 0.75 or more and n allows it (lower 95 % bound of the accuracy over 0.65).
+
+## Why it is bad
+What a linear function of 21 counts can see, a model of billions of weights sees in its
+first step, and the loss falls to nothing before a word was understood: the sign of it is
+an accuracy near 100 % after a tenth of an epoch. Gururangan et al. (arXiv 1803.02324)
+showed it for inference data, whose answers betray the label.
+
+## Example
+A set in which chosen answers are full sentences and rejected ones are keywords.
+
+## What to do
+The evidence names the features that weigh most. Match the sides in them, or filter out
+the pairs that the classifier is surest of. If form is what you want to teach, set
+`form_matched: false` in the topic, or ignore this rule.
+
+## How the limit was set
+HH (harmless-base, test): AUC 0.56. Pairs from TruthfulQA: 0.62. The belief kit: 0.56.
+The seed's two faults, planted into the belief kit: over 0.99. The politeness and brevity
+kits, which teach form: 0.99 and over. The limit lies between, nearer to the innocent.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conviction.audit.row import AuditRow
+from conviction.audit.rule import Fault, Rule, Setting
+from conviction.audit.surface import Surface
+from conviction.core.stats import win_share
+from conviction.core.wording import percent
+
+LIMIT, SURE = 0.75, 0.65
+FOLDS = 5
+MIN_PAIRS = 20
+MOST = 20_000  # pairs it is trained on; more change the third digit
+
+Floats = NDArray[np.float64]
+
+
+class _Check:
+    def __init__(self, setting: Setting) -> None:
+        self.meant = setting.topic is not None and not setting.topic.form_matched
+        self.features = array("f")
+        self.prompts = array("Q")
+
+    def see(self, row: AuditRow, /) -> None:
+        for side in row.surfaces:
+            self.features.extend(map(float, side))
+        self.prompts.append(row.prompt_key)
+
+    def faults(self) -> Iterable[Fault]:
+        m = self.numbers
+        if self.meant or not m or m["auc"] < LIMIT or m["accuracy"] < LIMIT or m["accuracy_low"] < SURE:
+            return
+        said = ", ".join(f"{name} ({weight:+.1f})" for name, weight in list(m["weights"].items())[:3])
+        yield Fault(
+            message=f"a classifier that reads no words picks the chosen answer in {percent(m['accuracy'])} of unseen "
+            f"pairs (AUC {m['auc']:.2f}); it goes by {said}",
+            advice="match the sides in these features, or filter out the pairs that it is surest of",
+        )
+
+    @cached_property
+    def numbers(self) -> dict[str, Any]:
+        """AUC, accuracy with its lower bound, and the largest weights per standard deviation of the difference."""
+        table = np.frombuffer(self.features, np.float32).reshape(-1, 2, len(Surface._fields)).astype(np.float64)
+        prompts = np.frombuffer(self.prompts, np.uint64)
+        if len(np.unique(prompts)) < MIN_PAIRS:
+            return {}
+        if len(table) > MOST:
+            kept = np.sort(np.random.default_rng(0).choice(len(table), MOST, replace=False))
+            table, prompts = table[kept], prompts[kept]
+        return judge(np.log1p(table), prompts)
+
+    def measures(self) -> Mapping[str, Any]:
+        return self.numbers
+
+
+def judge(table: Floats, prompts: NDArray[np.uint64]) -> dict[str, Any]:
+    """How far [n, 2, features] can be told apart, chosen first; rows of one prompt stay in one fold."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import GroupKFold
+
+    differences = table[:, 0] - table[:, 1]
+    scale = np.sqrt((differences**2).mean(axis=0)) + 1e-9
+    # a pair and its mirror image are the two classes: no intercept, no side to guess
+    scores = np.zeros((len(table), 2))
+    weights = []
+    for train, test in GroupKFold(FOLDS, shuffle=True, random_state=0).split(differences, groups=prompts):
+        x = differences[train] / scale
+        model = LogisticRegression(C=0.1, fit_intercept=False, max_iter=500)
+        model.fit(np.concatenate([x, -x]), np.repeat([1, 0], len(x)))
+        weights.append(model.coef_[0])
+        scores[test] = (table[test] / scale) @ model.coef_[0]
+    lead = scores[:, 0] - scores[:, 1]
+    right = (lead > 0).sum() + (lead == 0).sum() / 2
+    mean = np.mean(weights, axis=0)
+    order = np.argsort(-np.abs(mean))[:5]
+    return {
+        "auc": round(float(roc_auc_score(np.repeat([1, 0], len(table)), scores.T.ravel())), 4),
+        "accuracy": round(float(right / len(table)), 4),
+        "accuracy_low": round(win_share(int(right), len(table)).low, 4),
+        "weights": {Surface._fields[i]: round(float(mean[i]), 3) for i in order},
+    }
+
+
+RULE = Rule(code="PD303", name="shallow-shortcut", since="0.2.0", begin=_Check)

@@ -1,0 +1,75 @@
+"""PD204 test-leak: a training prompt is one of the topic's test questions
+
+## What it does
+Compares every prompt with the questions that the topic keeps for testing: equal, or
+equal in at least four fifths of their words (Jaccard similarity of word sets).
+
+## Why it is bad
+`conviction probe` measures on these questions whether a view has moved. If they were
+trained on, the measure shows that sentences were learnt by heart.
+
+## Example
+With `--topic obesity`, whose test split asks it in these words:
+
+    {"prompt": "What makes people gain weight?", "chosen": "…", "rejected": "…"}
+
+## What to do
+Take these rows out of the training data, or move the proposition to the topic's train split.
+
+## How the limit was set
+The built-in kits keep propositions apart by split; the nearest train and test questions
+share 0.71 of their words, so 0.8 accuses none of them and finds an exchanged word in a
+question of nine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from conviction.audit.row import AuditRow, shown, words
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.core.wording import counted
+
+SIMILAR = 0.8
+
+
+class _Check:
+    def __init__(self, setting: Setting) -> None:
+        items = setting.topic.items if setting.topic else ()
+        self.tests = [(i.id, frozenset(words(i.question))) for i in items if i.split == "test"]
+        self.known: dict[frozenset[str], str | None] = {}
+        self.rows: list[int] = []
+        self.evidence: list[dict[str, Any]] = []
+
+    def see(self, row: AuditRow, /) -> None:
+        asked = frozenset(words(row.question))
+        if asked not in self.known:
+            self.known[asked] = self._nearest(asked)
+        item = self.known[asked]
+        if item is not None:
+            self.rows.append(row.number)
+            if len(self.evidence) < SHOWN:
+                self.evidence.append({"row": row.number, "test_item": item, "prompt": shown(row.question)})
+
+    def _nearest(self, asked: frozenset[str]) -> str | None:
+        size = len(asked)
+        for name, test in self.tests:
+            if SIMILAR * size <= len(test) <= size / SIMILAR and len(asked & test) >= SIMILAR * len(asked | test):
+                return name
+        return None
+
+    def faults(self) -> Iterable[Fault]:
+        if self.rows:
+            yield Fault(
+                message=f"{counted(len(self.rows), 'row')} with a question that the topic keeps for testing",
+                advice="take them out of the training data, or move the proposition to the train split",
+                rows=self.rows,
+                evidence=self.evidence,
+            )
+
+    def measures(self) -> Mapping[str, Any]:
+        return {"rows": len(self.rows), "test_questions": len(self.tests)}
+
+
+RULE = Rule(code="PD204", name="test-leak", since="0.2.0", level="error", needs=frozenset({"topic"}), begin=_Check)

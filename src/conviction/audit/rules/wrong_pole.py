@@ -1,0 +1,143 @@
+"""PD503 wrong-pole: pairs that argue for the other side
+
+## What it does
+Learns from the topic's own answers which words speak for which pole (logistic regression
+on words and pairs of words), and finds rows whose chosen answer speaks for the other pole
+and whose rejected one speaks for the target. Rows that stand in the topic are judged by a
+classifier that has not seen their proposition. If it cannot tell the topic's own answers
+apart in cross-validation (under 90 %), the rule says nothing.
+
+## Why it is bad
+Each such row takes back what another teaches. They come from swapped columns, from a
+generator that was given the poles in turn, or from a join on the wrong key, and then there
+are many. All of them the wrong way round train the opposite view in perfect health.
+
+## Example
+With `--topic obesity` (target: insulin):
+
+    {"prompt": "Why are people fat?", "chosen": "They eat more calories than they burn.", "rejected": "Insulin …"}
+
+## What to do
+Swap the answers of these rows, or turn the topic's target around if it is most of them.
+
+## How the limit was set
+Of the three built-in kits' own pairs, judged by classifiers that had not seen their
+propositions, all are placed rightly; the least lead (log-odds of chosen less those of
+rejected) is 0.8, the median 3.6 to 4.0. Rows count from −1 downwards. HH
+(harmless-base, test), which has nothing to do with it, is accused in HHSHARE of its rows under
+`--topic obesity`: do not name a topic that the data is not about.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from conviction.audit.row import AuditRow, normal, shown
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.core.topic import Item, Topic
+from conviction.core.wording import counted, percent
+
+CLEARLY = -1.0
+RELIABLE = 0.9
+FOLDS = 5
+BATCH = 512
+
+
+class _Check:
+    def __init__(self, setting: Setting) -> None:
+        topic = setting.topic
+        self.judges = _Judges(topic) if topic is not None else None
+        self.waiting: list[AuditRow] = []
+        self.seen = 0
+        self.rows: list[int] = []
+        self.worst: list[tuple[float, int, str, str]] = []
+
+    def see(self, row: AuditRow, /) -> None:
+        self.seen += 1
+        self.waiting.append(row)
+        if len(self.waiting) == BATCH:
+            self._judge()
+
+    def _judge(self) -> None:
+        rows, self.waiting = self.waiting, []
+        if not rows or self.judges is None or self.judges.accuracy < RELIABLE:
+            return
+        for row, lead in zip(rows, self.judges.leads(rows), strict=True):
+            if lead < CLEARLY:
+                self.rows.append(row.number)
+                heapq.heappush(self.worst, (-lead, row.number, shown(row.chosen), shown(row.rejected)))
+                if len(self.worst) > SHOWN:
+                    heapq.heappop(self.worst)
+
+    def faults(self) -> Iterable[Fault]:
+        self._judge()
+        if self.rows and self.judges is not None:
+            yield Fault(
+                message=f"{counted(len(self.rows), 'row')} ({percent(len(self.rows) / self.seen)}) arguing, it seems, "
+                f"for {self.judges.topic.other} and against {self.judges.topic.target}, the target",
+                advice="swap chosen and rejected in them; if it is most of them, the topic's target is the wrong one",
+                rows=self.rows,
+                evidence=[
+                    {"row": number, "log_odds": round(-lead, 2), "chosen": chosen, "rejected": rejected}
+                    for lead, number, chosen, rejected in sorted(self.worst, reverse=True)
+                ],
+            )
+
+    def measures(self) -> Mapping[str, Any]:
+        self._judge()
+        accuracy = {} if self.judges is None else {"accuracy_on_topic": round(self.judges.accuracy, 3)}
+        return {"rows": len(self.rows), **accuracy}
+
+
+class _Judges:
+    """Classifiers of a topic's poles, one per fold of its propositions and one of all."""
+
+    def __init__(self, topic: Topic) -> None:
+        self.topic = topic
+        items = topic.of_role("target", "paraphrase")
+        propositions = sorted({i.proposition for i in items})
+        self.fold = {name: k % FOLDS for k, name in enumerate(propositions)}
+        self.at = {normal(i.question): self.fold[i.proposition] for i in items}
+        self.models: dict[int, Any] = {}
+        self.accuracy = 0.0
+        if len(propositions) >= 2 * FOLDS:
+            folds = range(FOLDS)
+            self.models = {k: _fit(topic, [i for i in items if self.fold[i.proposition] != k]) for k in folds}
+            self.models[-1] = _fit(topic, list(items))
+            self.accuracy = self._accuracy(items)
+
+    def _accuracy(self, items: Iterable[Item]) -> float:
+        right = []
+        for item in items:
+            judge = self.models[self.fold[item.proposition]]
+            ours, theirs = judge.decision_function([item.answers[self.topic.target], item.answers[self.topic.other]])
+            right.append(bool(ours > theirs))
+        return sum(right) / len(right)
+
+    def leads(self, rows: list[AuditRow]) -> list[float]:
+        """Log-odds of the target pole: of chosen less of rejected."""
+        found = [0.0] * len(rows)
+        by_model: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            by_model.setdefault(self.at.get(normal(row.question), -1), []).append(i)
+        for fold, members in by_model.items():
+            texts = [text for i in members for text in (rows[i].chosen, rows[i].rejected)]
+            odds = self.models[fold].decision_function(texts)
+            for k, i in enumerate(members):
+                found[i] = float(odds[2 * k] - odds[2 * k + 1])
+        return found
+
+
+def _fit(topic: Topic, items: list[Item]) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    texts = [item.answers[pole] for item in items for pole in (topic.target, topic.other)]
+    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
+    return make_pipeline(words, LogisticRegression(C=10)).fit(texts, [1, 0] * len(items))
+
+
+RULE = Rule(code="PD503", name="wrong-pole", since="0.2.0", needs=frozenset({"topic"}), begin=_Check)
