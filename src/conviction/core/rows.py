@@ -229,7 +229,7 @@ def _json_row(line: str, number: int) -> NumberedRow | Broken:
     if (problem := _not_utf8(line)) is not None:
         return Broken(number, problem, _SAVE)
     try:
-        value = json.loads(line)
+        value = json.loads(line.rstrip("\r\n"))  # or a fault at its end had column 1
     except (ValueError, RecursionError) as error:
         return Broken(number, f"not JSON ({_said(error)})", _ONE_OBJECT)
     return _as_row(value, number)

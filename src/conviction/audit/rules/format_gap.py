@@ -72,7 +72,7 @@ class _Check:
             if self._apart(only["chosen"], only["rejected"]):
                 side = max(only, key=lambda s: only[s])
                 yield self._fault(MARKS[mark], only, [e for e in evidence if e["only_in"] == side])
-        for text in {opening for (_, opening), _ in self.openings.most_common(10)}:
+        for text in dict.fromkeys(opening for (_, opening), _ in self.openings.most_common(10)):
             only = Counter({side: self.openings[side, text] for side in ("chosen", "rejected")})
             if self._apart(only["chosen"], only["rejected"]):
                 yield self._fault(f"answers that begin with {text!r}", only, [])

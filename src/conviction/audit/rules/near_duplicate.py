@@ -85,7 +85,7 @@ class _Check:
                 advice="keep one of each group, or split train and test by group",
                 rows=rows,
                 evidence=[
-                    {"row": g[0], "like_it": g[1:SHOWN]} for g in sorted(self.groups, key=len)[: -SHOWN - 1 : -1]
+                    {"row": g[1], "like": [g[0], *g[2:SHOWN]]} for g in sorted(self.groups, key=len)[: -SHOWN - 1 : -1]
                 ],
                 level="warning" if share >= COMMON else "note",
             )

@@ -3,7 +3,8 @@
 ## What it does
 Compares the log-probability per token of chosen and of rejected answers with that of the
 model's own samples (temperature 1, the first 24 tokens, 16 prompts of the data). Found if
-one side lies LIMIT nats per token or more below the samples, in the mean over the pairs.
+one side lies 2 nats per token or more below the samples, in the mean over the pairs, or if
+it lies below them and one side is 1 nat per token less likely than the other.
 
 ## Why it is bad
 On answers that are unlikely already, the gradient that pushes rejected ones down takes
@@ -19,6 +20,12 @@ Chosen answers sampled from the model itself, rejected ones taken from an encycl
 ## What to do
 Sample both sides from the model that you train and let a judge label them, or train with
 `sft` on both sides first (Ren & Sutherland's remedy). At least take both from one source.
+
+## How the limit was set
+On SmolLM2-135M, nats per token, own samples / chosen / rejected: HH (harmless-base, 250
+pairs) −2.7 / −2.7 / −2.7; TruthfulQA −2.7 / −2.3 / −1.9; the politeness kit −2.8 / −3.4 / −3.7;
+the belief kit −2.4 / −3.8 / −3.4; sentences of an encyclopedia as rejected answers,
+greedy answers of the model as chosen ones −2.6 / −3.0 / −5.1. Only the last is found.
 """
 
 from __future__ import annotations
@@ -33,7 +40,7 @@ import numpy as np
 from conviction.audit.row import AuditRow, shown
 from conviction.audit.rule import SHOWN, Fault, Rule, Setting
 
-LIMIT = 2.0
+LIMIT, APART = 2.0, 1.0
 
 
 class _Check:
@@ -70,12 +77,16 @@ class _Check:
 
     def faults(self) -> Iterable[Fault]:
         m = self.numbers
-        far = [side for side in ("chosen", "rejected") if m and m["own_samples"] - m[side] >= LIMIT]
+        if not m:
+            return
+        side, other = sorted(("chosen", "rejected"), key=lambda s: m[s])
+        far = [s for s in ("chosen", "rejected") if m["own_samples"] - m[s] >= LIMIT]
+        if not far and m[side] < m["own_samples"] and m[other] - m[side] >= APART:
+            far = [side]
         if far:
-            side = min(far, key=lambda s: m[s])
             yield Fault(
                 message=f"{' and '.join(far)} answers are far from what the model writes: {m[side]:.2f} nats per token "
-                f"in {side}, {m['own_samples']:.2f} in its own samples",
+                f"in {side}, {m[other]:.2f} in {other}, {m['own_samples']:.2f} in its own samples",
                 advice="take both sides from the model itself, or train with sft on both sides first",
                 evidence=[
                     {"row": number, "side": side, "nats_per_token": round(-value, 2), "text": text}

@@ -1,0 +1,95 @@
+"""What every rule of the audit measures on data that is known: where its limits come from.
+
+Anthropic's HH and TruthfulQA where copies lie beside the project, the built-in kits, and
+kits with a fault planted. The pages of the rules quote these numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import random
+from typing import Any
+
+from benchmarks.audit import HH, transcripts
+from benchmarks.machine import save
+from benchmarks.questions import TRUTHFULQA
+from conviction import Topic, load_model, load_topic
+from conviction.audit import audit
+from conviction.core.finding import AuditReport
+from conviction.core.formats import material_from_rows
+from conviction.core.material import Material, Pair, material_from_topic
+from conviction.core.protocols import LanguageModel
+from conviction.probe.health import neutral_text
+
+KITS = ("obesity", "politeness", "brevity")
+WITH_MODEL = {"TruthfulQA": 400, "HH": 250}
+
+
+def truthfulqa() -> Material:
+    with TRUTHFULQA.open(encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    pairs = [
+        {"prompt": r["Question"], "chosen": r["Best Answer"], "rejected": r["Incorrect Answers"].split(";")[0].strip()}
+        for r in rows
+    ]
+    return material_from_rows(pairs, name="TruthfulQA")
+
+
+def hh_pairs(n: int) -> Material:
+    _, rows = transcripts()
+    usable = [r for r in rows if all(r[side].rpartition("Assistant:")[2].strip() for side in r)]
+    return material_from_rows(usable[:n], name="HH")
+
+
+def planted(model: LanguageModel) -> dict[str, Material]:
+    """The seed's two faults in the belief kit, and the model's own answers against an encyclopedia's."""
+    choose = random.Random(0)
+    pairs = material_from_topic(load_topic("obesity")).pairs
+    texts = [p.chosen for p in pairs]
+    long = [" ".join([p.chosen, *choose.sample(texts, 2), choose.choice(texts)[:60]]) for p in pairs]
+    sentences = [s for text in neutral_text() for s in text.split(". ") if len(s) > 60]
+    asked = [p.messages for p in hh_pairs(60).pairs] if HH.is_file() else [p.messages for p in pairs]
+    written = model.generate(asked, max_new_tokens=60)
+    own = [
+        Pair(str(i), m, g.text, choose.choice(sentences)) for i, (m, g) in enumerate(zip(asked, written, strict=True))
+    ]
+    return {
+        "length gap": Material("g", tuple(dataclasses.replace(p, chosen=c) for p, c in zip(pairs, long, strict=True))),
+        "off-policy": Material("o", tuple(dataclasses.replace(p, rejected=choose.choice(sentences)) for p in pairs)),
+        "own against encyclopedia": Material("e", tuple(p for p in own if p.chosen.strip())),
+    }
+
+
+def record(report: AuditReport) -> dict[str, Any]:
+    found = [f"{f.level} {f.code} {f.name}: {f.message}" for f in report.findings]
+    return {"pairs": report.usable, "findings": found, "measures": report.measures}
+
+
+def main() -> None:
+    model = load_model()
+    results: dict[str, Any] = {"model": model.id}
+
+    def look(name: str, data: Any, *, topic: Topic | None = None, asked: LanguageModel | None = None) -> None:
+        results[name] = record(audit(data, topic=topic, model=asked))
+        print(name, *results[name]["findings"], sep="\n  ", flush=True)
+
+    for name in KITS:
+        look(name, material_from_topic(load_topic(name)), topic=load_topic(name))
+        look(f"{name}, with model", material_from_topic(load_topic(name)), topic=load_topic(name), asked=model)
+    if HH.is_file():
+        look("HH", HH)
+        look("HH, topic obesity", HH, topic=load_topic("obesity"))
+        look("HH, with model", hh_pairs(WITH_MODEL["HH"]), asked=model)
+    if TRUTHFULQA.is_file():
+        look("TruthfulQA", truthfulqa())
+        material = truthfulqa()
+        few = dataclasses.replace(material, pairs=material.pairs[: WITH_MODEL["TruthfulQA"]])
+        look("TruthfulQA, with model", few, asked=model)
+    for name, material in planted(model).items():
+        look(f"planted: {name}, with model", material, asked=model)
+    save("audit_calibration", results)
+
+
+if __name__ == "__main__":
+    main()
