@@ -1,7 +1,8 @@
 """Does CHES tell which pairs make chosen answers sink? Where rule PD405 has its limit from.
 
-TruthfulQA pairs in five equal groups by normalised CHES; a DPO run on each, the same
-steps; what chosen answers of the run's own pairs gain or lose in log-probability.
+TruthfulQA pairs in five equal groups by CHES; a DPO run on each, the same steps; what
+chosen answers of the run's own pairs gain or lose in log-probability. A gentle rate, and
+one at which runs of this model come near collapse.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from conviction.train.guard import Guard
 from conviction.train.settings import Training
 
 GROUPS, STEPS, SEEDS = 5, 16, (0, 1)
+RATES = (2e-4, 1e-3)
 
 
 def means(model: Any, group: list[Pair]) -> np.ndarray[Any, Any]:
@@ -30,12 +32,14 @@ def means(model: Any, group: list[Pair]) -> np.ndarray[Any, Any]:
     return np.array([[chosen.logp_mean, rejected.logp_mean] for chosen, rejected in scores])
 
 
-def run(model: HFModel, group: list[Pair], seed: int) -> dict[str, float]:
-    training = Training(learning_rate=2e-4, epochs=40, max_steps=STEPS, seed=seed)
+def run(model: HFModel, group: list[Pair], rate: float, seed: int) -> dict[str, float]:
+    training = Training(learning_rate=rate, epochs=40, max_steps=STEPS, seed=seed)
     guard = Guard(mode="off", sample_every=1000)
     trained = Dpo(training=training).apply(model, Material("group", tuple(group)), guard=guard)
     moved = means(trained.model, group) - means(model, group)
     return {
+        "learning_rate": rate,
+        "seed": seed,
         "chosen_change": round(float(moved[:, 0].mean()), 4),
         "rejected_change": round(float(moved[:, 1].mean()), 4),
         "chosen_sank": round(float((moved[:, 0] < 0).mean()), 3),
@@ -61,7 +65,7 @@ def main() -> None:
         order = np.argsort(scores)
         for k, part in enumerate(np.array_split(order, GROUPS)):
             group = [material.pairs[i] for i in part]
-            runs = [run(model, group, seed) for seed in SEEDS]
+            runs = [run(model, group, rate, seed) for rate in RATES for seed in SEEDS]
             values = [scores[i] for i in part]
             found_here = {"by": score_name, "group": k, "ches": [float(min(values)), float(max(values))], "runs": runs}
             groups.append(found_here)

@@ -86,4 +86,4 @@ class _Check:
         return self.numbers
 
 
-RULE = Rule(code="PD402", name="belief-flip", since="0.2.0", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD402", name="belief-flip", since="0.1.0", needs=frozenset({"model"}), begin=_Check)

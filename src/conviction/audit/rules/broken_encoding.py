@@ -57,4 +57,4 @@ def _tell(hits: Hits) -> Fault:
     )
 
 
-RULE = Rule(code="PD107", name="broken-encoding", since="0.2.0", begin=each_row(_look, _tell))
+RULE = Rule(code="PD107", name="broken-encoding", since="0.1.0", begin=each_row(_look, _tell))

@@ -58,4 +58,4 @@ class _Check:
         return {"pairs_of_rows": len(self.pairs)}
 
 
-RULE = Rule(code="PD203", name="contradicting-labels", since="0.2.0", level="error", begin=_Check)
+RULE = Rule(code="PD203", name="contradicting-labels", since="0.1.0", level="error", begin=_Check)

@@ -69,4 +69,4 @@ def _seen_before() -> Callable[[AuditRow], bool]:
     return drop
 
 
-RULE = Rule(code="PD201", name="duplicate-pair", since="0.2.0", begin=_Check, repair=Repair(drop=_seen_before))
+RULE = Rule(code="PD201", name="duplicate-pair", since="0.1.0", begin=_Check, repair=Repair(drop=_seen_before))

@@ -98,4 +98,4 @@ class _Check:
         return {mark: round((only["chosen"] - only["rejected"]) / seen, 4) for mark, (only, _) in self.only.items()}
 
 
-RULE = Rule(code="PD302", name="format-gap", since="0.2.0", begin=_Check)
+RULE = Rule(code="PD302", name="format-gap", since="0.1.0", begin=_Check)

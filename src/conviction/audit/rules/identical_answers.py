@@ -43,7 +43,7 @@ def _tell(hits: Hits) -> Fault:
 RULE = Rule(
     code="PD103",
     name="identical-answers",
-    since="0.2.0",
+    since="0.1.0",
     level="error",
     begin=each_row(_look, _tell),
     repair=Repair(drop=lambda: lambda row: _look(row) is not None),

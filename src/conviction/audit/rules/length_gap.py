@@ -106,4 +106,4 @@ class _Check:
         return self.numbers
 
 
-RULE = Rule(code="PD301", name="length-gap", since="0.2.0", begin=_Check)
+RULE = Rule(code="PD301", name="length-gap", since="0.1.0", begin=_Check)

@@ -88,4 +88,4 @@ class _Check:
         return self.numbers
 
 
-RULE = Rule(code="PD403", name="margin-over-cap", since="0.2.0", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD403", name="margin-over-cap", since="0.1.0", needs=frozenset({"model"}), begin=_Check)

@@ -53,4 +53,4 @@ class _Check:
         return {form: len(rows) for form, rows in self.forms.items()}
 
 
-RULE = Rule(code="PD102", name="mixed-forms", since="0.2.0", begin=_Check)
+RULE = Rule(code="PD102", name="mixed-forms", since="0.1.0", begin=_Check)

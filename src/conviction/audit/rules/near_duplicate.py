@@ -123,4 +123,4 @@ def similar_groups(signatures: Signatures) -> list[list[int]]:
     return list(members.values())
 
 
-RULE = Rule(code="PD202", name="near-duplicate", since="0.2.0", begin=_Check)
+RULE = Rule(code="PD202", name="near-duplicate", since="0.1.0", begin=_Check)

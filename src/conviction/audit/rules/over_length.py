@@ -41,4 +41,4 @@ def _tell(hits: Hits) -> Fault:
     )
 
 
-RULE = Rule(code="PD407", name="over-length", since="0.2.0", needs=frozenset({"model"}), begin=each_row(_look, _tell))
+RULE = Rule(code="PD407", name="over-length", since="0.1.0", needs=frozenset({"model"}), begin=each_row(_look, _tell))

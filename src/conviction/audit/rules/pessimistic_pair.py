@@ -66,7 +66,7 @@ class _Check:
         """How many, and the median weight of DPO's gradient at their flip."""
         if not self.seen:
             return {}
-        weight = {"weight_at_flip": round(self._weight(float(np.median(self.nats))), 4)} if self.nats else {}
+        weight = {"weight_at_flip": float(f"{self._weight(float(np.median(self.nats))):.3g}")} if self.nats else {}
         return {"pessimistic": len(self.rows), "pairs": self.seen, "beta": self.beta, **weight}
 
     def faults(self) -> Iterable[Fault]:
@@ -74,7 +74,7 @@ class _Check:
         if self.rows and len(self.rows) >= SHARE * self.seen and m["weight_at_flip"] < WEIGHT:
             yield Fault(
                 message=f"{counted(len(self.rows), 'pair')} ({percent(len(self.rows) / self.seen)}) in the wrong "
-                f"order; at β = {self.beta:g} half of them flip with {m['weight_at_flip']:.2f} or less of DPO's "
+                f"order; at β = {self.beta:g} half of them flip with {m['weight_at_flip']:.2g} or less of DPO's "
                 "gradient left (0.50 at the start)",
                 advice="-o loss=hypo under the guard, a smaller beta, or leave the hopeless pairs out",
                 rows=self.rows,
@@ -93,4 +93,4 @@ class _Check:
         return self.numbers
 
 
-RULE = Rule(code="PD406", name="pessimistic-pair", since="0.2.0", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD406", name="pessimistic-pair", since="0.1.0", needs=frozenset({"model"}), begin=_Check)

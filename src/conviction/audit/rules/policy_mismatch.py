@@ -98,4 +98,4 @@ class _Check:
         return self.numbers
 
 
-RULE = Rule(code="PD401", name="policy-mismatch", since="0.2.0", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD401", name="policy-mismatch", since="0.1.0", needs=frozenset({"model"}), begin=_Check)

@@ -52,4 +52,4 @@ def _tell(hits: Hits) -> Fault:
     )
 
 
-RULE = Rule(code="PD105", name="prompt-echo", since="0.2.0", begin=each_row(_look, _tell))
+RULE = Rule(code="PD105", name="prompt-echo", since="0.1.0", begin=each_row(_look, _tell))

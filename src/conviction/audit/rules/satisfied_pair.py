@@ -66,4 +66,4 @@ class _Check:
         return {"rows": len(self.rows), "pairs": self.seen}
 
 
-RULE = Rule(code="PD404", name="satisfied-pair", since="0.2.0", level="note", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD404", name="satisfied-pair", since="0.1.0", level="note", needs=frozenset({"model"}), begin=_Check)

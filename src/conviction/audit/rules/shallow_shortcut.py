@@ -119,4 +119,4 @@ def judge(table: Floats, prompts: NDArray[np.uint64]) -> dict[str, Any]:
     }
 
 
-RULE = Rule(code="PD303", name="shallow-shortcut", since="0.2.0", begin=_Check)
+RULE = Rule(code="PD303", name="shallow-shortcut", since="0.1.0", begin=_Check)

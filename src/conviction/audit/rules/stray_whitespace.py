@@ -48,7 +48,7 @@ def _tell(hits: Hits) -> Fault:
 RULE = Rule(
     code="PD108",
     name="stray-whitespace",
-    since="0.2.0",
+    since="0.1.0",
     begin=each_row(_look, _tell),
     repair=Repair(edit=str.rstrip),
 )

@@ -63,7 +63,7 @@ def _tell(hits: Hits) -> Fault:
 RULE = Rule(
     code="PD104",
     name="template-token",
-    since="0.2.0",
+    since="0.1.0",
     level="error",
     begin=each_row(_look, _tell),
     repair=Repair(edit=lambda text: _EDGES.sub("", text)),

@@ -72,4 +72,4 @@ class _Check:
         return {"rows": len(self.rows), "test_questions": len(self.tests)}
 
 
-RULE = Rule(code="PD204", name="test-leak", since="0.2.0", level="error", needs=frozenset({"topic"}), begin=_Check)
+RULE = Rule(code="PD204", name="test-leak", since="0.1.0", level="error", needs=frozenset({"topic"}), begin=_Check)

@@ -93,4 +93,4 @@ class _Check:
         return {**found, **({"covered": len(self.covered), "propositions": len(propositions)} if propositions else {})}
 
 
-RULE = Rule(code="PD502", name="thin-coverage", since="0.2.0", uses=frozenset({"topic"}), begin=_Check)
+RULE = Rule(code="PD502", name="thin-coverage", since="0.1.0", uses=frozenset({"topic"}), begin=_Check)

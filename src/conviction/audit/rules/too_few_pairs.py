@@ -77,4 +77,4 @@ class _Check:
         return {**found, "margin": round(margin, 2), "margin_held_out": round(margin * (n + HALF) / n, 2)}
 
 
-RULE = Rule(code="PD501", name="too-few-pairs", since="0.2.0", uses=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD501", name="too-few-pairs", since="0.1.0", uses=frozenset({"model"}), begin=_Check)

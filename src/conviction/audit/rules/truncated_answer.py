@@ -112,4 +112,4 @@ class _Check:
         )
 
 
-RULE = Rule(code="PD106", name="truncated-answer", since="0.2.0", begin=_Check)
+RULE = Rule(code="PD106", name="truncated-answer", since="0.1.0", begin=_Check)

@@ -56,4 +56,4 @@ class _Check:
         return {"rows": sum(map(len, self.problems.values()))}
 
 
-RULE = Rule(code="PD101", name="unusable-row", since="0.2.0", level="error", sees="unusable", begin=_Check)
+RULE = Rule(code="PD101", name="unusable-row", since="0.1.0", level="error", sees="unusable", begin=_Check)

@@ -140,4 +140,4 @@ def _fit(topic: Topic, items: list[Item]) -> Any:
     return make_pipeline(words, LogisticRegression(C=10)).fit(texts, [1, 0] * len(items))
 
 
-RULE = Rule(code="PD503", name="wrong-pole", since="0.2.0", needs=frozenset({"topic"}), begin=_Check)
+RULE = Rule(code="PD503", name="wrong-pole", since="0.1.0", needs=frozenset({"topic"}), begin=_Check)
