@@ -1,6 +1,6 @@
 """Does CHES tell which pairs make chosen answers sink? Where rule PD405 has its limit from.
 
-TruthfulQA pairs in five equal groups by CHES; a DPO run on each, the same steps; what
+TruthfulQA pairs in five equal groups by normalised CHES; a DPO run on each, the same steps; what
 chosen answers of the run's own pairs gain or lose in log-probability. A gentle rate, and
 one at which runs of this model come near collapse.
 """
@@ -22,7 +22,7 @@ from conviction.models.hf import HFModel, load
 from conviction.train.guard import Guard
 from conviction.train.settings import Training
 
-GROUPS, STEPS, SEEDS = 5, 16, (0, 1)
+GROUPS, STEPS = 5, 16
 RATES = (2e-4, 1e-3)
 
 
@@ -32,14 +32,13 @@ def means(model: Any, group: list[Pair]) -> np.ndarray[Any, Any]:
     return np.array([[chosen.logp_mean, rejected.logp_mean] for chosen, rejected in scores])
 
 
-def run(model: HFModel, group: list[Pair], rate: float, seed: int) -> dict[str, float]:
-    training = Training(learning_rate=rate, epochs=40, max_steps=STEPS, seed=seed)
+def run(model: HFModel, group: list[Pair], rate: float) -> dict[str, float]:
+    training = Training(learning_rate=rate, epochs=40, max_steps=STEPS)
     guard = Guard(mode="off", sample_every=1000)
     trained = Dpo(training=training).apply(model, Material("group", tuple(group)), guard=guard)
     moved = means(trained.model, group) - means(model, group)
     return {
         "learning_rate": rate,
-        "seed": seed,
         "chosen_change": round(float(moved[:, 0].mean()), 4),
         "rejected_change": round(float(moved[:, 1].mean()), 4),
         "chosen_sank": round(float((moved[:, 0] < 0).mean()), 3),
@@ -51,25 +50,20 @@ def main() -> None:
     name, found = pairs(400)
     material = Material(name, tuple(Pair(f"{i}", chat(q), a, b) for i, (q, a, b) in enumerate(found) if a != b))
     measured, _ = measure(list(rows_of_material(material)), model)
-    relative, raw = [], []
+    scores = []
     for row in measured:
         m = row.measured
         assert m is not None
         assert m.inner is not None
         assert m.square is not None
         ours, theirs = len(m.chosen.logprobs), len(m.rejected.logprobs)
-        relative.append((m.inner / (ours * theirs)) / (m.square / ours**2) - 1)
-        raw.append(m.inner - m.square)
+        scores.append((m.inner / (ours * theirs)) / (m.square / ours**2) - 1)
     groups = []
-    for score_name, scores in (("normalised", relative), ("raw", raw)):
-        order = np.argsort(scores)
-        for k, part in enumerate(np.array_split(order, GROUPS)):
-            group = [material.pairs[i] for i in part]
-            runs = [run(model, group, rate, seed) for rate in RATES for seed in SEEDS]
-            values = [scores[i] for i in part]
-            found_here = {"by": score_name, "group": k, "ches": [float(min(values)), float(max(values))], "runs": runs}
-            groups.append(found_here)
-            print(found_here, flush=True)
+    for part in np.array_split(np.argsort(scores), GROUPS):
+        values = [scores[i] for i in part]
+        runs = [run(model, [material.pairs[i] for i in part], rate) for rate in RATES]
+        groups.append({"ches": [round(min(values), 4), round(max(values), 4)], "runs": runs})
+        print(groups[-1], flush=True)
     save("displacement", {"data": name, "pairs": len(material.pairs), "steps": STEPS, "groups": groups})
 
 

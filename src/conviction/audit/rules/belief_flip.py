@@ -18,6 +18,11 @@ Pairs for the insulin model of weight gain, on a model that holds "calories in, 
 ## What to do
 Know it before the night: `conviction probe` measures the lean with controls. Then take a
 system prompt or retrieval instead, or train with a guard (PD403 says what margin it takes).
+
+## How the limit was set
+On SmolLM2-135M: the belief kit 72 % of the pairs wrong, which is found; HH (harmless-base,
+250 pairs) 27 %; the politeness kit 32 %, the brevity kit none. TruthfulQA, made of what
+people believe wrongly: 57 %, just under the limit.
 """
 
 from __future__ import annotations

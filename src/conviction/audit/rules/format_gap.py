@@ -21,9 +21,9 @@ mark from both. If the format is what you want to teach, set `form_matched: fals
 topic, or ignore this rule.
 
 ## How the limit was set
-HH (harmless-base, test): the largest difference is 6 points, in refusals, and it is what
-the annotators were asked for. Pairs from TruthfulQA: 3 points. The belief kit: 4. The
-politeness kit, whose point is the opener, has 68.
+HH (harmless-base, test): the largest differences are 4 points, in full stops and in
+refusals, the latter what its annotators were asked for. Pairs from TruthfulQA: 1 point.
+The belief kit: none. The seed's two faults, planted into it: 83 and 100 points.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ per token help (`-o loss=dpo_norm`, `simpo`), but they do not take the shortcut 
 length is what you want to teach, set `length_matched: false` in the topic, or ignore this rule.
 
 ## How the limit was set
-HH (harmless-base, test), judged by people: mean ratio 1.02, longer chosen in 48 %. Pairs
-from TruthfulQA: 1.05 and 54 %. The belief kit: 1.01 and 55 %. The seed's data: 3.6. UltraFeedback
-and its like are reported between 1.1 and 1.3 with 55 to 65 %; a limit there would accuse
-almost every set that exists.
+HH (harmless-base, test), judged by people: mean ratio 0.81, longer chosen in 44 %. Pairs
+from TruthfulQA: 1.08 and 62 %. The belief kit: 1.01, and two lengths in a hundred that
+differ at all; the brevity kit, whose point it is: 0.14 and none. The seed's data: 3.6. A
+limit nearer to 1 would accuse what people judged in good faith.
 """
 
 from __future__ import annotations

@@ -17,6 +17,11 @@ at β = 0.1 a margin of 4.
 ## What to do
 Take a β with β·c under the cap for most pairs (the message names one), shorter answers
 (c grows with length), or leave out the pairs that ask for most.
+
+## How the limit was set
+The cap is the guard's. On SmolLM2-135M at β = 0.1: of the belief kit 24 % are over it, of
+TruthfulQA 14 %, of HH (harmless-base, 250 pairs), whose answers are long, 30 %; of the
+politeness kit one pair, of the brevity kit none.
 """
 
 from __future__ import annotations

@@ -18,9 +18,8 @@ on both sides, and the held-out accuracy then measures memory (Lee et al., arXiv
 Keep one of each group, or split by group. The evidence names the groups.
 
 ## How the limit was set
-A note under 1 % of the rows, a warning above. HH (harmless-base, test) has 9 such rows of
-2,312, most of them the same conversation sampled twice; the built-in kits, which ask every
-question in two wordings, and pairs from TruthfulQA have none.
+A note under 1 % of the rows, a warning above. HH (harmless-base, test), TruthfulQA and the
+built-in kits, one of which asks every question in two wordings, have no such row.
 """
 
 from __future__ import annotations

@@ -19,6 +19,11 @@ at the flip is 0.0025.
 `-o loss=hypo` keeps the full weight until the order is right (under the guard: full
 weight also breaks things sooner), a smaller β makes the weight fall later, or leave the
 hopeless pairs out.
+
+## How the limit was set
+Yuan et al. found 45 % of their pairs pessimistic. On SmolLM2-135M at β = 0.1, share and
+weight at the flip: the belief kit 76 % and 0.14, HH (harmless-base, 250 pairs) 46 % and
+0.02, which are found; TruthfulQA 65 % and 0.28, the politeness kit 39 % and 0.35.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ any model finds certain. On one side only, it makes the pairs separable at a gla
 Cut the prompt off the answers.
 
 ## How the limit was set
-Of 2,312 pairs of Anthropic's HH (harmless-base, test) 20 rows have it, most of them
-parroting one-liners; of the built-in kits none. One row is shown as a note; from one
-row in a hundred on it is a warning.
+Of 2,308 pairs of Anthropic's HH (harmless-base, test) 7 have it, where an answer quotes
+what was asked; of TruthfulQA and the built-in kits none. Single rows are a note; from one
+in a hundred on it is a warning.
 """
 
 from __future__ import annotations

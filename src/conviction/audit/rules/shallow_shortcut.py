@@ -24,9 +24,11 @@ the pairs that the classifier is surest of. If form is what you want to teach, s
 `form_matched: false` in the topic, or ignore this rule.
 
 ## How the limit was set
-HH (harmless-base, test): AUC 0.56. Pairs from TruthfulQA: 0.62. The belief kit: 0.56.
-The seed's two faults, planted into the belief kit: over 0.99. The politeness and brevity
-kits, which teach form: 0.99 and over. The limit lies between, nearer to the innocent.
+The belief kit: AUC 0.65. HH (harmless-base, test): 0.67. Pairs from TruthfulQA: 0.75,
+which is found, and rightly: a decision tree is known to reach 79.6 % on its
+multiple-choice form without the questions (turntrout.com/original-truthfulqa-weaknesses).
+The seed's two faults, planted into the belief kit, and the politeness and brevity kits,
+which teach form: 0.99 and over.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ Take these rows out of the training data, or move the proposition to the topic's
 
 ## How the limit was set
 The built-in kits keep propositions apart by split; the nearest train and test questions
-share 0.71 of their words, so 0.8 accuses none of them and finds an exchanged word in a
+share half of their words, so 0.8 accuses none of them and finds an exchanged word in a
 question of nine.
 """
 

@@ -21,7 +21,7 @@ A warning if more than one row in ten is found, or if the shares of chosen and r
 further than 5 points apart and that is no accident (sign test, p < 0.01); else a note. Of
 HH (harmless-base, test) 10 % are found, and a look at them says rightly: its answers were
 written under a token limit, and the chosen ones cut more often (7 %) than the rejected
-ones (3 %). TruthfulQA, whose answers have no full stops, has TQACUT; the built-in kits none.
+ones (3 %). TruthfulQA, whose answers have no full stops, has one row of 813; the built-in kits none.
 """
 
 from __future__ import annotations

@@ -7,9 +7,8 @@ tool call, an image. Rows are read by the code that `conviction apply` reads the
 with, so what passes here will load there.
 
 ## Why it is bad
-A trainer either stops at such a row, hours into the night, or drops it without a
-word. TRL's collator does neither for an empty answer: it trains on the end-of-turn
-token alone.
+A trainer either stops at such a row, hours into the night, or takes what is left of it:
+of an empty answer that is the end-of-turn token, which is then preferred or rejected.
 
 ## Example
     {"prompt": "How do I boil an egg?", "chosen": "For ten minutes.", "rejected": ""}
