@@ -1,4 +1,4 @@
-"""docs/training.md agrees with the code: every field, default, loss, preset, tracker and recorded name."""
+"""The pages agree with the code: every field, default, loss, preset, tracker, recorded name and rule."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from conviction.audit import RULES, find_rule
 from conviction.core.settings import Field, list_fields, parse_options
 from conviction.intervene import INTERVENTIONS, find_intervention
 from conviction.intervene.presets import PRESETS
@@ -22,6 +23,7 @@ from conviction.train.tracking import TRACKERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
+AUDIT = (DOCS / "audit.md").read_text(encoding="utf-8")
 SHARED = ("Weights", "Training")
 
 
@@ -196,3 +198,25 @@ def is_plain(node: ast.expr) -> bool:
 def test_links_lead_to_headings_that_exist():
     anchors = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in sections()}
     assert set(re.findall(r"\]\(#([\w-]+)\)", TEXT)) <= anchors
+
+
+def test_every_rule_of_the_audit_stands_in_its_table():
+    lines = re.findall(r"^\| `(PD\d+)` ([\w-]+) \| (.+) \| (\w+) \| (\w*) ?\| (\w*) ?\|$", AUDIT, flags=re.MULTILINE)
+    rules = [find_rule(code) for code in RULES]
+    said = [(code, name, level, needs, fix) for code, name, _, level, needs, fix in lines]
+    assert said == [(r.code, r.name, r.level, " ".join(sorted(r.needs)), "yes" if r.repair else "") for r in rules]
+
+
+def test_the_calibration_on_the_page_is_what_was_measured():
+    results = json.loads((DOCS.parent / "benchmarks/results/audit_calibration.json").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| ([^|`]+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \| (\S+) \| (\S+) \|$", AUDIT, flags=re.MULTILINE)
+    assert len(rows) == 8
+    for name, pairs, ratio, auc, wrong, over in rows:
+        plain = results.get(name) or results[f"{name}, with model"]
+        asked = results[f"{name}, with model"]["measures"]
+        assert int(pairs) == plain["pairs"]
+        assert float(ratio) == pytest.approx(plain["measures"]["PD301"]["mean_ratio"], abs=0.006)
+        assert float(auc) == pytest.approx(plain["measures"]["PD303"]["auc"], abs=0.006)
+        flips, margins = asked["PD402"], asked["PD403"]
+        assert wrong == f"{flips['wrong'] / flips['pairs']:.0%}"
+        assert over == f"{margins['over'] / flips['pairs']:.0%}"

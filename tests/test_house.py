@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import conviction
+from conviction.audit import RULES
 from conviction.core.settings import list_fields
 from conviction.intervene import INTERVENTIONS, find_intervention
 from conviction.models import BACKENDS
@@ -31,7 +32,7 @@ def test_exported_names_exist_and_are_pinned():
 
 
 def test_tables_name_what_exists():
-    for where in [*BACKENDS.values(), *INTERVENTIONS.values()]:
+    for where in [*BACKENDS.values(), *INTERVENTIONS.values(), *RULES.values()]:
         module, attribute = where.split(":")
         assert getattr(import_module(module), attribute).__doc__
 

@@ -16,6 +16,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from conviction.audit import audit
+    from conviction.core.finding import AuditReport, Finding
     from conviction.core.material import Material, material_from_topic
     from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Query, WeightModel, chat
     from conviction.core.reading import read_material
@@ -36,8 +38,10 @@ if TYPE_CHECKING:
 # Loaded on first use, so that importing the package (and --help) stays quick.
 _WHERE = {
     "AnswerScore": "core.protocols",
+    "AuditReport": "core.finding",
     "ConvictionError": "errors",
     "Dpo": "intervene.dpo",
+    "Finding": "core.finding",
     "Generation": "core.protocols",
     "Guard": "train.guard",
     "Item": "core.topic",
@@ -55,6 +59,7 @@ _WHERE = {
     "Training": "train.settings",
     "WeightModel": "core.protocols",
     "Weights": "train.settings",
+    "audit": "audit",
     "chat": "core.protocols",
     "load_model": "models",
     "load_topic": "core.topic",
@@ -65,8 +70,10 @@ _WHERE = {
 
 __all__ = [
     "AnswerScore",
+    "AuditReport",
     "ConvictionError",
     "Dpo",
+    "Finding",
     "Generation",
     "Guard",
     "Item",
@@ -84,6 +91,7 @@ __all__ = [
     "Training",
     "WeightModel",
     "Weights",
+    "audit",
     "chat",
     "load_model",
     "load_topic",

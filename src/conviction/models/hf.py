@@ -174,11 +174,7 @@ class HFModel:
 
     @torch.inference_mode()
     def _packed(
-        self,
-        rows: Sequence[Row],
-        keep: Keep,
-        progress: Progress | None = None,
-        sums: StateSums | None = None,
+        self, rows: Sequence[Row], keep: Keep, progress: Progress | None = None, sums: StateSums | None = None
     ) -> None:
         body, head = self.module.base_model, find_head(self.module)
         blocks = plan(
@@ -202,17 +198,13 @@ class HFModel:
                     progress(done, total)
 
     def _separate(
-        self,
-        rows: Sequence[Row],
-        keep: Keep,
-        progress: Progress | None = None,
-        sums: StateSums | None = None,
+        self, rows: Sequence[Row], keep: Keep, progress: Progress | None = None, sums: StateSums | None = None
     ) -> None:
         # One row at a time is exact for recurrent layers, which padding can disturb.
         for i, row in enumerate(sorted(rows, key=lambda r: (-len(r[0]) - len(r[1]), r))):
-            states: list[Any] | None = None if sums is None else []
-            keep({row: score_rows(self.module, [row], sums=states)[0]})
-            if sums is not None and states:
+            states: list[Any] = []
+            keep({row: score_rows(self.module, [row], sums=None if sums is None else states)[0]})
+            if sums is not None:
                 sums[row] = states[0]
             if progress is not None:
                 progress(i + 1, len(rows))
@@ -265,13 +257,7 @@ class HFModel:
         for prompt, messages in zip(encoded, prompts, strict=True):
             self.encoder.check_length(prompt, (0,) * max_new_tokens, messages[-1].content)
         return continue_prompts(
-            self.module,
-            self.tokenizer,
-            encoded,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
+            self.module, self.tokenizer, encoded, max_new_tokens, seed=seed, batch_size=batch_size, progress=progress
         )
 
     def save_whole(self, folder: Path) -> None:

@@ -91,4 +91,11 @@ class _Check:
         return self.numbers
 
 
-RULE = Rule(code="PD405", name="likelihood-displacement", since="0.1.0", needs=frozenset({"weights"}), begin=_Check)
+RULE = Rule(
+    code="PD405",
+    name="likelihood-displacement",
+    since="0.1.0",
+    level="note",
+    needs=frozenset({"weights"}),
+    begin=_Check,
+)
