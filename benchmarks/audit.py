@@ -27,7 +27,7 @@ from conviction.core.reading import read_material
 
 HH = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless_test.jsonl.gz"
 PAIRS = 100_000
-MEASURED, ROUNDS = 240, 5
+MEASURED, ROUNDS = 160, 4
 
 
 def transcripts() -> tuple[str, list[dict[str, str]]]:

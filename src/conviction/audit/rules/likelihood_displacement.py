@@ -19,6 +19,13 @@ in a run that preferred refusals, and mended it by leaving out the pairs of high
 ## What to do
 Leave these pairs out or rewrite them so that the answers differ in what they say early,
 or tie the chosen answer down: `-o loss=dpop`, or `-o sft_weight=0.1`.
+
+## How the limit was set
+0 is where the answers are alike in full. `benchmarks/displacement.py` trained SmolLM2-135M with
+DPO on fifths of TruthfulQA by this measure, 16 steps each. At a learning rate of 1e-3 the
+chosen answers gained 0.65 nats per token in the lowest fifth (under −0.17), moved by −0.24,
+−0.31 and +0.07 in the next three, and lost 0.41 in the highest (over −0.015). At 2e-4
+nothing sank in any of them. So it tells the safest from the riskiest, and little between.
 """
 
 from __future__ import annotations
