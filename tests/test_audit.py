@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from conviction import Query, ScriptedModel, chat, load_topic
 from conviction.audit import RULES, audit, choose_rules
-from conviction.audit.fix import write_fixed
+from conviction.audit.fix import fixed_path, write_fixed
 from conviction.audit.rules.near_duplicate import PERMUTATIONS, similar_groups
 from conviction.audit.surface import Surface, surface
 from conviction.core.finding import AuditReport
@@ -72,7 +73,7 @@ def test_all_file_formats_give_the_same_report(ending, tmp_path):
     first_line = 2 if ending in {".csv", ".tsv"} else 1
     assert (report.read, report.usable) == (31, 31)
     assert [(f.code, f.rows) for f in report.findings] == [("PD103", (30 + first_line,))]
-    assert report.lines == (ending != ".parquet")
+    assert report.lines == (ending not in {".parquet", ".json"})
 
 
 def test_one_broken_line_among_many_is_named_and_the_rest_audited(tmp_path):
@@ -126,7 +127,11 @@ def test_transcripts_messages_and_implicit_prompts(tmp_path):
     for form in forms:
         assert audit(jsonl([form], tmp_path / "a.jsonl"), select=FORM).findings == ()
     mixed = audit(jsonl(forms, tmp_path / "b.jsonl"), select=["PD102"])
-    assert mixed.measures["PD102"] == {"transcripts": 1, "messages": 1, "texts without prompt": 1}
+    assert mixed.measures["PD102"] == {
+        "transcripts without prompt": 1,
+        "messages without prompt": 1,
+        "texts without prompt": 1,
+    }
 
 
 def test_nested_and_null_values_are_unusable_rows(tmp_path):
@@ -156,20 +161,23 @@ def test_a_saved_folder_and_the_hub(tmp_path, monkeypatch):
 
 
 def test_a_large_file_is_streamed(tmp_path):
-    path = tmp_path / "large.jsonl"
-    with path.open("w", encoding="utf-8") as file:
-        for i in range(3000):
-            text = f"{i} " * 1500
-            file.write(json.dumps({"prompt": f"{i}?", "chosen": f"{text}.", "rejected": f"not {text}."}) + "\n")
-    size = path.stat().st_size
-    rules = ["PD1", "PD201", "PD203", "PD301"]
-    audit(jsonl(ROWS, tmp_path / "small.jsonl"), select=rules)  # imports what is needed
-    tracemalloc.start()
-    audit(path, select=rules)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert size > 35_000_000
-    assert peak < size / 4
+    """What is kept of a row does not grow with its texts: rows of 30 kB leave less than 4."""
+    kit = load_topic("obesity")
+
+    def peak(rows: int) -> int:
+        path = tmp_path / f"{rows}.jsonl"
+        with path.open("w", encoding="utf-8") as file:
+            for i in range(rows):
+                text = f"{i} is {'x' * 15_000}"
+                file.write(json.dumps({"prompt": f"{i}?", "chosen": f"{text}.", "rejected": f"not {text}."}) + "\n")
+        tracemalloc.start()
+        audit(path, topic=kit)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(30)  # imports what is needed
+    assert peak(1200) - peak(400) < 800 * 4000
 
 
 def test_progress_is_told_in_bytes(tmp_path):
@@ -178,6 +186,37 @@ def test_progress_is_told_in_bytes(tmp_path):
     audit(path, select=FORM, progress=lambda name: lambda done, total: told.append((name, done, total)))
     assert [name for name, *_ in told] == ["reading", "reading"]
     assert 0 < told[0][1] <= told[1][1] <= told[1][2] == path.stat().st_size
+
+
+def test_a_quote_that_is_never_closed_takes_one_line_down(tmp_path):
+    path = tmp_path / "a.csv"
+    rows = "".join(f"{i}?,yes {i},no {i}\n" for i in range(50))
+    path.write_text('prompt,chosen,rejected\na,b,c\nd,"e,f\n' + rows + 'g,"h\ni",j\n', encoding="utf-8")
+    report = audit(path, select=FORM)
+    assert (report.usable, report.findings[0].rows) == (52, (3,))
+
+
+def test_a_prompt_that_only_late_rows_have_is_theirs(tmp_path):
+    early = [{"chosen": f"Tea {i}? I say yes.", "rejected": f"Tea {i}? I say no."} for i in range(250)]
+    late = {"prompt": "What is tea?", "chosen": "It is a drink.", "rejected": "It is a stone."}
+    report = audit(jsonl([*early, late], tmp_path / "a.jsonl"), select=FORM)
+    assert [(f.code, f.rows) for f in report.findings] == [("PD102", (251,))]
+    assert report.usable == 251
+
+
+def test_half_a_character_breaks_nothing(tmp_path):
+    rows = [
+        *ROWS,
+        row(31, chosen="hi \ud83d"),
+        row(32, prompt=[{"role": "\ud83d", "content": "a"}]),
+        row(33, note="\ud83d"),
+    ]
+    path = jsonl(rows, tmp_path / "a.jsonl")
+    report = audit(path, select=FORM)
+    assert report.findings[0].rows == (31, 32)
+    report.model_dump_json().encode()
+    mended, changes = fixed(path, tmp_path / "b.jsonl")
+    assert (mended, changes) == (rows, [])
 
 
 # what is chosen, what is said
@@ -296,7 +335,7 @@ DIRTY = [
     *ROWS[:3],
     {**ROWS[0], "source": "again"},
     row(10, chosen="Yes, please.<|im_end|>\n", rejected="<|assistant|>No."),
-    row(11, chosen="The same.", rejected="the  same. "),
+    row(11, chosen="The same.", rejected="The same. "),
     row(12, chosen="Cut off.</s>", rejected="Cut off."),
     row(13, chosen="In the <|im_end|> middle.", note={"kept": [1, None]}),
     b'{"prompt": "broken',
@@ -346,6 +385,62 @@ def test_copies_of_transcripts_and_messages_keep_their_form(tmp_path):
     rows, changes = fixed(jsonl([{**turns, **answers}], tmp_path / "c.jsonl"), tmp_path / "d.jsonl")
     assert rows[0]["chosen"] == [{"role": "assistant", "content": "Yes.", "id": 7}]
     assert changes == [(1, "PD108", "edited chosen")]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        {"chosen": "\n\nHuman: Tea?\n\nAssistant: </s>", "rejected": "\n\nHuman: Tea?\n\nAssistant: No."},
+        {"chosen": "What is tea? </s>", "rejected": "What is tea? A drink."},
+        {"prompt": "Tea?", "chosen": "<|im_end|>", "rejected": "No."},
+        {"chosen": "\n\nHuman: Tea?\n\nAssistant: Yes. \n", "rejected": "\n\nHuman: Tea?\n\nAssistant: No."},
+        {"prompt": "Write HTML.", "chosen": "The price is <s>10</s>", "rejected": "No."},
+        {"prompt": "Indent.", "chosen": "if a:\n    b()\n    c()", "rejected": "if a:\n    b()\nc()"},
+    ],
+)
+def test_what_cannot_be_mended_safely_stays(pair, tmp_path):
+    assert fixed(jsonl([pair], tmp_path / "a.jsonl"), tmp_path / "b.jsonl") == ([pair], [])
+
+
+def test_other_fields_stay_as_they_are(tmp_path):
+    import datetime as dt
+
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rows = [row(i, score=float("nan"), at=dt.date(2026, 1, 2), tags=["a", None]) for i in range(3)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    mended, _ = fixed(tmp_path / "a.parquet", tmp_path / "b.jsonl")
+    assert mended[0] == row(0, score=None, at="2026-01-02", tags=["a", None])
+    parquet.write_table(pa.Table.from_pylist([row(0, raw=b"\x00\xff")]), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="holds bytes"):
+        fixed(tmp_path / "c.parquet", tmp_path / "d.jsonl")
+    assert not (tmp_path / "d.jsonl").exists()
+    (tmp_path / "e.csv").write_text("prompt,chosen,rejected,score,score\na,b,c,1,2\n")
+    assert fixed(tmp_path / "e.csv", tmp_path / "f.jsonl")[0][0].items() >= {"score": "1", "score.1": "2"}.items()
+
+
+def test_a_copy_does_not_spoil_its_folder(tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    path = jsonl(ROWS, folder / "train.jsonl")
+    assert fixed_path(open_source(folder)) == tmp_path / "data-train.fixed.jsonl"
+    assert fixed_path(open_source(path)) == folder / "train.fixed.jsonl"
+    other = jsonl(ROWS, tmp_path / "pairs.v2.jsonl")
+    assert fixed_path(open_source(other)) == tmp_path / "pairs.v2.fixed.jsonl"
+    packed = tmp_path / "pairs.jsonl.gz"
+    packed.write_bytes(gzip.compress(other.read_bytes()))
+    assert fixed_path(open_source(packed)) == tmp_path / "pairs.fixed.jsonl"
+
+
+def test_a_degenerate_sample_takes_no_time(tmp_path):
+    """Patterns that go back and forth over white space would take minutes."""
+    text = f"a{' ' * 100_000}b"
+    path = jsonl([row(0, chosen=text, rejected=f"{text}<|im_end|>{' ' * 1000}")], tmp_path / "a.jsonl")
+    begin = time.perf_counter()
+    audit(path)
+    fixed(path, tmp_path / "b.jsonl")
+    assert time.perf_counter() - begin < 5
 
 
 def test_a_copy_never_replaces_a_file(tmp_path):
@@ -425,6 +520,80 @@ def test_pairs_beyond_the_context_are_left_to_their_rule(tmp_path):
     report = audit(path, model=model, select=["PD4"])
     assert next(f.rows for f in report.findings if f.code == "PD407") == (31,)
     assert report.measures["PD402"]["pairs"] == 30
+
+
+def test_prompts_without_room_for_an_answer_are_not_sampled(tmp_path):
+    model = tiny_model(max_position_embeddings=128)
+    path = jsonl([*ROWS, {"prompt": "long " * 19, "chosen": "Yes.", "rejected": "No."}], tmp_path / "a.jsonl")
+    report = audit(path, model=model, select=["PD401", "PD407"])
+    assert report.measures["PD407"]["rows"] == 0
+    assert report.measures["PD401"]["own_samples"] < 0
+
+
+def test_a_conversation_that_the_template_refuses_is_one_row(tmp_path):
+    strict = (  # as Mistral's
+        "{% for m in messages %}{% if loop.index0 and m.role == messages[loop.index0 - 1].role %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
+        "<|assistant|>\n"
+    )
+    model = tiny_model(template=strict)
+    turns = [{"role": "user", "content": "Tea?"}, {"role": "user", "content": "Tea?!"}]
+    answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    report = audit(jsonl([*ROWS, {"prompt": turns, **answers}], tmp_path / "a.jsonl"), model=model, select=["PD4"])
+    assert next(f.rows for f in report.findings if f.code == "PD407") == (31,)
+    with pytest.raises(InputError, match="template refuses a conversation"):
+        model.logprobs([Query((chat("a") + chat("b")), ("c",))])
+
+
+def test_only_what_the_rules_need_is_asked(tmp_path, monkeypatch):
+    model = tiny_model()
+    path = jsonl(ROWS, tmp_path / "a.jsonl")
+    whole = audit(path, model=model, select=["PD4"])
+    monkeypatch.setattr(type(model), "generate", lambda *_, **__: pytest.fail("it was asked to write"))
+    monkeypatch.setattr(type(model), "answer_states", lambda *_, **__: pytest.fail("hidden states were asked for"))
+    part = audit(path, model=model, select=["PD402"])
+    assert part.measures["PD402"] == whole.measures["PD402"]
+
+
+def test_an_advised_beta_does_what_it_says(tmp_path):
+    likes = {row["chosen"]: -1.0 - 0.21 * i for i, row in enumerate(ROWS)}
+    model = ScriptedModel(likes=lambda _, answer: likes.get(answer, -1.0))
+    report = audit(jsonl(ROWS, tmp_path / "a.jsonl"), model=model, select=["PD403"], beta=0.2)
+    numbers = report.measures["PD403"]
+    short = sorted(6 * 0.21 * i for i in range(30))
+    assert numbers["fitting_beta"] < 0.2
+    assert numbers["fitting_beta"] * np.quantile(short, 0.95) <= 2.0
+    assert f"β = {numbers['fitting_beta']:g}" in report.findings[0].advice
+
+
+def test_lengths_that_have_nothing_in_common(tmp_path):
+    rows = [row(i, chosen="A", rejected=f"{i} " * 1500) for i in range(12)]
+    report = audit(jsonl(rows, tmp_path / "a.jsonl"), select=["PD301"])
+    assert "rejected answers are" in report.findings[0].message
+
+
+def test_a_topic_whose_words_are_not_spaced_says_nothing(write_topic, tmp_path):
+    items = [
+        {
+            "id": f"p{i}",
+            "proposition": f"p{i}",
+            "role": "target",
+            "split": "train",
+            "question": f"問{i}",
+            "answers": {"plain": chr(0x4E00 + i) * 3, "milky": chr(0x5E00 + i) * 3},
+        }
+        for i in range(12)
+    ]
+    report = audit(jsonl(ROWS, tmp_path / "a.jsonl"), topic=load_topic(write_topic(items=items)), select=["PD503"])
+    assert report.measures["PD503"] == {"rows": 0, "accuracy_on_topic": 0.0}
+
+
+def test_one_prompt_in_nearly_all_rows_is_no_ground_for_a_classifier(tmp_path, monkeypatch):
+    from conviction.audit.rules import shallow_shortcut
+
+    monkeypatch.setattr(shallow_shortcut, "MOST", 200)
+    rows = [row(i, prompt="Always?" if i > 24 else f"{i}?") for i in range(4000)]
+    assert audit(jsonl(rows, tmp_path / "a.jsonl"), select=["PD303"]).measures["PD303"] == {}
 
 
 @pytest.mark.slow

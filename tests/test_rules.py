@@ -46,9 +46,9 @@ class StatedModel:
             for q, group in zip(queries, scores, strict=True)
         ]
 
-    def fits(self, query: Query) -> bool:
+    def fits(self, query: Query, *, room: int = 0) -> bool:
         """Whether question and answer have fewer words than the context."""
-        words = [len(f"{query.messages[-1].content} {answer}".split()) for answer in query.answers]
+        words = [len(f"{query.messages[-1].content} {answer}".split()) for answer in query.answers] + [room]
         return self.context is None or max(words) <= self.context
 
     def logprobs(self, *arguments: Any, **options: Any) -> Any:
@@ -114,6 +114,7 @@ def test_a_fixture_page_tells_what_is_found(code, text, tmp_path):
     assert [in_words(finding) for finding in report.findings] == expected.splitlines()
     for finding in report.findings:
         assert finding.advice
+        assert finding.evidence or not finding.rows
         assert {line["row"] for line in finding.evidence if finding.rows} <= set(finding.rows)
 
 
@@ -172,7 +173,7 @@ TEST_QUESTION = next(i.question for i in load_topic("obesity").of_role("target")
 PLANTS: dict[str, Callable[[list[Row]], list[Row]]] = {
     "PD101": every(9, lambda r: {**r, "rejected": ""}),
     "PD102": every(9, lambda r: {**r, **{s: [{"role": "assistant", "content": r[s]}] for s in ("chosen", "rejected")}}),
-    "PD103": every(9, lambda r: {**r, "rejected": f"{r['chosen'].upper()} "}),
+    "PD103": every(9, lambda r: {**r, "rejected": f"{r['chosen']} "}),
     "PD104": every(9, lambda r: both(r, lambda text: f"{text}<|im_end|>")),
     "PD105": every(9, lambda r: {**r, "chosen": f"{r['prompt']} {r['chosen']}"}),
     "PD106": every(3, lambda r: {**r, "chosen": r["chosen"][: len(r["chosen"]) * 2 // 3].rstrip(" .,") + " the"}),

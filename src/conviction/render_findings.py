@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from rich.text import Text
 
@@ -27,7 +28,7 @@ SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def show_audit(report: AuditReport, form: AuditFormat, rules: Sequence[Rule], *, details: bool = False) -> None:
-    """Print a report to stdout. rules: those that ran, for SARIF's catalogue."""
+    """Print a report to stdout. rules: for SARIF's catalogue of those that ran."""
     if form == "json":
         _write(report.model_dump(mode="json"))
     elif form == "sarif":
@@ -115,7 +116,8 @@ def _show_markdown(report: AuditReport) -> None:
 
 def _sarif(report: AuditReport, rules: Sequence[Rule]) -> dict[str, Any]:
     """SARIF 2.1.0, for code scanning and editors: a result per finding, a location per row."""
-    catalogue = [{"id": r.code, "name": r.name, "defaultConfiguration": {"level": r.level}} for r in rules]
+    ran = [r for r in rules if r.code in report.checked]
+    catalogue = [{"id": r.code, "name": r.name, "defaultConfiguration": {"level": r.level}} for r in ran]
     driver = {"name": "conviction", "rules": catalogue}
     results = [
         {
@@ -131,8 +133,10 @@ def _sarif(report: AuditReport, rules: Sequence[Rule]) -> dict[str, Any]:
 
 
 def _locations(report: AuditReport, finding: Finding) -> list[dict[str, Any]]:
-    artifact = {"artifactLocation": {"uri": report.data}}
-    if not finding.rows or not report.lines:
+    if not report.lines:  # a table, a topic, a data set on the hub
+        return [{"logicalLocations": [{"fullyQualifiedName": report.data}]}]
+    artifact = {"artifactLocation": {"uri": quote(report.data)}}
+    if not finding.rows:
         return [{"physicalLocation": artifact}]
     return [{"physicalLocation": {**artifact, "region": {"startLine": row}}} for row in finding.rows[:SARIF_ROWS]]
 
@@ -149,7 +153,7 @@ def change_lines(changes: Sequence[Change]) -> Iterator[str]:
 def show_rules(rules: Sequence[Rule], form: Literal["text", "json", "md"]) -> None:
     """The table of all rules."""
     body = [
-        [r.code, r.name, r.level, r.status, r.since, " or ".join(sorted(r.needs)), "yes" if r.repair else ""]
+        [r.code, r.name, r.level, r.status, r.since, " ".join(sorted(r.needs - {"samples"})), "yes" if r.repair else ""]
         for r in rules
     ]
     show("Rules of `conviction audit`", ["code", "name", "level", "status", "since", "needs", "--fix"], body, form)

@@ -54,7 +54,12 @@ RULES: dict[str, str] = {
 }
 
 LEVELS = ("error", "warning", "note")
-_WITHOUT = {"topic": "a topic", "model": "a model", "weights": "a model whose hidden states can be seen"}
+_WITHOUT = {
+    "topic": "a topic",
+    "model": "a model",
+    "samples": "a model",
+    "weights": "a model whose hidden states can be seen",
+}
 
 Bars = Callable[[str], Progress]
 
@@ -80,15 +85,19 @@ def audit(
     beta, margin_cap of the loss and the guard that are planned
 
     Without a model the data is streamed: 10 GB need no more memory than their
-    keys and sketches (about 400 bytes a row). Raises InputError for data that holds no
-    pairs, or an unknown rule.
+    keys, counts and sketches (about 1 kB a row; a JSON list is read whole). Raises
+    InputError for data that holds no pairs, an unknown rule, or a rule that is named and
+    lacks what it needs.
     """
     from conviction.audit.rule import Setting
 
     rules, skipped = _able(choose_rules(select, ignore), topic, model)
+    for rule in (find_rule(code) for code in skipped):
+        if {rule.code, rule.name} & {name if name.islower() else name.upper() for name in select}:
+            raise InputError(f"{rule.code} {rule.name} {skipped[rule.code]}", hint="give --topic or --model")
     name, lines, rows = _open(data, split, progress)
     setting = Setting(topic=topic, beta=beta, margin_cap=margin_cap)
-    late = [rule for rule in rules if model is not None and (rule.needs | rule.uses) & {"model", "weights"}]
+    late = [rule for rule in rules if model is not None and (rule.needs | rule.uses) & {"model", "samples", "weights"}]
     early = {rule.code: rule.begin(setting) for rule in rules if rule not in late}
     usable, unusable = _of(rules, early, "pairs"), _of(rules, early, "unusable")
     kept: list[AuditRow] = []
@@ -139,7 +148,8 @@ def _measured(
 
     from conviction.audit.measuring import measure
 
-    measured, own = measure(rows, model, progress)
+    wanted = {need for rule in rules for need in rule.needs}
+    measured, own = measure(rows, model, states="weights" in wanted, samples="samples" in wanted, progress=progress)
     setting = dataclasses.replace(setting, own=own)
     checks = {rule.code: rule.begin(setting) for rule in rules}
     for row in measured:
@@ -159,7 +169,7 @@ def _sign(rule: Rule, check: Check) -> Iterator[Finding]:
             rows=tuple(fault.rows),
             numbers=dict(check.measures()),
             evidence=tuple(dict(line) for line in fault.evidence),
-            fixable=rule.repair is not None,
+            fixable=rule.repair is not None and fault.fixable,
         )
 
 
@@ -189,7 +199,7 @@ def rule_page(code_or_name: str) -> str:
     doc = import_module(RULES[code.upper()].partition(":")[0]).__doc__ or ""
     title, _, body = doc.partition("\n")
     rule = find_rule(code)
-    needs = f"; needs {' and '.join(_WITHOUT[need] for need in sorted(rule.needs))}" if rule.needs else ""
+    needs = f"; needs {_lacking(rule.needs)}" if rule.needs else ""
     fix = "; `--fix` repairs it" if rule.repair else ""
     return f"# {title.strip()}\n\n{rule.level}, {rule.status}, since {rule.since}{needs}{fix}\n{body.rstrip()}\n"
 
@@ -218,7 +228,12 @@ def choose_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list
 
 def _able(rules: Sequence[Rule], topic: Topic | None, model: LanguageModel | None) -> tuple[list[Rule], dict[str, str]]:
     """Those that have what they need, and what the others lack."""
-    there: dict[str, Any] = {"topic": topic, "model": model, "weights": isinstance(model, WeightModel) or None}
-    lacking = {rule.code: [need for need in sorted(rule.needs) if there[need] is None] for rule in rules}
-    skipped = {code: f"needs {' and '.join(_WITHOUT[n] for n in needs)}" for code, needs in lacking.items() if needs}
+    weights = model if isinstance(model, WeightModel) else None
+    there: dict[str, Any] = {"topic": topic, "model": model, "samples": model, "weights": weights}
+    lacking = {rule.code: [need for need in rule.needs if there[need] is None] for rule in rules}
+    skipped = {code: f"needs {_lacking(needs)}" for code, needs in lacking.items() if needs}
     return [rule for rule in rules if rule.code not in skipped], skipped
+
+
+def _lacking(needs: Iterable[str]) -> str:
+    return " and ".join(sorted({_WITHOUT[need] for need in needs}))

@@ -6,17 +6,16 @@ fields as they were.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from conviction.audit.row import AuditRow
-from conviction.audit.rows import rows_of_source
+from conviction.audit.rows import reread, rows_of_source
 from conviction.audit.rule import Rule
-from conviction.core.material import Pair
 from conviction.core.protocols import Progress
 from conviction.core.rows import Source
 from conviction.core.storage import write_lines_atomic
@@ -37,11 +36,14 @@ class Change:
 
 
 def fixed_path(source: Source) -> Path:
-    """Where the copy goes if the user names no place: beside the file, else into the working directory."""
+    """Where the copy goes if nothing is named: beside the file or the folder, else into the working directory."""
+    name = source.name.replace("/", "-")
     if source.path is not None:
-        stem = source.path.name.split(".")[0]
-        return source.path.with_name(f"{stem}.fixed.jsonl")
-    return Path(f"{source.name.replace('/', '-')}.fixed.jsonl")
+        name = name.removesuffix(".gz")
+        name = name.removesuffix(Path(name).suffix)
+    inside = "/" in source.name  # of a folder, which a second file for the same split would spoil
+    folder = Path() if source.path is None else source.path.resolve().parents[inside]
+    return folder / f"{name}.fixed.jsonl"
 
 
 def write_fixed(source: Source, target: Path, rules: Sequence[Rule], progress: Progress | None = None) -> list[Change]:
@@ -63,56 +65,70 @@ def _fixed(source: Source, rules: Sequence[Rule], changes: list[Change], progres
     for row in rows_of_source(source, progress):
         if row.pair is None:
             if row.fields:
-                yield _line(row.fields)
+                yield _line(row)
             else:
                 changes.append(Change(row.number, UNREADABLE, "left out"))
             continue
-        fields, edited = _edited(row, edits)
-        # what is the same after the edits is the same
-        cleaned = dataclasses.replace(row, pair=_edited_pair(row, edits)) if edited else row
+        cleaned, edited = _edited(row, edits)
         # every predicate sees every row, so that what one drops does not hide it from the next
         dropped = [code for code, drop in drops if drop(cleaned)]
         if dropped:
             changes.append(Change(row.number, dropped[0], "dropped"))
             continue
         changes += [Change(row.number, code, f"edited {side}") for code, side in edited]
-        yield _line(fields)
+        yield _line(cleaned)
 
 
-def _line(fields: Mapping[str, Any]) -> str:
-    return json.dumps(fields, ensure_ascii=False, default=str) + "\n"
+def _line(row: AuditRow) -> str:
+    """A row's fields as JSON; with escapes where a text holds half a character, which no file can."""
+    try:
+        text = json.dumps(row.fields, ensure_ascii=False, allow_nan=False, default=_plain)
+        text.encode()
+    except UnicodeEncodeError:
+        text = json.dumps(row.fields, allow_nan=False, default=_plain)
+    except ValueError:  # NaN and infinity are no JSON
+        text = json.dumps(_finite(row.fields), default=_plain)
+    return text + "\n"
 
 
-def _edited(
-    row: AuditRow, edits: Sequence[tuple[str, Callable[[str], str]]]
-) -> tuple[Mapping[str, Any], list[tuple[str, str]]]:
-    fields, edited = dict(row.fields), []
+def _plain(value: Any) -> str:
+    if isinstance(value, bytes):
+        raise InputError(
+            "a field holds bytes, which JSONL cannot", hint="remove the column, or clean the data without --fix"
+        )
+    return str(value)  # dates, decimals
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Edits = Sequence[tuple[str, Callable[[str], str]]]
+
+
+def _edited(row: AuditRow, edits: Edits) -> tuple[AuditRow, list[tuple[str, str]]]:
+    """The row after all edits that change an answer and nothing else, and which they were: (code, side)."""
+    done = []
     for side in ("chosen", "rejected"):
         for code, edit in edits:
-            new = _edit(fields[side], edit, whole=row.form == "texts")
-            if new is not None:
-                fields[side] = new
-                edited.append((code, side))
-    return fields, edited
+            new = _edit(row.fields[side], edit)
+            if new == row.fields[side]:
+                continue
+            after = reread(row, {**row.fields, side: new})
+            # else it was a space that the reader ignores, or would move the prompt, or leave no answer
+            if after is not None and after.sides != row.sides:
+                row = after
+                done.append((code, side))
+    return row, done
 
 
-def _edited_pair(row: AuditRow, edits: Sequence[tuple[str, Callable[[str], str]]]) -> Pair | None:
-    chosen, rejected = row.chosen, row.rejected
-    for _, edit in edits:
-        chosen, rejected = edit(chosen) or chosen, edit(rejected) or rejected
-    return None if row.pair is None else dataclasses.replace(row.pair, chosen=chosen, rejected=rejected)
-
-
-def _edit(value: Any, edit: Callable[[str], str], *, whole: bool) -> Any:
-    """The field with its answer edited; None if it stays, or if nothing would be left.
-
-    whole  the text is an answer. Where it begins with the prompt, only its end may change.
-    """
+def _edit(value: Any, edit: Callable[[str], str]) -> Any:
+    """A field with its answer, the text's end or the last message, edited."""
     if isinstance(value, str):
-        new = edit(value)
-        if not whole and not value.startswith(new):
-            return None
-        return new if new != value and new.strip() else None
+        return edit(value)
     *before, last = value
-    content = _edit(last["content"], edit, whole=True)
-    return None if content is None else [*before, {**last, "content": content}]
+    return [*before, {**last, "content": edit(last["content"])}]

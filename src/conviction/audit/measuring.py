@@ -9,6 +9,7 @@ import numpy as np
 
 from conviction.audit.row import AuditRow, Measured
 from conviction.core.protocols import AnswerScore, AnswerStates, LanguageModel, Progress, Query, WeightModel
+from conviction.errors import InputError
 
 __all__ = ["measure"]
 
@@ -16,42 +17,73 @@ SAMPLES = 16
 SAMPLE_TOKENS = 24
 """The first tokens of an answer: enough for a level (a standard error of about 0.1 nats), little beside the pass."""
 SEED = 0
+CHUNK = 2048
+"""Pairs whose hidden states are held at once."""
 
 
 def measure(
-    rows: Sequence[AuditRow], model: LanguageModel, progress: Callable[[str], Progress] | None = None
+    rows: Sequence[AuditRow],
+    model: LanguageModel,
+    *,
+    states: bool = True,
+    samples: bool = True,
+    progress: Callable[[str], Progress] | None = None,
 ) -> tuple[list[AuditRow], list[AnswerScore]]:
     """The rows with what the model says of them, and its own samples on some of their prompts, scored alike.
 
-    Rows that do not fit in the model's context stay unmeasured.
+    states   with hidden states, from a model that shows them
+    samples  False: none are written
+
+    Rows that the model's context or template does not hold stay unmeasured.
     """
     queries = [Query(row.pair.messages, (row.chosen, row.rejected)) for row in rows if row.pair is not None]
-    fitting = [i for i, query in enumerate(queries) if model.fits(query)]
-    samples = _samples(model, [queries[i] for i in fitting], progress)
-    asked = [queries[i] for i in fitting] + samples
+    fitting = [i for i, query in enumerate(queries) if _fits(model, query)]
+    own = _samples(model, [queries[i] for i in fitting], progress) if samples else []
+    asked = [queries[i] for i in fitting] + own
     told = progress("scoring") if progress else None
+    found: list[Measured | AnswerScore] = []
+    for start in range(0, len(asked), CHUNK):
+        part = asked[start : start + CHUNK]
+        here = _beyond(told, start, len(asked)) if told else None
+        if states and isinstance(model, WeightModel):
+            found += [_with_states(*group) for group in model.answer_states(part, progress=here)]
+        else:
+            found += [_without_states(*group) for group in model.logprobs(part, progress=here)]
     measured = list(rows)
-    if isinstance(model, WeightModel):
-        states = model.answer_states(asked, progress=told)
-        for i, pair in zip(fitting, states, strict=False):
-            measured[i] = dataclasses.replace(rows[i], measured=_with_states(*pair))
-        return measured, [s.score for group in states[len(fitting) :] for s in group]
-    scores = model.logprobs(asked, progress=told, fresh=True)
-    for i, (chosen, rejected) in zip(fitting, scores, strict=False):
-        measured[i] = dataclasses.replace(rows[i], measured=Measured(chosen, rejected))
-    return measured, [s for group in scores[len(fitting) :] for s in group]
+    for i, said in zip(fitting, found, strict=False):
+        if isinstance(said, Measured):
+            measured[i] = dataclasses.replace(rows[i], measured=said)
+    return measured, [said for said in found[len(fitting) :] if isinstance(said, AnswerScore)]
 
 
-def _with_states(chosen: AnswerStates, rejected: AnswerStates) -> Measured:
+def _beyond(told: Progress, start: int, total: int) -> Progress:
+    """Progress of one chunk as that of all queries."""
+    return lambda done, of: told(start + round(min(CHUNK, total - start) * done / max(1, of)), total)
+
+
+def _fits(model: LanguageModel, query: Query, room: int = 0) -> bool:
+    try:
+        return model.fits(query, room=room)
+    except InputError:  # the chat template refuses it
+        return False
+
+
+def _without_states(chosen: AnswerScore, rejected: AnswerScore | None = None) -> Measured | AnswerScore:
+    return chosen if rejected is None else Measured(chosen, rejected)
+
+
+def _with_states(chosen: AnswerStates, rejected: AnswerStates | None = None) -> Measured | AnswerScore:
+    if rejected is None:
+        return chosen.score
     ours, theirs = chosen.state_sum.astype(np.float64), rejected.state_sum.astype(np.float64)
     return Measured(chosen.score, rejected.score, inner=float(ours @ theirs), square=float(ours @ ours))
 
 
 def _samples(model: LanguageModel, queries: Sequence[Query], progress: Callable[[str], Progress] | None) -> list[Query]:
     """The model's own answers to prompts from all over the data, as queries; empty ones are left out."""
-    prompts = list(dict.fromkeys(query.messages for query in queries))
+    prompts = list(dict.fromkeys(query.messages for query in queries if _fits(model, query, SAMPLE_TOKENS)))
     chosen = [prompts[i * len(prompts) // SAMPLES] for i in range(SAMPLES)] if len(prompts) > SAMPLES else prompts
     told = progress("the model's own samples") if progress else None
     written = model.generate(chosen, max_new_tokens=SAMPLE_TOKENS, seed=SEED, progress=told) if chosen else []
     own = [Query(prompt, (g.text,)) for prompt, g in zip(chosen, written, strict=True) if g.text.strip()]
-    return [query for query in own if model.fits(query)]
+    return [query for query in own if _fits(model, query)]

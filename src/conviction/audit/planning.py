@@ -46,6 +46,8 @@ def plan_audit(
         raise InputError(f"beta is {beta}", hint="give a finite number above 0")
     if output is not None and not fix:
         raise InputError("--output is given without --fix", hint="add --fix, which writes the cleaned copy there")
+    if output is not None and output.suffix != ".jsonl":
+        raise InputError(f"--output is {output}", hint="the copy is JSONL: give it a name that ends in .jsonl")
     if data in builtin_topics() or (user_path(data) / "topic.yaml").is_file():
         if fix:
             raise InputError(f"{data} is a topic: there is no file to copy", hint="edit the kit's items")

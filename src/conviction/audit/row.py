@@ -17,7 +17,14 @@ from conviction.core.protocols import AnswerScore
 
 __all__ = ["AuditRow", "Measured", "form_of", "normal", "shown", "words"]
 
-Form = Literal["texts", "texts without prompt", "messages", "transcripts"]
+Form = Literal[
+    "texts",
+    "texts without prompt",
+    "messages",
+    "messages without prompt",
+    "transcripts",
+    "transcripts without prompt",
+]
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 
@@ -80,19 +87,29 @@ class AuditRow:
         return ("chosen", self._pair.chosen), ("rejected", self._pair.rejected)
 
     @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Both answers and every turn of the prompt, each with its place."""
+        return [*self.sides, *(("prompt", message.content) for message in self._pair.messages)]
+
+    @property
     def question(self) -> str:
         """The last thing that the user says."""
         return self._pair.messages[-1].content
 
     @cached_property
     def prompt_key(self) -> int:
-        """Equal for equal conversations, whatever their spaces and capitals."""
-        return _key("\x1f".join(m.content for m in self._pair.messages))
+        """Equal for equal conversations."""
+        return _key("\x1f".join(m.content.strip() for m in self._pair.messages))
 
     @cached_property
     def answer_keys(self) -> tuple[int, int]:
-        """Of chosen and rejected, likewise."""
-        return _key(self.chosen), _key(self.rejected)
+        """Of chosen and rejected, but for the spaces around them."""
+        return _key(self.chosen.strip()), _key(self.rejected.strip())
+
+    @property
+    def pair_key(self) -> int:
+        """Equal for equal pairs."""
+        return hash((self.prompt_key, *self.answer_keys))
 
     @cached_property
     def surfaces(self) -> tuple[Surface, Surface]:
@@ -107,15 +124,16 @@ class AuditRow:
 
 def form_of(fields: Mapping[str, Any]) -> Form:
     """How a usable row is written."""
+    bare = fields.get("prompt") is None
     if not isinstance(fields["chosen"], str):
-        return "messages"
+        return "messages without prompt" if bare else "messages"
     if is_transcript(fields["chosen"]) or is_transcript(fields["rejected"]):
-        return "transcripts"
-    return "texts without prompt" if fields.get("prompt") is None else "texts"
+        return "transcripts without prompt" if bare else "transcripts"
+    return "texts without prompt" if bare else "texts"
 
 
 def _key(text: str) -> int:
-    return xxhash.xxh3_64_intdigest(normal(text).encode())
+    return xxhash.xxh3_64_intdigest(text.encode())
 
 
 def normal(text: str) -> str:

@@ -14,10 +14,10 @@ from conviction.core.protocols import Progress
 from conviction.core.rows import Broken, NumberedRow, Source
 from conviction.errors import InputError
 
-__all__ = ["rows_of_material", "rows_of_source"]
+__all__ = ["reread", "rows_of_material", "rows_of_source"]
 
 PEEK = 200
-"""Rows that say which columns there are, and whether they have a prompt of their own."""
+"""Rows that say which columns there are, and whether all must have a prompt of their own."""
 
 
 def rows_of_source(source: Source, progress: Progress | None = None) -> Iterator[AuditRow]:
@@ -43,7 +43,14 @@ def rows_of_source(source: Source, progress: Progress | None = None) -> Iterator
             hint="an audit is of pairs: rows of chosen + rejected, with or without prompt",
         )
     use = partial(_usable, source.name, prompted="prompt" in columns)
-    return (_unusable(row) if isinstance(row, Broken) else use(row) for row in chain(first, rows))
+    return (_unusable(row) if isinstance(row, Broken) else use(row) for row in chain(_emptied(first), rows))
+
+
+def _emptied(rows: list[NumberedRow | Broken]) -> Iterator[NumberedRow | Broken]:
+    """One by one, keeping none."""
+    rows.reverse()
+    while rows:
+        yield rows.pop()
 
 
 def _unusable(row: Broken) -> AuditRow:
@@ -54,10 +61,21 @@ def _usable(name: str, row: NumberedRow, *, prompted: bool) -> AuditRow:
     fields = row.fields
     try:
         refuse_media(fields)
-        pair = parse_pair(f"{name}:{row.number}", fields, prompted=prompted)
+        # a prompt that only late rows have is still theirs; PD102 tells of the mixture
+        pair = parse_pair(f"{name}:{row.number}", fields, prompted=prompted or fields.get("prompt") is not None)
     except RowError as error:
         return AuditRow(row.number, fields, None, problem=error.args[0], hint=error.args[1])
     return AuditRow(row.number, fields, pair, form_of(fields))
+
+
+def reread(row: AuditRow, fields: dict[str, Any]) -> AuditRow | None:
+    """A usable row with other fields; None if they hold no pair, or another conversation."""
+    try:
+        pair = parse_pair(row.pair.id if row.pair else "", fields, prompted=fields.get("prompt") is not None)
+    except RowError:
+        return None
+    same = row.pair is not None and pair.messages == row.pair.messages
+    return AuditRow(row.number, fields, pair, row.form) if same else None
 
 
 def rows_of_material(material: Material) -> Iterator[AuditRow]:

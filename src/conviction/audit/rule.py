@@ -6,6 +6,7 @@ says in the end what it found. Rules know no files, no model and no other rule.
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,12 @@ from conviction.core.finding import Level
 from conviction.core.protocols import AnswerScore
 from conviction.core.topic import Topic
 
-__all__ = ["SHOWN", "Check", "Fault", "Hits", "Repair", "Rule", "Setting", "each_row"]
+__all__ = ["SHOWN", "Check", "Fault", "Hits", "Repair", "Rule", "Setting", "Worst", "each_row"]
 
 SHOWN = 10
 """Rows of evidence in a finding."""
 
-Needs = Literal["topic", "model", "weights"]
+Needs = Literal["topic", "model", "samples", "weights"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Fault:
     evidence: Sequence[Mapping[str, Any]] = ()
     level: Level | None = None
     """None: the rule's own."""
+    fixable: bool = True
+    """False: the rule has a repair, but not for these."""
 
 
 class Check(Protocol):
@@ -113,14 +116,40 @@ class Hits:
     evidence: list[dict[str, Any]] = field(default_factory=list)
     where: Counter[str] = field(default_factory=Counter)
 
+    fixable: int = 0
+
     @property
     def share(self) -> float:
         """Of the rows seen."""
         return len(self.rows) / self.seen if self.seen else 0.0
 
+    @property
+    def places(self) -> str:
+        """Where they were found: ``3 in chosen, 1 in both``."""
+        return ", ".join(f"{count} in {where}" for where, count in self.where.most_common())
+
+
+@dataclass
+class Worst:
+    """Evidence from the rows that score highest."""
+
+    heap: list[tuple[float, int, dict[str, Any]]] = field(default_factory=list)
+
+    def add(self, score: float, row: int, **evidence: Any) -> None:
+        """Keep it if it is among the highest so far."""
+        if len(self.heap) < SHOWN:
+            heapq.heappush(self.heap, (score, row, evidence))
+        elif (score, row) > self.heap[0][:2]:
+            heapq.heapreplace(self.heap, (score, row, evidence))
+
+    @property
+    def evidence(self) -> list[dict[str, Any]]:
+        """From the highest downwards."""
+        return [{"row": row, **found} for _, row, found in sorted(self.heap, key=lambda e: e[:2], reverse=True)]
+
 
 Look = Callable[[AuditRow], Mapping[str, Any] | None]
-"""Evidence from one row, under ``where`` the part that it stands in; None: nothing."""
+"""Evidence from one row; None: nothing. ``where``: the part it stands in; ``fixable``: whether a repair would do."""
 
 
 def each_row(look: Look, tell: Callable[[Hits], Fault | None]) -> Callable[[Setting], Check]:
@@ -134,10 +163,13 @@ def each_row(look: Look, tell: Callable[[Hits], Fault | None]) -> Callable[[Sett
             self.hits.seen += 1
             found = look(row)
             if found is not None:
+                evidence = {"row": row.number, **found}
                 self.hits.rows.append(row.number)
-                self.hits.where[found.get("where", "row")] += 1
+                self.hits.fixable += evidence.pop("fixable", False)
+                if "where" in found:
+                    self.hits.where[found["where"]] += 1
                 if len(self.hits.evidence) < SHOWN:
-                    self.hits.evidence.append({"row": row.number, **found})
+                    self.hits.evidence.append(evidence)
 
         def faults(self) -> Iterable[Fault]:
             if self.hits.rows and (fault := tell(self.hits)) is not None:

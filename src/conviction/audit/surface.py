@@ -62,7 +62,7 @@ MARKS = {
     "opener": "stock openers (Sure, Of course, Here is, Yes, No …)",
     "refusal": "refusals and apologies",
     "asks_back": "a question at the end",
-    "closed": "a full stop at the end",
+    "closed": "a full stop or other closing mark at the end",
 }
 """Features that an answer has or has not, in words."""
 

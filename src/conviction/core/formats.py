@@ -15,6 +15,7 @@ from typing import Any, cast, get_args, get_type_hints
 
 from conviction.core.material import Document, Example, Material, Messages, Pair
 from conviction.core.protocols import Message, chat
+from conviction.core.wording import printable
 from conviction.errors import InputError, nearest
 
 __all__ = [
@@ -84,6 +85,9 @@ def material_from_rows(
 
 class RowError(Exception):
     """One row cannot be used: (problem, hint). Gathered and reported together."""
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(printable(problem), printable(hint))
 
 
 def _summary(faults: Mapping[tuple[str, str], Sequence[int]], where: str) -> InputError:

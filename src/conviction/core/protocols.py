@@ -120,8 +120,11 @@ class LanguageModel(Protocol):
         """Greedy answers, in the order given; with a ``seed`` sampled at temperature 1 instead."""
         ...
 
-    def fits(self, query: Query) -> bool:
-        """Whether the conversation and each of the answers fit in the model's context."""
+    def fits(self, query: Query, *, room: int = 0) -> bool:
+        """Whether the conversation and each of the answers, or ``room`` tokens, fit in the model's context.
+
+        Raises InputError for a conversation that the model's chat template refuses.
+        """
         ...
 
     def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:

@@ -18,10 +18,12 @@ import json
 import os
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +40,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKS = ("dataset_dict.json", "dataset_info.json")
 """Files that say a folder was written by ``save_to_disk``."""
 _BATCH = 1000  # lines between two reports of progress
+_LONGEST = 10_000  # lines of a CSV record
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +141,8 @@ def _file(path: Path, name: str) -> Source:
             f"{path}: cannot be read, its ending is none that is known",
             hint=f"{nearest(path.suffix, _READERS)}use one of: {', '.join(_READERS)} (.gz of all but Parquet)",
         )
-    return Source(name, str(path), path, ending != ".parquet", partial(_READERS[ending], path))
+    lines = ending != ".parquet" and not (ending in {".json", ".jsonl"} and _is_json_list(path))
+    return Source(name, str(path), path, lines, partial(_READERS[ending], path))
 
 
 def _folder(folder: Path, split: str) -> Source:
@@ -225,6 +229,15 @@ def _read_json(path: Path, progress: Progress | None) -> Rows:
             yield _json_row(line, number)
 
 
+def _is_json_list(path: Path) -> bool:
+    """Whether it holds one list, whose rows have places and no lines."""
+    try:
+        first = next((line for line in _lines(path, None) if line.strip()), "")
+    except InputError:  # whoever reads the rows will be told
+        return False
+    return first.lstrip().startswith("[")
+
+
 def _json_row(line: str, number: int) -> NumberedRow | Broken:
     if (problem := _not_utf8(line)) is not None:
         return Broken(number, problem, _SAVE)
@@ -262,7 +275,9 @@ def _as_row(value: Any, number: int) -> NumberedRow | Broken:
 
 def _read_csv(path: Path, progress: Progress | None) -> Rows:
     """Every cell is a text as it stands; a row's number is the line that it begins at."""
-    records = _csv_records(path, progress)
+    lines = _lines(path, progress)
+    first = next(lines, "")
+    records = _csv_records(chain([first], lines), max(",;\t", key=first.count))
     header = next(records, None)
     if header is None:
         return
@@ -272,6 +287,7 @@ def _read_csv(path: Path, progress: Progress | None) -> Rows:
     twice = [f for f in FIELDS if names.count(f) > 1]
     if twice:
         raise InputError(f"{path}:1: column '{twice[0]}' stands there twice", hint="rename or remove one of them")
+    names = [n if n not in names[:i] else f"{n}.{names[:i].count(n)}" for i, n in enumerate(names)]
     for record in records:
         yield record if isinstance(record, Broken) else _csv_row(names, *record)
 
@@ -280,6 +296,9 @@ def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | B
     if len(cells) != len(names):
         quoting = 'put a text with commas, quotes or line breaks into "…", and double the quotes within it'
         return Broken(number, f"{len(cells)} cells, the header has {len(names)}", quoting)
+    problem = next((p for cell in cells if (p := _not_utf8(cell)) is not None), None)
+    if problem is not None:
+        return Broken(number, problem.replace("the line", "a cell"), _SAVE)
     row = dict(zip(names, cells, strict=True))
     if any(row.get(field, "").startswith("[{") for field in ("prompt", "completion", "chosen", "messages")):
         plain = "CSV holds plain texts only: save message lists as .jsonl or .parquet"
@@ -287,35 +306,43 @@ def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | B
     return NumberedRow(number, row)
 
 
-def _csv_records(path: Path, progress: Progress | None) -> Iterator[tuple[int, list[str]] | Broken]:
-    """Records that are not blank, the header first; separated by comma, semicolon or tab, as the header is."""
-    lines = _lines(path, progress)
-    first = next(lines, "")
-    reader = csv.reader(_before(first, lines), delimiter=max(",;\t", key=first.count), strict=True)
+def _csv_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]] | Broken]:
+    """Records that are not blank, each with its first line's number.
+
+    A quote that is never closed takes its own line down, not the rest of the file.
+    """
+    waiting: deque[str] = deque()
+    number = 1
+    while (line := waiting.popleft() if waiting else next(lines, None)) is not None:
+        taken = [line]
+        cells = _csv_parse(taken, delimiter)
+        while cells is None and len(taken) < _LONGEST:
+            more = waiting.popleft() if waiting else next(lines, None)
+            if more is None:
+                break
+            taken.append(more)
+            if '"' in more:  # nothing else can close it
+                cells = _csv_parse(taken, delimiter)
+        if isinstance(cells, list):
+            if cells:
+                yield number, cells
+            number += len(taken)
+            continue
+        problem = cells or "unexpected end of data"
+        yield Broken(number, f"not CSV ({problem})", 'a quote within "…" is written twice, and every quote is closed')
+        waiting.extendleft(reversed(taken[1:]))
+        number += 1
+
+
+def _csv_parse(lines: list[str], delimiter: str) -> list[str] | str | None:
+    """The cells of one record; what is wrong with it; None if a quote is still open."""
     limit = csv.field_size_limit(2**31 - 1)
-    begin = 1
     try:
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield Broken(begin, f"not CSV ({error})", 'a quote within "…" is written twice')
-            else:
-                problem = next((p for c in cells if (p := _not_utf8(c)) is not None), None)
-                if problem is not None:
-                    yield Broken(begin, problem.replace("the line", "a cell"), _SAVE)
-                elif cells:
-                    yield begin, cells
-            begin = reader.line_num + 1
+        return next(csv.reader(lines, delimiter=delimiter, strict=True), [])
+    except csv.Error as error:
+        return None if "unexpected end" in str(error) else str(error)
     finally:
         csv.field_size_limit(limit)
-
-
-def _before(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _read_text(path: Path, progress: Progress | None) -> Rows:

@@ -102,11 +102,11 @@ class HFModel:
         scores = self._scores([r for group in rows for r in group], questions, progress, fresh=True, sums=sums)
         return [[AnswerStates(AnswerScore(row[1], scores[row]), sums[row]) for row in group] for group in rows]
 
-    def fits(self, query: Query) -> bool:
-        """Whether the conversation and each of the answers fit in the model's context."""
-        prompt = len(self.encoder.encode_prompt(query.messages))
-        longest = max(len(self.encoder.encode_answer(answer, query.messages)) for answer in query.answers)
+    def fits(self, query: Query, *, room: int = 0) -> bool:
+        """Whether the conversation and each of the answers, or ``room`` tokens, fit in the model's context."""
         limit = self.encoder.context_length
+        prompt = len(self.encoder.encode_prompt(query.messages))
+        longest = max([room, *(len(self.encoder.encode_answer(answer, query.messages)) for answer in query.answers)])
         return limit is None or prompt + longest <= limit
 
     def _encode(self, queries: Sequence[Query]) -> tuple[list[list[Row]], dict[Row, str]]:

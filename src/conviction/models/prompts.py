@@ -47,10 +47,19 @@ class PromptEncoder:
             text = self._apply(turns)
         except TemplateError:
             # Some templates (Gemma) know no system role: it moves into the user turn.
-            text = self._apply(_merge_system(messages))
+            text = self._apply_merged(messages)
         if text.rstrip().endswith("<think>"):  # a thinking template: score right after an empty thought
             text = text.rstrip() + "\n\n</think>\n\n"
         return text
+
+    def _apply_merged(self, messages: Sequence[Message]) -> str:
+        try:
+            return self._apply(_merge_system(messages))
+        except TemplateError as error:
+            raise InputError(
+                f"the model's chat template refuses a conversation ({error}): {messages[-1].content[:60]!r}",
+                hint="let user and assistant take turns, the user first, or leave the conversation out",
+            ) from error
 
     def _apply(self, turns: list[dict[str, str]]) -> str:
         return str(

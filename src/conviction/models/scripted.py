@@ -56,9 +56,9 @@ class ScriptedModel:
         _finish(progress, len(scores))
         return scores
 
-    def fits(self, query: Query) -> bool:
+    def fits(self, query: Query, *, room: int = 0) -> bool:
         """Its context has no end."""
-        del query
+        del query, room
         return True
 
     def describe(self) -> dict[str, Any]:

@@ -27,7 +27,6 @@ people believe wrongly: 57 %, just under the limit.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -35,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import Fault, Rule, Setting, Worst
 from conviction.core.stats import win_share
 from conviction.core.wording import percent
 
@@ -46,7 +45,7 @@ class _Check:
     def __init__(self, _: Setting) -> None:
         self.seen = 0
         self.wrong: list[tuple[int, float, float]] = []
-        self.worst: list[tuple[float, int, float, str]] = []
+        self.worst = Worst()
 
     def see(self, row: AuditRow, /) -> None:
         m = row.measured
@@ -55,9 +54,8 @@ class _Check:
         self.seen += 1
         if m.lead < 0 and m.lead_per_token < 0:
             self.wrong.append((row.number, m.lead, m.lead_per_token))
-            heapq.heappush(self.worst, (-m.lead, row.number, m.lead_per_token, shown(row.question)))
-            if len(self.worst) > SHOWN:
-                heapq.heappop(self.worst)
+            nats, per_token = round(-m.lead, 1), round(-m.lead_per_token, 3)
+            self.worst.add(-m.lead, row.number, nats=nats, per_token=per_token, prompt=shown(row.question))
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -81,10 +79,7 @@ class _Check:
             f"({m['median_per_token']:.2f} per token): a change of belief, not of taste",
             advice="`conviction probe` first; consider a system prompt or retrieval, or train under the guard",
             rows=[number for number, _, _ in self.wrong],
-            evidence=[
-                {"row": number, "nats": round(nats, 1), "per_token": round(-per_token, 3), "prompt": prompt}
-                for nats, number, per_token, prompt in sorted(self.worst, reverse=True)
-            ],
+            evidence=self.worst.evidence,
         )
 
     def measures(self) -> Mapping[str, Any]:

@@ -29,16 +29,14 @@ from conviction.core.wording import counted
 _BROKEN = re.compile(
     "\ufffd|[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]"
     "|â€[\u0080-\u00bf™œ\u2018-\u203a]|Ã[\u0080-\u00bf]|Â[\u00a0-\u00bf]|ï»¿"
-    r"|\\u(?:20[0-9a-f]{2}|00[0-9a-f]{2})",
-    re.IGNORECASE,
+    r"|\\u(?:20|00)[0-9a-fA-F]{2}",
 )
 # all that a plain ASCII text can have of it
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]|\\u(?:20|00)[0-9a-f]{2}", re.IGNORECASE)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]|\\u(?:20|00)[0-9a-fA-F]{2}")
 
 
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
-    texts = [*row.sides, ("prompt", row.question)]
-    found = [(where, m) for where, text in texts if (m := (_CONTROLS if text.isascii() else _BROKEN).search(text))]
+    found = [(where, m) for where, text in row.texts if (m := (_CONTROLS if text.isascii() else _BROKEN).search(text))]
     if not found:
         return None
     where, match = found[0]
@@ -48,9 +46,8 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
 
 
 def _tell(hits: Hits) -> Fault:
-    places = ", ".join(f"{count} in {where}" for where, count in hits.where.most_common())
     return Fault(
-        message=f"{counted(len(hits.rows), 'row')} with broken characters ({places})",
+        message=f"{counted(len(hits.rows), 'row')} with broken characters ({hits.places})",
         advice="decode the source again as UTF-8, or repair the texts",
         rows=hits.rows,
         evidence=hits.evidence,

@@ -1,8 +1,8 @@
 """PD201 duplicate-pair: the same pair twice
 
 ## What it does
-Finds rows whose conversation and both answers stood in an earlier row. Case and the
-width of spaces do not count.
+Finds rows whose conversation and both answers stood in an earlier row. Spaces around the
+texts do not count.
 
 ## Why it is bad
 A pair that stands there k times has k times its weight, and reaches a margin that the
@@ -27,10 +27,6 @@ from conviction.audit.rule import SHOWN, Fault, Repair, Rule, Setting
 from conviction.core.wording import counted
 
 
-def _key(row: AuditRow) -> int:
-    return hash((row.prompt_key, *row.answer_keys))
-
-
 class _Check:
     def __init__(self, _: Setting) -> None:
         self.first: dict[int, int] = {}
@@ -38,7 +34,7 @@ class _Check:
         self.evidence: list[dict[str, Any]] = []
 
     def see(self, row: AuditRow, /) -> None:
-        first = self.first.setdefault(_key(row), row.number)
+        first = self.first.setdefault(row.pair_key, row.number)
         if first != row.number:
             self.rows.append(row.number)
             if len(self.evidence) < SHOWN:
@@ -61,7 +57,7 @@ def _seen_before() -> Callable[[AuditRow], bool]:
     seen: set[int] = set()
 
     def drop(row: AuditRow) -> bool:
-        key = _key(row)
+        key = row.pair_key
         known = key in seen
         seen.add(key)
         return known

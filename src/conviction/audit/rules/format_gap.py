@@ -1,8 +1,8 @@
 """PD302 format-gap: one side has marks that the other has not
 
 ## What it does
-Counts lists, headings, bold, code, stock openers, refusals, questions and full stops at
-the end, and the commonest two first words, in chosen and in rejected. Found if a mark is
+Counts lists, headings, bold, code, stock openers, refusals, questions and closing marks
+at the end, and the commonest two first words, in chosen and in rejected. Found if a mark is
 in one side more often by 20 percentage points, and it is no accident (McNemar's exact
 test over pairs where only one side has it, p < 0.001).
 
@@ -21,8 +21,8 @@ mark from both. If the format is what you want to teach, set `form_matched: fals
 topic, or ignore this rule.
 
 ## How the limit was set
-HH (harmless-base, test): the largest differences are 4 points, in full stops and in
-refusals, the latter what its annotators were asked for. Pairs from TruthfulQA: 1 point.
+HH (harmless-base, test): the largest differences are 4 points, in closing marks
+and in refusals, the latter what its annotators were asked for. Pairs from TruthfulQA: 1 point.
 The belief kit: none. The seed's two faults, planted into it: 83 and 100 points.
 """
 
@@ -41,61 +41,70 @@ APART, ALPHA = 0.20, 0.001
 OPENINGS = 20_000  # counted at once; the rarest half is forgotten beyond
 
 
+class _Tally:
+    """Pairs in which only one side has a mark: how many, and the first of each side."""
+
+    def __init__(self) -> None:
+        self.only = Counter[str]()
+        self.first: dict[str, list[int]] = {"chosen": [], "rejected": []}
+
+    def add(self, side: str, row: int) -> None:
+        self.only[side] += 1
+        if len(self.first[side]) < SHOWN:
+            self.first[side].append(row)
+
+
 class _Check:
     def __init__(self, setting: Setting) -> None:
         self.meant = setting.topic is not None and not setting.topic.form_matched
         self.seen = 0
-        self.only: dict[str, tuple[Counter[str], list[dict[str, Any]]]] = {m: (Counter(), []) for m in MARKS}
-        self.openings: Counter[tuple[str, str]] = Counter()
+        self.marks = {mark: _Tally() for mark in MARKS}
+        self.openings: dict[str, _Tally] = {}
 
     def see(self, row: AuditRow, /) -> None:
         self.seen += 1
         chosen, rejected = row.surfaces
-        for mark, (only, evidence) in self.only.items():
+        for mark, tally in self.marks.items():
             here, there = bool(getattr(chosen, mark)), bool(getattr(rejected, mark))
             if here != there:
-                side = "chosen" if here else "rejected"
-                only[side] += 1
-                if len(evidence) < SHOWN:
-                    evidence.append({"row": row.number, "mark": MARKS[mark], "only_in": side})
+                tally.add("chosen" if here else "rejected", row.number)
         first, second = (shown(" ".join(text[:60].split()[:2]), 30) for text in (row.chosen, row.rejected))
         if first != second:
-            self.openings["chosen", first] += 1
-            self.openings["rejected", second] += 1
+            self.openings.setdefault(first, _Tally()).add("chosen", row.number)
+            self.openings.setdefault(second, _Tally()).add("rejected", row.number)
         if len(self.openings) > OPENINGS:
-            self.openings = Counter(dict(self.openings.most_common(OPENINGS // 2)))
+            self.openings = dict(self._commonest(OPENINGS // 2))
+
+    def _commonest(self, n: int) -> list[tuple[str, _Tally]]:
+        return sorted(self.openings.items(), key=lambda item: -item[1].only.total())[:n]
 
     def faults(self) -> Iterable[Fault]:
         if self.meant:
             return
-        for mark, (only, evidence) in self.only.items():
-            if self._apart(only["chosen"], only["rejected"]):
-                side = max(only, key=lambda s: only[s])
-                yield self._fault(MARKS[mark], only, [e for e in evidence if e["only_in"] == side])
-        for text in dict.fromkeys(opening for (_, opening), _ in self.openings.most_common(10)):
-            only = Counter({side: self.openings[side, text] for side in ("chosen", "rejected")})
-            if self._apart(only["chosen"], only["rejected"]):
-                yield self._fault(f"answers that begin with {text!r}", only, [])
+        named = [(MARKS[mark], tally) for mark, tally in self.marks.items()]
+        named += [(f"answers that begin with {text!r}", tally) for text, tally in self._commonest(10)]
+        yield from (self._fault(what, tally) for what, tally in named if self._apart(**tally.only))
 
-    def _apart(self, chosen: int, rejected: int) -> bool:
+    def _apart(self, chosen: int = 0, rejected: int = 0) -> bool:
         from scipy.stats import binomtest
 
-        if not self.seen or abs(chosen - rejected) / self.seen < APART:
+        if abs(chosen - rejected) < APART * self.seen:
             return False
-        return float(binomtest(chosen, chosen + rejected).pvalue) < ALPHA
+        return bool(binomtest(chosen, chosen + rejected).pvalue < ALPHA)
 
-    def _fault(self, what: str, only: Counter[str], evidence: list[dict[str, Any]]) -> Fault:
-        shares = {side: percent(only[side] / self.seen) for side in ("chosen", "rejected")}
+    def _fault(self, what: str, tally: _Tally) -> Fault:
+        shares = {side: percent(tally.only[side] / self.seen) for side in ("chosen", "rejected")}
+        side = max(tally.only, key=lambda s: tally.only[s])
         return Fault(
             message=f"{what}: only in chosen in {shares['chosen']} of the pairs, only in rejected in "
             f"{shares['rejected']}",
             advice="write both sides in one format, or take the mark out of both",
-            evidence=evidence,
+            evidence=[{"row": number, "only_in": side} for number in tally.first[side]],
         )
 
     def measures(self) -> Mapping[str, Any]:
         seen = max(1, self.seen)
-        return {mark: round((only["chosen"] - only["rejected"]) / seen, 4) for mark, (only, _) in self.only.items()}
+        return {m: round((t.only["chosen"] - t.only["rejected"]) / seen, 4) for m, t in self.marks.items()}
 
 
 RULE = Rule(code="PD302", name="format-gap", since="0.1.0", begin=_Check)

@@ -1,7 +1,8 @@
 """PD103 identical-answers: chosen and rejected are the same text
 
 ## What it does
-Finds pairs whose two answers differ in nothing but case and spaces.
+Finds pairs whose two answers are equal, but for the spaces around them: an error. Pairs
+whose answers differ in case or in spaces alone are a warning.
 
 ## Why it is bad
 The gradient of a preference loss is the difference of two gradients. For identical
@@ -10,34 +11,61 @@ Conversations that differ in an earlier turn only end up here as well: what is
 trained is the last answer.
 
 ## Example
-    {"prompt": "Tea?", "chosen": "Yes, please.", "rejected": "yes,  please."}
+    {"prompt": "Tea?", "chosen": "Yes, please.", "rejected": "Yes, please."}
 
 ## What to do
-Remove these rows (`--fix` does), and look where they come from: sampling twice at
+Remove these rows (`--fix` removes those with equal answers), and look where they come from: sampling twice at
 temperature 0, or a join that went wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import Fault, Hits, Repair, Rule, each_row
+from conviction.audit.row import AuditRow, normal, shown
+from conviction.audit.rule import SHOWN, Fault, Repair, Rule, Setting
 from conviction.core.wording import counted
 
 
-def _look(row: AuditRow) -> Mapping[str, Any] | None:
-    return {"answer": shown(row.chosen)} if row.answer_keys[0] == row.answer_keys[1] else None
+def _equal(row: AuditRow) -> bool:
+    return row.answer_keys[0] == row.answer_keys[1]
 
 
-def _tell(hits: Hits) -> Fault:
-    return Fault(
-        message=f"{counted(len(hits.rows), 'pair')} with two identical answers",
-        advice="remove them: they teach nothing",
-        rows=hits.rows,
-        evidence=hits.evidence,
-    )
+class _Check:
+    def __init__(self, _: Setting) -> None:
+        self.equal: list[int] = []
+        self.alike: list[int] = []
+        self.evidence: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+
+    def see(self, row: AuditRow, /) -> None:
+        equal = _equal(row)
+        if not equal and normal(row.chosen) != normal(row.rejected):
+            return
+        (self.equal if equal else self.alike).append(row.number)
+        if len(self.evidence[equal]) < SHOWN:
+            self.evidence[equal].append({"row": row.number, "answer": shown(row.chosen)})
+
+    def faults(self) -> Iterable[Fault]:
+        if self.equal:
+            yield Fault(
+                message=f"{counted(len(self.equal), 'pair')} with two identical answers",
+                advice="remove them: they teach nothing",
+                rows=self.equal,
+                evidence=self.evidence[True],
+            )
+        if self.alike:
+            yield Fault(
+                message=f"{counted(len(self.alike), 'pair')} with answers that differ in case or spaces alone",
+                advice="remove them, unless that is what they are to teach",
+                rows=self.alike,
+                evidence=self.evidence[False],
+                level="warning",
+                fixable=False,
+            )
+
+    def measures(self) -> Mapping[str, Any]:
+        return {"equal": len(self.equal), "alike": len(self.alike)}
 
 
 RULE = Rule(
@@ -45,6 +73,6 @@ RULE = Rule(
     name="identical-answers",
     since="0.1.0",
     level="error",
-    begin=each_row(_look, _tell),
-    repair=Repair(drop=lambda: lambda row: _look(row) is not None),
+    begin=_Check,
+    repair=Repair(drop=lambda: _equal),
 )

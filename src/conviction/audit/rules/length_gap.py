@@ -31,7 +31,6 @@ limit nearer to 1 would accuse what people judged in good faith.
 
 from __future__ import annotations
 
-import heapq
 import math
 from array import array
 from collections.abc import Iterable, Mapping
@@ -41,7 +40,7 @@ from typing import Any
 import numpy as np
 
 from conviction.audit.row import AuditRow
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import Fault, Rule, Setting, Worst
 from conviction.core.wording import percent
 
 RATIO, SHARE, ALPHA = 1.5, 0.75, 0.01
@@ -52,36 +51,33 @@ class _Check:
     def __init__(self, setting: Setting) -> None:
         self.meant = setting.topic is not None and not setting.topic.length_matched
         self.logs = array("d")
-        self.extremes: list[tuple[float, int, int, int]] = []
+        self.extremes = Worst()
 
     def see(self, row: AuditRow, /) -> None:
         chosen, rejected = len(row.chosen), len(row.rejected)
         log = math.log(chosen / rejected)
         self.logs.append(log)
-        entry = (abs(log), row.number, chosen, rejected)
-        if len(self.extremes) < SHOWN:
-            heapq.heappush(self.extremes, entry)
-        elif entry > self.extremes[0]:
-            heapq.heapreplace(self.extremes, entry)
+        self.extremes.add(abs(log), row.number, chosen_characters=chosen, rejected_characters=rejected)
 
     def faults(self) -> Iterable[Fault]:
         m = self.numbers
-        if self.meant or not m:
+        if self.meant or not m or m["p_value"] >= ALPHA:
             return
-        uneven = m["mean_ratio"] >= RATIO or m["mean_ratio"] <= 1 / RATIO
-        sided = m["differ"] > 0.5 and not 1 - SHARE < m["longer_chosen"] < SHARE
-        if (uneven or sided) and m["p_value"] < ALPHA:
-            side = "chosen" if m["mean_ratio"] > 1 else "rejected"
-            ratio = max(m["mean_ratio"], 1 / m["mean_ratio"])
-            yield Fault(
-                message=f"{side} answers are {ratio:.1f} times as long (geometric mean; d = {m['effect_size']:+.2f}); "
-                f"where lengths differ, the longer one is chosen in {percent(m['longer_chosen'])}",
-                advice="match lengths, drop the most uneven pairs, or take a loss per token (-o loss=dpo_norm)",
-                evidence=[
-                    {"row": number, "chosen_characters": c, "rejected_characters": r}
-                    for _, number, c, r in sorted(self.extremes, reverse=True)
-                ],
-            )
+        ratio = math.exp(abs(m["mean_log"]))
+        longer = m["longer_chosen"]
+        if ratio >= RATIO:
+            side = "chosen" if m["mean_log"] > 0 else "rejected"
+            said = f"{side} answers are {ratio:.1f} times as long (geometric mean; d = {m['effect_size']:+.2f})"
+        elif m["differ"] > 0.5 and not 1 - SHARE < longer < SHARE:
+            side = "longer" if longer > 0.5 else "shorter"
+            said = f"of answers that differ in length, the {side} one is chosen in {percent(max(longer, 1 - longer))}"
+        else:
+            return
+        yield Fault(
+            message=said,
+            advice="match lengths, drop the most uneven pairs, or take a loss per token (-o loss=dpo_norm)",
+            evidence=self.extremes.evidence,
+        )
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -98,7 +94,8 @@ class _Check:
             "mean_ratio": round(float(np.exp(logs.mean())), 3),
             "differ": round((longer + shorter) / logs.size, 4),
             "longer_chosen": round(longer / decided, 4) if longer + shorter else 0.5,
-            "effect_size": round(float(logs.mean()) / sd, 3) if sd else 0.0,
+            "mean_log": round(float(logs.mean()), 5),
+            "effect_size": round(float(logs.mean()) / sd, 3) if sd > 1e-9 else 0.0,
             "p_value": float(binomtest(longer, decided).pvalue) if longer + shorter else 1.0,
         }
 

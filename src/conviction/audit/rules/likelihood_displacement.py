@@ -30,7 +30,6 @@ nothing sank in any of them. So it tells the safest from the riskiest, and littl
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -38,7 +37,7 @@ from typing import Any
 import numpy as np
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import Fault, Rule, Setting, Worst
 from conviction.core.wording import counted, percent
 
 LIMIT = 0.0
@@ -50,7 +49,7 @@ class _Check:
         self.ches: list[float] = []
         self.relative: list[float] = []
         self.rows: list[int] = []
-        self.worst: list[tuple[float, int, str, str]] = []
+        self.worst = Worst()
 
     def see(self, row: AuditRow, /) -> None:
         m = row.measured
@@ -62,9 +61,8 @@ class _Check:
         self.relative.append(normalised / (m.square / ours**2))
         if self.relative[-1] > LIMIT:
             self.rows.append(row.number)
-            heapq.heappush(self.worst, (self.relative[-1], row.number, shown(row.chosen, 40), shown(row.rejected, 40)))
-            if len(self.worst) > SHOWN:
-                heapq.heappop(self.worst)
+            value, texts = self.relative[-1], {side: shown(text, 40) for side, text in row.sides}
+            self.worst.add(value, row.number, ches=round(value, 3), **texts)
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -87,10 +85,7 @@ class _Check:
                 f"the model (normalised CHES over {LIMIT:g}): the chosen one may sink with the rejected one",
                 advice="leave them out or rewrite them, or tie the chosen answer down: -o loss=dpop",
                 rows=self.rows,
-                evidence=[
-                    {"row": number, "ches": round(value, 3), "chosen": chosen, "rejected": rejected}
-                    for value, number, chosen, rejected in sorted(self.worst, reverse=True)
-                ],
+                evidence=self.worst.evidence,
                 level="warning" if share >= COMMON else "note",
             )
 

@@ -26,7 +26,7 @@ politeness kit one pair, of the brevity kit none.
 
 from __future__ import annotations
 
-import heapq
+import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -34,11 +34,17 @@ from typing import Any
 import numpy as np
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import Fault, Rule, Setting, Worst
 from conviction.core.wording import counted, percent
 
 COMMON = 0.10
 MOST = 0.95  # of the pairs that the advised beta lets pass
+
+
+def _rounded_down(value: float) -> float:
+    """To two digits, so that what it promises holds."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.floor(value / unit) * unit:.2g}")
 
 
 class _Check:
@@ -46,7 +52,7 @@ class _Check:
         self.beta, self.cap = setting.beta, setting.margin_cap
         self.shortfalls: list[float] = []
         self.over: list[int] = []
-        self.worst: list[tuple[float, int, str]] = []
+        self.worst = Worst()
 
     def see(self, row: AuditRow, /) -> None:
         if row.measured is None:
@@ -55,9 +61,8 @@ class _Check:
         self.shortfalls.append(short)
         if self.beta * short > self.cap:
             self.over.append(row.number)
-            heapq.heappush(self.worst, (short, row.number, shown(row.question)))
-            if len(self.worst) > SHOWN:
-                heapq.heappop(self.worst)
+            margin = round(self.beta * short, 2)
+            self.worst.add(short, row.number, nats=round(short, 1), margin=margin, prompt=shown(row.question))
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -70,7 +75,7 @@ class _Check:
             "cap": self.cap,
             "over": len(self.over),
             "largest_margin": round(self.beta * max(self.shortfalls), 2),
-            "fitting_beta": float(f"{self.cap / most:.1g}") if most > 0 else self.beta,
+            "fitting_beta": min(self.beta, _rounded_down(self.cap / most)) if most > 0 else self.beta,
         }
 
     def faults(self) -> Iterable[Fault]:
@@ -80,12 +85,13 @@ class _Check:
         yield Fault(
             message=f"{counted(len(self.over), 'pair')} ({percent(share)}) with a flip only at a reward margin over "
             f"{self.cap:g} (β = {self.beta:g}; the largest needs {m['largest_margin']:.1f})",
-            advice=f"β = {m['fitting_beta']:g} lets {percent(MOST)} of the pairs flip below it; or leave these out",
+            advice=(
+                f"β = {m['fitting_beta']:g} lets {percent(MOST)} of the pairs flip below it; or leave these out"
+                if m["fitting_beta"] < self.beta
+                else "leave these out, or shorten their answers"
+            ),
             rows=self.over,
-            evidence=[
-                {"row": number, "nats": round(short, 1), "margin": round(self.beta * short, 2), "prompt": prompt}
-                for short, number, prompt in sorted(self.worst, reverse=True)
-            ],
+            evidence=self.worst.evidence,
             level="warning" if share >= COMMON else "note",
         )
 

@@ -55,13 +55,14 @@ class _Check:
         self.keys = array("q")
 
     def see(self, row: AuditRow, /) -> None:
-        spoken = words(f"{row.question} {row.chosen} {row.rejected}")
+        text = f"{row.question} {row.chosen} {row.rejected}"
+        spoken = words(text) or list(text)  # signs and emoji have no words
         shingles = {" ".join(spoken[i : i + SHINGLE]).encode() for i in range(max(1, len(spoken) - SHINGLE + 1))}
         sketch = self.empty.copy()
         sketch.update_batch(shingles)
         self.signatures.frombytes(sketch.hashvalues.tobytes())
         self.rows.append(row.number)
-        self.keys.append(hash((row.prompt_key, *row.answer_keys)) >> 1)
+        self.keys.append(row.pair_key)
 
     @cached_property
     def groups(self) -> list[list[int]]:

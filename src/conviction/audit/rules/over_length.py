@@ -1,8 +1,9 @@
-"""PD407 over-length: pairs that do not fit in the model's context
+"""PD407 over-length: pairs that do not fit in the model's context or template
 
 ## What it does
 Finds pairs whose conversation and longer answer, under the model's chat template and
-tokenizer, exceed its context.
+tokenizer, exceed its context, and conversations that the template refuses (two turns of the user in a
+row, for some).
 
 ## Why it is bad
 `conviction apply` leaves them out and says so; others cut them, at whichever end, and
@@ -34,7 +35,8 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
 
 def _tell(hits: Hits) -> Fault:
     return Fault(
-        message=f"{counted(len(hits.rows), 'pair')} ({percent(hits.share)}) beyond the model's context",
+        message=f"{counted(len(hits.rows), 'pair')} ({percent(hits.share)}) "
+        "beyond the model's context, or refused by its template",
         advice="shorten them or leave them out",
         rows=hits.rows,
         evidence=hits.evidence,

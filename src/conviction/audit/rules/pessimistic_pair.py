@@ -28,7 +28,6 @@ weight at the flip: the belief kit 76 % and 0.14, HH (harmless-base, 250 pairs) 
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -37,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import Fault, Rule, Setting, Worst
 from conviction.core.wording import counted, percent
 
 SHARE, WEIGHT = 1 / 3, 0.25
@@ -49,7 +48,7 @@ class _Check:
         self.seen = 0
         self.rows: list[int] = []
         self.nats: list[float] = []
-        self.worst: list[tuple[float, int, str]] = []
+        self.worst = Worst()
 
     def see(self, row: AuditRow, /) -> None:
         m = row.measured
@@ -59,9 +58,9 @@ class _Check:
         if m.lead < 0:
             self.rows.append(row.number)
             self.nats.append(-m.lead)
-            heapq.heappush(self.worst, (-m.lead, row.number, shown(row.question)))
-            if len(self.worst) > SHOWN:
-                heapq.heappop(self.worst)
+            weight = float(f"{self._weight(-m.lead):.2g}")
+            prompt = shown(row.question)
+            self.worst.add(-m.lead, row.number, nats=round(-m.lead, 1), weight_at_flip=weight, prompt=prompt)
 
     def _weight(self, nats: float) -> float:
         return 1 / (1 + math.exp(min(700.0, self.beta * nats)))
@@ -83,15 +82,7 @@ class _Check:
                 "gradient left (0.50 at the start)",
                 advice="-o loss=hypo under the guard, a smaller beta, or leave the hopeless pairs out",
                 rows=self.rows,
-                evidence=[
-                    {
-                        "row": number,
-                        "nats": round(nats, 1),
-                        "weight_at_flip": float(f"{self._weight(nats):.2g}"),
-                        "prompt": prompt,
-                    }
-                    for nats, number, prompt in sorted(self.worst, reverse=True)
-                ],
+                evidence=self.worst.evidence,
             )
 
     def measures(self) -> Mapping[str, Any]:

@@ -31,7 +31,6 @@ Only these two are found.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -39,7 +38,7 @@ from typing import Any
 import numpy as np
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import Fault, Rule, Setting, Worst
 
 LIMIT, APART = 2.0, 1.0
 
@@ -49,7 +48,7 @@ class _Check:
         self.own = [token for score in setting.own for token in score.logprobs]
         self.chosen: list[float] = []
         self.rejected: list[float] = []
-        self.worst: dict[str, list[tuple[float, int, str]]] = {"chosen": [], "rejected": []}
+        self.worst = {"chosen": Worst(), "rejected": Worst()}
 
     def see(self, row: AuditRow, /) -> None:
         if row.measured is None:
@@ -59,10 +58,8 @@ class _Check:
             ("rejected", row.measured.rejected, row.rejected),
         ):
             getattr(self, side).append(score.logp_mean)
-            heap = self.worst[side]
-            heapq.heappush(heap, (-score.logp_mean, row.number, shown(text)))
-            if len(heap) > SHOWN:
-                heapq.heappop(heap)
+            nats = round(score.logp_mean, 2)
+            self.worst[side].add(-score.logp_mean, row.number, side=side, nats_per_token=nats, text=shown(text))
 
     @cached_property
     def numbers(self) -> dict[str, float]:
@@ -89,14 +86,11 @@ class _Check:
                 message=f"{' and '.join(far)} answers are far from what the model writes: {m[side]:.2f} nats per token "
                 f"in {side}, {m[other]:.2f} in {other}, {m['own_samples']:.2f} in its own samples",
                 advice="take both sides from the model itself, or train with sft on both sides first",
-                evidence=[
-                    {"row": number, "side": side, "nats_per_token": round(-value, 2), "text": text}
-                    for value, number, text in sorted(self.worst[side], reverse=True)
-                ],
+                evidence=self.worst[side].evidence,
             )
 
     def measures(self) -> Mapping[str, Any]:
         return self.numbers
 
 
-RULE = Rule(code="PD401", name="policy-mismatch", since="0.1.0", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD401", name="policy-mismatch", since="0.1.0", needs=frozenset({"model", "samples"}), begin=_Check)

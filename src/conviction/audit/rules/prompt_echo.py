@@ -42,9 +42,9 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
 
 
 def _tell(hits: Hits) -> Fault:
-    places = ", ".join(f"{count} in {where}" for where, count in hits.where.most_common())
     return Fault(
-        message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) with the prompt in an answer ({places})",
+        message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) "
+        f"with the prompt in an answer ({hits.places})",
         advice="cut the prompt off the answers",
         rows=hits.rows,
         evidence=hits.evidence,

@@ -19,8 +19,8 @@ showed it for inference data, whose answers betray the label.
 A set in which chosen answers are full sentences and rejected ones are keywords.
 
 ## What to do
-The evidence names the features that weigh most. Match the sides in them, or filter out
-the pairs that the classifier is surest of. If form is what you want to teach, set
+The message names the features that weigh most, the evidence the pairs that the classifier
+is surest of. Match the sides in the former, or leave out the latter. If form is what you want to teach, set
 `form_matched: false` in the topic, or ignore this rule.
 
 ## How the limit was set
@@ -42,14 +42,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conviction.audit.row import AuditRow
-from conviction.audit.rule import Fault, Rule, Setting
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting
 from conviction.audit.surface import Surface
 from conviction.core.stats import win_share
 from conviction.core.wording import percent
 
 LIMIT, SURE = 0.75, 0.65
 FOLDS = 5
-MIN_PAIRS = 20
+MIN_PROMPTS = 20
 MOST = 20_000  # pairs it is trained on; more change the third digit
 
 Floats = NDArray[np.float64]
@@ -60,11 +60,14 @@ class _Check:
         self.meant = setting.topic is not None and not setting.topic.form_matched
         self.features = array("f")
         self.prompts = array("Q")
+        self.rows = array("q")
+        self.surest: list[tuple[int, float]] = []
 
     def see(self, row: AuditRow, /) -> None:
         for side in row.surfaces:
             self.features.extend(map(float, side))
         self.prompts.append(row.prompt_key)
+        self.rows.append(row.number)
 
     def faults(self) -> Iterable[Fault]:
         m = self.numbers
@@ -75,28 +78,35 @@ class _Check:
             message=f"a classifier that reads no words picks the chosen answer in {percent(m['accuracy'])} of unseen "
             f"pairs (AUC {m['auc']:.2f}); it goes by {said}",
             advice="match the sides in these features, or filter out the pairs that it is surest of",
+            evidence=[{"row": row, "log_odds": odds} for row, odds in self.surest],
         )
 
     @cached_property
     def numbers(self) -> dict[str, Any]:
         """AUC, accuracy with its lower bound, and the largest weights per standard deviation of the difference."""
-        table = np.frombuffer(self.features, np.float32).reshape(-1, 2, len(Surface._fields)).astype(np.float64)
-        prompts = np.frombuffer(self.prompts, np.uint64)
-        if len(np.unique(prompts)) < MIN_PAIRS:
-            return {}
+        table = np.frombuffer(self.features, np.float32).reshape(-1, 2, len(Surface._fields))
+        prompts, rows = np.frombuffer(self.prompts, np.uint64), np.frombuffer(self.rows, np.int64)
         if len(table) > MOST:
             kept = np.sort(np.random.default_rng(0).choice(len(table), MOST, replace=False))
-            table, prompts = table[kept], prompts[kept]
-        return judge(np.log1p(table), prompts)
+            table, prompts, rows = table[kept], prompts[kept], rows[kept]
+        if len(np.unique(prompts)) < MIN_PROMPTS:
+            return {}
+        lead, weights = cross_validate(np.log1p(table.astype(np.float64)), prompts)
+        order = np.argsort(-lead)[:SHOWN]
+        self.surest = [(int(rows[i]), round(float(lead[i]), 2)) for i in order]
+        return _summary(lead, weights)
 
     def measures(self) -> Mapping[str, Any]:
         return self.numbers
 
 
-def judge(table: Floats, prompts: NDArray[np.uint64]) -> dict[str, Any]:
-    """How far [n, 2, features] can be told apart, chosen first; rows of one prompt stay in one fold."""
+def cross_validate(table: Floats, prompts: NDArray[np.uint64]) -> tuple[Floats, Floats]:
+    """Log-odds [n] that the chosen answer of a pair is the chosen one, by a model that has not seen its prompt.
+
+    table    [n, 2, features], chosen first
+    returns  the log-odds, and the mean weights [features] per standard deviation
+    """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
     from sklearn.model_selection import GroupKFold
 
     differences = table[:, 0] - table[:, 1]
@@ -110,14 +120,19 @@ def judge(table: Floats, prompts: NDArray[np.uint64]) -> dict[str, Any]:
         model.fit(np.concatenate([x, -x]), np.repeat([1, 0], len(x)))
         weights.append(model.coef_[0])
         lead[test] = (differences[test] / scale) @ model.coef_[0]
+    return lead, np.mean(weights, axis=0)
+
+
+def _summary(lead: Floats, weights: Floats) -> dict[str, Any]:
+    from sklearn.metrics import roc_auc_score
+
     right = (lead > 0).sum() + (lead == 0).sum() / 2
-    mean = np.mean(weights, axis=0)
-    order = np.argsort(-np.abs(mean))[:5]
+    mirrored = np.concatenate([lead, -lead])
     return {
-        "auc": round(float(roc_auc_score(np.repeat([1, 0], len(table)), np.concatenate([lead, -lead]))), 4),
-        "accuracy": round(float(right / len(table)), 4),
-        "accuracy_low": round(win_share(int(right), len(table)).low, 4),
-        "weights": {Surface._fields[i]: round(float(mean[i]), 3) for i in order},
+        "auc": round(float(roc_auc_score(np.repeat([1, 0], len(lead)), mirrored)), 4),
+        "accuracy": round(float(right / len(lead)), 4),
+        "accuracy_low": round(win_share(int(right), len(lead)).low, 4),
+        "weights": {Surface._fields[i]: round(float(weights[i]), 3) for i in np.argsort(-np.abs(weights))[:5]},
     }
 
 

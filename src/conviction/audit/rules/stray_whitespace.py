@@ -1,8 +1,9 @@
 r"""PD108 stray-whitespace: spaces or line breaks around an answer
 
 ## What it does
-Finds answers that end in white space, or begin with it. Transcripts are read without the
-spaces around their turns, as their format has them.
+Finds answers that end in white space, and pairs of which one begins with other white space
+than the other. A space that both begin with is how texts that go on from a prompt are
+stored. Transcripts are read without the spaces around their turns, as their format has them.
 
 ## Why it is bad
 A leading space makes other tokens of the first word, a trailing line break becomes a
@@ -27,21 +28,29 @@ from conviction.core.wording import counted, percent
 
 
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
-    sides = [(name, text) for name, text in row.sides if text[:1].isspace() or text[-1:].isspace()]
+    ends = [text[len(text.rstrip()) :] for _, text in row.sides]
+    starts = [text[: len(text) - len(text.lstrip())] for _, text in row.sides]
+    if starts[0] == starts[1]:
+        starts = ["", ""]
+    sides = [name for (name, _), start, end in zip(row.sides, starts, ends, strict=True) if start or end]
     if not sides:
         return None
-    name, text = sides[0]
-    place = {"begins": repr(text[: len(text) - len(text.lstrip())]), "ends": repr(text[len(text.rstrip()) :])}
-    return {"where": "both" if len(sides) == 2 else name, **{k: v for k, v in place.items() if v != "''"}}
+    places = {"begins": repr(max(starts, key=len)), "ends": repr(max(ends, key=len))}
+    return {
+        "where": "both" if len(sides) == 2 else sides[0],
+        **{place: space for place, space in places.items() if space != "''"},
+        "fixable": any(ends),
+    }
 
 
 def _tell(hits: Hits) -> Fault:
-    places = ", ".join(f"{count} in {where}" for where, count in hits.where.most_common())
     return Fault(
-        message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) with spaces around an answer ({places})",
+        message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) "
+        f"with spaces around an answer ({hits.places})",
         advice="strip the answers; --fix does at their ends",
         rows=hits.rows,
         evidence=hits.evidence,
+        fixable=hits.fixable > 0,
     )
 
 

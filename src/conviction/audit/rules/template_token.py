@@ -29,34 +29,62 @@ from conviction.audit.row import AuditRow, shown
 from conviction.audit.rule import Fault, Hits, Repair, Rule, each_row
 from conviction.core.wording import counted
 
-_CONTROL = (
-    r"<\|(?:im_start|im_end|im_sep|endoftext|eot_id|eom_id|begin_of_text|end_of_text|start_header_id|end_header_id"
-    r"|user|assistant|system|end|END_OF_TURN_TOKEN|START_OF_TURN_TOKEN|endofprompt|return|message|channel)\|>"
-    r"|\[/?INST\]|<</?SYS>>|</?s>|<(?:start|end)_of_turn>|<｜(?:User|Assistant|end▁of▁sentence|begin▁of▁sentence)｜>"
-)
-_ROLE = r"\n\n(?:Human|Assistant):|(?:^|\n)###\s?(?:Instruction|Response|Human|Assistant)\b:?"
-_MARK = re.compile(f"{_CONTROL}|{_ROLE}")
-_EDGES = re.compile(rf"\A(?:\s*(?:{_CONTROL}))+\s*|\s*(?:(?:{_CONTROL})\s*)+\Z")
+_TOKENS = (
+    *(f"<|{name}|>" for name in (
+        "im_start", "im_end", "im_sep", "endoftext", "eot_id", "eom_id", "begin_of_text", "end_of_text",
+        "start_header_id", "end_header_id", "user", "assistant", "system", "end", "return", "message", "channel",
+        "endofprompt", "START_OF_TURN_TOKEN", "END_OF_TURN_TOKEN",
+    )),
+    "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<start_of_turn>", "<end_of_turn>",
+    "<｜User｜>", "<｜Assistant｜>", "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>",
+)  # fmt: skip
+_ROLE = r"\n\n(?:Human|Assistant):|(?:^|\n)###\s?(?:Instruction|Response|Human|Assistant)(?::|\s*\n|\Z)"
+_MARK = re.compile("|".join([*map(re.escape, _TOKENS), _ROLE]))
 _SIGNS = re.compile(r"[<\[#]|\n\n[HA]")  # no mark without one of these; three times as fast
 
 
+def _mark(text: str) -> str | None:
+    """The first mark. Llama 2's <s> and </s> count at the ends of a text only: in HTML they strike words through."""
+    if not _SIGNS.search(text):
+        return None
+    match = _MARK.search(text)
+    if match is not None:
+        return match[0].strip()
+    lone = ("<s>" in text) != ("</s>" in text)
+    if lone and text.lstrip().startswith("<s>"):
+        return "<s>"
+    return "</s>" if lone and text.rstrip().endswith("</s>") else None
+
+
+def _strip(text: str) -> str:
+    """Without the control tokens at its ends, and the spaces between and around them."""
+    rest = text
+    while (end := rest.rstrip()).endswith(_TOKENS) or (end.endswith("</s>") and "<s>" not in end):
+        token = next(t for t in (*_TOKENS, "</s>") if end.endswith(t))
+        rest = end[: -len(token)].rstrip()
+    while (start := rest.lstrip()).startswith(_TOKENS) or (start.startswith("<s>") and "</s>" not in start):
+        token = next(t for t in (*_TOKENS, "<s>") if start.startswith(t))
+        rest = start[len(token) :].lstrip()
+    return rest
+
+
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
-    texts = [*row.sides, ("prompt", row.question)]
-    found = [(where, m) for where, text in texts if _SIGNS.search(text) and (m := _MARK.search(text))]
+    found = [(where, mark) for where, text in row.texts if (mark := _mark(text)) is not None]
     if not found:
         return None
     sides = {where for where, _ in found}
     where, mark = found[0]
-    return {"where": "both" if sides >= {"chosen", "rejected"} else where, "mark": shown(mark[0].strip())}
+    fixable = any(_strip(text) != text for _, text in row.sides)
+    return {"where": "both" if sides >= {"chosen", "rejected"} else where, "mark": shown(mark), "fixable": fixable}
 
 
 def _tell(hits: Hits) -> Fault:
-    places = ", ".join(f"{count} in {where}" for where, count in hits.where.most_common())
     return Fault(
-        message=f"{counted(len(hits.rows), 'row')} with marks of a chat template ({places})",
+        message=f"{counted(len(hits.rows), 'row')} with marks of a chat template ({hits.places})",
         advice="store texts without their template; --fix takes them off the ends of answers",
         rows=hits.rows,
         evidence=hits.evidence,
+        fixable=hits.fixable > 0,
     )
 
 
@@ -66,5 +94,5 @@ RULE = Rule(
     since="0.1.0",
     level="error",
     begin=each_row(_look, _tell),
-    repair=Repair(edit=lambda text: _EDGES.sub("", text)),
+    repair=Repair(edit=_strip),
 )

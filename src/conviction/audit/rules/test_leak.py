@@ -38,15 +38,16 @@ class _Check:
     def __init__(self, setting: Setting) -> None:
         items = setting.topic.items if setting.topic else ()
         self.tests = [(i.id, frozenset(words(i.question))) for i in items if i.split == "test"]
-        self.known: dict[frozenset[str], str | None] = {}
+        self.known: dict[int, str | None] = {}
+        sizes = [len(test) for _, test in self.tests] or [0]
+        self.least, self.most = SIMILAR * min(sizes), max(sizes) / SIMILAR
         self.rows: list[int] = []
         self.evidence: list[dict[str, Any]] = []
 
     def see(self, row: AuditRow, /) -> None:
-        asked = frozenset(words(row.question))
-        if asked not in self.known:
-            self.known[asked] = self._nearest(asked)
-        item = self.known[asked]
+        if row.prompt_key not in self.known:
+            self.known[row.prompt_key] = self._nearest(frozenset(words(row.question)))
+        item = self.known[row.prompt_key]
         if item is not None:
             self.rows.append(row.number)
             if len(self.evidence) < SHOWN:
@@ -54,6 +55,8 @@ class _Check:
 
     def _nearest(self, asked: frozenset[str]) -> str | None:
         size = len(asked)
+        if not self.least <= size <= self.most:
+            return None
         for name, test in self.tests:
             if SIMILAR * size <= len(test) <= size / SIMILAR and len(asked & test) >= SIMILAR * len(asked | test):
                 return name

@@ -49,7 +49,7 @@ class _Check:
         self.short: list[float] = []
 
     def see(self, row: AuditRow, /) -> None:
-        self.pairs.add(hash((row.prompt_key, *row.answer_keys)))
+        self.pairs.add(row.pair_key)
         if row.measured is not None and row.measured.lead < 0:
             self.short.append(-row.measured.lead)
 

@@ -40,8 +40,7 @@ COMMON, APART, ALPHA = 0.10, 0.05, 0.01
 CLOSED = 0.8
 
 _DANGLING = re.compile(
-    r"(?:,|\b(?:and|or|but|because|the|a|an|of|to|in|for|with|that|which|is|are|was|by|from|as|your|their|its))\Z",
-    re.IGNORECASE,
+    r"(?:,|\b(?:and|or|but|because|the|a|an|of|to|in|for|with|that|which|is|are|was|by|from|as|your|their|its))\Z"
 )
 _NO_PROSE = re.compile(r"^\s*(?:[-*•|#>]|\d+[.)])|```|https?://|\S+@\S+")
 

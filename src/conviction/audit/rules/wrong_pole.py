@@ -30,19 +30,18 @@ rejected) is 0.8, the median 3.6 to 4.0. Rows count from −1 downwards. HH
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.audit.row import AuditRow, normal, shown
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import Fault, Rule, Setting, Worst
 from conviction.core.topic import Item, Topic
 from conviction.core.wording import counted, percent
 
 CLEARLY = -1.0
 RELIABLE = 0.9
 FOLDS = 5
-BATCH = 512
+BATCH = 64
 
 
 class _Check:
@@ -52,7 +51,7 @@ class _Check:
         self.waiting: list[AuditRow] = []
         self.seen = 0
         self.rows: list[int] = []
-        self.worst: list[tuple[float, int, str, str]] = []
+        self.worst = Worst()
 
     def see(self, row: AuditRow, /) -> None:
         self.seen += 1
@@ -64,12 +63,11 @@ class _Check:
         rows, self.waiting = self.waiting, []
         if not rows or self.judges is None or self.judges.accuracy < RELIABLE:
             return
-        for row, lead in zip(rows, self.judges.leads(rows), strict=True):
-            if lead < CLEARLY:
+        for row, (chosen, rejected) in zip(rows, self.judges.odds(rows), strict=True):
+            if chosen < 0 < rejected and chosen - rejected < CLEARLY:
                 self.rows.append(row.number)
-                heapq.heappush(self.worst, (-lead, row.number, shown(row.chosen), shown(row.rejected)))
-                if len(self.worst) > SHOWN:
-                    heapq.heappop(self.worst)
+                texts = {side: shown(text) for side, text in row.sides}
+                self.worst.add(rejected - chosen, row.number, log_odds=round(chosen - rejected, 2), **texts)
 
     def faults(self) -> Iterable[Fault]:
         self._judge()
@@ -79,10 +77,7 @@ class _Check:
                 f"for {self.judges.topic.other} and against {self.judges.topic.target}, the target",
                 advice="swap chosen and rejected in them; if it is most of them, the topic's target is the wrong one",
                 rows=self.rows,
-                evidence=[
-                    {"row": number, "log_odds": round(-lead, 2), "chosen": chosen, "rejected": rejected}
-                    for lead, number, chosen, rejected in sorted(self.worst, reverse=True)
-                ],
+                evidence=self.worst.evidence,
             )
 
     def measures(self) -> Mapping[str, Any]:
@@ -103,9 +98,11 @@ class _Judges:
         self.models: dict[int, Any] = {}
         self.accuracy = 0.0
         if len(propositions) >= 2 * FOLDS:
-            folds = range(FOLDS)
-            self.models = {k: _fit(topic, [i for i in items if self.fold[i.proposition] != k]) for k in folds}
-            self.models[-1] = _fit(topic, list(items))
+            parts = {k: [i for i in items if self.fold[i.proposition] != k] for k in range(FOLDS)}
+            try:
+                self.models = {k: _fit(topic, part) for k, part in {**parts, -1: list(items)}.items()}
+            except ValueError:  # no word stands in two answers, as where words are not spaced
+                return
             self.accuracy = self._accuracy(items)
 
     def _accuracy(self, items: Iterable[Item]) -> float:
@@ -116,9 +113,9 @@ class _Judges:
             right.append(bool(ours > theirs))
         return sum(right) / len(right)
 
-    def leads(self, rows: list[AuditRow]) -> list[float]:
-        """Log-odds of the target pole: of chosen less of rejected."""
-        found = [0.0] * len(rows)
+    def odds(self, rows: list[AuditRow]) -> list[tuple[float, float]]:
+        """Log-odds of the target pole, of chosen and of rejected."""
+        found = [(0.0, 0.0)] * len(rows)
         by_model: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             by_model.setdefault(self.at.get(normal(row.question), -1), []).append(i)
@@ -126,7 +123,7 @@ class _Judges:
             texts = [text for i in members for text in (rows[i].chosen, rows[i].rejected)]
             odds = self.models[fold].decision_function(texts)
             for k, i in enumerate(members):
-                found[i] = float(odds[2 * k] - odds[2 * k + 1])
+                found[i] = float(odds[2 * k]), float(odds[2 * k + 1])
         return found
 
 
