@@ -177,7 +177,7 @@ def test_a_large_file_is_streamed(tmp_path):
         return most
 
     peak(30)  # imports what is needed
-    assert peak(1200) - peak(400) < 800 * 4000
+    assert peak(600) - peak(200) < 400 * 4000
 
 
 def test_progress_is_told_in_bytes(tmp_path):

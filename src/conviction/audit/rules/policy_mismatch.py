@@ -2,7 +2,7 @@
 
 ## What it does
 Compares the log-probability per token of chosen and of rejected answers with that of the
-model's own samples (temperature 1, the first 24 tokens, 16 prompts of the data). Found if
+model's own samples (temperature 1, the first 24 tokens, 8 prompts of the data). Found if
 one side lies 2 nats per token or more below the samples, in the mean over the pairs, or if
 it lies below them and one side is 1 nat per token less likely than the other.
 
