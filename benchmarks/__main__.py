@@ -5,7 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-NAMES = ("commandline", "memory", "token_budget", "scoring", "training", "guard_battery")
+NAMES = (
+    "commandline",
+    "memory",
+    "token_budget",
+    "scoring",
+    "training",
+    "guard_battery",
+    "audit",
+    "audit_calibration",
+    "few_pairs",
+    "displacement",
+)
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:

@@ -17,7 +17,7 @@ from conviction.core.finding import Level
 from conviction.core.protocols import AnswerScore
 from conviction.core.topic import Topic
 
-__all__ = ["SHOWN", "Check", "Fault", "Hits", "Repair", "Rule", "Setting", "Worst", "each_row"]
+__all__ = ["SHOWN", "Check", "Fault", "Hits", "Repair", "Rule", "Setting", "Worst", "each_row", "place"]
 
 SHOWN = 10
 """Rows of evidence in a finding."""
@@ -179,3 +179,8 @@ def each_row(look: Look, tell: Callable[[Hits], Fault | None]) -> Callable[[Sett
             return {"rows": len(self.hits.rows), **({"where": dict(self.hits.where)} if self.hits.where else {})}
 
     return Looking
+
+
+def place(places: Sequence[str]) -> str:
+    """Where a row's fault stands, in a word: one side, both, or the prompt."""
+    return "both" if {"chosen", "rejected"} <= set(places) else places[0]

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import Fault, Hits, Rule, each_row
+from conviction.audit.rule import Fault, Hits, Rule, each_row, place
 from conviction.core.wording import counted
 
 _BROKEN = re.compile(
@@ -39,10 +39,9 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
     found = [(where, m) for where, text in row.texts if (m := (_CONTROLS if text.isascii() else _BROKEN).search(text))]
     if not found:
         return None
-    where, match = found[0]
-    sides = {name for name, _ in found}
+    match = found[0][1]
     begin, end = max(0, match.start() - 20), match.end() + 20
-    return {"where": "both" if sides >= {"chosen", "rejected"} else where, "text": shown(match.string[begin:end])}
+    return {"where": place([where for where, _ in found]), "text": shown(match.string[begin:end])}
 
 
 def _tell(hits: Hits) -> Fault:

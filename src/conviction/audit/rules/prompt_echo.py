@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.audit.row import AuditRow, normal, shown
-from conviction.audit.rule import Fault, Hits, Rule, each_row
+from conviction.audit.rule import Fault, Hits, Rule, each_row, place
 from conviction.core.wording import counted, percent
 
 MIN_WORDS = 5
@@ -38,7 +38,7 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
     if question.count(" ") < MIN_WORDS - 1:
         return None
     sides = [name for name, text in row.sides if len(text) >= len(question) and question in normal(text)]
-    return {"where": "both" if len(sides) == 2 else sides[0], "prompt": shown(row.question)} if sides else None
+    return {"where": place(sides), "prompt": shown(row.question)} if sides else None
 
 
 def _tell(hits: Hits) -> Fault:

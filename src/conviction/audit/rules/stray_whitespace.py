@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.audit.row import AuditRow
-from conviction.audit.rule import Fault, Hits, Repair, Rule, each_row
+from conviction.audit.rule import Fault, Hits, Repair, Rule, each_row, place
 from conviction.core.wording import counted, percent
 
 
@@ -37,7 +37,7 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
         return None
     places = {"begins": repr(max(starts, key=len)), "ends": repr(max(ends, key=len))}
     return {
-        "where": "both" if len(sides) == 2 else sides[0],
+        "where": place(sides),
         **{place: space for place, space in places.items() if space != "''"},
         "fixable": any(ends),
     }

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import Fault, Hits, Repair, Rule, each_row
+from conviction.audit.rule import Fault, Hits, Repair, Rule, each_row, place
 from conviction.core.wording import counted
 
 _TOKENS = (
@@ -72,10 +72,8 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
     found = [(where, mark) for where, text in row.texts if (mark := _mark(text)) is not None]
     if not found:
         return None
-    sides = {where for where, _ in found}
-    where, mark = found[0]
     fixable = any(_strip(text) != text for _, text in row.sides)
-    return {"where": "both" if sides >= {"chosen", "rejected"} else where, "mark": shown(mark), "fixable": fixable}
+    return {"where": place([where for where, _ in found]), "mark": shown(found[0][1]), "fixable": fixable}
 
 
 def _tell(hits: Hits) -> Fault:

@@ -32,7 +32,7 @@ from functools import cached_property
 from typing import Any
 
 from conviction.audit.row import AuditRow
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import SHOWN, Fault, Rule, Setting, place
 from conviction.core.wording import counted, percent
 
 MIN_WORDS = 12
@@ -104,7 +104,7 @@ class _Check:
             advice="write or generate them again with a higher limit, or remove them",
             rows=[number for number, _ in self.cut],
             evidence=[
-                {"row": number, "where": ends[0][0] if len(ends) == 1 else "both", "end": ends[0][1]}
+                {"row": number, "where": place([side for side, *_ in ends]), "end": ends[0][1]}
                 for number, ends in self.cut[:SHOWN]
             ],
             level="warning" if share > COMMON or apart else "note",
