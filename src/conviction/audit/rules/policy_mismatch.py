@@ -23,10 +23,11 @@ Sample both sides from the model that you train and let a judge label them, or t
 
 ## How the limit was set
 On SmolLM2-135M, nats per token, own samples / chosen / rejected: HH (harmless-base, 250
-pairs) −2.7 / −2.7 / −2.7; TruthfulQA −2.7 / −2.3 / −1.9; the politeness kit −2.8 / −3.4 / −3.7;
-the belief kit −2.4 / −3.8 / −3.4. With sentences from elsewhere as rejected answers: the
-belief kit −2.4 / −3.8 / −5.1; the model's greedy answers as chosen ones −2.5 / −0.8 / −5.0.
-Only these two are found.
+pairs) −3.6 / −2.7 / −2.7; TruthfulQA −2.8 / −2.3 / −1.9; the politeness kit −2.5 / −3.4 / −3.7;
+the belief kit −2.6 / −3.8 / −3.4. With sentences from elsewhere as rejected answers: the
+belief kit −2.6 / −3.8 / −5.1; the model's greedy answers as chosen ones −2.3 / −0.8 / −5.0.
+Only these two are found. Eight samples give the level to about half a nat (other prompts of
+HH gave −2.7), which is why the limits are whole nats.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Swap the answers of these rows, or turn the topic's target around if it is most 
 Of the three built-in kits' own pairs, judged by classifiers that had not seen their
 propositions, all are placed rightly; the least lead (log-odds of chosen less those of
 rejected) is 0.8, the median 3.6 to 4.0. Rows count from −1 downwards. HH
-(harmless-base, test), which has nothing to do with it, is accused in 7 % of its rows under
+(harmless-base, test), which has nothing to do with it, is accused in 5 % of its rows under
 `--topic obesity`: do not name a topic that the data is not about.
 """
 
