@@ -53,7 +53,8 @@ def main() -> None:
             show_error(
                 InputError(
                     "interrupted",
-                    hint="what was finished is kept: with its --run FOLDER the same command goes on from there",
+                    hint="what was finished is kept: with its --run FOLDER the same command goes on from there "
+                    "(an audit has none, and starts again)",
                 )
             )
             code = EXIT_ERROR
