@@ -101,9 +101,9 @@ def test_ctrl_c_keeps_what_was_scored(run, write_topic, tiny_folder, tmp_path, m
     monkeypatch.setattr(ScoreCache, "keep", original)
     asked, packed = [], HFModel._packed
 
-    def counted(self, rows, keep, progress=None):
+    def counted(self, rows, *more):
         asked.extend(rows)
-        return packed(self, rows, keep, progress)
+        return packed(self, rows, *more)
 
     monkeypatch.setattr(HFModel, "_packed", counted)
     code, _, err = run(*arguments)
