@@ -486,6 +486,37 @@ def test_states_are_those_of_a_plain_forward(architecture):
             assert here.state_sum == pytest.approx(expected, rel=1e-3, abs=1e-3)
 
 
+def test_pairs_are_scored_once_and_an_interrupted_audit_goes_on(tmp_path, monkeypatch):
+    from conviction.models import pairs
+
+    monkeypatch.setattr(pairs, "CHUNK", 10)
+    path = jsonl(ROWS, tmp_path / "a.jsonl")
+    expected = audit(path, model=tiny_model(), select=["PD4"])
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "other"))
+    model = tiny_model()
+    asked: list[int] = []
+    original = type(model).answer_states
+
+    def counted(self: Any, queries: Any, **options: Any) -> Any:
+        asked.append(len(queries))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return original(self, queries, **options)
+
+    monkeypatch.setattr(type(model), "answer_states", counted)
+    with pytest.raises(KeyboardInterrupt):
+        audit(path, model=model, select=["PD4"])
+    again = audit(path, model=model, select=["PD4"])
+    assert again == expected
+    assert asked == [10, 10, 10, 10]
+    assert audit(path, model=model, select=["PD4"]) == expected
+    assert asked == [10, 10, 10, 10]
+    with torch.no_grad():
+        next(model.module.parameters()).mul_(1.5)
+    assert audit(path, model=model, select=["PD4"]).measures != expected.measures
+    assert len(asked) == 7
+
+
 def test_ches_is_what_its_definition_says():
     """By hand from the states: ⟨Σh⁺, Σh⁻⟩ − ‖Σh⁺‖², and divided by lengths."""
     model = tiny_model()
@@ -550,7 +581,7 @@ def test_only_what_the_rules_need_is_asked(tmp_path, monkeypatch):
     path = jsonl(ROWS, tmp_path / "a.jsonl")
     whole = audit(path, model=model, select=["PD4"])
     monkeypatch.setattr(type(model), "generate", lambda *_, **__: pytest.fail("it was asked to write"))
-    monkeypatch.setattr(type(model), "answer_states", lambda *_, **__: pytest.fail("hidden states were asked for"))
+    monkeypatch.setattr(type(model), "pair_scores", lambda *_, **__: pytest.fail("hidden states were asked for"))
     part = audit(path, model=model, select=["PD402"])
     assert part.measures["PD402"] == whole.measures["PD402"]
 

@@ -17,7 +17,7 @@ from conviction import ScriptedModel, load_topic
 from conviction.audit import RULES, audit, find_rule, rule_page
 from conviction.core.finding import Finding
 from conviction.core.material import material_from_topic
-from conviction.core.protocols import AnswerStates, Progress, Query, WeightModel
+from conviction.core.protocols import PairScore, Progress, Query, WeightModel
 
 PAGES = Path(__file__).parent / "rules"
 CASE = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -35,16 +35,16 @@ class StatedModel:
     module: Any = None
     tokenizer: Any = None
 
-    def answer_states(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerStates]]:
+    def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
         """Each word of an answer has the answer's state."""
-        scores = self.scripted.logprobs(queries, progress=progress)
-        return [
-            [
-                AnswerStates(s, np.array(self.states.get(a, [1.0, 0.0]), np.float32) * len(s.logprobs))
-                for a, s in zip(q.answers, group, strict=True)
-            ]
-            for q, group in zip(queries, scores, strict=True)
-        ]
+        found = []
+        for query, scores in zip(queries, self.scripted.logprobs(queries, progress=progress), strict=True):
+            ours, theirs = (
+                np.array(self.states.get(answer, [1.0, 0.0])) * len(score.logprobs)
+                for answer, score in zip(query.answers, scores, strict=True)
+            )
+            found.append(PairScore(*scores, inner=float(ours @ theirs), square=float(ours @ ours)))
+        return found
 
     def fits(self, query: Query, *, room: int = 0) -> bool:
         """Whether question and answer have fewer words than the context."""

@@ -53,8 +53,7 @@ def main() -> None:
             show_error(
                 InputError(
                     "interrupted",
-                    hint="what was finished is kept: with its --run FOLDER the same command goes on from there "
-                    "(an audit has none, and starts again)",
+                    hint="what was finished is kept: the same command, with its --run FOLDER, goes on from there",
                 )
             )
             code = EXIT_ERROR

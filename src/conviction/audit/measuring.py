@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from conviction.audit.row import AuditRow, Measured
-from conviction.core.protocols import AnswerScore, AnswerStates, LanguageModel, Progress, Query, WeightModel
+from conviction.core.protocols import AnswerScore, LanguageModel, Progress, Query, WeightModel
 from conviction.errors import InputError
 
 __all__ = ["measure"]
@@ -17,8 +15,6 @@ SAMPLES = 8
 SAMPLE_TOKENS = 24
 """Enough for a level (a standard error of 0.2 nats), and one batch, little beside the pass."""
 SEED = 0
-CHUNK = 2048
-"""Pairs whose hidden states are held at once."""
 
 
 def measure(
@@ -38,27 +34,18 @@ def measure(
     """
     queries = [Query(row.pair.messages, (row.chosen, row.rejected)) for row in rows if row.pair is not None]
     fitting = [i for i, query in enumerate(queries) if _fits(model, query)]
-    own = _samples(model, [queries[i] for i in fitting], progress) if samples else []
-    asked = [queries[i] for i in fitting] + own
+    asked = [queries[i] for i in fitting]
+    own = model.logprobs(_samples(model, asked, progress)) if samples else []
     told = progress("scoring") if progress else None
-    found: list[Measured | AnswerScore] = []
-    for start in range(0, len(asked), CHUNK):
-        part = asked[start : start + CHUNK]
-        here = _beyond(told, start, len(asked)) if told else None
-        if states and isinstance(model, WeightModel):
-            found += [_with_states(*group) for group in model.answer_states(part, progress=here)]
-        else:
-            found += [_without_states(*group) for group in model.logprobs(part, progress=here)]
+    found: list[Measured]
+    if states and isinstance(model, WeightModel):
+        found = [Measured(p.chosen, p.rejected, p.inner, p.square) for p in model.pair_scores(asked, progress=told)]
+    else:
+        found = [Measured(a, b) for a, b in model.logprobs(asked, progress=told)]
     measured = list(rows)
-    for i, said in zip(fitting, found, strict=False):
-        if isinstance(said, Measured):
-            measured[i] = dataclasses.replace(rows[i], measured=said)
-    return measured, [said for said in found[len(fitting) :] if isinstance(said, AnswerScore)]
-
-
-def _beyond(told: Progress, start: int, total: int) -> Progress:
-    """Progress of one chunk as that of all queries."""
-    return lambda done, of: told(start + round(min(CHUNK, total - start) * done / max(1, of)), total)
+    for i, said in zip(fitting, found, strict=True):
+        measured[i] = dataclasses.replace(rows[i], measured=said)
+    return measured, [score for scores in own for score in scores]
 
 
 def _fits(model: LanguageModel, query: Query, room: int = 0) -> bool:
@@ -66,17 +53,6 @@ def _fits(model: LanguageModel, query: Query, room: int = 0) -> bool:
         return model.fits(query, room=room)
     except InputError:  # the chat template refuses it
         return False
-
-
-def _without_states(chosen: AnswerScore, rejected: AnswerScore | None = None) -> Measured | AnswerScore:
-    return chosen if rejected is None else Measured(chosen, rejected)
-
-
-def _with_states(chosen: AnswerStates, rejected: AnswerStates | None = None) -> Measured | AnswerScore:
-    if rejected is None:
-        return chosen.score
-    ours, theirs = chosen.state_sum.astype(np.float64), rejected.state_sum.astype(np.float64)
-    return Measured(chosen.score, rejected.score, inner=float(ours @ theirs), square=float(ours @ ours))
 
 
 def _samples(model: LanguageModel, queries: Sequence[Query], progress: Callable[[str], Progress] | None) -> list[Query]:

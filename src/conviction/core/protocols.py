@@ -20,6 +20,7 @@ __all__ = [
     "Generation",
     "LanguageModel",
     "Message",
+    "PairScore",
     "Progress",
     "Query",
     "WeightModel",
@@ -81,6 +82,19 @@ class AnswerStates:
 
     score: AnswerScore
     state_sum: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """Two scored answers to one conversation, and how alike they look to the model.
+
+    inner   ⟨Σh⁺, Σh⁻⟩ of their state sums, and ``square`` ‖Σh⁺‖²
+    """
+
+    chosen: AnswerScore
+    rejected: AnswerScore
+    inner: float
+    square: float
 
 
 @dataclass(frozen=True)
@@ -150,6 +164,6 @@ class WeightModel(LanguageModel, Protocol):
         """The transformers tokenizer."""
         ...
 
-    def answer_states(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerStates]]:
-        """``logprobs`` from no cache, with hidden states."""
+    def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
+        """Queries of two answers each: both scores, and what hidden states say of the two."""
         ...

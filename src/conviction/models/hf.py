@@ -16,7 +16,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from conviction.core.protocols import AnswerScore, AnswerStates, Generation, Message, Progress, Query
+from conviction.core.protocols import AnswerScore, AnswerStates, Generation, Message, PairScore, Progress, Query
 from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
 from conviction.models.attention import KERNEL
@@ -25,6 +25,7 @@ from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.logprobs import answer_states, compute_prefix, find_head, predictions, token_logprobs
 from conviction.models.lora import load_lora, merged_copy
 from conviction.models.packing import Ids, plan, plan_tokens
+from conviction.models.pairs import score_pairs
 from conviction.models.prompts import PromptEncoder
 from conviction.models.rows import score_rows
 from conviction.models.scores import ScoreCache, fingerprint
@@ -96,18 +97,18 @@ class HFModel:
         return [[AnswerScore(row[1], scores[row]) for row in group] for group in rows]
 
     def answer_states(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerStates]]:
-        """``logprobs`` from no cache, with hidden states: one pass for both."""
-        rows, questions = self._encode(queries)
-        sums: StateSums = {}
+        """``logprobs`` from and for no cache, with hidden states: one pass for both."""
+        (rows, questions), sums = self._encode(queries), StateSums()
         scores = self._scores([r for group in rows for r in group], questions, progress, fresh=True, sums=sums)
         return [[AnswerStates(AnswerScore(row[1], scores[row]), sums[row]) for row in group] for group in rows]
 
+    def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
+        """Queries of two answers each: both scores, and what hidden states say of the two; cached."""
+        return score_pairs(self, queries, progress)
+
     def fits(self, query: Query, *, room: int = 0) -> bool:
         """Whether the conversation and each of the answers, or ``room`` tokens, fit in the model's context."""
-        limit = self.encoder.context_length
-        prompt = len(self.encoder.encode_prompt(query.messages))
-        longest = max([room, *(len(self.encoder.encode_answer(answer, query.messages)) for answer in query.answers)])
-        return limit is None or prompt + longest <= limit
+        return self.encoder.fits(query, room)
 
     def _encode(self, queries: Sequence[Query]) -> tuple[list[list[Row]], dict[Row, str]]:
         """Ids of every query's answers, and what the user knows each by. Raises InputError for one that is too long."""
@@ -118,12 +119,10 @@ class HFModel:
             prompt = prompts.get(query.messages)
             if prompt is None:
                 prompt = prompts[query.messages] = self.encoder.encode_prompt(query.messages)
-            rows.append([])
-            for answer in query.answers:
-                ids = self.encoder.encode_answer(answer, query.messages)
-                self.encoder.check_length(prompt, ids, query.messages[-1].content)
-                rows[-1].append((prompt, ids))
-                questions[prompt, ids] = query.messages[-1].content
+            rows.append([(prompt, self.encoder.encode_answer(answer, query.messages)) for answer in query.answers])
+            for row in rows[-1]:
+                self.encoder.check_length(*row, query.messages[-1].content)
+                questions[row] = query.messages[-1].content
         return rows, questions
 
     def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
@@ -145,9 +144,7 @@ class HFModel:
         sums: StateSums | None = None,
     ) -> dict[Row, tuple[float, ...]]:
         """Cached scores, and the rest computed and kept pack by pack."""
-        # A hook can change what a model says without changing its weights.
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in self.module.modules())  # noqa: SLF001
-        cache = None if fresh or hooked else ScoreCache(self.scope())
+        cache = None if fresh or self.hooked else ScoreCache(self.scope())
         try:
             wanted = list(dict.fromkeys(rows))
             known = {} if cache is None else cache.find(wanted)
@@ -226,6 +223,11 @@ class HFModel:
         if not check.packed:
             self.module.set_attn_implementation(own)
         return check
+
+    @property
+    def hooked(self) -> bool:
+        """Whether a hook can change what the model says without changing its weights: then nothing is cached."""
+        return any(m._forward_hooks or m._forward_pre_hooks for m in self.module.modules())  # noqa: SLF001
 
     def scope(self) -> tuple[str, ...]:
         """All that scores depend on besides the ids."""

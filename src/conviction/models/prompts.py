@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from conviction.core.protocols import Message
+from conviction.core.protocols import Message, Query
 from conviction.errors import InputError
 
 __all__ = ["PromptEncoder"]
@@ -136,6 +136,12 @@ class PromptEncoder:
                 f"{self.context_length} ({name[:60]!r})",
                 hint="shorten the answer or the context text, or use a model with a longer context",
             )
+
+    def fits(self, query: Query, room: int) -> bool:
+        """Whether the conversation and each of the answers, or ``room`` tokens, fit in the context."""
+        prompt = len(self.encode_prompt(query.messages))
+        longest = max([room, *(len(self.encode_answer(answer, query.messages)) for answer in query.answers)])
+        return self.context_length is None or prompt + longest <= self.context_length
 
     def _lead(self) -> str:
         """Without a template the prompt ends in 'Answer:' and the space belongs to the answer."""
