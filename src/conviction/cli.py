@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -15,7 +14,7 @@ import typer
 
 from conviction.errors import ConvictionError, InputError
 from conviction.render import Format, err, progress_bars, show, show_error, show_scorecard
-from conviction.render_findings import AuditFormat, change_lines, show_audit, show_rules
+from conviction.render_findings import AuditFormat, change_lines, show_audit, show_page, show_rules
 
 if TYPE_CHECKING:
     from conviction.core.protocols import LanguageModel
@@ -230,7 +229,7 @@ def audit(
             split=plan.split,
             progress=bars,
         )
-    show_audit(report, form, rules, details=details)
+    show_audit(report, form, details=details)
     if report.failed(strict=strict):
         raise typer.Exit(EXIT_FOUND)
 
@@ -250,8 +249,7 @@ def rule(
     if code is None:
         show_rules([find_rule(known) for known in RULES], form)
         return
-    page = rule_page(code)
-    print(json.dumps({"code": code, "page": page}, indent=1, ensure_ascii=False) if form == "json" else page, end="")
+    show_page(code, rule_page(code), form)
 
 
 @app.command()

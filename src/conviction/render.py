@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conviction.core.scorecard import Controls, GapEstimate, Health, Scorecard, Summary, WinRate
     from conviction.errors import ConvictionError
 
-__all__ = ["Format", "grid", "progress_bars", "show", "show_error", "show_scorecard"]
+__all__ = ["Format", "grid", "progress_bars", "show", "show_error", "show_scorecard", "write_json"]
 
 Format = Literal["text", "json", "md"]
 
@@ -31,7 +31,7 @@ Table_ = tuple[list[str], list[list[str]]]
 def show_scorecard(card: Scorecard, form: Format) -> None:
     """Print a scorecard to stdout."""
     if form == "json":
-        out.file.write(json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_json(card.model_dump(mode="json"))
         return
     header, body = _rows(card)
     show(f"{card.model} on '{card.topic}': mean log-probability per token (nats)", header, body, form)
@@ -42,6 +42,11 @@ def show_scorecard(card: Scorecard, form: Format) -> None:
         else:
             out.print(Text(f"\n{title}", style="bold"))
             out.print(grid(lines))
+
+
+def write_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    out.file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def grid(lines: Iterable[Sequence[str]]) -> Table:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from rich.text import Text
 
+from conviction.core.finding import LEVELS
 from conviction.core.wording import counted
-from conviction.render import grid, out, show
+from conviction.render import Format, grid, out, show, write_json
 
 if TYPE_CHECKING:
     from conviction.audit.fix import Change
     from conviction.audit.rule import Rule
     from conviction.core.finding import AuditReport, Finding
 
-__all__ = ["AuditFormat", "change_lines", "show_audit", "show_rules"]
+__all__ = ["AuditFormat", "change_lines", "show_audit", "show_page", "show_rules"]
 
 AuditFormat = Literal["text", "json", "md", "sarif"]
 
@@ -27,27 +27,23 @@ SARIF_ROWS = 100  # locations per finding
 SARIF = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def show_audit(report: AuditReport, form: AuditFormat, rules: Sequence[Rule], *, details: bool = False) -> None:
-    """Print a report to stdout. rules: for SARIF's catalogue of those that ran."""
+def show_audit(report: AuditReport, form: AuditFormat, *, details: bool = False) -> None:
+    """Print a report to stdout."""
     if form == "json":
-        _write(report.model_dump(mode="json"))
+        write_json(report.model_dump(mode="json"))
     elif form == "sarif":
-        _write(_sarif(report, rules))
+        write_json(_sarif(report))
     elif form == "md":
         _show_markdown(report)
     else:
         _show_text(report, details)
 
 
-def _write(value: Any) -> None:
-    out.file.write(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
 def _headline(report: AuditReport) -> str:
     pairs = counted(report.usable, "pair")
     if not report.findings:
         return f"{report.data}: {pairs}, no findings"
-    levels = [(level, sum(f.level == level for f in report.findings)) for level in ("error", "warning", "note")]
+    levels = [(level, sum(f.level == level for f in report.findings)) for level in LEVELS]
     return f"{report.data}: {pairs}; " + ", ".join(counted(n, level) for level, n in levels if n)
 
 
@@ -114,9 +110,11 @@ def _show_markdown(report: AuditReport) -> None:
     show(_headline(report), ["finding", "what", "what to do", "rows"], body, "md")
 
 
-def _sarif(report: AuditReport, rules: Sequence[Rule]) -> dict[str, Any]:
+def _sarif(report: AuditReport) -> dict[str, Any]:
     """SARIF 2.1.0, for code scanning and editors: a result per finding, a location per row."""
-    ran = [r for r in rules if r.code in report.checked]
+    from conviction.audit import find_rule
+
+    ran = [find_rule(code) for code in report.checked]
     catalogue = [{"id": r.code, "name": r.name, "defaultConfiguration": {"level": r.level}} for r in ran]
     driver = {"name": "conviction", "rules": catalogue}
     results = [
@@ -150,7 +148,15 @@ def change_lines(changes: Sequence[Change]) -> Iterator[str]:
         yield f"{code}: {did} in {counted(len(rows), 'row')}: {_rows(rows, ROWS)}"
 
 
-def show_rules(rules: Sequence[Rule], form: Literal["text", "json", "md"]) -> None:
+def show_page(code: str, page: str, form: Format) -> None:
+    """A rule's page, which is Markdown."""
+    if form == "json":
+        write_json({"code": code, "page": page})
+    else:
+        out.file.write(page)
+
+
+def show_rules(rules: Sequence[Rule], form: Format) -> None:
     """The table of all rules."""
     body = [
         [r.code, r.name, r.level, r.status, r.since, " ".join(sorted(r.needs - {"samples"})), "yes" if r.repair else ""]

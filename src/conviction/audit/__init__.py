@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conviction.core.finding import AuditReport, Finding
+from conviction.core.finding import LEVELS, AuditReport, Finding
 from conviction.core.material import Material
 from conviction.core.protocols import LanguageModel, Progress, WeightModel
 from conviction.core.rows import Source, open_source
@@ -53,7 +53,6 @@ RULES: dict[str, str] = {
     "PD503": f"{_WHERE}.wrong_pole:RULE",
 }
 
-LEVELS = ("error", "warning", "note")
 _WITHOUT = {
     "topic": "a topic",
     "model": "a model",
@@ -92,8 +91,9 @@ def audit(
     from conviction.audit.rule import Setting
 
     rules, skipped = _able(choose_rules(select, ignore), topic, model)
-    for rule in (find_rule(code) for code in skipped):
-        if {rule.code, rule.name} & {name if name.islower() else name.upper() for name in select}:
+    named = {name.upper() for name in select}
+    for rule in map(find_rule, skipped):
+        if rule.code in named or rule.name.upper() in named:
             raise InputError(f"{rule.code} {rule.name} {skipped[rule.code]}", hint="give --topic or --model")
     name, lines, rows = _open(data, split, progress)
     setting = Setting(topic=topic, beta=beta, margin_cap=margin_cap)
@@ -173,32 +173,31 @@ def _sign(rule: Rule, check: Check) -> Iterator[Finding]:
         )
 
 
-def find_rule(code: str) -> Rule:
-    """The rule of a code. Raises InputError for a code that no rule has."""
-    where = RULES.get(code.upper())
-    if where is None:
-        raise InputError(
-            f"there is no rule '{code}'", hint=f"{nearest(code.upper(), RULES)}`conviction rule` lists them all"
-        )
-    module, _, attribute = where.partition(":")
+def find_rule(code_or_name: str) -> Rule:
+    """The rule of a code or a name. Raises InputError if there is none."""
+    wanted = code_or_name.upper()
+    if wanted not in RULES:  # names are in the files
+        names = {_load(code).name: code for code in RULES}
+        if code_or_name.lower() not in names:
+            raise InputError(
+                f"there is no rule '{code_or_name}'",
+                hint=f"{nearest(code_or_name, [*names, *RULES])}`conviction rule` lists them all",
+            )
+        wanted = names[code_or_name.lower()]
+    return _load(wanted)
+
+
+def _load(code: str) -> Rule:
+    module, _, attribute = RULES[code].partition(":")
     rule: Rule = getattr(import_module(module), attribute)
     return rule
 
 
 def rule_page(code_or_name: str) -> str:
     """The page of a rule, in Markdown. Raises InputError for an unknown one."""
-    code = code_or_name
-    if code.upper() not in RULES:
-        names = {find_rule(known).name: known for known in RULES}
-        if code.lower() not in names:
-            raise InputError(
-                f"there is no rule '{code}'",
-                hint=f"{nearest(code, [*names, *RULES])}`conviction rule` lists them all",
-            )
-        code = names[code.lower()]
-    doc = import_module(RULES[code.upper()].partition(":")[0]).__doc__ or ""
+    rule = find_rule(code_or_name)
+    doc = import_module(RULES[rule.code].partition(":")[0]).__doc__ or ""
     title, _, body = doc.partition("\n")
-    rule = find_rule(code)
     needs = f"; needs {_lacking(rule.needs)}" if rule.needs else ""
     fix = "; `--fix` repairs it" if rule.repair else ""
     return f"# {title.strip()}\n\n{rule.level}, {rule.status}, since {rule.since}{needs}{fix}\n{body.rstrip()}\n"
@@ -206,7 +205,7 @@ def rule_page(code_or_name: str) -> str:
 
 def choose_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list[Rule]:
     """Rules by codes, beginnings of codes, or names, in the order of their codes; preview rules by whole code only."""
-    rules = [find_rule(code) for code in RULES]
+    rules = [_load(code) for code in RULES]
 
     def matching(patterns: Sequence[str]) -> set[str]:
         found: set[str] = set()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from conviction.audit.row import AuditRow, Measured
-from conviction.core.protocols import AnswerScore, LanguageModel, Progress, Query, WeightModel
+from conviction.audit.row import AuditRow
+from conviction.core.protocols import AnswerScore, LanguageModel, PairScore, Progress, Query, WeightModel
 from conviction.errors import InputError
 
 __all__ = ["measure"]
@@ -37,11 +37,10 @@ def measure(
     asked = [queries[i] for i in fitting]
     own = model.logprobs(_samples(model, asked, progress)) if samples else []
     told = progress("scoring") if progress else None
-    found: list[Measured]
     if states and isinstance(model, WeightModel):
-        found = [Measured(p.chosen, p.rejected, p.inner, p.square) for p in model.pair_scores(asked, progress=told)]
+        found = model.pair_scores(asked, progress=told)
     else:
-        found = [Measured(a, b) for a, b in model.logprobs(asked, progress=told)]
+        found = [PairScore(chosen, rejected) for chosen, rejected in model.logprobs(asked, progress=told)]
     measured = list(rows)
     for i, said in zip(fitting, found, strict=True):
         measured[i] = dataclasses.replace(rows[i], measured=said)
@@ -60,10 +59,11 @@ def _samples(model: LanguageModel, queries: Sequence[Query], progress: Callable[
 
     From the shorter half of the prompts, evenly: padding to a long one would cost more than all the rest.
     """
-    prompts = list(dict.fromkeys(query.messages for query in queries if _fits(model, query, SAMPLE_TOKENS)))
+    prompts = list(dict.fromkeys(query.messages for query in queries))
     prompts.sort(key=lambda messages: sum(len(m.content) for m in messages))
     short = prompts[: max(SAMPLES, len(prompts) // 2)]
     chosen = [short[i * len(short) // SAMPLES] for i in range(SAMPLES)] if len(short) > SAMPLES else short
+    chosen = [messages for messages in chosen if _fits(model, Query(messages, ()), SAMPLE_TOKENS)]
     told = progress("the model's own samples") if progress else None
     written = model.generate(chosen, max_new_tokens=SAMPLE_TOKENS, seed=SEED, progress=told) if chosen else []
     own = [Query(prompt, (g.text,)) for prompt, g in zip(chosen, written, strict=True) if g.text.strip()]

@@ -13,9 +13,9 @@ import xxhash
 from conviction.audit.surface import Surface, surface
 from conviction.core.formats import is_transcript
 from conviction.core.material import Pair
-from conviction.core.protocols import AnswerScore
+from conviction.core.protocols import PairScore
 
-__all__ = ["AuditRow", "Measured", "form_of", "normal", "shown", "words"]
+__all__ = ["AuditRow", "form_of", "jaccard", "normal", "shown", "words"]
 
 Form = Literal[
     "texts",
@@ -27,31 +27,6 @@ Form = Literal[
 ]
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What a model says of a pair.
-
-    chosen, rejected  log-probs of their tokens, nats
-    inner             ⟨Σh⁺, Σh⁻⟩, and ``square`` ‖Σh⁺‖²: h are last hidden states at the positions that
-                      predict an answer's tokens; None: the model shows none
-    """
-
-    chosen: AnswerScore
-    rejected: AnswerScore
-    inner: float | None = None
-    square: float | None = None
-
-    @property
-    def lead(self) -> float:
-        """Nats by which the whole chosen answer is likelier than the rejected one: what DPO reckons with."""
-        return self.chosen.logp_sum - self.rejected.logp_sum
-
-    @property
-    def lead_per_token(self) -> float:
-        """The same, nats per token."""
-        return self.chosen.logp_mean - self.rejected.logp_mean
 
 
 @dataclass(frozen=True)
@@ -69,7 +44,7 @@ class AuditRow:
     form: Form | None = None
     problem: str = ""
     hint: str = ""
-    measured: Measured | None = None
+    measured: PairScore | None = None
 
     @property
     def chosen(self) -> str:
@@ -144,6 +119,11 @@ def normal(text: str) -> str:
 def words(text: str) -> list[str]:
     """Words in lower case, without punctuation."""
     return _WORD.findall(text.lower())
+
+
+def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    """Shared words of all words; 0 if there are none."""
+    return len(a & b) / max(1, len(a | b))
 
 
 def shown(text: str, width: int = 80) -> str:

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 from conviction.audit.row import AuditRow, form_of
-from conviction.core.formats import FORMATS, RowError, find_format, parse_pair, refuse_media
+from conviction.core.formats import FORMATS, RowError, filled_columns, find_format, parse_pair, refuse_media
 from conviction.core.material import Material
 from conviction.core.protocols import Progress
 from conviction.core.rows import Broken, NumberedRow, Source
@@ -32,10 +32,8 @@ def rows_of_source(source: Source, progress: Progress | None = None) -> Iterator
         raise InputError(f"{source.where}: holds no rows", hint=FORMATS)
     readable = [row for row in first if isinstance(row, NumberedRow)]
     if not readable:
-        broken = next(row for row in first if isinstance(row, Broken))
-        raise InputError(f"{source.where}:{broken.number}: {broken.problem}", hint=broken.hint)
-    # a field that is null in all rows is not there: readers fill up with nulls
-    columns = list(dict.fromkeys(name for row in readable for name, value in row.fields.items() if value is not None))
+        raise next(row for row in first if isinstance(row, Broken)).error(source.where)
+    columns = filled_columns(row.fields for row in readable)
     field, _ = find_format(columns, source.where)
     if field != "pairs":
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from conviction.audit.row import AuditRow
@@ -115,8 +115,17 @@ class Hits:
     rows: list[int] = field(default_factory=list)
     evidence: list[dict[str, Any]] = field(default_factory=list)
     where: Counter[str] = field(default_factory=Counter)
-
     fixable: int = 0
+
+    def add(self, row: int, evidence: Mapping[str, Any]) -> None:
+        """One more, with what was found in it."""
+        shown = {"row": row, **evidence}
+        self.rows.append(row)
+        self.fixable += shown.pop("fixable", False)
+        if "where" in shown:
+            self.where[shown["where"]] += 1
+        if len(self.evidence) < SHOWN:
+            self.evidence.append(shown)
 
     @property
     def share(self) -> float:
@@ -152,8 +161,8 @@ Look = Callable[[AuditRow], Mapping[str, Any] | None]
 """Evidence from one row; None: nothing. ``where``: the part it stands in; ``fixable``: whether a repair would do."""
 
 
-def each_row(look: Look, tell: Callable[[Hits], Fault | None]) -> Callable[[Setting], Check]:
-    """A rule that looks at every row by itself: ``tell`` says what the hits amount to."""
+def each_row(look: Look, tell: Callable[[Hits], Fault]) -> Callable[[Setting], Check]:
+    """A rule that looks at every row by itself: ``tell`` says what the hits amount to; their rows are filled in."""
 
     class Looking:
         def __init__(self, _: Setting) -> None:
@@ -163,17 +172,12 @@ def each_row(look: Look, tell: Callable[[Hits], Fault | None]) -> Callable[[Sett
             self.hits.seen += 1
             found = look(row)
             if found is not None:
-                evidence = {"row": row.number, **found}
-                self.hits.rows.append(row.number)
-                self.hits.fixable += evidence.pop("fixable", False)
-                if "where" in found:
-                    self.hits.where[found["where"]] += 1
-                if len(self.hits.evidence) < SHOWN:
-                    self.hits.evidence.append(evidence)
+                self.hits.add(row.number, found)
 
         def faults(self) -> Iterable[Fault]:
-            if self.hits.rows and (fault := tell(self.hits)) is not None:
-                yield fault
+            hits = self.hits
+            if hits.rows:
+                yield replace(tell(hits), rows=hits.rows, evidence=hits.evidence, fixable=hits.fixable > 0)
 
         def measures(self) -> Mapping[str, Any]:
             return {"rows": len(self.hits.rows), **({"where": dict(self.hits.where)} if self.hits.where else {})}

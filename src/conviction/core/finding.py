@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["AuditReport", "Finding", "Level"]
+__all__ = ["LEVELS", "AuditReport", "Finding", "Level"]
 
 Level = Literal["error", "warning", "note"]
 """error: these rows cannot be trained on, or teach their opposite; warning: they probably teach
 something else than was meant; note: worth knowing, no fault."""
+LEVELS: tuple[Level, ...] = get_args(Level)
 
 
 class _Part(BaseModel):

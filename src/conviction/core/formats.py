@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast, get_args, get_type_hints
 
@@ -24,6 +24,7 @@ __all__ = [
     "MEDIA",
     "Row",
     "RowError",
+    "filled_columns",
     "find_format",
     "is_transcript",
     "material_from_rows",
@@ -65,8 +66,7 @@ def material_from_rows(
     numbers = range(1, len(rows) + 1) if numbers is None else numbers
     if not rows:
         raise InputError(f"{where}: holds no rows", hint=FORMATS)
-    # a field that is null in all rows is not there: readers fill up with nulls
-    columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if value is not None))
+    columns = filled_columns(rows)
     field, parse = find_format(columns, where)
     media = [m for m in MEDIA if m in columns]
     parts: list[Any] = []
@@ -81,6 +81,11 @@ def material_from_rows(
     if faults:
         raise _summary(faults, where)
     return Material(name, **{field: tuple(parts)})
+
+
+def filled_columns(rows: Iterable[Row]) -> list[str]:
+    """Their fields. One that is null in all rows is not there: readers fill up with nulls."""
+    return list(dict.fromkeys(key for row in rows for key, value in row.items() if value is not None))
 
 
 class RowError(Exception):

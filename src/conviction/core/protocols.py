@@ -88,13 +88,23 @@ class AnswerStates:
 class PairScore:
     """Two scored answers to one conversation, and how alike they look to the model.
 
-    inner   ⟨Σh⁺, Σh⁻⟩ of their state sums, and ``square`` ‖Σh⁺‖²
+    inner   ⟨Σh⁺, Σh⁻⟩ of their state sums, and ``square`` ‖Σh⁺‖²; None: the model shows no states
     """
 
     chosen: AnswerScore
     rejected: AnswerScore
-    inner: float
-    square: float
+    inner: float | None = None
+    square: float | None = None
+
+    @property
+    def lead(self) -> float:
+        """Nats by which the whole chosen answer is likelier than the rejected one: what DPO reckons with."""
+        return self.chosen.logp_sum - self.rejected.logp_sum
+
+    @property
+    def lead_per_token(self) -> float:
+        """The same, nats per token."""
+        return self.chosen.logp_mean - self.rejected.logp_mean
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 from conviction.core.formats import FIELDS, MEDIA, material_from_rows
 from conviction.core.material import Material
 from conviction.core.rows import Broken, open_source
-from conviction.errors import InputError
 
 __all__ = ["read_material"]
 
@@ -25,7 +24,7 @@ def read_material(source: str | Path, *, split: str = "train") -> Material:
     rows: list[Mapping[str, Any]] = []
     for row in opened.rows():
         if isinstance(row, Broken):
-            raise InputError(f"{opened.where}:{row.number}: {row.problem}", hint=row.hint)
+            raise row.error(opened.where)
         numbers.append(row.number)
         rows.append({name: _needed(name, value) for name, value in row.fields.items()})
     return material_from_rows(rows, name=opened.name, where=opened.where, numbers=numbers)

@@ -59,6 +59,10 @@ class Broken:
     problem: str
     hint: str
 
+    def error(self, where: str) -> InputError:
+        """What to raise if one row is one too many."""
+        return InputError(f"{where}:{self.number}: {self.problem}", hint=self.hint)
+
 
 Rows = Iterator[NumberedRow | Broken]
 
@@ -202,7 +206,7 @@ def _lines(path: Path, progress: Progress | None) -> Iterator[str]:
                 progress(stored.tell(), size)
 
 
-def _not_utf8(text: str) -> str | None:
+def _not_utf8(text: str, part: str = "line") -> str | None:
     """What is wrong with a text that holds bytes which are not UTF-8."""
     if text.isascii():
         return None
@@ -210,7 +214,7 @@ def _not_utf8(text: str) -> str | None:
     if found is None:
         return None
     line = text[: found.start()].rpartition("\n")[2]
-    return f"not UTF-8 (byte {len(line.encode(errors='surrogateescape'))} of the line)"
+    return f"not UTF-8 (byte {len(line.encode(errors='surrogateescape'))} of the {part})"
 
 
 _SAVE = "save the file as UTF-8"
@@ -282,7 +286,7 @@ def _read_csv(path: Path, progress: Progress | None) -> Rows:
     if header is None:
         return
     if isinstance(header, Broken):
-        raise InputError(f"{path}:{header.number}: {header.problem}", hint=header.hint)
+        raise header.error(str(path))
     names = header[1]
     twice = [f for f in FIELDS if names.count(f) > 1]
     if twice:
@@ -296,9 +300,9 @@ def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | B
     if len(cells) != len(names):
         quoting = 'put a text with commas, quotes or line breaks into "…", and double the quotes within it'
         return Broken(number, f"{len(cells)} cells, the header has {len(names)}", quoting)
-    problem = next((p for cell in cells if (p := _not_utf8(cell)) is not None), None)
+    problem = next((p for cell in cells if (p := _not_utf8(cell, "cell")) is not None), None)
     if problem is not None:
-        return Broken(number, problem.replace("the line", "a cell"), _SAVE)
+        return Broken(number, problem, _SAVE)
     row = dict(zip(names, cells, strict=True))
     if any(row.get(field, "").startswith("[{") for field in ("prompt", "completion", "chosen", "messages")):
         plain = "CSV holds plain texts only: save message lists as .jsonl or .parquet"

@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ALPHA", "Interval", "MeanTest", "Share", "mean_test", "min_detectable_effect", "smallest_p", "win_share"]
+__all__ = [
+    "ALPHA",
+    "Interval",
+    "MeanTest",
+    "Share",
+    "mean_test",
+    "min_detectable_effect",
+    "sign_test",
+    "smallest_p",
+    "win_share",
+]
 
 ALPHA = 0.05
 BCA_FROM = 30
@@ -138,6 +148,13 @@ def win_share(wins: int, n: int) -> Share:
 
     ci = stats.binomtest(wins, n).proportion_ci(1 - ALPHA, method="wilson")
     return Share(wins, n, float(ci.low), float(ci.high))
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """Exact two-sided p of so uneven a split, ties left out (McNemar's, for marks that only one side has)."""
+    from scipy import stats
+
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
 @lru_cache

@@ -48,8 +48,6 @@ def _tell(hits: Hits) -> Fault:
     return Fault(
         message=f"{counted(len(hits.rows), 'row')} with broken characters ({hits.places})",
         advice="decode the source again as UTF-8, or repair the texts",
-        rows=hits.rows,
-        evidence=hits.evidence,
     )
 
 

@@ -23,34 +23,31 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import SHOWN, Fault, Repair, Rule, Setting
+from conviction.audit.rule import Fault, Hits, Repair, Rule, Setting
 from conviction.core.wording import counted
 
 
 class _Check:
     def __init__(self, _: Setting) -> None:
         self.first: dict[int, int] = {}
-        self.rows: list[int] = []
-        self.evidence: list[dict[str, Any]] = []
+        self.hits = Hits()
 
     def see(self, row: AuditRow, /) -> None:
         first = self.first.setdefault(row.pair_key, row.number)
         if first != row.number:
-            self.rows.append(row.number)
-            if len(self.evidence) < SHOWN:
-                self.evidence.append({"row": row.number, "same_as": first, "prompt": shown(row.question)})
+            self.hits.add(row.number, {"same_as": first, "prompt": shown(row.question)})
 
     def faults(self) -> Iterable[Fault]:
-        if self.rows:
+        if self.hits.rows:
             yield Fault(
-                message=f"{counted(len(self.rows), 'row')} already there before",
+                message=f"{counted(len(self.hits.rows), 'row')} already there before",
                 advice="keep one of each; --fix keeps the first",
-                rows=self.rows,
-                evidence=self.evidence,
+                rows=self.hits.rows,
+                evidence=self.hits.evidence,
             )
 
     def measures(self) -> Mapping[str, Any]:
-        return {"rows": len(self.rows), "distinct_pairs": len(self.first)}
+        return {"rows": len(self.hits.rows), "distinct_pairs": len(self.first)}
 
 
 def _seen_before() -> Callable[[AuditRow], bool]:

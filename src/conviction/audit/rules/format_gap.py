@@ -35,6 +35,7 @@ from typing import Any
 from conviction.audit.row import AuditRow, shown
 from conviction.audit.rule import SHOWN, Fault, Rule, Setting
 from conviction.audit.surface import MARKS
+from conviction.core.stats import sign_test
 from conviction.core.wording import percent
 
 APART, ALPHA = 0.20, 0.001
@@ -86,11 +87,7 @@ class _Check:
         yield from (self._fault(what, tally) for what, tally in named if self._apart(**tally.only))
 
     def _apart(self, chosen: int = 0, rejected: int = 0) -> bool:
-        from scipy.stats import binomtest
-
-        if abs(chosen - rejected) < APART * self.seen:
-            return False
-        return bool(binomtest(chosen, chosen + rejected).pvalue < ALPHA)
+        return abs(chosen - rejected) >= APART * self.seen and sign_test(chosen, rejected) < ALPHA
 
     def _fault(self, what: str, tally: _Tally) -> Fault:
         shares = {side: percent(tally.only[side] / self.seen) for side in ("chosen", "rejected")}

@@ -14,8 +14,8 @@ trained is the last answer.
     {"prompt": "Tea?", "chosen": "Yes, please.", "rejected": "Yes, please."}
 
 ## What to do
-Remove these rows (`--fix` removes those with equal answers), and look where they come from: sampling twice at
-temperature 0, or a join that went wrong.
+Remove these rows (`--fix` removes those with equal answers), and look where they come
+from: sampling twice at temperature 0, or a join that went wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.audit.row import AuditRow, normal, shown
-from conviction.audit.rule import SHOWN, Fault, Repair, Rule, Setting
+from conviction.audit.rule import Fault, Hits, Repair, Rule, Setting
 from conviction.core.wording import counted
 
 
@@ -34,38 +34,34 @@ def _equal(row: AuditRow) -> bool:
 
 class _Check:
     def __init__(self, _: Setting) -> None:
-        self.equal: list[int] = []
-        self.alike: list[int] = []
-        self.evidence: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+        self.equal, self.alike = Hits(), Hits()
 
     def see(self, row: AuditRow, /) -> None:
         equal = _equal(row)
         if not equal and normal(row.chosen) != normal(row.rejected):
             return
-        (self.equal if equal else self.alike).append(row.number)
-        if len(self.evidence[equal]) < SHOWN:
-            self.evidence[equal].append({"row": row.number, "answer": shown(row.chosen)})
+        (self.equal if equal else self.alike).add(row.number, {"answer": shown(row.chosen)})
 
     def faults(self) -> Iterable[Fault]:
-        if self.equal:
+        if self.equal.rows:
             yield Fault(
-                message=f"{counted(len(self.equal), 'pair')} with two identical answers",
+                message=f"{counted(len(self.equal.rows), 'pair')} with two identical answers",
                 advice="remove them: they teach nothing",
-                rows=self.equal,
-                evidence=self.evidence[True],
+                rows=self.equal.rows,
+                evidence=self.equal.evidence,
             )
-        if self.alike:
+        if self.alike.rows:
             yield Fault(
-                message=f"{counted(len(self.alike), 'pair')} with answers that differ in case or spaces alone",
+                message=f"{counted(len(self.alike.rows), 'pair')} with answers that differ in case or spaces alone",
                 advice="remove them, unless that is what they are to teach",
-                rows=self.alike,
-                evidence=self.evidence[False],
+                rows=self.alike.rows,
+                evidence=self.alike.evidence,
                 level="warning",
                 fixable=False,
             )
 
     def measures(self) -> Mapping[str, Any]:
-        return {"equal": len(self.equal), "alike": len(self.alike)}
+        return {"equal": len(self.equal.rows), "alike": len(self.alike.rows)}
 
 
 RULE = Rule(

@@ -41,6 +41,7 @@ import numpy as np
 
 from conviction.audit.row import AuditRow
 from conviction.audit.rule import Fault, Rule, Setting, Worst
+from conviction.core.stats import sign_test
 from conviction.core.wording import percent
 
 RATIO, SHARE, ALPHA = 1.5, 0.75, 0.01
@@ -82,21 +83,18 @@ class _Check:
     @cached_property
     def numbers(self) -> dict[str, float]:
         """All that was measured."""
-        from scipy.stats import binomtest
-
         logs = np.frombuffer(self.logs, np.float64) if self.logs else np.zeros(0)
         if not logs.size:
             return {}
         longer, shorter = int((logs > DIFFERENT).sum()), int((logs < -DIFFERENT).sum())
-        decided = max(1, longer + shorter)
         sd = float(logs.std(ddof=1)) if logs.size > 1 else 0.0
         return {
             "mean_ratio": round(float(np.exp(logs.mean())), 3),
             "differ": round((longer + shorter) / logs.size, 4),
-            "longer_chosen": round(longer / decided, 4) if longer + shorter else 0.5,
+            "longer_chosen": round(longer / (longer + shorter), 4) if longer + shorter else 0.5,
             "mean_log": round(float(logs.mean()), 5),
             "effect_size": round(float(logs.mean()) / sd, 3) if sd > 1e-9 else 0.0,
-            "p_value": float(binomtest(longer, decided).pvalue) if longer + shorter else 1.0,
+            "p_value": sign_test(longer, shorter),
         }
 
     def measures(self) -> Mapping[str, Any]:

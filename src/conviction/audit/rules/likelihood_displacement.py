@@ -5,8 +5,7 @@ Computes the centred hidden embedding similarity of each pair, CHES = ⟨Σh⁺,
 and its length-normalised form, ⟨h̄⁺, h̄⁻⟩ − ‖h̄⁺‖² (Razin et al., arXiv 2410.08847): h are the
 model's last hidden states at the positions that predict an answer's tokens, h̄ their mean.
 The second, divided by ‖h̄⁺‖², does not depend on a model's scale: 0 is identical, −1 is
-orthogonal. Found are pairs
-over 0. A note; a warning from one pair in five on.
+orthogonal. Found are pairs over 0. A note; a warning from one pair in five on.
 
 ## Why it is bad
 Where the two answers look alike from inside, pushing the rejected one down drags the

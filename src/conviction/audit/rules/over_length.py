@@ -38,8 +38,6 @@ def _tell(hits: Hits) -> Fault:
         message=f"{counted(len(hits.rows), 'pair')} ({percent(hits.share)}) "
         "beyond the model's context, or refused by its template",
         advice="shorten them or leave them out",
-        rows=hits.rows,
-        evidence=hits.evidence,
     )
 
 

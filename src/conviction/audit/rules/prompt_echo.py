@@ -46,8 +46,6 @@ def _tell(hits: Hits) -> Fault:
         message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) "
         f"with the prompt in an answer ({hits.places})",
         advice="cut the prompt off the answers",
-        rows=hits.rows,
-        evidence=hits.evidence,
         level="warning" if hits.share >= COMMON else "note",
     )
 

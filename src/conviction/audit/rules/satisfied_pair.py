@@ -25,11 +25,11 @@ answers against sentences of an encyclopedia: 98 %.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.audit.row import AuditRow, shown
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.rule import Fault, Hits, Rule, Setting
 from conviction.core.wording import counted, percent
 
 COMMON = 0.8
@@ -38,37 +38,29 @@ COMMON = 0.8
 class _Check:
     def __init__(self, setting: Setting) -> None:
         self.beta, self.cap = setting.beta, setting.margin_cap
-        self.seen = 0
-        self.rows: list[int] = []
-        self.evidence: list[dict[str, Any]] = []
+        self.hits = Hits()
 
     def see(self, row: AuditRow, /) -> None:
         m = row.measured
         if m is None:
             return
-        self.seen += 1
+        self.hits.seen += 1
         if self.beta * m.lead > self.cap and m.lead_per_token > 0:
-            self.rows.append(row.number)
-            if len(self.evidence) < SHOWN:
-                self.evidence.append({"row": row.number, "nats": round(m.lead, 1), "prompt": shown(row.question)})
+            self.hits.add(row.number, {"nats": round(m.lead, 1), "prompt": shown(row.question)})
 
-    def faults(self) -> list[Fault]:
-        if not self.rows:
-            return []
-        share = len(self.rows) / self.seen
-        return [
-            Fault(
-                message=f"{counted(len(self.rows), 'pair')} ({percent(share)}) ranked right already, by more than "
-                f"{self.cap / self.beta:.0f} nats",
+    def faults(self) -> Iterable[Fault]:
+        if self.hits.rows:
+            yield Fault(
+                message=f"{counted(len(self.hits.rows), 'pair')} ({percent(self.hits.share)}) ranked right already, "
+                f"by more than {self.cap / self.beta:.0f} nats",
                 advice="leave them out, or find rejected answers that the model might give",
-                rows=self.rows,
-                evidence=self.evidence,
-                level="warning" if share >= COMMON else "note",
+                rows=self.hits.rows,
+                evidence=self.hits.evidence,
+                level="warning" if self.hits.share >= COMMON else "note",
             )
-        ]
 
     def measures(self) -> Mapping[str, Any]:
-        return {"rows": len(self.rows), "pairs": self.seen}
+        return {"rows": len(self.hits.rows), "pairs": self.hits.seen}
 
 
 RULE = Rule(code="PD404", name="satisfied-pair", since="0.1.0", level="note", needs=frozenset({"model"}), begin=_Check)

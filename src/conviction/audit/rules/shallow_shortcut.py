@@ -20,8 +20,8 @@ A set in which chosen answers are full sentences and rejected ones are keywords.
 
 ## What to do
 The message names the features that weigh most, the evidence the pairs that the classifier
-is surest of. Match the sides in the former, or leave out the latter. If form is what you want to teach, set
-`form_matched: false` in the topic, or ignore this rule.
+is surest of. Match the sides in the former, or leave out the latter. If form is what you
+want to teach, set `form_matched: false` in the topic, or ignore this rule.
 
 ## How the limit was set
 The belief kit: AUC 0.64. HH (harmless-base, test): 0.67. Pairs from TruthfulQA: 0.75, right

@@ -48,9 +48,6 @@ def _tell(hits: Hits) -> Fault:
         message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) "
         f"with spaces around an answer ({hits.places})",
         advice="strip the answers; --fix does at their ends",
-        rows=hits.rows,
-        evidence=hits.evidence,
-        fixable=hits.fixable > 0,
     )
 
 

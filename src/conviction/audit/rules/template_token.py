@@ -80,9 +80,6 @@ def _tell(hits: Hits) -> Fault:
     return Fault(
         message=f"{counted(len(hits.rows), 'row')} with marks of a chat template ({hits.places})",
         advice="store texts without their template; --fix takes them off the ends of answers",
-        rows=hits.rows,
-        evidence=hits.evidence,
-        fixable=hits.fixable > 0,
     )
 
 

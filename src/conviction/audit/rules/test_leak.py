@@ -27,8 +27,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from conviction.audit.row import AuditRow, shown, words
-from conviction.audit.rule import SHOWN, Fault, Rule, Setting
+from conviction.audit.row import AuditRow, jaccard, shown, words
+from conviction.audit.rule import Fault, Hits, Rule, Setting
 from conviction.core.wording import counted
 
 SIMILAR = 0.8
@@ -39,40 +39,33 @@ class _Check:
         items = setting.topic.items if setting.topic else ()
         self.tests = [(i.id, frozenset(words(i.question))) for i in items if i.split == "test"]
         self.known: dict[int, str | None] = {}
-        sizes = [len(test) for _, test in self.tests] or [0]
-        self.least, self.most = SIMILAR * min(sizes), max(sizes) / SIMILAR
-        self.rows: list[int] = []
-        self.evidence: list[dict[str, Any]] = []
+        self.hits = Hits()
 
     def see(self, row: AuditRow, /) -> None:
         if row.prompt_key not in self.known:
             self.known[row.prompt_key] = self._nearest(frozenset(words(row.question)))
         item = self.known[row.prompt_key]
         if item is not None:
-            self.rows.append(row.number)
-            if len(self.evidence) < SHOWN:
-                self.evidence.append({"row": row.number, "test_item": item, "prompt": shown(row.question)})
+            self.hits.add(row.number, {"test_item": item, "prompt": shown(row.question)})
 
     def _nearest(self, asked: frozenset[str]) -> str | None:
         size = len(asked)
-        if not self.least <= size <= self.most:
-            return None
         for name, test in self.tests:
-            if SIMILAR * size <= len(test) <= size / SIMILAR and len(asked & test) >= SIMILAR * len(asked | test):
+            if SIMILAR * size <= len(test) <= size / SIMILAR and jaccard(asked, test) >= SIMILAR:
                 return name
         return None
 
     def faults(self) -> Iterable[Fault]:
-        if self.rows:
+        if self.hits.rows:
             yield Fault(
-                message=f"{counted(len(self.rows), 'row')} with a question that the topic keeps for testing",
+                message=f"{counted(len(self.hits.rows), 'row')} with a question that the topic keeps for testing",
                 advice="take them out of the training data, or move the proposition to the train split",
-                rows=self.rows,
-                evidence=self.evidence,
+                rows=self.hits.rows,
+                evidence=self.hits.evidence,
             )
 
     def measures(self) -> Mapping[str, Any]:
-        return {"rows": len(self.rows), "test_questions": len(self.tests)}
+        return {"rows": len(self.hits.rows), "test_questions": len(self.tests)}
 
 
 RULE = Rule(code="PD204", name="test-leak", since="0.1.0", level="error", needs=frozenset({"topic"}), begin=_Check)

@@ -31,7 +31,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from conviction.audit.row import AuditRow, shown, words
+from conviction.audit.row import AuditRow, jaccard, shown, words
 from conviction.audit.rule import SHOWN, Fault, Rule, Setting
 from conviction.core.wording import percent
 
@@ -52,7 +52,7 @@ class _Check:
         key = row.prompt_key
         if key not in self.prompts and self.asked:
             said = frozenset(words(row.question))
-            self.covered |= {p for p, asked in self.asked if len(said & asked) >= SIMILAR * len(said | asked)}
+            self.covered |= {p for p, asked in self.asked if jaccard(said, asked) >= SIMILAR}
         self.prompts[key] += 1
         if self.prompts[key] == 2:
             self.texts[key] = (row.number, shown(row.question))

@@ -33,6 +33,7 @@ from typing import Any
 
 from conviction.audit.row import AuditRow
 from conviction.audit.rule import SHOWN, Fault, Rule, Setting, place
+from conviction.core.stats import sign_test
 from conviction.core.wording import counted, percent
 
 MIN_WORDS = 12
@@ -55,12 +56,6 @@ def _open_end(text: str) -> tuple[str, bool] | None:
     if _NO_PROSE.search(end.rpartition("\n")[2]):
         return None
     return f"…{' '.join(end[-80:].split())[-40:]}", _DANGLING.search(end) is not None
-
-
-def _no_accident(chosen: int, rejected: int) -> bool:
-    from scipy.stats import binomtest
-
-    return bool(binomtest(chosen, chosen + rejected).pvalue < ALPHA)
 
 
 class _Check:
@@ -97,7 +92,7 @@ class _Check:
         if not self.cut:
             return
         m, share = self.measures(), len(self.cut) / self.seen
-        apart = abs(m["chosen"] - m["rejected"]) > APART * self.seen and _no_accident(m["chosen"], m["rejected"])
+        apart = abs(m["chosen"] - m["rejected"]) > APART * self.seen and sign_test(m["chosen"], m["rejected"]) < ALPHA
         yield Fault(
             message=f"{counted(len(self.cut), 'row')} ({percent(share)}) with an answer cut short "
             f"({m['chosen']} chosen, {m['rejected']} rejected)",
