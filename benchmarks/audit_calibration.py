@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import random
+from itertools import cycle
 from typing import Any
 
 from benchmarks.audit import HH, transcripts
+from benchmarks.guard_battery import material as faulty
 from benchmarks.machine import save
 from benchmarks.questions import TRUTHFULQA
 from conviction import Topic, load_model, load_topic
@@ -20,7 +21,6 @@ from conviction.core.finding import AuditReport
 from conviction.core.formats import material_from_rows
 from conviction.core.material import Material, Pair, material_from_topic
 from conviction.core.protocols import LanguageModel
-from conviction.probe.health import neutral_text
 
 KITS = ("obesity", "politeness", "brevity")
 WITH_MODEL = {"TruthfulQA": 400, "HH": 250}
@@ -43,21 +43,18 @@ def hh_pairs(n: int) -> Material:
 
 
 def planted(model: LanguageModel) -> dict[str, Material]:
-    """The seed's two faults in the belief kit, and the model's own answers against an encyclopedia's."""
-    choose = random.Random(0)
-    pairs = material_from_topic(load_topic("obesity")).pairs
-    texts = [p.chosen for p in pairs]
-    long = [" ".join([p.chosen, *choose.sample(texts, 2), choose.choice(texts)[:60]]) for p in pairs]
-    sentences = [s for text in neutral_text() for s in text.split(". ") if len(s) > 60]
+    """The seed's two faults in the belief kit, and the model's own answers against sentences of neutral text."""
+    pairs, off_policy = material_from_topic(load_topic("obesity")).pairs, faulty("off-policy")
+    sentences = [pair.rejected for pair in off_policy.pairs]
     asked = [p.messages for p in hh_pairs(60).pairs] if HH.is_file() else [p.messages for p in pairs]
     written = model.generate(asked, max_new_tokens=60)
     own = [
-        Pair(str(i), m, g.text, choose.choice(sentences)) for i, (m, g) in enumerate(zip(asked, written, strict=True))
+        Pair(str(i), m, g.text, r) for i, (m, g, r) in enumerate(zip(asked, written, cycle(sentences), strict=False))
     ]
     return {
-        "length gap": Material("g", tuple(dataclasses.replace(p, chosen=c) for p, c in zip(pairs, long, strict=True))),
-        "off-policy": Material("o", tuple(dataclasses.replace(p, rejected=choose.choice(sentences)) for p in pairs)),
-        "own against encyclopedia": Material("e", tuple(p for p in own if p.chosen.strip())),
+        "length gap": faulty("length-gap"),
+        "off-policy": off_policy,
+        "own against neutral text": Material("e", tuple(p for p in own if p.chosen.strip())),
     }
 
 
