@@ -23,7 +23,7 @@ hopeless pairs out.
 ## How the limit was set
 Yuan et al. found 45 % of their pairs pessimistic. On SmolLM2-135M at β = 0.1, share and
 weight at the flip: the belief kit 76 % and 0.14, HH (harmless-base, 250 pairs) 46 % and
-0.02, which are found; TruthfulQA 65 % and 0.28, the politeness kit 39 % and 0.35.
+0.02, which are found; TruthfulQA 66 % and 0.28, the politeness kit 39 % and 0.35.
 """
 
 from __future__ import annotations

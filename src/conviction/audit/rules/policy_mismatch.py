@@ -15,7 +15,7 @@ losses work best on answers near the policy (Tajwar et al., 2404.14367; Guo et a
 the pairs teach: the project's own beginning had rejected answers from another model.
 
 ## Example
-Chosen answers sampled from the model itself, rejected ones taken from an encyclopedia.
+Chosen answers sampled from the model itself, rejected ones taken from a newspaper.
 
 ## What to do
 Sample both sides from the model that you train and let a judge label them, or train with
