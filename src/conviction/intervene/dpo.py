@@ -14,7 +14,7 @@ from conviction.train.guard import Guard
 from conviction.train.settings import Training, Weights
 
 if TYPE_CHECKING:
-    from conviction.train.loop import Trained, Watch
+    from conviction.train.loop import Task, Trained, Watch
     from conviction.train.objectives import Preference
 
 __all__ = ["Dpo"]
@@ -78,11 +78,19 @@ class Dpo:
         track: str | None = None,
         watch: Watch | None = None,
     ) -> Trained:
-        """Train on the material's pairs; the given model stays as it is.
+        """Train on the material's pairs; the given model stays as it is."""
+        from conviction.intervene.tune import tune
+
+        return tune(self, self.task(model, material, guard=guard, watch=watch), material, folder, track, watch)
+
+    def task(
+        self, model: LanguageModel, material: Material, *, guard: Guard | None = None, watch: Watch | None = None
+    ) -> Task:
+        """The training run that ``apply`` carries out, and a forecast foresees.
 
         Raises InputError if the material has no pairs, or none that fit.
         """
-        from conviction.intervene.tune import fit, tune, with_weights
+        from conviction.intervene.tune import as_task, fit, with_weights
         from conviction.train.batches import encode_pairs, step_order
         from conviction.train.loop import Watch
 
@@ -90,7 +98,7 @@ class Dpo:
             raise InputError(f"{material.name} holds no preference pairs", hint="give rows of prompt, chosen, rejected")
         loaded, watch, objective = with_weights(model, self.name), watch or Watch(), self.objective()
         examples, notes = fit(loaded, encode_pairs(loaded.encoder, material.pairs), self.training, watch)
-        return tune(
+        return as_task(
             self,
             loaded,
             material,
@@ -101,7 +109,4 @@ class Dpo:
             training=self.training,
             guard=guard,
             notes=notes,
-            folder=folder,
-            track=track,
-            watch=watch,
         )

@@ -15,7 +15,7 @@ from conviction.train.guard import Guard
 from conviction.train.settings import Training, Weights
 
 if TYPE_CHECKING:
-    from conviction.train.loop import Trained, Watch
+    from conviction.train.loop import Task, Trained, Watch
 
 __all__ = ["Pretrain"]
 
@@ -45,11 +45,19 @@ class Pretrain:
         track: str | None = None,
         watch: Watch | None = None,
     ) -> Trained:
-        """Train on the material's documents; the given model stays as it is.
+        """Train on the material's documents; the given model stays as it is."""
+        from conviction.intervene.tune import tune
+
+        return tune(self, self.task(model, material, guard=guard, watch=watch), material, folder, track, watch)
+
+    def task(
+        self, model: LanguageModel, material: Material, *, guard: Guard | None = None, watch: Watch | None = None
+    ) -> Task:
+        """The training run that ``apply`` carries out, and a forecast foresees.
 
         Raises InputError if the material has no documents.
         """
-        from conviction.intervene.tune import fit, tune, with_weights
+        from conviction.intervene.tune import as_task, fit, with_weights
         from conviction.train.batches import encode_documents, encode_examples, step_order
         from conviction.train.loop import Watch
         from conviction.train.objectives import Likelihood
@@ -67,7 +75,7 @@ class Pretrain:
             order += [tuple(len(pieces) + i for i in step) for step in later]
             pieces, notes = pieces + answers, notes + more
         order = order[: self.training.max_steps]
-        return tune(
+        return as_task(
             self,
             loaded,
             material,
@@ -78,7 +86,4 @@ class Pretrain:
             training=self.training,
             guard=guard,
             notes=notes,
-            folder=folder,
-            track=track,
-            watch=watch,
         )

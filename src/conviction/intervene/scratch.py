@@ -15,7 +15,7 @@ from conviction.train.settings import Training, Weights
 
 if TYPE_CHECKING:
     from conviction.models.hf import HFModel
-    from conviction.train.loop import Trained, Watch
+    from conviction.train.loop import Task, Trained, Watch
 
 __all__ = ["Scratch"]
 
@@ -60,13 +60,21 @@ class Scratch:
         track: str | None = None,
         watch: Watch | None = None,
     ) -> Trained:
-        """Train a new model. The given one lends its device and is not read otherwise.
+        """Train a new model. The given one lends its device and is not read otherwise."""
+        from conviction.intervene.tune import tune
+
+        return tune(self, self.task(model, material, guard=guard, watch=watch), material, folder, track, watch)
+
+    def task(
+        self, model: LanguageModel, material: Material, *, guard: Guard | None = None, watch: Watch | None = None
+    ) -> Task:
+        """The training run that ``apply`` carries out, and a forecast foresees.
 
         Raises InputError if the material has no texts.
         """
         import dataclasses
 
-        from conviction.intervene.tune import fit, tune, with_weights
+        from conviction.intervene.tune import as_task, fit, with_weights
         from conviction.train.batches import encode_documents, encode_examples, step_order
         from conviction.train.loop import Watch
         from conviction.train.objectives import Likelihood
@@ -87,7 +95,7 @@ class Scratch:
         order = order[: self.training.max_steps]
         if not order:
             raise InputError(f"{material.name} holds no text of two tokens", hint="give longer documents")
-        return tune(
+        return as_task(
             self,
             fresh,
             material,
@@ -98,9 +106,6 @@ class Scratch:
             training=self.training,
             guard=guard,
             notes=notes,
-            folder=folder,
-            track=track,
-            watch=watch,
             begins_random=True,
         )
 

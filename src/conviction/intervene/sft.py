@@ -14,7 +14,7 @@ from conviction.train.guard import Guard
 from conviction.train.settings import Training, Weights
 
 if TYPE_CHECKING:
-    from conviction.train.loop import Trained, Watch
+    from conviction.train.loop import Task, Trained, Watch
 
 __all__ = ["Sft"]
 
@@ -42,11 +42,19 @@ class Sft:
         track: str | None = None,
         watch: Watch | None = None,
     ) -> Trained:
-        """Train on the material's answers; the given model stays as it is.
+        """Train on the material's answers; the given model stays as it is."""
+        from conviction.intervene.tune import tune
+
+        return tune(self, self.task(model, material, guard=guard, watch=watch), material, folder, track, watch)
+
+    def task(
+        self, model: LanguageModel, material: Material, *, guard: Guard | None = None, watch: Watch | None = None
+    ) -> Task:
+        """The training run that ``apply`` carries out, and a forecast foresees.
 
         Raises InputError if the material has no answers, or none that fit.
         """
-        from conviction.intervene.tune import fit, tune, with_weights
+        from conviction.intervene.tune import as_task, fit, with_weights
         from conviction.train.batches import encode_examples, step_order
         from conviction.train.loop import Watch
         from conviction.train.objectives import Likelihood
@@ -55,7 +63,7 @@ class Sft:
             raise InputError(f"{material.name} holds no answers", hint="give rows of prompt and completion, or pairs")
         loaded, watch = with_weights(model, self.name), watch or Watch()
         examples, notes = fit(loaded, encode_examples(loaded.encoder, material.answers), self.training, watch)
-        return tune(
+        return as_task(
             self,
             loaded,
             material,
@@ -66,7 +74,4 @@ class Sft:
             training=self.training,
             guard=guard,
             notes=notes,
-            folder=folder,
-            track=track,
-            watch=watch,
         )

@@ -23,7 +23,7 @@ from conviction.train.loop import Task, Trained, Watch, train
 from conviction.train.objectives import Objective
 from conviction.train.settings import Training, Weights
 
-__all__ = ["fit", "own_conversations", "tune", "with_weights"]
+__all__ = ["as_task", "fit", "own_conversations", "tune", "with_weights"]
 
 
 def with_weights(model: LanguageModel, name: str) -> HFModel:
@@ -57,7 +57,7 @@ def own_conversations(material: Material) -> list[tuple[Message, ...]]:
     return [*(p.messages for p in material.pairs[:2]), *(e.messages for e in material.examples[:2])][:2]
 
 
-def tune(
+def as_task(
     intervention: Any,
     model: HFModel,
     material: Material,
@@ -69,13 +69,10 @@ def tune(
     training: Training,
     guard: Guard | None,
     notes: Sequence[str],
-    folder: Path | None,
-    track: str | None,
-    watch: Watch,
     begins_random: bool = False,
-) -> Trained:
-    """Train, then write ``training.json`` and the model into ``folder``."""
-    task = Task(
+) -> Task:
+    """What the loop is to do; ``notes`` say which examples were left out."""
+    return Task(
         name=intervention.name,
         model=model,
         examples=examples,
@@ -87,17 +84,24 @@ def tune(
         own=own_conversations(material),
         held_out=material.held_out,
         begins_random=begins_random,
+        notes=tuple(notes),
     )
+
+
+def tune(
+    intervention: Any, task: Task, material: Material, folder: Path | None, track: str | None, watch: Watch | None
+) -> Trained:
+    """Train, then write ``training.json`` and the model into ``folder``."""
     trained = train(task, folder=folder, track=track, watch=watch)
-    outcome = dataclasses.replace(trained.outcome, notes=(*notes, *trained.outcome.notes))
+    outcome = dataclasses.replace(trained.outcome, notes=(*task.notes, *trained.outcome.notes))
     trained = Trained(trained.model, outcome, {**flat(intervention), **task.settings})
     if folder is not None and outcome.main_process:
-        save_model(trained.model, folder / "model", base=model)
+        save_model(trained.model, folder / "model", base=task.model)
         record = {
             "intervention": intervention.name,
             "settings": trained.settings,
-            "material": {"name": material.name, "sha256": material.digest, "examples": len(examples)},
-            "model": model.describe(),
+            "material": {"name": material.name, "sha256": material.digest, "examples": len(task.examples)},
+            "model": task.model.describe(),
             "outcome": dataclasses.asdict(outcome),
         }
         write_atomic(folder / "training.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")

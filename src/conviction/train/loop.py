@@ -54,6 +54,7 @@ class Task:
     begins_random  the model has learnt nothing yet: only numbers can break, there is no health to lose
     own            conversations of the training data, for greedy samples
     held_out       conversations that are not trained on, where entropy is read
+    notes          what the user should know of it: which examples were left out
     """
 
     name: str
@@ -67,6 +68,7 @@ class Task:
     own: Sequence[tuple[Message, ...]]
     held_out: Sequence[tuple[Message, ...]]
     begins_random: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def settings(self) -> dict[str, Any]:

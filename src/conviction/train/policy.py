@@ -24,7 +24,7 @@ from conviction.train.batches import Encoded
 from conviction.train.lean import make_lean
 from conviction.train.settings import Training, Weights
 
-__all__ = ["Policy", "make_policy", "recompute_activations", "sum_answers", "trained"]
+__all__ = ["Policy", "make_policy", "plain_policy", "recompute_activations", "sum_answers", "trained"]
 
 
 class Policy(nn.Module):
@@ -103,6 +103,14 @@ def _skipped(layers: nn.ModuleList, first: int) -> Iterator[None]:
 
 
 def make_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
+    """A policy that keeps little for its backward pass (``lean``)."""
+    policy = plain_policy(model, weights, training)
+    if policy.packed:
+        make_lean(policy.module)
+    return policy
+
+
+def plain_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
     """A trainable copy of a model: with a new adapter, or with its own weights (the last layers') made trainable.
 
     Trained full weights are fp32, however the model was loaded: an update below
@@ -124,8 +132,6 @@ def make_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
     else:
         _open(module, first, whole=weights.num_layers is None)
     module.eval()
-    if model.check.packed:
-        make_lean(module)
     mixed = weights.tune == "full" and dtype == torch.bfloat16
     return Policy(module, packed=model.check.packed, first=first, mixed=mixed)
 
