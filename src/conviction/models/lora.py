@@ -21,7 +21,17 @@ from transformers.pytorch_utils import Conv1D
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, nearest
 
-__all__ = ["add_lora", "decoder_layers", "first_trained_layer", "load_lora", "merged_copy", "save_lora", "shared_copy"]
+__all__ = [
+    "ADAPTER",
+    "adapter_layers",
+    "add_lora",
+    "decoder_layers",
+    "first_trained_layer",
+    "load_lora",
+    "merged_copy",
+    "save_lora",
+    "shared_copy",
+]
 
 ADAPTER = "default"
 PREFIX = "base_model.model."  # PEFT's files name weights as seen from its wrapper
@@ -246,6 +256,11 @@ def merged_copy(module: Any) -> Any:
             setattr(twin.get_submodule(parent), leaf, base)
     del twin.peft_config
     return twin
+
+
+def adapter_layers(module: nn.Module) -> dict[str, Any]:
+    """PEFT's LoRA layers by name."""
+    return {name: child for name, child in module.named_modules() if isinstance(child, PeftLinear)}
 
 
 def lora_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -77,6 +77,11 @@ class Task:
         parameters = dict(getattr(self.objective, "parameters", {}))
         return {**objective, **parameters, **flat(self.weights), **flat(self.training), **flat(self.guard)}
 
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """What the untouched model's log-probs depend on besides the ids."""
+        return (*self.model.scope(), self.training.precision, self.weights.tune)
+
     @cached_property
     def digest(self) -> str:
         """Tells runs apart: weights, settings and token ids. Computed once: it reads all of them."""
@@ -219,11 +224,10 @@ def _begin(task: Task, accelerator: Accelerator, watch: Watch) -> Running:
     cut = blocks_to_shard(policy) if wants_sharding() and accelerator.num_processes > 1 else []
     budget = training.token_budget or model.token_budget
     single = accelerator.num_processes == 1
-    scope = (*model.scope(), training.precision, task.weights.tune)
     prepared = prepare(
         policy,
         task.examples,
-        scope=scope if task.objective.pairs else None,
+        scope=task.scope if task.objective.pairs else None,
         cache_mb=training.activation_cache_mb if single else 0,
         token_budget=budget,
         progress=watch.bars("reading the untouched model"),

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from conviction.train.batches import Encoded
 from conviction.train.losses import PairLogps, find_loss, margin, sft_term
 
 __all__ = ["Likelihood", "Objective", "Preference", "reach"]
@@ -25,8 +24,8 @@ class Objective(Protocol):
         """Whether examples are preference pairs, whose log-probs under the untouched model are wanted."""
         ...
 
-    def weight(self, example: Encoded) -> float:
-        """What an example counts in the mean of its step."""
+    def total(self, counts: Tensor) -> float:
+        """What a step's losses are divided by; counts [n, a]: tokens of its examples' answers."""
         ...
 
     def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
@@ -53,10 +52,9 @@ class Preference:
         """KTO measures its pairs against the policy's distance from the reference."""
         return self.loss == "kto"
 
-    def weight(self, example: Encoded) -> float:
+    def total(self, counts: Tensor) -> float:
         """A pair is a pair."""
-        del example
-        return 1.0
+        return float(len(counts))
 
     def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
         """[n] losses."""
@@ -88,9 +86,9 @@ class Likelihood:
 
     pairs: bool = False
 
-    def weight(self, example: Encoded) -> float:
+    def total(self, counts: Tensor) -> float:
         """Every token counts the same."""
-        return float(sum(example.counts))
+        return float(counts.sum())
 
     def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
         """[n] summed over tokens."""

@@ -74,7 +74,7 @@ class Stepper:
 
     def _attempt(self, indices: Sequence[int], rate: float) -> StepResult:
         accelerator = self.accelerator
-        total = math.fsum(self.objective.weight(self.examples[i]) for i in indices)
+        total = self.objective.total(torch.tensor([self.examples[i].counts for i in indices]))
         batches = lay_out_step(
             self.examples,
             indices,

@@ -1,0 +1,97 @@
+"""A few real steps under the guard, thrown away afterwards: where the gradients are taken, and what they are held to.
+
+At the very start LoRA's B is 0: A has no gradient, the loss has not begun to bend,
+and in bf16 the first updates are lost in rounding. The pilot goes to about the
+middle of the planned way, at a constant rate, on the run's own first batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from conviction.core.forecast import PilotReport, Trouble
+from conviction.models.lora import ADAPTER, adapter_layers
+from conviction.train.loop import Task, Watch, train
+from conviction.train.policy import Policy, plain_policy, trained
+from conviction.train.settings import Training
+from conviction.train.step import rate_at
+
+__all__ = ["Pilot", "distance", "pilot_rate", "run_pilot"]
+
+SHARE = 0.5  # of the planned way
+FASTEST = 3.0  # times the planned peak rate
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """The adapter at its start and after the pilot's steps.
+
+    policy  at the pilot's end, without lean layers
+    starts  A₀ of each adapted layer, by the layer's name
+    """
+
+    policy: Policy
+    starts: dict[str, Tensor]
+    report: PilotReport
+
+
+def distance(training: Training, steps: int, upto: int | None = None) -> float:
+    """Sum of the learning rates of a run's steps: about how far AdamW carries each coordinate."""
+    return math.fsum(rate_at(step, steps, training) for step in range(1, (steps if upto is None else upto) + 1))
+
+
+def pilot_rate(training: Training, planned: int, steps: int) -> float:
+    """The constant rate that takes ``steps`` to the middle of a run of ``planned`` steps, within bounds."""
+    return min(SHARE * distance(training, planned) / steps, FASTEST * training.learning_rate)
+
+
+def run_pilot(task: Task, *, steps: int, watch: Watch) -> Pilot:
+    """Train for some steps and keep the weights; the task's model stays as it is.
+
+    Where the guard stops a pilot that is faster than the plan, it is repeated at the planned peak rate.
+    """
+    planned = len(task.order)
+    steps = min(steps, planned)
+    rate = pilot_rate(task.training, planned, steps)
+    found = _attempt(task, steps, rate, watch)
+    if found.report.trouble and rate > task.training.learning_rate:
+        watch.say("the guard stopped a pilot that was faster than the plan: again, at the planned rate")
+        found = _attempt(task, steps, task.training.learning_rate, watch)
+    return found
+
+
+def _attempt(task: Task, steps: int, rate: float, watch: Watch) -> Pilot:
+    training = dataclasses.replace(
+        task.training, learning_rate=rate, schedule="constant", warmup=0.0, checkpoint_every=0, max_steps=None
+    )
+    short = dataclasses.replace(task, order=tuple(task.order[:steps]), training=training)
+    outcome = train(short, watch=Watch(say=watch.say, bars=watch.bars))
+    policy = plain_policy(task.model, task.weights, task.training)
+    starts = {name: _lora_a(layer).detach().clone() for name, layer in adapter_layers(policy.module).items()}
+    moved = dict(outcome.model.module.named_parameters())
+    with torch.no_grad():
+        for name, parameter in trained(policy.module):
+            parameter.copy_(moved[name])
+    trip = outcome.outcome.trip
+    trouble = Trouble(step=_as_planned(task, rate, trip.step), reasons=trip.reasons) if trip else None
+    return Pilot(policy, starts, PilotReport(steps=steps, learning_rate=rate, trouble=trouble))
+
+
+def _lora_a(layer: Any) -> Tensor:
+    weight: Tensor = layer.lora_A[ADAPTER].weight
+    return weight
+
+
+def _as_planned(task: Task, rate: float, step: int) -> int:
+    """The step at which the planned run has come as far as the pilot at ``step``."""
+    planned = len(task.order)
+    for k in range(1, planned + 1):
+        if distance(task.training, planned, k) >= rate * step:
+            return k
+    return planned

@@ -1,0 +1,165 @@
+"""What is measured once, and every setting is simulated on: the pilot, and a gradient for every answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from conviction.core.forecast import Flips, Moment, Outlook, PilotReport
+from conviction.core.protocols import Progress
+from conviction.errors import ModelError
+from conviction.forecast.expect import Strain, expected_flips, guard_on, moments, outlooks
+from conviction.forecast.gradients import Layers, Row, take_gradients
+from conviction.forecast.kernel import Kernel, Plan, Trajectory, simulate
+from conviction.forecast.pilot import Pilot
+from conviction.forecast.rows import Asked, Rows
+from conviction.models.packing import pack_whole
+from conviction.train.batches import Encoded
+from conviction.train.guard import Guard
+from conviction.train.loop import Task
+from conviction.train.memory import available, estimate_step
+from conviction.train.policy import Policy, plain_policy, sum_answers, trained
+
+__all__ = ["Foreseen", "Scene", "compare_pilot", "foresee", "set_scene"]
+
+PER_MATRIX = 256  # coordinates of each A and B: sums are then off by 4-11 % (benchmarks/results/forecast_battery.json)
+LEAST_PER_MATRIX = 16
+MEMORY_SHARE = 0.25  # of what is free
+PASS_TOKENS = 768
+READINGS = 12
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that a simulation needs."""
+
+    kernel: Kernel
+    rows: Rows
+    asked: Sequence[Asked]
+    guard: Guard
+
+    @property
+    def pairs(self) -> Tensor | None:
+        """[n, 2] rows of the trained pairs; None where examples have one answer."""
+        return self.rows.examples if self.rows.examples.shape[1] == 2 else None
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A simulated run, read."""
+
+    run: Trajectory
+    strain: Strain
+    outlooks: tuple[Outlook, ...]
+    flips: Flips | None
+    moments: tuple[Moment, ...]
+
+
+def set_scene(
+    task: Task,
+    rows: Rows,
+    asked: Sequence[Asked],
+    pilot: Pilot,
+    reference: Sequence[Sequence[float]],
+    guard: Guard,
+    progress: Progress | None,
+) -> Scene:
+    """Take the gradients at the pilot's end.
+
+    reference  per example of the task the log-prob of each answer under the untouched model, nats
+
+    Raises ModelError if not even the smallest sample of them fits in memory.
+    """
+    per_matrix = _affordable(pilot.policy, len(rows.rows))
+    layers = Layers.draw(pilot.policy.module, pilot.starts, per_matrix=per_matrix)
+    budget = _pass_tokens(task, rows.rows)
+    base = _base(task, rows, reference, budget)
+    gradients = take_gradients(pilot.policy, layers, rows.rows, token_budget=budget, progress=progress)
+    counts = torch.tensor([len(answer) for _, answer in rows.rows])
+    return Scene(Kernel(gradients, base, counts), rows, asked, guard)
+
+
+def foresee(scene: Scene, task: Task) -> Foreseen:
+    """Simulate a task: that of the scene, or one with other settings."""
+    kernel, rows, total = scene.kernel, scene.rows, len(task.order)
+    read = sorted({max(1, round(total * k / READINGS)) for k in range(1, READINGS + 1)})
+    plan = Plan(rows.examples, rows.order(task.order), task.objective, task.training)
+    run = simulate(kernel, plan, watched=rows.neutral, read_after=read)
+    names = [task.examples[i].id for i in rows.chosen]
+    found = outlooks(kernel, rows, names, scene.asked, run.moved[total])
+    return Foreseen(
+        run=run,
+        strain=guard_on(run.steps, kernel, rows, scene.guard),
+        outlooks=found,
+        flips=expected_flips(found),
+        moments=moments(kernel, rows, scene.asked, run),
+    )
+
+
+def compare_pilot(report: PilotReport, scene: Scene, task: Task) -> PilotReport:
+    """The pilot's report with what a simulation of the pilot itself says: how far to trust the rest."""
+    if scene.pairs is None or report.trouble is not None:
+        return report
+    training = dataclasses.replace(
+        task.training, learning_rate=report.learning_rate, schedule="constant", warmup=0.0, max_steps=None
+    )
+    order = task.order[: report.steps]
+    plan = Plan(scene.rows.examples, scene.rows.order(order), task.objective, training)
+    run = simulate(scene.kernel, plan, watched=scene.rows.neutral, read_after=[len(order)])
+
+    def apart(moved: Tensor) -> NDArray[np.float64]:
+        return (moved[scene.pairs[:, 0]] - moved[scene.pairs[:, 1]]).double().numpy()  # type: ignore[index]
+
+    real, simulated = apart(scene.kernel.gradients.sums - scene.kernel.base), apart(run.moved[len(order)])
+    varied = len(real) > 1 and real.std() > 0 and simulated.std() > 0
+    return report.model_copy(
+        update={
+            "moved": (float(real.mean()), float(simulated.mean())),
+            "correlation": float(np.corrcoef(real, simulated)[0, 1]) if varied else None,
+        }
+    )
+
+
+def _affordable(policy: Policy, rows: int) -> int:
+    """Coordinates of each matrix so that the gradients take no more than a share of what is free."""
+    matrices = sum("lora_" in name for name, _ in trained(policy))
+    each = rows * matrices * 3  # bytes for one coordinate of every matrix: b₀, b₁ and a₁, of two matrices, in bf16
+    room = int(MEMORY_SHARE * available(torch.device("cpu")))
+    count = min(PER_MATRIX, room // each)
+    if count < LEAST_PER_MATRIX:
+        raise ModelError(
+            f"gradients of {rows} answers take {LEAST_PER_MATRIX * each >> 20} MB or more, {room >> 20} MB are to spare",
+            hint="give fewer examples to the forecast, or adapt fewer layers (num_layers, target_modules)",
+        )
+    return count
+
+
+def _pass_tokens(task: Task, rows: Sequence[Row]) -> int:
+    """Tokens in one pass: fewer where memory is short, never fewer than the longest row has."""
+    module = task.model.module
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    layers = module.config.get_text_config().num_hidden_layers
+    need = estimate_step(module, tokens=PASS_TOKENS, layers=layers, trained_parameters=0, dtype=task.model.dtype)
+    share = min(1.0, 0.5 * available(task.model.device) / max(1, need.total))
+    return max(longest, int(PASS_TOKENS * share))
+
+
+@torch.no_grad()
+def _base(task: Task, rows: Rows, reference: Sequence[Sequence[float]], budget: int) -> Tensor:
+    """[N] log-probs under the untouched model: of trained answers known already, of the others computed."""
+    values = torch.full((len(rows.rows),), torch.nan)
+    values[rows.examples] = torch.tensor([reference[i] for i in rows.chosen])
+    missing = torch.isnan(values).nonzero()[:, 0].tolist()
+    policy = plain_policy(task.model, task.weights, task.training)
+    asked = [Encoded("", prompt, (answer,)) for prompt, answer in (rows.rows[i] for i in missing)]
+    packs = pack_whole([(e.prompt, e.answers) for e in asked], token_budget=budget if policy.packed else 1)
+    for pack, members in packs:
+        sums = sum_answers(policy(pack), pack, [asked[k] for k in members])[:, 0]
+        values[torch.tensor([missing[k] for k in members])] = sums.float().cpu()
+    return values
