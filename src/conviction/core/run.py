@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from conviction.core.forecast import Forecast
 from conviction.core.scorecard import Scorecard
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.errors import RunError
@@ -74,6 +75,18 @@ class Run:
             path, json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         )
         return card
+
+    def freeze(self, forecast: Forecast) -> Forecast:
+        """Write ``forecast.json``. Raises RunError once a step has been taken: no forecast after the fact."""
+        path = self.folder / "forecast.json"
+        if (self.folder / "steps.jsonl").exists():
+            raise RunError(
+                f"{self.folder} has trained already: a forecast comes before", hint="use another --run folder"
+            )
+        if path.exists():
+            raise RunError(f"{path} exists already: a forecast is written once", hint="use another --run folder")
+        write_atomic(path, forecast.model_dump_json(indent=1) + "\n")
+        return forecast
 
     def load(self, stage: str) -> Scorecard:
         """Read a scorecard back, evidence included."""

@@ -134,7 +134,7 @@ def _affordable(policy: Policy, rows: int) -> int:
     count = min(PER_MATRIX, room // each)
     if count < LEAST_PER_MATRIX:
         raise ModelError(
-            f"gradients of {rows} answers take {LEAST_PER_MATRIX * each >> 20} MB or more, {room >> 20} MB are to spare",
+            f"gradients of {rows} answers take {LEAST_PER_MATRIX * each >> 20} MB or more; {room >> 20} MB are free",
             hint="give fewer examples to the forecast, or adapt fewer layers (num_layers, target_modules)",
         )
     return count
