@@ -95,17 +95,12 @@ def measure(model: HFModel, name: str) -> dict[str, Any]:
         spent = time.perf_counter() - began
         lines = (run.folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
     trip = trained.outcome.trip
-    if trip is None:
-        after = scores(trained.model, asked)
-        scored = score_forecast(expected, before, after, trip=None).model_dump()
-    else:  # the model that came back is that of an earlier step: only the stop can be held to the forecast
-        scored = score_forecast(expected, before, before, trip=trip.step).model_dump()
-        scored |= dict.fromkeys(("spearman", "relative_error", "brier", "brier_constant", "real_nats"))
-        after = {}
+    after = None if trip else scores(trained.model, asked)
+    scored = score_forecast(expected, before, after, trip=trip.step if trip else None)
     return {
         "case": name,
         "verdict": expected.verdict.model_dump(),
-        "score": scored,
+        "score": scored.model_dump(),
         "trip": None if trip is None else {"step": trip.step, "reasons": trip.reasons},
         "expected_trip": None if expected.trouble is None else expected.trouble.model_dump(),
         "strain": expected.strain,
@@ -121,7 +116,7 @@ def measure(model: HFModel, name: str) -> dict[str, Any]:
     }
 
 
-def pairs_of(expected: Forecast, before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
+def pairs_of(expected: Forecast, before: dict[str, Any], after: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The rows behind the numbers: gaps per token, before, expected, real."""
     rows = []
     for o in expected.outlooks:
@@ -130,7 +125,7 @@ def pairs_of(expected: Forecast, before: dict[str, Any], after: dict[str, Any]) 
         real = [side.logp_sum for side in after[o.id]] if after else [None, None]
         gap = after[o.id][0].logp_mean - after[o.id][1].logp_mean if after else None
         moved = [None if r is None else r - b.logp_sum for r, b in zip(real, before[o.id], strict=True)]
-        rows.append({**o.model_dump(), "real_gap_nats": gap, "real_moved_nats": moved})
+        rows.append({**o.model_dump(exclude={"question"}), "real_gap_nats": gap, "real_moved_nats": moved})
     return rows
 
 

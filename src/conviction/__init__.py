@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from conviction.audit import audit
+    from conviction.compare import compare_run
     from conviction.core.finding import AuditReport, Finding
+    from conviction.core.forecast import Forecast, ForecastScore
     from conviction.core.material import Material, material_from_topic
     from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Query, WeightModel, chat
     from conviction.core.reading import read_material
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from conviction.core.scorecard import Scorecard
     from conviction.core.topic import Item, Topic, load_topic
     from conviction.errors import ConvictionError
+    from conviction.forecast import forecast
+    from conviction.forecast.rows import questions_of
     from conviction.intervene.dpo import Dpo
     from conviction.intervene.pretrain import Pretrain
     from conviction.intervene.scratch import Scratch
@@ -42,6 +46,8 @@ _WHERE = {
     "ConvictionError": "errors",
     "Dpo": "intervene.dpo",
     "Finding": "core.finding",
+    "Forecast": "core.forecast",
+    "ForecastScore": "core.forecast",
     "Generation": "core.protocols",
     "Guard": "train.guard",
     "Item": "core.topic",
@@ -61,10 +67,13 @@ _WHERE = {
     "Weights": "train.settings",
     "audit": "audit",
     "chat": "core.protocols",
+    "compare_run": "compare",
+    "forecast": "forecast",
     "load_model": "models",
     "load_topic": "core.topic",
     "material_from_topic": "core.material",
     "probe": "probe",
+    "questions_of": "forecast.rows",
     "read_material": "core.reading",
 }
 
@@ -74,6 +83,8 @@ __all__ = [
     "ConvictionError",
     "Dpo",
     "Finding",
+    "Forecast",
+    "ForecastScore",
     "Generation",
     "Guard",
     "Item",
@@ -93,10 +104,13 @@ __all__ = [
     "Weights",
     "audit",
     "chat",
+    "compare_run",
+    "forecast",
     "load_model",
     "load_topic",
     "material_from_topic",
     "probe",
+    "questions_of",
     "read_material",
 ]
 

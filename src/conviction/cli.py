@@ -5,19 +5,40 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conviction.cli_lists import models, topics_app
+from conviction.cli_options import (
+    BaseOption,
+    ConfigOption,
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    FormatOption,
+    GuardOption,
+    NameArgument,
+    PresetOption,
+    RunOption,
+    SetOption,
+    TestOption,
+    TopicArgument,
+    TrustOption,
+)
 from conviction.errors import ConvictionError, InputError
-from conviction.render import Format, err, progress_bars, show, show_error, show_scorecard
+from conviction.render import progress_bars, say, show_error, show_scorecard
 from conviction.render_findings import AuditFormat, change_lines, show_audit, show_page, show_rules
 
 if TYPE_CHECKING:
+    from conviction.core.material import Material
     from conviction.core.protocols import LanguageModel
+    from conviction.forecast.rows import Asked
+    from conviction.intervene.assemble import Plan
+    from conviction.train.loop import Watch
 
 __all__ = ["app", "main"]
 
@@ -32,16 +53,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-topics_app = typer.Typer(
-    help="List topic kits, or write a new one.", invoke_without_command=True, rich_markup_mode=None
-)
 app.add_typer(topics_app, name="topics")
-
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-DtypeOption = Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")]
-RunOption = Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is taken up again.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+app.command()(models)
 
 
 def main() -> None:
@@ -110,24 +123,26 @@ def probe(
     loaded = _load(model, device, dtype, trust_remote_code)
     with Run.start(run, topic=kit.name, verb="probe") as opened:
         if opened.resumed:
-            _say(f"resuming the unfinished run in {opened.folder}")
+            say(f"resuming the unfinished run in {opened.folder}")
         with progress_bars() as bars:
             card = measure(loaded, kit, seed_only=seed_only, templates=templates, health=health, progress=bars)
         opened.save("before", card)
     show_scorecard(card, form)
-    _say(f"evidence for every number: {opened.folder}/samples.jsonl")
+    say(f"evidence for every number: {opened.folder}/samples.jsonl")
 
 
 @app.command()
 def apply(
-    name: Annotated[str, typer.Argument(help="dpo, sft, pretrain or scratch.")],
-    topic: Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")] = None,
-    data: Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")] = None,
-    model: Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")] = None,
-    option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o beta=0.1")] = None,
-    config: Annotated[Path | None, typer.Option(help="A YAML with TRL's or mlx-lm-lora's keys.")] = None,
-    preset: Annotated[str | None, typer.Option(help="seed-run1, seed-run2 or seed-run3.")] = None,
-    guard: Annotated[str, typer.Option(help="strict, default or off.")] = "default",
+    name: NameArgument,
+    topic: TopicArgument = None,
+    data: DataOption = None,
+    model: BaseOption = None,
+    option: SetOption = None,
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    guard: GuardOption = "default",
+    foresee: Annotated[bool, typer.Option("--forecast", help="Write a forecast into the run folder first.")] = False,
+    test: TestOption = None,
     track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow or trackio.")] = None,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
@@ -143,12 +158,13 @@ def apply(
         name, topic=topic, data=data, model=model, options=option or [], config=config, preset=preset, guard=guard
     )
     for note in plan.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
     if track is not None:
         from conviction.train.tracking import check_tracker
 
         check_tracker(track)
     material = plan.material()
+    asked = plan.asked(test) if foresee else []
     loaded = _load(plan.model, device, dtype, trust_remote_code)
     with (
         _run_folder(run, material.name.replace("/", "-"), name) as folder,
@@ -157,16 +173,106 @@ def apply(
     ):
         from conviction.train.loop import Watch
 
-        watch = Watch(say=_say, bars=bars, step=step)
+        watch = Watch(say=say, bars=bars, step=step)
+        if foresee:
+            _freeze(folder, plan, loaded, material, asked, watch)
         trained = plan.intervention.apply(loaded, material, guard=plan.guard, folder=folder, track=track, watch=watch)
     outcome = trained.outcome
     if outcome.main_process:
         show_outcome(outcome, trained.settings, str(folder), form)
-        _say(
-            f"every step: {folder}/steps.jsonl; look again: conviction probe {topic or 'TOPIC'} --model {folder}/model"
+        again = (
+            f"conviction compare {folder}" if foresee else f"conviction probe {topic or 'TOPIC'} --model {folder}/model"
         )
+        say(f"every step: {folder}/steps.jsonl; look again: {again}")
     if outcome.trip:
         raise typer.Exit(EXIT_FOUND)
+
+
+@app.command()
+def forecast(
+    name: NameArgument,
+    topic: TopicArgument = None,
+    data: DataOption = None,
+    test: TestOption = None,
+    model: BaseOption = None,
+    option: SetOption = None,
+    sweep: Annotated[list[str] | None, typer.Option(help="learning_rate=1e-6..1e-3, beta=0.01,0.1: a map.")] = None,
+    config: ConfigOption = None,
+    preset: PresetOption = None,
+    guard: GuardOption = "default",
+    examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 128,
+    pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast, thrown away.")] = 10,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    form: FormatOption = "text",
+    run: RunOption = None,
+) -> None:
+    """Know before training: will it flip, at which settings, and will it break? Exit code 1: not as planned."""
+    from conviction.core.run import Run
+    from conviction.forecast import forecast as foresee
+    from conviction.forecast.sweep import parse_sweep
+    from conviction.intervene.assemble import assemble
+    from conviction.render_forecast import show_forecast
+    from conviction.train.loop import Watch
+
+    plan = assemble(
+        name, topic=topic, data=data, model=model, options=option or [], config=config, preset=preset, guard=guard
+    )
+    for note in plan.notes:
+        say(f"note: {note}")
+    grid = parse_sweep(plan.intervention, sweep) if sweep else None
+    material, asked = plan.material(), plan.asked(test)
+    loaded = _load(plan.model, device, dtype, trust_remote_code)
+    label = material.name.replace("/", "-")
+    with Run.start(run, topic=label, verb=f"forecast-{name}") as opened, progress_bars() as bars:
+        found = foresee(
+            loaded, material, plan.intervention, asked=asked, guard=plan.guard, sweep=grid,
+            pilot_steps=pilot, examples=examples, watch=Watch(say=say, bars=bars),
+        )  # fmt: skip
+        opened.freeze(found)
+    show_forecast(found, form)
+    say(f"every pair: {opened.folder}/forecast.json; to freeze one with a run: conviction apply {name} … --forecast")
+    if found.verdict.kind not in {"trainable", "none"}:
+        raise typer.Exit(EXIT_FOUND)
+
+
+def _freeze(
+    folder: Path, plan: Plan, model: LanguageModel, material: Material, asked: Sequence[Asked], watch: Watch
+) -> None:
+    """Write the forecast of a run before its first step; of one that is taken up again it is there already."""
+    from conviction.core.run import Run
+    from conviction.forecast import forecast as foresee
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "a forecast is made by one process", hint="leave --forecast out, or leave accelerate launch out"
+        )
+    if (folder / "forecast.json").exists():
+        return
+    found = Run(folder).freeze(foresee(model, material, plan.intervention, asked=asked, guard=plan.guard, watch=watch))
+    say(f"forecast: {found.verdict.kind} ({folder}/forecast.json)")
+
+
+@app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(help="The folder of a run that was made with --forecast.")],
+    model: Annotated[str | None, typer.Option(help="The untouched model, if it has moved since.")] = None,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    form: FormatOption = "text",
+) -> None:
+    """Hold a frozen forecast to what happened."""
+    from conviction.compare import compare_run
+    from conviction.render_forecast import show_score
+
+    with progress_bars() as bars:
+        expected, score = compare_run(
+            run, lambda name: _load(name, device, dtype, trust_remote_code), base=model, progress=bars
+        )
+    show_score(expected, score, form)
+    say(f"written to {run}/comparison.json")
 
 
 @contextmanager
@@ -181,7 +287,7 @@ def _run_folder(folder: Path | None, topic: str, verb: str) -> Iterator[Path]:
         return
     with Run.start(folder, topic=topic, verb=f"apply-{verb}") as opened:
         if opened.resumed:
-            _say(f"resuming the unfinished run in {opened.folder}")
+            say(f"resuming the unfinished run in {opened.folder}")
         yield opened.folder
 
 
@@ -217,7 +323,7 @@ def audit(
         changes = plan.write_copy(rules, bars)
         if changes is not None:
             for line in (f"wrote {plan.target}", *change_lines(changes)):
-                _say(line)
+                say(line)
         report = look(
             plan.data,
             topic=plan.topic,
@@ -252,65 +358,11 @@ def rule(
     show_page(code, rule_page(code), form)
 
 
-@app.command()
-def models(form: FormatOption = "text") -> None:
-    """List the models that are known here, and which are cached."""
-    from conviction.core.storage import cache_dir
-    from conviction.models.embedded import EMBEDDED, hub_models
-
-    body = [
-        [m.name, m.title, m.licence, f"{_megabytes(m.folder)} MB in {m.folder}" if m.cached else "not yet fetched"]
-        for m in EMBEDDED.values()
-    ]
-    body += [[name, "in the hub's cache", "", size] for name, size in hub_models()]
-    show(
-        "Models (any hub id, local folder or .gguf file works too)",
-        ["name", "what", "licence", "cached"],
-        body,
-        form,
-    )
-    _say(f"cache: {cache_dir()} (CONVICTION_CACHE chooses another; safe to delete)")
-
-
-@topics_app.callback()
-def topics(context: typer.Context, form: FormatOption = "text") -> None:
-    """List the built-in topic kits."""
-    if context.invoked_subcommand is not None:
-        return
-    from conviction.core.topic import builtin_topics, load_topic
-
-    body = []
-    for name in builtin_topics():
-        kit = load_topic(name)
-        propositions = {i.proposition for i in kit.of_role("target")}
-        poles = " / ".join(p + ("*" if p == kit.target else "") for p in kit.poles)
-        body.append([name, kit.title, poles, str(len(propositions)), str(len(kit.items))])
-    show("Built-in topics (* target pole)", ["name", "title", "poles", "propositions", "items"], body, form)
-
-
-@topics_app.command("new")
-def topics_new(
-    name: Annotated[str, typer.Argument(help="Name of the new topic, and of its folder.")],
-) -> None:
-    """Write a commented skeleton of a topic kit."""
-    from conviction.core.skeleton import write_skeleton
-
-    folder = write_skeleton(Path(name))
-    _say(f"wrote {folder}/: edit it, then run `conviction probe {folder}`")
-
-
 def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
     from conviction.models import load_model
 
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, say=_say)
+    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, say=say)
     check = loaded.describe().get("self_check", {})
     if not check.get("packed", True):
-        _say(f"note: {check['reason']}")
+        say(f"note: {check['reason']}")
     return loaded
-
-
-def _megabytes(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) // 2**20
-
-
-_say: Callable[[str], None] = lambda text: err.print(text, style="dim", markup=False, soft_wrap=True)  # noqa: E731

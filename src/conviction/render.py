@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from conviction.core.scorecard import Controls, GapEstimate, Health, Scorecard, Summary, WinRate
     from conviction.errors import ConvictionError
 
-__all__ = ["Format", "grid", "progress_bars", "show", "show_error", "show_scorecard", "write_json"]
+__all__ = ["Format", "grid", "progress_bars", "say", "show", "show_error", "show_scorecard", "write_json"]
 
 Format = Literal["text", "json", "md"]
 
@@ -161,6 +161,11 @@ def _wins(wins: dict[str, int]) -> str:
 
 def _win_rate(rate: WinRate | None) -> str:
     return f"; {rate.pole} {rate.share:.0%} [{rate.low:.0%}, {rate.high:.0%}]" if rate else ""
+
+
+def say(text: str) -> None:
+    """One line of what is going on, on stderr."""
+    err.print(text, style="dim", markup=False, soft_wrap=True)
 
 
 def show_error(error: ConvictionError) -> None:

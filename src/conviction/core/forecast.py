@@ -20,6 +20,7 @@ __all__ = [
     "Moment",
     "Outlook",
     "PilotReport",
+    "Question",
     "Setting",
     "Signal",
     "Trouble",
@@ -114,9 +115,18 @@ class Moment(_Part):
     neutral_nats: float
 
 
+class Question(_Part):
+    """What is asked after training: turns as (role, text), the wanted answer and the other."""
+
+    turns: tuple[tuple[str, str], ...]
+    wanted: str
+    other: str
+
+
 class Outlook(_Part):
     """One pair, expected at the end of the run.
 
+    question     what is asked; None for a pair that is trained on, which ``id`` names
     role         target, paraphrase; neighbour or control for facts that should not move
     start_nats   gap per token before training; gap_nats: expected after it
     chosen_nats, rejected_nats  expected movement of the answers
@@ -131,6 +141,12 @@ class Outlook(_Part):
     chosen_nats: float
     rejected_nats: float
     right: float
+    question: Question | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a question of the test split that training is to flip."""
+        return self.split == "test" and self.role in {"target", "paraphrase"}
 
 
 class Flips(_Part):
@@ -221,8 +237,11 @@ class Forecast(_Part):
 class ForecastScore(_Part):
     """A frozen forecast against what happened, on pairs of the test split.
 
+    Of a run that the guard stopped, whose model is that of an earlier step, only the stop is compared.
+
     spearman         rank correlation of expected and real movement of the gap, pair by pair
     expected_nats, real_nats   mean movement of the gap, per token; relative_error of the former
+    chosen_nats, rejected_nats  mean movement of the answers, expected and real
     flips            really flipped, of the ``wrong``; expected_flips: before
     brier            mean squared error of the probabilities to end right, over the wrong pairs;
                      brier_constant: of the best constant guess, known only afterwards
@@ -232,12 +251,12 @@ class ForecastScore(_Part):
     pairs: int
     spearman: float | None
     expected_nats: float
-    real_nats: float
+    real_nats: float | None
     relative_error: float | None
-    chosen_nats: tuple[float, float]
-    rejected_nats: tuple[float, float]
+    chosen_nats: tuple[float, float] | None
+    rejected_nats: tuple[float, float] | None
     wrong: int
-    flips: int
+    flips: int | None
     expected_flips: float
     brier: float | None
     brier_constant: float | None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,34 +18,54 @@ Pair = tuple[AnswerScore, AnswerScore]
 
 
 def score_forecast(
-    forecast: Forecast, before: Mapping[str, Pair], after: Mapping[str, Pair], *, trip: int | None
+    forecast: Forecast, before: Mapping[str, Pair], after: Mapping[str, Pair] | None, *, trip: int | None
 ) -> ForecastScore:
-    """Compare on the pairs of the test split, by their ids; trip: the step at which the guard stopped the run."""
-    asked = [o for o in forecast.outlooks if o.split == "test" and o.role in {"target", "paraphrase"} and o.id in after]
-    old, new = (np.array([_gap(scores[o.id]) for o in asked]) for scores in (before, after))
-    expected = np.array([o.gap_nats - o.start_nats for o in asked])
-    real = new - old
-    wrong = old < 0
-    right = np.array([o.right for o in asked])
-    rate = float((new > 0)[wrong].mean()) if wrong.any() else 0.0
+    """Compare on the questions of the test split, by their ids.
+
+    after  None where the guard stopped the run: the model that came back is not the one that was foreseen
+    trip   the step at which it did
+    """
+    asked = [o for o in forecast.outlooks if o.counts]
+    expected = _mean([o.gap_nats - o.start_nats for o in asked])
     foreseen = forecast.trouble.step if forecast.trouble is not None else None
+    wrong = [o for o in asked if _gap(before[o.id]) < 0]
+    known: dict[str, Any] = dict.fromkeys(_MOVEMENTS) if after is None else _movements(asked, wrong, before, after)
     return ForecastScore(
         pairs=len(asked),
-        spearman=spearman(expected, real),
-        expected_nats=_mean(expected),
-        real_nats=_mean(real),
-        relative_error=abs(_mean(expected) - _mean(real)) / abs(_mean(real)) if len(real) and _mean(real) else None,
-        chosen_nats=_both(asked, before, after, 0),
-        rejected_nats=_both(asked, before, after, 1),
-        wrong=int(wrong.sum()),
-        flips=int((new > 0)[wrong].sum()),
-        expected_flips=float(right[wrong].sum()),
-        brier=brier(right[wrong], new[wrong] > 0),
-        brier_constant=rate * (1 - rate) if wrong.any() else None,
+        expected_nats=expected,
+        wrong=len(wrong),
+        expected_flips=sum(o.right for o in wrong),
         trip=trip,
         expected_trip=foreseen,
         trip_error=abs(foreseen - trip) / trip if foreseen is not None and trip is not None else None,
+        **known,
     )
+
+
+_MOVEMENTS = (
+    *("spearman", "real_nats", "relative_error", "chosen_nats", "rejected_nats"),
+    *("flips", "brier", "brier_constant"),
+)
+
+
+def _movements(
+    asked: Sequence[Outlook], wrong: Sequence[Outlook], before: Mapping[str, Pair], after: Mapping[str, Pair]
+) -> dict[str, Any]:
+    expected = np.array([o.gap_nats - o.start_nats for o in asked])
+    moved = np.array([_gap(after[o.id]) - _gap(before[o.id]) for o in asked])
+    right = np.array([_gap(after[o.id]) > 0 for o in wrong], dtype=np.bool_)
+    rate = float(right.mean()) if len(right) else 0.0
+    real = _mean(moved)
+    return {
+        "spearman": spearman(expected, moved),
+        "real_nats": real,
+        "relative_error": abs(_mean(expected) - real) / abs(real) if real else None,
+        "chosen_nats": _both(asked, before, after, 0),
+        "rejected_nats": _both(asked, before, after, 1),
+        "flips": int(right.sum()),
+        "brier": brier(np.array([o.right for o in wrong]), right),
+        "brier_constant": rate * (1 - rate) if len(right) else None,
+    }
 
 
 def spearman(a: NDArray[np.float64], b: NDArray[np.float64]) -> float | None:
@@ -65,14 +86,14 @@ def _gap(pair: Pair) -> float:
     return pair[0].logp_mean - pair[1].logp_mean
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) if len(values) else 0.0
+def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:
+    return float(np.mean(values)) if len(values) else 0.0
 
 
 def _both(
-    asked: list[Outlook], before: Mapping[str, Pair], after: Mapping[str, Pair], side: int
+    asked: Sequence[Outlook], before: Mapping[str, Pair], after: Mapping[str, Pair], side: int
 ) -> tuple[float, float]:
     """Mean movement of the wanted (0) or the other (1) answer: expected and real, nats."""
     expected = [(o.chosen_nats, o.rejected_nats)[side] for o in asked]
     real = [after[o.id][side].logp_sum - before[o.id][side].logp_sum for o in asked]
-    return _mean(np.array(expected)), _mean(np.array(real))
+    return _mean(expected), _mean(real)

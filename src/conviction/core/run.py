@@ -88,6 +88,22 @@ class Run:
         write_atomic(path, forecast.model_dump_json(indent=1) + "\n")
         return forecast
 
+    def thaw(self) -> Forecast:
+        """Read ``forecast.json`` back. Raises RunError where there is none, or one of another schema."""
+        path = self.folder / "forecast.json"
+        if not path.exists():
+            raise RunError(
+                f"{self.folder} holds no forecast", hint="make one before training: `conviction apply --forecast`"
+            )
+        with storage_errors(f"reading {path}"):
+            text = path.read_text(encoding="utf-8")
+        try:
+            return Forecast.model_validate_json(text)
+        except ValueError as error:
+            raise RunError(
+                f"{path} cannot be read as a forecast", hint="it was damaged, or another version wrote it"
+            ) from error
+
     def load(self, stage: str) -> Scorecard:
         """Read a scorecard back, evidence included."""
         path = self.folder / f"{stage}.json"

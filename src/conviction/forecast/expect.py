@@ -12,7 +12,7 @@ import torch
 from scipy.stats import norm
 from torch import Tensor
 
-from conviction.core.forecast import Flips, Moment, Outlook, Trouble
+from conviction.core.forecast import Flips, Moment, Outlook, Question, Trouble
 from conviction.forecast.kernel import Kernel, Step, Trajectory
 from conviction.forecast.rows import Asked, Rows
 from conviction.train.guard import Guard, Reading, judge
@@ -95,9 +95,16 @@ def outlooks(
             chosen_nats=float(moved[pair[0]]),
             rejected_nats=float(moved[pair[1]]),
             right=float(right[k]),
+            question=_question(asked[k - len(trained)]) if split == "test" else None,
         )
         for k, (pair, name, split, role) in enumerate(known)
     )
+
+
+def _question(asked: Asked) -> Question:
+    pair = asked.pair
+    turns = tuple((m.role, m.content) for m in pair.messages)
+    return Question(turns=turns, wanted=pair.chosen, other=pair.rejected)
 
 
 def expected_flips(found: Sequence[Outlook], *, seed: int = 0) -> Flips | None:
@@ -105,7 +112,7 @@ def expected_flips(found: Sequence[Outlook], *, seed: int = 0) -> Flips | None:
 
     Each draw scales all movements by one factor of the relative error, then adds each pair's own rest.
     """
-    asked = [o for o in found if o.split == "test" and o.role in {"target", "paraphrase"}]
+    asked = [o for o in found if o.counts]
     if not asked:
         return None
     wrong = [o for o in asked if o.start_nats < 0]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from conviction.core.settings import list_fields, parse_options
+from conviction.core.settings import build, list_fields, parse_options
 from conviction.errors import InputError
 
 __all__ = ["POINTS", "default_sweep", "parse_sweep"]
@@ -22,12 +22,13 @@ SWEPT = (
 MOST = 400
 
 
-def parse_sweep(kind: type, texts: Sequence[str]) -> list[dict[str, Any]]:
+def parse_sweep(intervention: Any, texts: Sequence[str]) -> list[dict[str, Any]]:
     """``["beta=0.01,0.05", "learning_rate=1e-6..1e-3"]`` to the options of every setting in the grid.
 
     A range is walked in equal ratios, ``POINTS`` of them, ``1e-6..1e-3:5`` in five. Raises InputError for
     what cannot be swept, a value that the field does not take, or a grid of over 400 settings.
     """
+    kind = type(intervention)
     axes: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
@@ -47,7 +48,10 @@ def parse_sweep(kind: type, texts: Sequence[str]) -> list[dict[str, Any]]:
     count = math.prod(len(values) for values in axes.values())
     if count > MOST:
         raise InputError(f"the sweep has {count} settings", hint=f"give at most {MOST}")
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
+    grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
+    for options in grid:
+        build(intervention, options)  # raises InputError for what does not go together
+    return grid
 
 
 def _parts(name: str, values: str) -> list[str]:

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conviction.core.material import Material, material_from_topic
 from conviction.core.reading import read_material
 from conviction.core.settings import build, list_fields, parse_options
-from conviction.core.topic import load_topic
+from conviction.core.storage import user_path
+from conviction.core.topic import builtin_topics, load_topic
 from conviction.errors import InputError, nearest
 from conviction.intervene import find_intervention
 from conviction.intervene.foreign import read_config
 from conviction.intervene.presets import find_preset
 from conviction.models import DEFAULT_MODEL
 from conviction.train.guard import Guard
+
+if TYPE_CHECKING:
+    from conviction.forecast.rows import Asked
 
 __all__ = ["Plan", "assemble"]
 
@@ -35,6 +39,23 @@ class Plan:
     def material(self) -> Material:
         """Read it."""
         return material_from_topic(load_topic(self.topic)) if self.topic else read_material(str(self.data))
+
+    def asked(self, test: str | None) -> list[Asked]:
+        """What a forecast foresees flips of: ``test`` (a topic, or pairs), else the topic's test split, else nothing.
+
+        Raises InputError for a file without pairs.
+        """
+        from conviction.forecast.rows import Asked, questions_of
+
+        if test is None and self.topic is None:
+            return []
+        name = str(test or self.topic)
+        if test is None or name in builtin_topics() or (user_path(name) / "topic.yaml").is_file():
+            return questions_of(load_topic(name))
+        pairs = read_material(name).pairs
+        if not pairs:
+            raise InputError(f"{name} holds no pairs to ask", hint="give rows of prompt, chosen, rejected")
+        return [Asked(pair, "target") for pair in pairs]
 
 
 def assemble(
@@ -58,7 +79,7 @@ def assemble(
     data = data or (imported.data if imported and not topic else None)
     if (topic is None) == (data is None):
         what = "both a topic and data" if topic else "neither a topic nor data"
-        raise InputError(f"there is {what}", hint=f"write `conviction apply {name} TOPIC`, or give --data FILE")
+        raise InputError(f"there is {what}", hint="name a topic, or give --data FILE")
     start = find_preset(preset).options if preset is not None else {}
     known = {field.name for field in list_fields(kind)}
     foreign = imported.options if imported else {}

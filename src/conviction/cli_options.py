@@ -1,0 +1,44 @@
+"""Arguments and options that several commands have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from conviction.render import Format
+
+__all__ = [
+    "BaseOption",
+    "ConfigOption",
+    "DataOption",
+    "DeviceOption",
+    "DtypeOption",
+    "FormatOption",
+    "GuardOption",
+    "NameArgument",
+    "PresetOption",
+    "RunOption",
+    "SetOption",
+    "TestOption",
+    "TopicArgument",
+    "TrustOption",
+]
+
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+DtypeOption = Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")]
+TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")]
+RunOption = Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is taken up again.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+NameArgument = Annotated[str, typer.Argument(help="dpo, sft, pretrain or scratch.")]
+TopicArgument = Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")]
+DataOption = Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")]
+BaseOption = Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")]
+SetOption = Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o beta=0.1")]
+ConfigOption = Annotated[Path | None, typer.Option(help="A YAML with TRL's or mlx-lm-lora's keys.")]
+PresetOption = Annotated[str | None, typer.Option(help="seed-run1, seed-run2 or seed-run3.")]
+GuardOption = Annotated[str, typer.Option(help="strict, default or off.")]
+TestOption = Annotated[
+    str | None, typer.Option(help="A topic, or pairs that are not trained on, to forecast flips of.")
+]
