@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conviction.core.forecast import FlipCost
+from conviction.core.wording import percent
 from conviction.train.losses import Loss, PairLogps, find_loss, margin
 
 __all__ = ["WITHOUT_CLOSED_FORM", "flip_cost", "flip_points"]
@@ -135,16 +136,16 @@ def _fitting(cap: float, c: float) -> float:
 
 
 def _summary(name: str, beta: float, points: FlipPoints, cap: float, half: float | None, faded: int) -> str:
-    needed = float(np.median(points.margin))
-    if 2 * faded > len(points.c):
-        return (
-            f"{name} stops pushing before {faded} of {len(points.c)} wrong pairs flip: at the flip less than "
-            f"{FADED:.0%} of its gradient is left (β = {beta:g})"
-        )
+    needed, wrong = float(np.median(points.margin)), len(points.c)
     if needed > cap:
         return (
             f"half of the wrong pairs cannot flip inside the cap at β = {beta:g}: they need a margin of "
             f"{needed:.1f} or more, the cap is {cap:g}; β ≤ {half:g} would do"
         )
+    if 2 * faded > wrong:
+        return (
+            f"{name} stops pushing before {faded} of {wrong} wrong pairs flip: less than {percent(FADED)} of its "
+            f"gradient is left there (β = {beta:g})"
+        )
     inside = int((points.margin <= cap).sum())
-    return f"{inside} of {len(points.c)} wrong pairs can flip inside the cap of {cap:g} at β = {beta:g}"
+    return f"{inside} of {wrong} wrong pairs can flip inside the cap of {cap:g} at β = {beta:g}"
