@@ -27,7 +27,7 @@ from conviction.forecast.flip import WITHOUT_CLOSED_FORM, flip_cost, flip_points
 from conviction.forecast.gradients import Layers, take_gradients
 from conviction.forecast.kernel import Kernel, Plan, simulate
 from conviction.forecast.pilot import distance, pilot_rate, run_pilot
-from conviction.forecast.rows import Asked, lay_out_rows
+from conviction.forecast.rows import Asked, choose_examples, lay_out_rows
 from conviction.forecast.scene import set_scene
 from conviction.forecast.signal import signal_of
 from conviction.forecast.sweep import default_sweep, parse_sweep
@@ -107,14 +107,15 @@ def test_drawn_coordinates_are_those_of_the_whole_and_the_error_is_told():
 # -- simulation ----------------------------------------------------------------------
 
 
-def scene_of(intervention, material, *, steps: int = 4, asked=(), per=ALL, model=None):
+def scene_of(intervention, material, *, steps: int = 4, asked=(), model=None):
     from conviction.forecast import _reference
 
     model = model or tiny_model()
     task = intervention.task(model, material, guard=OFF)
-    rows = lay_out_rows(model, task, asked, most=128)
-    pilot = run_pilot(task, steps=steps, watch=Watch())
-    return task, rows, set_scene(task, rows, asked, pilot, _reference(task, Watch()), OFF, None)
+    chosen = choose_examples(task, first=steps, most=128)
+    rows = lay_out_rows(model, task, chosen, asked)
+    pilot = run_pilot(task, rows, steps=steps, watch=Watch())
+    return task, rows, set_scene(task, rows, asked, pilot, _reference(task, chosen, Watch()), OFF, None)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,8 @@ def test_simulated_losses_begin_as_the_real_ones(tmp_path):
 def test_examples_beyond_the_most_are_stood_in_for():
     model, material = tiny_model(), pairs(12)
     task = Dpo(weights=Weights(rank=2), training=Training(epochs=1)).task(model, material, guard=OFF)
-    rows = lay_out_rows(model, task, [], most=5)
+    rows = lay_out_rows(model, task, choose_examples(task, first=1, most=5), [])
+    assert set(task.order[0]) <= set(rows.chosen)
     assert rows.examples.shape == (5, 2)
     assert rows.stand_ins == 7
     order = rows.order(task.order)

@@ -200,7 +200,7 @@ def forecast(
     config: ConfigOption = None,
     preset: PresetOption = None,
     guard: GuardOption = "default",
-    examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 128,
+    examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 96,
     pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast, thrown away.")] = 10,
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

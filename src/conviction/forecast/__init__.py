@@ -19,7 +19,7 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.settings import build, flat
 from conviction.forecast.flip import WITHOUT_CLOSED_FORM, flip_cost
 from conviction.forecast.pilot import run_pilot
-from conviction.forecast.rows import Asked, lay_out_rows
+from conviction.forecast.rows import Asked, choose_examples, lay_out_rows
 from conviction.forecast.scene import Scene, compare_pilot, foresee, set_scene
 from conviction.forecast.signal import read_signal
 from conviction.forecast.sweep import default_sweep
@@ -34,7 +34,7 @@ from conviction.train.reference import prepare
 __all__ = ["forecast"]
 
 PILOT_STEPS = 10
-MOST_EXAMPLES = 128  # have gradients of their own; at 300 pairs and 3 epochs more would cost over a quarter of the run
+MOST_EXAMPLES = 96  # have gradients of their own; at 300 pairs and 3 epochs more would cost over a quarter of the run
 UNSIMULATED = (
     "entropy and greedy samples, which the guard also reads, are not simulated: a stop by them is not foreseen"
 )
@@ -56,7 +56,7 @@ def forecast(
 
     asked     questions that are not trained on, with the wanted and the other answer (``rows.questions_of`` a topic)
     sweep     options of other settings to simulate; None: a small grid, where the planned settings will not do
-    examples  trained examples that have gradients of their own; the others are stood in for
+    examples  trained examples that are read and have gradients of their own; the others are stood in for
 
     Raises InputError for a model without weights, or an intervention that has nothing to train on.
     """
@@ -64,8 +64,9 @@ def forecast(
     clock = _Clock()
     with clock("arithmetic"):
         task: Task = intervention.task(model, material, guard=guard, watch=watch)
-        reference = _reference(task, watch)
-        cost = _cost(task, reference)
+        chosen = choose_examples(task, first=pilot_steps, most=examples)
+        reference = _reference(task, chosen, watch)
+        cost = _cost(task, chosen, reference)
     known: dict[str, Any] = {
         "model": model.id,
         "material": material.name,
@@ -79,9 +80,9 @@ def forecast(
     if obstacle := _obstacle(task):
         verdict = Verdict(kind="none", reasons=(obstacle,), advice=("forecast it with tune=lora",))
         return Forecast(**known, verdict=verdict, unknown=(obstacle, *_unknown(task)), seconds=clock.seconds)
-    rows = lay_out_rows(task.model, task, asked, most=examples)
+    rows = lay_out_rows(task.model, task, chosen, asked)
     with clock("pilot"):
-        pilot = run_pilot(task, steps=pilot_steps, watch=watch)
+        pilot = run_pilot(task, rows, steps=pilot_steps, watch=watch)
     with clock("gradients"):
         scene = set_scene(task, rows, asked, pilot, reference, guard, watch.bars("taking gradients"))
     with clock("simulation"):
@@ -116,11 +117,11 @@ def forecast(
     )
 
 
-def _reference(task: Task, watch: Watch) -> Sequence[Sequence[float]]:
-    """The untouched model's log-prob of each answer: from, and for, the cache that training reads."""
+def _reference(task: Task, chosen: Sequence[int], watch: Watch) -> Sequence[Sequence[float]]:
+    """The untouched model's log-prob of each answer of some examples: from, and for, the cache that training reads."""
     prepared = prepare(
         make_policy(task.model, task.weights, task.training),
-        task.examples,
+        [task.examples[i] for i in chosen],
         scope=task.scope,
         cache_mb=0,
         token_budget=task.training.token_budget or task.model.token_budget,
@@ -129,11 +130,11 @@ def _reference(task: Task, watch: Watch) -> Sequence[Sequence[float]]:
     return prepared.reference
 
 
-def _cost(task: Task, reference: Sequence[Sequence[float]]) -> FlipCost | None:
+def _cost(task: Task, chosen: Sequence[int], reference: Sequence[Sequence[float]]) -> FlipCost | None:
     objective = task.objective
     if not isinstance(objective, Preference):
         return None
-    counts = [example.counts for example in task.examples]
+    counts = [task.examples[i].counts for i in chosen]
     cap = task.guard.margin_cap
     return flip_cost(objective.loss, objective.beta, objective.parameters, reference, counts, cap=cap)
 

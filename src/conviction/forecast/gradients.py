@@ -37,6 +37,7 @@ __all__ = ["Gradients", "Layers", "Row", "take_gradients"]
 
 Row = tuple[Ids, Ids]
 """Prompt and answer."""
+GRAIN = 16  # oneDNN compiles a bf16 multiplication for every new number of rows
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,11 @@ def _reader(
     drawn ones are multiplied, for all tokens at once, and summed answer by answer.
     """
     layers, s = found.layers, found.layers.scale
-    a0, a, b = layers.starts[k].float(), layers.a[k].float(), layers.b[k].float()
-    out_b, rank_b = layers.pick_b[k] // b.shape[1], layers.pick_b[k] % b.shape[1]
-    rank_a, in_a = layers.pick_a[k] // a.shape[1], layers.pick_a[k] % a.shape[1]
+    a0, a, b = layers.starts[k], layers.a[k], layers.b[k]
+    rank = b.shape[1]
+    pick_b, pick_a = layers.pick_b[k].to(b.device), layers.pick_a[k].to(a.device)
+    out_b, rank_b = pick_b // rank, pick_b % rank
+    rank_a, in_a = pick_a // a.shape[1], pick_a % a.shape[1]
     members = torch.tensor([i for i, _, _ in spans])
     cols_b, cols_a = (slice(start, start + len(pick)) for start, pick in zip(at[::-1], (out_b, in_a), strict=True))
 
@@ -177,20 +180,28 @@ def _reader(
         x = args[0].detach()
 
         def keep(dy: Tensor) -> None:
-            flat, up = x.reshape(-1, x.shape[-1]).float(), dy.reshape(-1, dy.shape[-1]).float()
-            low0, low1, down = flat @ a0.T, flat @ (a - a0).T, up @ b
-            rows = up[:, out_b.to(up.device)]
-            products = [rows * low0[:, rank_b], rows * low1[:, rank_b], down[:, rank_a] * flat[:, in_a.to(flat.device)]]
-            sums = [(down * low0).sum(-1, keepdim=True), (down * low1).sum(-1, keepdim=True)]
-            owner = torch.zeros(len(spans), len(flat), device=flat.device)
+            # in the model's own dtype, as its own backward pass would; what is summed exactly in fp32
+            flat, up = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+            low = torch.cat([a0, a - a0]).to(flat.dtype) @ flat.T  # [2 rank, T]: rows are cheap to select, columns not
+            down = b.to(up.dtype).T @ up.T
+            owner = torch.zeros(len(spans) + -len(spans) % GRAIN, len(flat), device=flat.device, dtype=flat.dtype)
             for j, (_, start, end) in enumerate(spans):
-                owner[j, start:end] = s
-            b0, b1, a1, along, cross = torch.split(
-                (owner @ torch.cat(products + sums, dim=1)).cpu(), [len(out_b), len(out_b), len(in_a), 1, 1], dim=1
+                owner[j, start:end] = 1
+            drawn = up.T.index_select(0, out_b)
+            products = torch.cat(
+                [
+                    drawn * low[:rank].index_select(0, rank_b),
+                    drawn * low[rank:].index_select(0, rank_b),
+                    down.index_select(0, rank_a) * flat.T.index_select(0, in_a),
+                ]
             )
+            sums = (products @ owner.T)[:, : len(spans)].float().T.cpu() * s
+            both = torch.stack([(down.float() * part.float()).sum(0) for part in (low[:rank], low[rank:])])
+            exact = (both @ owner[: len(spans)].float().T).T.cpu() * s
+            b0, b1, a1 = torch.split(sums, [len(out_b), len(out_b), len(in_a)], dim=1)
             found.b0[members, cols_b], found.b1[members, cols_b] = b0.bfloat16(), b1.bfloat16()
             found.a1[members, cols_a] = a1.bfloat16()
-            found.along[members, k], found.cross[members, k] = along[:, 0], cross[:, 0]
+            found.along[members, k], found.cross[members, k] = exact[:, 0], exact[:, 1]
 
         output.register_hook(keep)  # type: ignore[no-untyped-call]
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from conviction.core.forecast import PilotReport, Trouble
+from conviction.forecast.rows import Rows
 from conviction.models.lora import ADAPTER, adapter_layers
 from conviction.train.loop import Task, Watch, train
 from conviction.train.policy import Policy, plain_policy, trained
@@ -51,26 +52,28 @@ def pilot_rate(training: Training, planned: int, steps: int) -> float:
     return min(SHARE * distance(training, planned) / steps, FASTEST * training.learning_rate)
 
 
-def run_pilot(task: Task, *, steps: int, watch: Watch) -> Pilot:
+def run_pilot(task: Task, rows: Rows, *, steps: int, watch: Watch) -> Pilot:
     """Train for some steps and keep the weights; the task's model stays as it is.
 
+    The first steps' examples must be among those of ``rows``: the others are not even read.
     Where the guard stops a pilot that is faster than the plan, it is repeated at the planned peak rate.
     """
     planned = len(task.order)
     steps = min(steps, planned)
     rate = pilot_rate(task.training, planned, steps)
-    found = _attempt(task, steps, rate, watch)
+    found = _attempt(task, rows, steps, rate, watch)
     if found.report.trouble and rate > task.training.learning_rate:
         watch.say("the guard stopped a pilot that was faster than the plan: again, at the planned rate")
-        found = _attempt(task, steps, task.training.learning_rate, watch)
+        found = _attempt(task, rows, steps, task.training.learning_rate, watch)
     return found
 
 
-def _attempt(task: Task, steps: int, rate: float, watch: Watch) -> Pilot:
+def _attempt(task: Task, rows: Rows, steps: int, rate: float, watch: Watch) -> Pilot:
     training = dataclasses.replace(
         task.training, learning_rate=rate, schedule="constant", warmup=0.0, checkpoint_every=0, max_steps=None
     )
-    short = dataclasses.replace(task, order=tuple(task.order[:steps]), training=training)
+    examples = [task.examples[i] for i in rows.chosen]
+    short = dataclasses.replace(task, examples=examples, order=rows.order(task.order[:steps]), training=training)
     outcome = train(short, watch=Watch(say=watch.say, bars=watch.bars))
     policy = plain_policy(task.model, task.weights, task.training)
     starts = {name: _lora_a(layer).detach().clone() for name, layer in adapter_layers(policy.module).items()}

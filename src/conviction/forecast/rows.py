@@ -17,7 +17,7 @@ from conviction.models.hf import HFModel
 from conviction.train.loop import Task
 from conviction.train.sensors import KEEP, Sensors
 
-__all__ = ["Asked", "Rows", "lay_out_rows", "questions_of"]
+__all__ = ["Asked", "Rows", "choose_examples", "lay_out_rows", "questions_of"]
 
 FACTS = 8  # of each kind
 
@@ -68,8 +68,17 @@ def questions_of(topic: Topic, *, seed: int = 0) -> list[Asked]:
     return asked
 
 
-def lay_out_rows(model: HFModel, task: Task, asked: Sequence[Asked], *, most: int) -> Rows:
-    """Number all rows; equal ones are there once. At most ``most`` examples have gradients of their own.
+def choose_examples(task: Task, *, first: int, most: int) -> list[int]:
+    """Those of the task's examples that get gradients: of the first steps, then others drawn, ``most`` in all."""
+    used = list(dict.fromkeys(i for step in task.order for i in step))
+    early = list(dict.fromkeys(i for step in task.order[:first] for i in step))
+    rest = used[len(early) :]
+    drawn = random.Random(task.training.seed).sample(rest, min(len(rest), max(0, most - len(early))))  # noqa: S311  no secret
+    return sorted([*early, *drawn])
+
+
+def lay_out_rows(model: HFModel, task: Task, chosen: Sequence[int], asked: Sequence[Asked]) -> Rows:
+    """Number all rows; equal ones are there once. Examples that are not ``chosen`` are stood in for.
 
     Questions are encoded as ``probe`` scores them, without the end-of-turn token that training adds.
     """
@@ -78,10 +87,7 @@ def lay_out_rows(model: HFModel, task: Task, asked: Sequence[Asked], *, most: in
     def row(prompt: tuple[int, ...], answer: tuple[int, ...]) -> int:
         return number.setdefault((prompt, answer), len(number))
 
-    used = sorted({i for step in task.order for i in step})
-    chosen = used
-    if len(used) > most:
-        chosen = sorted(random.Random(task.training.seed).sample(used, most))  # noqa: S311  no secret
+    used = {i for step in task.order for i in step}
     place = {i: k for k, i in enumerate(chosen)}
     others = [i for i in range(len(task.examples)) if i not in place]
     place |= {i: k % len(chosen) for k, i in enumerate(others)}

@@ -72,7 +72,7 @@ def set_scene(
 ) -> Scene:
     """Take the gradients at the pilot's end.
 
-    reference  per example of the task the log-prob of each answer under the untouched model, nats
+    reference  per chosen example the log-prob of each answer under the untouched model, nats
 
     Raises ModelError if not even the smallest sample of them fits in memory.
     """
@@ -154,7 +154,7 @@ def _pass_tokens(task: Task, rows: Sequence[Row]) -> int:
 def _base(task: Task, rows: Rows, reference: Sequence[Sequence[float]], budget: int) -> Tensor:
     """[N] log-probs under the untouched model: of trained answers known already, of the others computed."""
     values = torch.full((len(rows.rows),), torch.nan)
-    values[rows.examples] = torch.tensor([reference[i] for i in rows.chosen])
+    values[rows.examples] = torch.tensor(reference)
     missing = torch.isnan(values).nonzero()[:, 0].tolist()
     policy = plain_policy(task.model, task.weights, task.training)
     asked = [Encoded("", prompt, (answer,)) for prompt, answer in (rows.rows[i] for i in missing)]
