@@ -14,8 +14,11 @@ from torch import Tensor
 
 from conviction.core.forecast import Flips, Moment, Outlook, Question, Trouble
 from conviction.forecast.kernel import Kernel, Step, Trajectory
+from conviction.forecast.pilot import PilotReading
 from conviction.forecast.rows import Asked, Rows
 from conviction.train.guard import Guard, Reading, judge
+from conviction.train.settings import Training
+from conviction.train.step import rate_at
 
 __all__ = ["Strain", "expected_flips", "guard_on", "moments", "outlooks"]
 
@@ -33,24 +36,33 @@ class Strain:
     share: float
 
 
-def guard_on(steps: Sequence[Step], kernel: Kernel, rows: Rows, guard: Guard) -> Strain:
-    """Judge simulated readings by the guard's own rule.
+def guard_on(
+    steps: Sequence[Step], kernel: Kernel, rows: Rows, guard: Guard, pilot: Sequence[PilotReading], training: Training
+) -> Strain:
+    """Judge expected readings by the guard's own rule.
 
-    Chosen answers and neutral text are simulated; entropy and samples, which the guard also reads, are not.
+    As far as the pilot came they are the pilot's, by the way covered; beyond it chosen
+    answers and neutral text are simulated. Entropy and samples, which the guard also
+    reads, are not.
     """
     guard = dataclasses.replace(guard, mode="default" if guard.mode == "off" else guard.mode)
     tokens = float(kernel.counts[rows.neutral].sum())
     history: list[Reading] = []
-    share = 0.0
+    share, way = 0.0, 0.0
+    ways, neutrals, chosens = ([getattr(r, n) for r in pilot] for n in ("way", "neutral_drop", "chosen_drop"))
     for step in steps:
-        neutral = -float(step.watched.sum()) / tokens
+        way += rate_at(step.step, len(steps), training)
+        neutral, chosen_drop = -float(step.watched.sum()) / tokens, step.chosen_drop
+        if ways and way <= ways[-1]:
+            neutral = float(np.interp(way, [0.0, *ways], [0.0, *neutrals]))
+            chosen_drop = None if chosen_drop is None else float(np.interp(way, ways, chosens))
         history.append(
             Reading(
                 step=step.step,
                 loss=step.loss,
                 grad_norm=step.grad_norm,
                 margin=step.margin,
-                chosen_drop=step.chosen_drop,
+                chosen_drop=chosen_drop,
                 neutral_drop=neutral,
             )
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from conviction.train.policy import Policy, plain_policy, trained
 from conviction.train.settings import Training
 from conviction.train.step import rate_at
 
-__all__ = ["Pilot", "distance", "pilot_rate", "run_pilot"]
+__all__ = ["Pilot", "PilotReading", "distance", "pilot_rate", "run_pilot"]
 
 SHARE = 0.5  # of the planned way
 FASTEST = 3.0  # times the planned peak rate
@@ -33,13 +34,24 @@ FASTEST = 3.0  # times the planned peak rate
 class Pilot:
     """The adapter at its start and after the pilot's steps.
 
-    policy  at the pilot's end, without lean layers
-    starts  A₀ of each adapted layer, by the layer's name
+    policy    at the pilot's end, without lean layers
+    starts    A₀ of each adapted layer, by the layer's name
+    readings  what the guard read after each of its steps
     """
 
     policy: Policy
     starts: dict[str, Tensor]
     report: PilotReport
+    readings: tuple[PilotReading, ...]
+
+
+@dataclass(frozen=True)
+class PilotReading:
+    """way: sum of learning rates up to a step; drops in nats per token, as the guard has them."""
+
+    way: float
+    neutral_drop: float
+    chosen_drop: float
 
 
 def distance(training: Training, steps: int, upto: int | None = None) -> float:
@@ -74,7 +86,13 @@ def _attempt(task: Task, rows: Rows, steps: int, rate: float, watch: Watch) -> P
     )
     examples = [task.examples[i] for i in rows.chosen]
     short = dataclasses.replace(task, examples=examples, order=rows.order(task.order[:steps]), training=training)
-    outcome = train(short, watch=Watch(say=watch.say, bars=watch.bars))
+    readings: list[PilotReading] = []
+
+    def read(record: Mapping[str, Any], _total: int) -> None:
+        neutral, chosen = record["guard"]["neutral_drop"], record.get("chosen_drop") or 0.0
+        readings.append(PilotReading(rate * record["step"], neutral, chosen))
+
+    outcome = train(short, watch=Watch(say=watch.say, bars=watch.bars, step=read))
     policy = plain_policy(task.model, task.weights, task.training)
     starts = {name: _lora_a(layer).detach().clone() for name, layer in adapter_layers(policy.module).items()}
     moved = dict(outcome.model.module.named_parameters())
@@ -83,7 +101,8 @@ def _attempt(task: Task, rows: Rows, steps: int, rate: float, watch: Watch) -> P
             parameter.copy_(moved[name])
     trip = outcome.outcome.trip
     trouble = Trouble(step=_as_planned(task, rate, trip.step), reasons=trip.reasons) if trip else None
-    return Pilot(policy, starts, PilotReport(steps=steps, learning_rate=rate, trouble=trouble))
+    report = PilotReport(steps=steps, learning_rate=rate, trouble=trouble)
+    return Pilot(policy, starts, report, tuple(readings))
 
 
 def _lora_a(layer: Any) -> Tensor:

@@ -17,7 +17,7 @@ from conviction.errors import ModelError
 from conviction.forecast.expect import Strain, expected_flips, guard_on, moments, outlooks
 from conviction.forecast.gradients import Layers, Row, take_gradients
 from conviction.forecast.kernel import Kernel, Plan, Trajectory, simulate
-from conviction.forecast.pilot import Pilot
+from conviction.forecast.pilot import Pilot, PilotReading
 from conviction.forecast.rows import Asked, Rows
 from conviction.models.packing import pack_whole
 from conviction.train.batches import Encoded
@@ -43,6 +43,7 @@ class Scene:
     rows: Rows
     asked: Sequence[Asked]
     guard: Guard
+    pilot: Sequence[PilotReading]
 
     @property
     def pairs(self) -> Tensor | None:
@@ -82,7 +83,7 @@ def set_scene(
     base = _base(task, rows, reference, budget)
     gradients = take_gradients(pilot.policy, layers, rows.rows, token_budget=budget, progress=progress)
     counts = torch.tensor([len(answer) for _, answer in rows.rows])
-    return Scene(Kernel(gradients, base, counts), rows, asked, guard)
+    return Scene(Kernel(gradients, base, counts), rows, asked, guard, pilot.readings)
 
 
 def foresee(scene: Scene, task: Task) -> Foreseen:
@@ -95,7 +96,7 @@ def foresee(scene: Scene, task: Task) -> Foreseen:
     found = outlooks(kernel, rows, names, scene.asked, run.moved[total])
     return Foreseen(
         run=run,
-        strain=guard_on(run.steps, kernel, rows, scene.guard),
+        strain=guard_on(run.steps, kernel, rows, scene.guard, scene.pilot, task.training),
         outlooks=found,
         flips=expected_flips(found),
         moments=moments(kernel, rows, scene.asked, run),
