@@ -16,6 +16,8 @@ NAMES = (
     "audit_calibration",
     "few_pairs",
     "displacement",
+    "forecast_battery",
+    "forecast_cost",
 )
 
 if __name__ == "__main__":

@@ -9,12 +9,14 @@ import re
 import shlex
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from conviction.audit import RULES, find_rule
+from conviction.core.forecast import Kind
 from conviction.core.settings import Field, list_fields, parse_options
+from conviction.forecast import MOST_EXAMPLES, PILOT_STEPS
 from conviction.intervene import INTERVENTIONS, find_intervention
 from conviction.intervene.presets import PRESETS
 from conviction.train.guard import Guard, SampleReading
@@ -23,6 +25,7 @@ from conviction.train.tracking import TRACKERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
+FORECAST = (DOCS / "forecast.md").read_text(encoding="utf-8")
 AUDIT = (DOCS / "audit.md").read_text(encoding="utf-8")
 SHARED = ("Weights", "Training")
 
@@ -176,8 +179,8 @@ def test_the_config_on_the_page_is_read(tmp_path):
     assert read.options["rank"] == 16
 
 
-def test_python_on_the_page_names_what_exists():
-    blocks = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+def test_python_on_the_pages_names_what_exists():
+    blocks = re.findall(r"```python\n(.*?)```", TEXT + FORECAST, flags=re.DOTALL)
     assert blocks
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
@@ -222,3 +225,40 @@ def test_the_calibration_on_the_page_is_what_was_measured():
         flips, margins = asked["PD402"], asked["PD403"]
         assert wrong == f"{flips['wrong'] / flips['pairs']:.0%}"
         assert over == f"{margins['over'] / flips['pairs']:.0%}"
+
+
+def test_every_flag_of_forecast_is_explained():
+    import typer
+
+    from conviction.cli import app
+
+    params = typer.main.get_command(app).commands["forecast"].params  # type: ignore[attr-defined]
+    flags = {flag for p in params for flag in p.opts if flag.startswith("-") and p.name != "help"}
+    rows = re.findall(r"^\| (`--?\w.*?) \| ", FORECAST, flags=re.MULTILINE)
+    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags
+    defaults = {p.name: p.default for p in params}
+    assert (defaults["examples"], defaults["pilot"]) == (MOST_EXAMPLES, PILOT_STEPS)
+    assert f"({MOST_EXAMPLES})" in FORECAST
+    assert f"({PILOT_STEPS})" in FORECAST
+
+
+def test_every_verdict_is_explained():
+    kinds = set(get_args(Kind)) - {"none"}
+    assert set(re.findall(r"^\| `([\w ]+)` \| ", FORECAST, flags=re.MULTILINE)) == kinds
+
+
+def test_the_battery_on_the_page_is_what_was_measured():
+    results = json.loads((DOCS.parent / "benchmarks/results/forecast_battery.json").read_text(encoding="utf-8"))
+    number = r"[-+]?[\d.]+|–"
+    row = rf"^\| ([^|`]+) \| (\d+) \| ({number}) \| ([^|]+) \| ([^|]+) \| (\w+) / (\w+) \| ([\w ]+) \|$"
+    said = {name: cells for name, *cells in re.findall(row, FORECAST, flags=re.MULTILINE)}
+    assert set(said) == {run["case"] for run in results["runs"]}
+    for run in results["runs"]:
+        pairs, spearman, moved, flips, expected, real, verdict = said[run["case"]]
+        score = run["score"]
+        assert (int(pairs), verdict) == (score["pairs"], run["verdict"]["kind"])
+        assert (expected, real) == tuple(str(score[key] or "never") for key in ("expected_trip", "trip"))
+        if score["real_nats"] is not None:
+            assert spearman == f"{score['spearman']:.2f}"
+            assert moved == f"{score['expected_nats']:+.2f} / {score['real_nats']:+.2f}"
+            assert flips == f"{score['expected_flips']:.1f} / {score['flips']} of {score['wrong']}"

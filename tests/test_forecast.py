@@ -28,7 +28,7 @@ from conviction.forecast.gradients import Layers, take_gradients
 from conviction.forecast.kernel import Kernel, Plan, simulate
 from conviction.forecast.pilot import distance, pilot_rate, run_pilot
 from conviction.forecast.rows import Asked, choose_examples, lay_out_rows
-from conviction.forecast.scene import set_scene
+from conviction.forecast.scene import read_reference, set_scene
 from conviction.forecast.signal import signal_of
 from conviction.forecast.sweep import default_sweep, parse_sweep
 from conviction.forecast.verdict import judge_forecast
@@ -108,14 +108,12 @@ def test_drawn_coordinates_are_those_of_the_whole_and_the_error_is_told():
 
 
 def scene_of(intervention, material, *, steps: int = 4, asked=(), model=None):
-    from conviction.forecast import _reference
-
     model = model or tiny_model()
     task = intervention.task(model, material, guard=OFF)
     chosen = choose_examples(task, first=steps, most=128)
     rows = lay_out_rows(model, task, chosen, asked)
     pilot = run_pilot(task, rows, steps=steps, watch=Watch())
-    return task, rows, set_scene(task, rows, asked, pilot, _reference(task, chosen, Watch()), OFF, None)
+    return task, rows, set_scene(task, rows, asked, pilot, read_reference(task, chosen, None), OFF, None)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["counted", "percent", "printable"]
+import math
+
+__all__ = ["counted", "percent", "printable", "rounded_down"]
 
 
 def counted(number: int, noun: str) -> str:
@@ -13,6 +15,12 @@ def counted(number: int, noun: str) -> str:
 def percent(share: float) -> str:
     """A share in whole percent; below one percent, and not nothing, as such."""
     return "under 1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
+
+
+def rounded_down(value: float) -> float:
+    """A number above 0 to two digits, downwards: an upper bound that is given as advice must hold."""
+    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{math.floor(value / unit) * unit:.2g}")
 
 
 def printable(text: str) -> str:

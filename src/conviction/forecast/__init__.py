@@ -20,7 +20,7 @@ from conviction.core.settings import build, flat
 from conviction.forecast.flip import WITHOUT_CLOSED_FORM, flip_cost
 from conviction.forecast.pilot import run_pilot
 from conviction.forecast.rows import Asked, choose_examples, lay_out_rows
-from conviction.forecast.scene import Scene, compare_pilot, foresee, set_scene
+from conviction.forecast.scene import Scene, compare_pilot, foresee, read_reference, set_scene
 from conviction.forecast.signal import read_signal
 from conviction.forecast.sweep import default_sweep
 from conviction.forecast.verdict import judge_forecast
@@ -28,8 +28,6 @@ from conviction.train.batches import step_order
 from conviction.train.guard import Guard
 from conviction.train.loop import Task, Watch
 from conviction.train.objectives import Preference
-from conviction.train.policy import make_policy
-from conviction.train.reference import prepare
 
 __all__ = ["forecast"]
 
@@ -65,7 +63,7 @@ def forecast(
     with clock("arithmetic"):
         task: Task = intervention.task(model, material, guard=guard, watch=watch)
         chosen = choose_examples(task, first=pilot_steps, most=examples)
-        reference = _reference(task, chosen, watch)
+        reference = read_reference(task, chosen, watch.bars("reading the untouched model"))
         cost = _cost(task, chosen, reference)
     known: dict[str, Any] = {
         "model": model.id,
@@ -115,19 +113,6 @@ def forecast(
         unknown=(*_unknown(task), UNSIMULATED),
         seconds=clock.seconds,
     )
-
-
-def _reference(task: Task, chosen: Sequence[int], watch: Watch) -> Sequence[Sequence[float]]:
-    """The untouched model's log-prob of each answer of some examples: from, and for, the cache that training reads."""
-    prepared = prepare(
-        make_policy(task.model, task.weights, task.training),
-        [task.examples[i] for i in chosen],
-        scope=task.scope,
-        cache_mb=0,
-        token_budget=task.training.token_budget or task.model.token_budget,
-        progress=watch.bars("reading the untouched model"),
-    )
-    return prepared.reference
 
 
 def _cost(task: Task, chosen: Sequence[int], reference: Sequence[Sequence[float]]) -> FlipCost | None:

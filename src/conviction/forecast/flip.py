@@ -10,7 +10,6 @@ answers of other prompts (KTO), there is no such point, and no arithmetic.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conviction.core.forecast import FlipCost
-from conviction.core.wording import percent
+from conviction.core.wording import percent, rounded_down
 from conviction.train.losses import Loss, PairLogps, find_loss, margin
 
 __all__ = ["WITHOUT_CLOSED_FORM", "flip_cost", "flip_points"]
@@ -111,7 +110,7 @@ def flip_cost(
     over = int((points.margin > cap).sum())
     faded = int((left < FADED).sum())
     scales = bool((points.margin > 0).any())  # simpo's margin at the flip is 0, whatever β is
-    half, most = (_fitting(cap, float(np.quantile(points.c, q))) if scales else None for q in (0.5, 0.95))
+    half, most = (rounded_down(cap / float(np.quantile(points.c, q))) if scales else None for q in (0.5, 0.95))
     table = {"c": points.c, "margin": points.margin, "loss": points.loss, "left": left}
     return FlipCost(
         loss=name,
@@ -127,12 +126,6 @@ def flip_cost(
         beta_for_most=most,
         summary=_summary(name, beta, points, cap, half, faded),
     )
-
-
-def _fitting(cap: float, c: float) -> float:
-    """The largest β, to two digits, at which a flip of c stays under the cap."""
-    unit = 10.0 ** (math.floor(math.log10(cap / c)) - 1)
-    return float(f"{math.floor(cap / c / unit) * unit:.2g}")
 
 
 def _summary(name: str, beta: float, points: FlipPoints, cap: float, half: float | None, faded: int) -> str:

@@ -24,9 +24,10 @@ from conviction.train.batches import Encoded
 from conviction.train.guard import Guard
 from conviction.train.loop import Task
 from conviction.train.memory import available, estimate_step
-from conviction.train.policy import Policy, plain_policy, sum_answers, trained
+from conviction.train.policy import Policy, make_policy, plain_policy, sum_answers, trained
+from conviction.train.reference import prepare
 
-__all__ = ["Foreseen", "Scene", "compare_pilot", "foresee", "set_scene"]
+__all__ = ["Foreseen", "Scene", "compare_pilot", "foresee", "read_reference", "set_scene"]
 
 PER_MATRIX = 256  # coordinates of each A and B: sums are then off by 4-11 % (benchmarks/results/forecast_battery.json)
 LEAST_PER_MATRIX = 16
@@ -60,6 +61,19 @@ class Foreseen:
     outlooks: tuple[Outlook, ...]
     flips: Flips | None
     moments: tuple[Moment, ...]
+
+
+def read_reference(task: Task, chosen: Sequence[int], progress: Progress | None) -> Sequence[Sequence[float]]:
+    """The untouched model's log-prob of each answer of some examples: from, and for, the cache that training reads."""
+    prepared = prepare(
+        make_policy(task.model, task.weights, task.training),
+        [task.examples[i] for i in chosen],
+        scope=task.scope,
+        cache_mb=0,
+        token_budget=task.training.token_budget or task.model.token_budget,
+        progress=progress,
+    )
+    return prepared.reference
 
 
 def set_scene(

@@ -49,7 +49,7 @@ def judge_forecast(
     safe = trouble is None and strain <= SAFE_STRAIN
     if safe and flips.expected >= ENOUGH * flips.wrong:
         return Verdict(kind="trainable", reasons=tuple(seen), advice=())
-    good = [s for s in settings if _is_good(s)]
+    good = sorted(filter(_is_good, settings), key=lambda s: -s.flips.expected if s.flips else 0.0)
     if good:
         named = "; ".join(f"{_named(s.options)}: {_expected(s.flips)}" for s in good[:3])
         return Verdict(kind="only with these settings", reasons=tuple(seen), advice=(named, "keep the guard on"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from conviction.core.wording import rounded_down
 from conviction.train.losses import PairLogps, find_loss, margin, sft_term
 
 __all__ = ["Likelihood", "Objective", "Preference", "reach"]
@@ -120,13 +120,10 @@ def reach(objective: Preference, reference: Sequence[Sequence[float]], last_marg
         f"β·c = {objective.beta:g} · {c:.0f} nats = {needed:.1f}; the last margin was {last_margin:.1f}."
     )
     if needed > cap:
-        text += f" That is over {cap:g}, the margin at which collapses were seen: β ≤ {_round_down(cap / c)} would do."
+        text += (
+            f" That is over {cap:g}, the margin at which collapses were seen: β ≤ {rounded_down(cap / c):g} would do."
+        )
     return text
-
-
-def _round_down(x: float) -> str:
-    digits = 1 - math.floor(math.log10(x))
-    return f"{math.floor(x * 10**digits) / 10**digits:g}"
 
 
 def _pair_logps(sums: Tensor, counts: Tensor, reference: Tensor) -> PairLogps:

@@ -26,7 +26,6 @@ politeness kit one pair, of the brevity kit none.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any
@@ -35,16 +34,10 @@ import numpy as np
 
 from conviction.audit.row import AuditRow, shown
 from conviction.audit.rule import Fault, Rule, Setting, Worst
-from conviction.core.wording import counted, percent
+from conviction.core.wording import counted, percent, rounded_down
 
 COMMON = 0.10
 MOST = 0.95  # of the pairs that the advised beta lets pass
-
-
-def _rounded_down(value: float) -> float:
-    """To two digits, so that what it promises holds."""
-    unit = 10.0 ** (math.floor(math.log10(value)) - 1)
-    return float(f"{math.floor(value / unit) * unit:.2g}")
 
 
 class _Check:
@@ -75,7 +68,7 @@ class _Check:
             "cap": self.cap,
             "over": len(self.over),
             "largest_margin": round(self.beta * max(self.shortfalls), 2),
-            "fitting_beta": min(self.beta, _rounded_down(self.cap / most)) if most > 0 else self.beta,
+            "fitting_beta": min(self.beta, rounded_down(self.cap / most)) if most > 0 else self.beta,
         }
 
     def faults(self) -> Iterable[Fault]:
