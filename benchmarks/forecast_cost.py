@@ -48,7 +48,7 @@ def empty_cache() -> Iterator[None]:
 
 def main(shape: str = "short") -> None:
     model = load("smollm2-135m", dtype="bf16")
-    rows = shaped_pairs(shape, PAIRS, model.tokenizer)
+    rows = [r for r in shaped_pairs(shape, PAIRS + 50, model.tokenizer) if r["chosen"] != r["rejected"]][:PAIRS]
     pairs = [Pair(f"r{i}", chat(r["prompt"]), r["chosen"], r["rejected"]) for i, r in enumerate(rows)]
     material = Material(shape, tuple(pairs))
     asked = questions_of(load_topic("obesity"))

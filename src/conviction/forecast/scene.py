@@ -29,7 +29,7 @@ from conviction.train.reference import prepare
 
 __all__ = ["Foreseen", "Scene", "compare_pilot", "foresee", "read_reference", "set_scene"]
 
-PER_MATRIX = 256  # coordinates of each A and B: sums are then off by 4-11 % (benchmarks/results/forecast_battery.json)
+PER_MATRIX = 256  # coordinates of each A and B: sums are then off by 2-9 % (benchmarks/results/forecast_battery.json)
 LEAST_PER_MATRIX = 16
 MEMORY_SHARE = 0.25  # of what is free
 PASS_TOKENS = 768
