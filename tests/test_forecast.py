@@ -47,9 +47,9 @@ def questions(n: int = 9) -> list[Asked]:
     return [Asked(Pair(f"t{i}", chat(f"Test {i}?"), f"Yes, {i} holds.", f"No, {i} fails."), "target") for i in range(n)]
 
 
-def moved_policy(seed: int = 0, size: float = 0.05):
+def moved_policy(architecture: str = "llama", *, seed: int = 0, size: float = 0.05):
     """A policy whose adapter has left its start, and A₀ of each layer."""
-    policy = plain_policy(tiny_model(), Weights(rank=2), Training(seed=1))
+    policy = plain_policy(tiny_model(architecture), Weights(rank=2), Training(seed=1))
     starts = {
         name: layer.lora_A[ADAPTER].weight.detach().clone() for name, layer in adapter_layers(policy.module).items()
     }
@@ -63,9 +63,12 @@ def moved_policy(seed: int = 0, size: float = 0.05):
 # -- gradients -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("budget", [1, 10_000])
-def test_gradients_of_packed_answers_are_autograds_one_by_one(budget):
-    policy, starts = moved_policy()
+@pytest.mark.parametrize(
+    ("architecture", "budget"), [("llama", 1), ("llama", 10_000), ("gpt2", 10_000), ("gemma2-softcap", 500)]
+)
+def test_gradients_of_packed_answers_are_autograds_one_by_one(architecture, budget):
+    policy, starts = moved_policy(architecture)
+    assert policy.packed == (architecture != "gemma2-softcap")
     encoded = encode_pairs(tiny_model().encoder, pairs(4).pairs)
     rows = [(e.prompt, answer) for e in encoded for answer in e.answers]
     layers = Layers.draw(policy.module, starts, per_matrix=ALL)
@@ -300,6 +303,7 @@ def judged(**changes):
         "flips": Flips(pairs=20, wrong=10, expected=8.0, low=5, high=10),
         "trouble": None,
         "strain": 0.1,
+        "reach": 2.0,
         "last": moment(),
         "settings": (),
         "cost": None,
@@ -324,6 +328,7 @@ STOP = Trouble(step=7, reasons=("neutral text lost 0.2",))
         ({"flips": FEW}, "not by this method"),
         ({"trouble": STOP}, "not by this method"),
         ({"strain": 0.8}, "not by this method"),
+        ({"reach": 4.5}, "not by this method"),
         ({"flips": FEW, "last": moment(9.0, 8.0)}, "style only"),
         ({"flips": FEW, "settings": [setting(9.0)]}, "only with these settings"),
         ({"trouble": STOP, "settings": [setting(6.0)]}, "only with these settings"),

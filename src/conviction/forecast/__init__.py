@@ -95,7 +95,7 @@ def forecast(
         "signal": signal,
         "pilot": report,
     }
-    judged = {**evidence, "pairs": len(task.examples), "last": seen.moments[-1]}
+    judged = {**evidence, "pairs": len(task.examples), "reach": seen.run.reach[-1], "last": seen.moments[-1]}
     with clock("sweep"):
         undecided = judge_forecast(**judged, settings=()).kind in {"style only", "not by this method"}
         grid = sweep if sweep is not None else default_sweep(known["options"]) if undecided else ()

@@ -59,8 +59,7 @@ def flip_points(
     shortfall = start[:, 1] / per[:, 1] - start[:, 0] / per[:, 0]
     wrong = shortfall > 0
     c, start, per, counts = shortfall[wrong], start[wrong], per[wrong], counts[wrong].double()
-    at_start, slope_at_start, _ = _at(loss, beta, parameters, start, counts, per, torch.zeros_like(c))
-    del at_start
+    _, slope_at_start, _ = _at(loss, beta, parameters, start, counts, per, torch.zeros_like(c))
     value, slope, margins = _at(loss, beta, parameters, start, counts, per, c)
     return FlipPoints(*(t.numpy() for t in (c, margins, value, -slope, -slope_at_start)))
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from conviction.core.forecast import (
+    FARTHEST,
     SAFE_STRAIN,
     FlipCost,
     Flips,
@@ -31,6 +32,7 @@ def judge_forecast(
     flips: Flips | None,
     trouble: Trouble | None,
     strain: float,
+    reach: float,
     last: Moment,
     settings: Sequence[Setting],
     cost: FlipCost | None,
@@ -38,7 +40,7 @@ def judge_forecast(
     pilot: PilotReport,
 ) -> Verdict:
     """Weigh what was found. Without questions, or with fewer than eight pairs, there is no verdict."""
-    seen = list(_observations(flips, trouble, strain, cost, signal, pilot))
+    seen = list(_observations(flips, trouble, strain, reach, cost, signal, pilot))
     if flips is None or min(pairs, flips.pairs) < LEAST_PAIRS:
         what = "no questions to hold out" if flips is None else f"{pairs} pairs to train on, {flips.pairs} to ask"
         advice = "give a topic, or --test with pairs that are not trained on; eight of each at least"
@@ -46,7 +48,7 @@ def judge_forecast(
     if not flips.wrong:
         reason = f"the model already finds the wanted answer likelier on all {flips.pairs} test pairs"
         return Verdict(kind="nothing to flip", reasons=(reason, *seen), advice=("leave the model as it is",))
-    safe = trouble is None and strain <= SAFE_STRAIN
+    safe = trouble is None and strain <= SAFE_STRAIN and reach <= FARTHEST
     if safe and flips.expected >= ENOUGH * flips.wrong:
         return Verdict(kind="trainable", reasons=tuple(seen), advice=())
     good = sorted(filter(_is_good, settings), key=lambda s: -s.flips.expected if s.flips else 0.0)
@@ -73,6 +75,7 @@ def _observations(
     flips: Flips | None,
     trouble: Trouble | None,
     strain: float,
+    reach: float,
     cost: FlipCost | None,
     signal: Signal | None,
     pilot: PilotReport,
@@ -86,6 +89,10 @@ def _observations(
         found.append(f"the guard is expected to stop the run about step {trouble.step}: {trouble.reasons[0]}")
     elif strain > SAFE_STRAIN:
         found.append(f"drift reaches {strain:.0%} of a limit of the guard, and forecasts of drift run low")
+    if reach > FARTHEST:
+        found.append(
+            f"the run goes {reach:.1f} times as far as the pilot: beyond {FARTHEST:g} times a forecast is a guess"
+        )
     if cost is not None and cost.wrong:
         found.append(cost.summary)
     if signal is not None:
