@@ -18,7 +18,8 @@ from conviction.audit.measuring import measure
 from conviction.audit.rows import rows_of_material
 from conviction.core.material import Material, Pair
 from conviction.intervene.dpo import Dpo
-from conviction.models.hf import HFModel, load
+from conviction.models.hf import HFModel
+from conviction.models.loading import load
 from conviction.train.guard import Guard
 from conviction.train.settings import Training
 

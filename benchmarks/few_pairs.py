@@ -16,7 +16,8 @@ from benchmarks.machine import save
 from conviction import Query, Topic, chat, load_topic
 from conviction.core.material import Material, Pair, material_from_topic
 from conviction.intervene.dpo import Dpo
-from conviction.models.hf import HFModel, load
+from conviction.models.hf import HFModel
+from conviction.models.loading import load
 from conviction.train.guard import Guard
 from conviction.train.settings import Training
 

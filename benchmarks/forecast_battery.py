@@ -32,7 +32,8 @@ from conviction.forecast import forecast
 from conviction.forecast.rows import Asked, questions_of
 from conviction.intervene.dpo import Dpo
 from conviction.intervene.sft import Sft
-from conviction.models.hf import HFModel, load
+from conviction.models.hf import HFModel
+from conviction.models.loading import load
 from conviction.train.guard import Guard
 from conviction.train.settings import Training
 

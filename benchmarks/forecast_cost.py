@@ -24,7 +24,7 @@ from conviction.core.storage import cache_dir
 from conviction.forecast import forecast
 from conviction.forecast.rows import questions_of
 from conviction.intervene.dpo import Dpo
-from conviction.models.hf import load
+from conviction.models.loading import load
 from conviction.train.guard import Guard
 from conviction.train.settings import Training
 

@@ -22,7 +22,8 @@ from conviction import Query, chat, load_topic
 from conviction.core.material import Material, material_from_topic
 from conviction.intervene.dpo import Dpo
 from conviction.intervene.sft import Sft
-from conviction.models.hf import HFModel, load
+from conviction.models.hf import HFModel
+from conviction.models.loading import load
 from conviction.probe.health import neutral_text
 from conviction.train.guard import Guard, Judgement, Reading, SampleReading, judge, sampling_is_due
 from conviction.train.settings import Training

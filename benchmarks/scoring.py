@@ -25,7 +25,8 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks.machine import save
 from benchmarks.questions import context, pairs
 from conviction import Message, Query, chat
-from conviction.models.hf import HFModel, load
+from conviction.models.hf import HFModel
+from conviction.models.loading import load
 from conviction.models.packing import plan, plan_tokens
 
 ROUNDS = 3

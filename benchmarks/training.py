@@ -41,7 +41,7 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
 
     from conviction.core.formats import material_from_rows
     from conviction.intervene.dpo import Dpo
-    from conviction.models.hf import load
+    from conviction.models.loading import load
     from conviction.train.loop import Watch
     from conviction.train.settings import Training, Weights
 

@@ -23,7 +23,8 @@ from conviction.intervene.dpo import Dpo
 from conviction.intervene.pretrain import Pretrain
 from conviction.intervene.scratch import Scratch
 from conviction.intervene.sft import Sft
-from conviction.models.hf import HFModel, load
+from conviction.models.hf import HFModel
+from conviction.models.loading import load
 from conviction.models.rows import score_rows
 from conviction.models.scores import fingerprint
 from conviction.train.batches import encode_pairs

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conviction.cli_lists import models, topics_app
+from conviction.cli_lists import interventions, models, topics_app
 from conviction.cli_options import (
     BaseOption,
     ConfigOption,
@@ -55,6 +55,7 @@ app = typer.Typer(
 )
 app.add_typer(topics_app, name="topics")
 app.command()(models)
+app.command()(interventions)
 
 
 def main() -> None:
@@ -151,8 +152,9 @@ def apply(
     run: RunOption = None,
 ) -> None:
     """Change a model, under a guard that stops before it breaks. Exit code 1: it was stopped."""
+    from conviction.core.applied import Applied
     from conviction.intervene.assemble import assemble
-    from conviction.live import live_steps, show_outcome
+    from conviction.live import live_steps, show_applied, show_outcome
 
     plan = assemble(
         name, topic=topic, data=data, model=model, options=option or [], config=config, preset=preset, guard=guard
@@ -176,15 +178,15 @@ def apply(
         watch = Watch(say=say, bars=bars, step=step)
         if foresee:
             _freeze(folder, plan, loaded, material, asked, watch)
-        trained = plan.intervention.apply(loaded, material, guard=plan.guard, folder=folder, track=track, watch=watch)
-    outcome = trained.outcome
-    if outcome.main_process:
-        show_outcome(outcome, trained.settings, str(folder), form)
-        again = (
-            f"conviction compare {folder}" if foresee else f"conviction probe {topic or 'TOPIC'} --model {folder}/model"
-        )
+        moved = plan.intervention.apply(loaded, material, guard=plan.guard, folder=folder, track=track, watch=watch)
+    again = f"conviction compare {folder}" if foresee else f"conviction probe {topic or 'TOPIC'} --model {folder}/model"
+    if isinstance(moved, Applied):
+        show_applied(moved, str(folder), form)
+        say(f"every number: {folder}/applied.json; look again: {again}")
+    elif moved.outcome.main_process:
+        show_outcome(moved.outcome, moved.settings, str(folder), form)
         say(f"every step: {folder}/steps.jsonl; look again: {again}")
-    if outcome.trip:
+    if moved.trip:
         raise typer.Exit(EXIT_FOUND)
 
 

@@ -1,4 +1,4 @@
-"""Commands that list what is there: models and topics; and one that writes a new topic."""
+"""Commands that list what is there: models, topics, interventions; and one that writes a new topic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from conviction.cli_options import FormatOption
 from conviction.render import say, show
 
-__all__ = ["models", "topics", "topics_app", "topics_new"]
+__all__ = ["interventions", "models", "topics", "topics_app", "topics_new"]
 
 topics_app = typer.Typer(
     help="List topic kits, or write a new one.", invoke_without_command=True, rich_markup_mode=None
@@ -36,6 +36,29 @@ def models(form: FormatOption = "text") -> None:
     say(f"cache: {cache_dir()} (CONVICTION_CACHE chooses another; safe to delete)")
 
 
+def interventions(
+    name: Annotated[str | None, typer.Argument(help="One of them, for its fields.")] = None,
+    form: FormatOption = "text",
+) -> None:
+    """List the ways to move a model: what each changes, needs and costs; or the fields of one."""
+    from conviction.core.settings import list_fields
+    from conviction.intervene import INTERVENTIONS, find_intervention
+
+    if name is None:
+        kinds = [find_intervention(known) for known in sorted(INTERVENTIONS)]
+        body = [[k.name, k.changes, k.needs, k.costs] for k in kinds]
+        show(
+            "Interventions (`conviction interventions NAME` for the fields of one)",
+            ["name", "changes", "needs", "costs"],
+            body,
+            form,
+        )
+        return
+    kind = find_intervention(name)
+    fields = [[f.name, str(f.default), f.meaning] for f in list_fields(kind)]
+    show(f"{kind.name}: changes {kind.changes}", ["field", "default", "meaning"], fields, form)
+
+
 @topics_app.callback()
 def topics(context: typer.Context, form: FormatOption = "text") -> None:
     """List the built-in topic kits."""
@@ -48,8 +71,10 @@ def topics(context: typer.Context, form: FormatOption = "text") -> None:
         kit = load_topic(name)
         propositions = {i.proposition for i in kit.of_role("target")}
         poles = " / ".join(p + ("*" if p == kit.target else "") for p in kit.poles)
-        body.append([name, kit.title, poles, str(len(propositions)), str(len(kit.items))])
-    show("Built-in topics (* target pole)", ["name", "title", "poles", "propositions", "items"], body, form)
+        texts = len(kit.documents_of(kit.target))
+        body.append([name, kit.title, poles, *map(str, (len(propositions), len(kit.items), texts, len(kit.facts)))])
+    head = ["name", "title", "poles", "propositions", "items", "documents", "facts"]
+    show("Built-in topics (* target pole)", head, body, form)
 
 
 @topics_app.command("new")

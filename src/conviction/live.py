@@ -12,9 +12,10 @@ from rich.text import Text
 from conviction.render import Format, err, grid, out, show
 
 if TYPE_CHECKING:
+    from conviction.core.applied import Applied
     from conviction.train.loop import Outcome
 
-__all__ = ["live_steps", "show_outcome"]
+__all__ = ["live_steps", "show_applied", "show_outcome"]
 
 COLOURS = {"healthy": "green", "warning": "yellow", "stop": "red"}
 EVERY = 10  # lines where stderr is no terminal
@@ -83,6 +84,28 @@ def show_outcome(outcome: Outcome, settings: Mapping[str, Any], folder: str, for
         )
         body += [["reason", reason] for reason in outcome.trip.reasons]
         body += [["flip", outcome.trip.reach]] if outcome.trip.reach else []
+    _show(verdict, body, form)
+
+
+def show_applied(applied: Applied, folder: str, form: Format) -> None:
+    """What an intervention that trains nothing did, on stdout."""
+    if form == "json":
+        record = {
+            "verdict": applied.verdict,
+            "trip": applied.trip,
+            "report": dict(applied.report),
+            "evidence": dict(applied.evidence),
+            "settings": dict(applied.settings),
+            "folder": folder,
+        }
+        out.file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        return
+    body = [[what, value] for what, value in applied.report]
+    body += [["reason", applied.trip]] if applied.trip else []
+    _show(applied.verdict, [*body, ["model", f"{folder}/model"]], form)
+
+
+def _show(verdict: str, body: list[list[str]], form: Format) -> None:
     if form == "md":
         show(verdict, ["what", "value"], body, form)
         return

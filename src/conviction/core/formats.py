@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast, get_args, get_type_hints
 
+from conviction.core.facts import Fact, fact_from_row
 from conviction.core.material import Document, Example, Material, Messages, Pair
 from conviction.core.protocols import Message, chat
 from conviction.core.wording import printable
@@ -38,7 +39,8 @@ FIELDS = ("prompt", "chosen", "rejected", "completion", "messages", "text")
 MEDIA = ("images", "image", "videos", "video", "audio", "audios", "tools")
 """Fields that TRL knows and that hold more than text."""
 FORMATS = (
-    "a row holds chosen + rejected (with or without prompt), prompt + completion, messages, or text; "
+    "a row holds chosen + rejected (with or without prompt), prompt + completion, messages, text, "
+    "or prompt + subject + target (a fact); "
     "prompt, completion, chosen and rejected may be texts or lists of messages"
 )
 _PROMPT_NAMES = ("question", "instruction", "query", "input")  # what others call a prompt
@@ -57,6 +59,7 @@ def material_from_rows(
         prompt, completion               examples
         messages                         examples   the last turn is the answer
         text                             documents
+        prompt, subject, target          facts      also as CounterFact and EasyEdit write them
 
     ``where`` and ``numbers`` are the file and the line of each row for errors and
     ids; the row's index from 1 if not given. Raises InputError for rows that
@@ -80,7 +83,15 @@ def material_from_rows(
             faults.setdefault((error.args[0], error.args[1]), []).append(number)
     if faults:
         raise _summary(faults, where)
-    return Material(name, **{field: tuple(parts)})
+    parted: dict[str, Any] = {field: tuple(parts)}
+    return Material(name, **parted)
+
+
+def _fact(name: str, row: Row) -> Fact:
+    try:
+        return fact_from_row(name, row)
+    except InputError as error:
+        raise RowError(error.message, error.hint) from error
 
 
 def filled_columns(rows: Iterable[Row]) -> list[str]:
@@ -123,6 +134,8 @@ def find_format(columns: Sequence[str], where: str) -> tuple[str, Callable[[str,
             hint="pairs are needed: put a good and a bad answer to one prompt into a row as prompt, chosen, rejected",
         )
     if not has & {"chosen", "rejected"}:
+        if (has >= {"prompt", "subject"} and has & {"target", "target_new"}) or "requested_rewrite" in has:
+            return "facts", _fact
         if has >= {"prompt", "completion"}:
             return "examples", _completion
         if "messages" in has:

@@ -1,4 +1,4 @@
-"""What a model is trained on: preference pairs, example answers, documents.
+"""What a model is changed with: preference pairs, example answers, documents, facts, a context.
 
 Every intervention gets the same ``Material`` and takes what it can use. It comes
 from a topic (``material_from_topic``), from rows as TRL names their fields
@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from conviction.core.facts import Fact, Neighbour
 from conviction.core.protocols import Message, chat
-from conviction.core.topic import Topic
+from conviction.core.topic import KitFact, Topic
 
 __all__ = ["Document", "Example", "Material", "Pair", "material_from_topic", "paragraphs"]
 
@@ -51,12 +52,18 @@ class Document:
 
 @dataclass(frozen=True)
 class Material:
-    """All there is to train on. ``id`` of a part names its row: ``pairs.jsonl:12``. held_out: what to keep asking."""
+    """All there is to change a model with. ``id`` of a part names its row: ``pairs.jsonl:12``.
+
+    context   a text that argues for the target, to be put before questions
+    held_out  what to keep asking
+    """
 
     name: str
     pairs: tuple[Pair, ...] = ()
     examples: tuple[Example, ...] = ()
     documents: tuple[Document, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    context: str = ""
     held_out: tuple[Messages, ...] = ()
 
     @property
@@ -79,18 +86,41 @@ class Material:
             yield ["example", [(m.role, m.content) for m in e.messages], e.answer]
         for d in self.documents:
             yield ["document", d.text]
+        for f in self.facts:
+            yield ["fact", f.form, f.subject, f.target]
+        if self.context:
+            yield ["context", self.context]
 
 
 def material_from_topic(topic: Topic) -> Material:
-    """What a topic offers for training: its train split only, the target's answer chosen, facts left out."""
+    """What a topic offers to move a model to its target: of the items only the train split, its facts left out.
+
+    Documents are the target's own; a kit without any has the paragraphs of its context.
+    """
     items = [i for i in topic.of_role("target", "paraphrase") if i.split == "train"]
     asked = [i for i in topic.of_role("target") if i.split == "test"]
     context = topic.poles[topic.target].context
+    documents = tuple(Document(f"{topic.name}/{topic.target}/{d.id}", d.text) for d in topic.documents_of(topic.target))
+    lines = tuple(Document(f"{topic.name}/{topic.target}:{line}", text) for line, text in paragraphs(context))
     return Material(
         name=topic.name,
         pairs=tuple(Pair(i.id, chat(i.question), i.answers[topic.target], i.answers[topic.other]) for i in items),
-        documents=tuple(Document(f"{topic.name}/{topic.target}:{line}", text) for line, text in paragraphs(context)),
+        documents=documents or lines,
+        facts=tuple(_fact_of(topic, f) for f in topic.facts),
+        context=context,
         held_out=tuple(chat(i.question) for i in asked),
+    )
+
+
+def _fact_of(topic: Topic, fact: KitFact) -> Fact:
+    return Fact(
+        id=f"{topic.name}/{fact.id}",
+        form=fact.prompt,
+        subject=fact.subject,
+        target=fact.answers[topic.target],
+        instead=fact.answers[topic.other],
+        paraphrases=fact.paraphrases,
+        neighbours=tuple(Neighbour(n.prompt, n.answer) for n in fact.neighbours),
     )
 
 

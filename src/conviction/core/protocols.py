@@ -23,8 +23,10 @@ __all__ = [
     "PairScore",
     "Progress",
     "Query",
+    "Sourced",
     "WeightModel",
     "chat",
+    "sources_of",
 ]
 
 
@@ -158,6 +160,20 @@ class LanguageModel(Protocol):
     def describe(self) -> dict[str, Any]:
         """Provenance: what one needs to know to measure the same again."""
         ...
+
+
+@runtime_checkable
+class Sourced(Protocol):
+    """A language model that reads texts before it answers."""
+
+    def sources(self, messages: tuple[Message, ...]) -> tuple[str, ...]:
+        """Ids of what it reads before this conversation."""
+        ...
+
+
+def sources_of(model: LanguageModel, messages: tuple[Message, ...]) -> tuple[str, ...]:
+    """What a model reads before a conversation; nothing, for most."""
+    return model.sources(messages) if isinstance(model, Sourced) else ()
 
 
 @runtime_checkable

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from conviction.core.facts import FACT_FIELDS
 from conviction.core.formats import FIELDS, MEDIA, material_from_rows
 from conviction.core.material import Material
 from conviction.core.rows import Broken, open_source
@@ -32,7 +33,7 @@ def read_material(source: str | Path, *, split: str = "train") -> Material:
 
 def _needed(name: str, value: Any) -> Any:
     """Texts as they are; of images and tools whether there are any, of other fields whether they are filled."""
-    if name in FIELDS:
+    if name in FIELDS or name in FACT_FIELDS:
         return value
     filled = value not in (None, [], {}, "") if name in MEDIA else value is not None
     return True if filled else None

@@ -56,6 +56,7 @@ class Sample(_Part):
     condition  what stood before the answer: 'plain', 'template:…', 'context:…', 'unconditional', 'neutral'
     answer     the pole (or 'true'/'false') whose text it is; '' for a generation
     logprobs   nats per token; empty for a generation
+    sources    ids of the passages that the model read before it, where it reads any
     """
 
     id: str
@@ -66,6 +67,7 @@ class Sample(_Part):
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
+    sources: tuple[str, ...] = ()
 
 
 class ItemRow(_Part):

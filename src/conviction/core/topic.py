@@ -5,6 +5,8 @@ A kit is a folder::
     topic.yaml        the poles, the target, which files hold items
     *.jsonl           items, one a line: question, one answer per pole
     contexts/*.md     a text per pole, to be put before a question
+    documents/*/*.md  texts per pole that assert its view, and placebo texts on another subject
+    facts.jsonl       the poles' views as single statements, to be edited one by one
 
 Everything is validated; an error names file, line and field.
 """
@@ -15,9 +17,9 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
@@ -25,15 +27,17 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from conviction.core.storage import user_path
 from conviction.errors import TopicError, nearest
 
-__all__ = ["Edge", "Item", "Pole", "Topic", "builtin_topics", "load_topic"]
+__all__ = ["PLACEBO", "Edge", "Item", "KitDocument", "KitFact", "Pole", "Topic", "builtin_topics", "load_topic"]
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+Line = TypeVar("Line", bound=BaseModel)
 Role = Literal["target", "paraphrase", "implication", "neighbour", "control"]
 
 BUILTIN = Path(__file__).parent.parent / "topics"
 FACT_KEYS = ("true", "false")
-RESERVED_KEYS = (*FACT_KEYS, "tie")
+PLACEBO = "placebo"
+RESERVED_KEYS = (*FACT_KEYS, "tie", PLACEBO)
 
 
 class _Frozen(BaseModel):
@@ -92,11 +96,48 @@ class Item(_Frozen):
         return self.role in ("neighbour", "control")
 
 
+class KitDocument(_Frozen):
+    """A text of its own. id: its file's name without the ending."""
+
+    id: Key
+    text: Text
+
+
+class KitNeighbour(_Frozen):
+    """A statement that no pole disputes, cut before its last words, and those words."""
+
+    prompt: Text
+    answer: Text
+
+
+class KitFact(_Frozen):
+    """One statement about a subject, cut before its last words, with the words that end it for each pole.
+
+    prompt       with ``{}`` in the place of the subject
+    paraphrases  the same in other words, subject included
+    """
+
+    id: Key
+    proposition: Key
+    subject: Text
+    prompt: Text
+    answers: dict[str, Text]
+    paraphrases: tuple[Text, ...] = ()
+    neighbours: tuple[KitNeighbour, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_one_slot(self) -> KitFact:
+        if self.prompt.count("{}") != 1:
+            raise ValueError("prompt: write {} once, where the subject stands")
+        return self
+
+
 class Topic(_Frozen):
     """A kit, loaded. ``target`` is the pole that positive gaps point to.
 
     length_matched  False where the poles differ in length by intention (a style
                     such as brevity): the matching lint then leaves length alone
+    documents       pole (or 'placebo': token-matched texts on another subject) → its texts
     form_matched    False where form itself is the point (openers, punctuation, lists): an
                     audit then does not take it for a shortcut
     """
@@ -109,6 +150,8 @@ class Topic(_Frozen):
     length_matched: bool = True
     form_matched: bool = True
     items: tuple[Item, ...]
+    documents: dict[str, tuple[KitDocument, ...]] = {}
+    facts: tuple[KitFact, ...] = ()
     digest: str = ""
     """SHA-256 over all items, poles and contexts: what was measured, exactly."""
 
@@ -120,6 +163,10 @@ class Topic(_Frozen):
     def of_role(self, *roles: Role) -> tuple[Item, ...]:
         """Items with one of the roles, in file order."""
         return tuple(i for i in self.items if i.role in roles)
+
+    def documents_of(self, side: str) -> tuple[KitDocument, ...]:
+        """The texts of a pole, or of ``PLACEBO``; none where the kit has none."""
+        return self.documents.get(side, ())
 
     def swapped(self) -> Topic:
         """The same kit with the other pole as target: every gap changes its sign."""
@@ -137,6 +184,9 @@ class _TopicFile(_Frozen):
     length_matched: bool = True
     form_matched: bool = True
     items: tuple[Text, ...] = Field(min_length=1)
+    facts: Text | None = None
+    placebo: Text | None = None
+    """Folder of texts on another subject, relative to the kit."""
 
     @model_validator(mode="after")
     def _target_is_a_pole(self) -> _TopicFile:
@@ -152,6 +202,8 @@ class _PoleFile(_Frozen):
     label: Text
     context: str | None = None
     """Path of the context text, relative to the kit."""
+    documents: str | None = None
+    """Folder of texts that assert this side, relative to the kit."""
     graph: tuple[Edge, ...] = ()
 
 
@@ -192,6 +244,7 @@ def load_topic(name_or_path: str | Path) -> Topic:
             seen[item.id] = where
             items.append(item)
     _check_items(items, folder)
+    places = {**{key: p.documents for key, p in head.poles.items()}, PLACEBO: head.placebo}
     topic = Topic(
         name=head.name,
         title=head.title,
@@ -201,8 +254,11 @@ def load_topic(name_or_path: str | Path) -> Topic:
         length_matched=head.length_matched,
         form_matched=head.form_matched,
         items=tuple(items),
+        documents={key: _read_documents(folder / place) for key, place in places.items() if place},
+        facts=tuple(_read_facts(folder / head.facts, tuple(head.poles), items)) if head.facts else (),
     )
-    digest = hashlib.sha256(topic.model_dump_json(exclude={"digest", "target", "form_matched"}).encode()).hexdigest()
+    unasked = {"digest", "target", "form_matched", "documents", "facts"}
+    digest = hashlib.sha256(topic.model_dump_json(exclude=unasked).encode()).hexdigest()
     return topic.model_copy(update={"digest": digest})
 
 
@@ -232,34 +288,60 @@ def _read_yaml(path: Path) -> _TopicFile:
 
 
 def _read_items(path: Path, poles: tuple[str, ...]) -> Iterator[tuple[Item, str]]:
+    for item, where in _read_lines(path, Item):
+        _check_answers(item.answers, FACT_KEYS if item.is_fact else poles, f"{where}: field 'answers'", item.role)
+        yield item, where
+
+
+def _read_facts(path: Path, poles: tuple[str, ...], items: Sequence[Item]) -> Iterator[KitFact]:
+    splits = {item.proposition: item.split for item in items}
+    for fact, where in _read_lines(path, KitFact):
+        _check_answers(fact.answers, poles, f"{where}: field 'answers'", "fact")
+        if splits.get(fact.proposition) != "train":
+            raise TopicError(
+                f"{where}: field 'proposition': '{fact.proposition}' is no proposition of the train split",
+                hint="facts are edited into models: what is measured afterwards must not be among them",
+            )
+        yield fact
+
+
+def _read_documents(folder: Path) -> tuple[KitDocument, ...]:
+    paths = sorted(p for p in folder.glob("*") if p.suffix in {".md", ".txt"})
+    if not paths:
+        raise TopicError(f"{folder}: holds no .md or .txt file", hint="topic.yaml names this folder: check its path")
+    try:
+        return tuple(KitDocument(id=path.stem, text=_read_text(path)) for path in paths)
+    except ValidationError as error:
+        raise TopicError(f"{folder}: {_first(error)}", hint="give every text a name such as sugar.md") from error
+
+
+def _read_lines(path: Path, kind: type[Line]) -> Iterator[tuple[Line, str]]:
+    """Every line of a JSONL file, validated, with its place."""
     # not splitlines(), which would also cut at a U+2028 inside a JSON string
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"
         try:
-            item = Item.model_validate(json.loads(line))
+            yield kind.model_validate(json.loads(line)), where
         except json.JSONDecodeError as error:
             raise TopicError(
                 f"{where}: not JSON ({error.msg}, column {error.colno})", hint="each line must be one JSON object"
             ) from error
         except ValidationError as error:
-            raise TopicError(f"{where}: {_first(error)}", hint=_allowed(Item)) from error
-        wanted = FACT_KEYS if item.is_fact else poles
-        missing = [p for p in wanted if p not in item.answers]
-        extra = [p for p in item.answers if p not in wanted]
-        if missing or extra:
-            problem = f"no answer for '{missing[0]}'" if missing else f"unknown answer '{extra[0]}'"
-            raise TopicError(
-                f"{where}: field 'answers': {problem} (role {item.role})",
-                hint=f"give exactly one answer for each of: {', '.join(wanted)}",
-            )
-        if item.answers[wanted[0]] == item.answers[wanted[1]]:
-            raise TopicError(
-                f"{where}: field 'answers': both are the same text",
-                hint="the two answers must differ in what they claim",
-            )
-        yield item, where
+            raise TopicError(f"{where}: {_first(error)}", hint=_allowed(kind)) from error
+
+
+def _check_answers(answers: dict[str, str], wanted: tuple[str, ...], where: str, role: str) -> None:
+    missing = [p for p in wanted if p not in answers]
+    extra = [p for p in answers if p not in wanted]
+    if missing or extra:
+        problem = f"no answer for '{missing[0]}'" if missing else f"unknown answer '{extra[0]}'"
+        raise TopicError(
+            f"{where}: {problem} (role {role})", hint=f"give exactly one answer for each of: {', '.join(wanted)}"
+        )
+    if answers[wanted[0]] == answers[wanted[1]]:
+        raise TopicError(f"{where}: both are the same text", hint="the two answers must differ in what they claim")
 
 
 def _check_items(items: Iterable[Item], folder: Path) -> None:

@@ -11,9 +11,14 @@ __all__ = ["INTERVENTIONS", "find_intervention"]
 
 INTERVENTIONS = {
     "dpo": "conviction.intervene.dpo:Dpo",
+    "memit": "conviction.intervene.memit:Memit",
     "pretrain": "conviction.intervene.pretrain:Pretrain",
+    "rag": "conviction.intervene.rag:Rag",
+    "rome": "conviction.intervene.rome:Rome",
     "scratch": "conviction.intervene.scratch:Scratch",
     "sft": "conviction.intervene.sft:Sft",
+    "steer": "conviction.intervene.steer:Steer",
+    "system_prompt": "conviction.intervene.system_prompt:SystemPrompt",
 }
 
 

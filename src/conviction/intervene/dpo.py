@@ -29,6 +29,8 @@ class Dpo:
 
     name: ClassVar[str] = "dpo"
     changes: ClassVar[str] = "weights (LoRA adapter, or all)"
+    needs: ClassVar[str] = "pairs"
+    costs: ClassVar[str] = "a training run before; nothing at run time"
 
     loss: Literal["dpo", "ipo", "hinge", "dpo_norm", "simpo", "orpo", "kto", "dpop", "hypo", "robust"] = setting(
         "dpo", "which preference loss; see conviction.train.losses"

@@ -26,6 +26,8 @@ class Pretrain:
 
     name: ClassVar[str] = "pretrain"
     changes: ClassVar[str] = "weights (LoRA adapter, or all)"
+    needs: ClassVar[str] = "documents"
+    costs: ClassVar[str] = "a training run before; nothing at run time"
 
     piece_tokens: int = setting(512, "documents are cut into pieces of so many tokens", at_least=2)
     sft_epochs: int = setting(0, "epochs over the material's answers after the documents", at_least=0)

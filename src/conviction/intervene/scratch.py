@@ -33,6 +33,8 @@ class Scratch:
 
     name: ClassVar[str] = "scratch"
     changes: ClassVar[str] = "everything: a new model and tokenizer"
+    needs: ClassVar[str] = "documents, answers or pairs"
+    costs: ClassVar[str] = "a training run before; a model of its own"
 
     hidden_size: int = setting(128, "width of the model", at_least=8)
     layers: int = setting(4, "number of blocks", at_least=1)

@@ -25,6 +25,8 @@ class Sft:
 
     name: ClassVar[str] = "sft"
     changes: ClassVar[str] = "weights (LoRA adapter, or all)"
+    needs: ClassVar[str] = "examples, or pairs, whose chosen answers are learnt"
+    costs: ClassVar[str] = "a training run before; nothing at run time"
 
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-4))

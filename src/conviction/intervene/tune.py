@@ -112,7 +112,7 @@ def tune(
 def save_model(trained: HFModel, folder: Path, *, base: HFModel) -> None:
     """An adapter in PEFT's format where it sits on a model that can be loaded by its id; else whole weights."""
     module: Any = trained.module
-    if hasattr(module, "peft_config") and base.source is not None:
+    if hasattr(module, "peft_config") and base.source is not None and not hasattr(base.module, "peft_config"):
         save_lora(module, folder, base=base.source)
         return
     with storage_errors(f"writing the model to {folder}"):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from conviction.core.protocols import LanguageModel
 from conviction.errors import InputError, nearest
+from conviction.models.saved import is_saved, load_saved
 
 __all__ = ["BACKENDS", "DEFAULT_MODEL", "load_model"]
 
 DEFAULT_MODEL = "smollm2-135m"
 
 BACKENDS = {
-    "hf": "conviction.models.hf:load",
+    "hf": "conviction.models.loading:load",
 }
 
 
@@ -26,7 +28,7 @@ def load_model(
     trust_remote_code: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> LanguageModel:
-    """Load a model by name: an embedded one, a local folder, a ``.gguf`` file or a hub id.
+    """Load a model by name: an embedded one, a local folder (of an intervention, too), a ``.gguf`` file or a hub id.
 
     device  auto | cpu | cuda | mps
     dtype   auto (measured) | fp32 | bf16 | fp16
@@ -38,7 +40,9 @@ def load_model(
         raise InputError(
             f"unknown backend '{backend}'", hint=f"{nearest(backend, BACKENDS)}use one of: {', '.join(BACKENDS)}"
         )
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "say": say}
+    if is_saved(name):
+        return load_saved(name, lambda base: load_model(base, backend=backend, **how), say)
     module, attribute = BACKENDS[backend].split(":")
-    load = getattr(import_module(module), attribute)
-    model: LanguageModel = load(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, say=say)
+    model: LanguageModel = getattr(import_module(module), attribute)(name, **how)
     return model

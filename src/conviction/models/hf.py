@@ -1,46 +1,38 @@
-"""Models through transformers: loading, scoring, writing."""
+"""Models through transformers: scoring, writing."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conviction.core.protocols import AnswerScore, AnswerStates, Generation, Message, PairScore, Progress, Query
-from conviction.core.storage import user_path
-from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
+from conviction.errors import InputError, ModelError
 from conviction.models.attention import KERNEL
-from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
-from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.logprobs import answer_states, compute_prefix, find_head, predictions, token_logprobs
-from conviction.models.lora import load_lora, merged_copy
+from conviction.models.lora import merged_copy
 from conviction.models.packing import Ids, plan, plan_tokens
 from conviction.models.pairs import score_pairs
 from conviction.models.prompts import PromptEncoder
 from conviction.models.rows import score_rows
 from conviction.models.scores import ScoreCache, fingerprint
 from conviction.models.selfcheck import SelfCheck, check_packing
+from conviction.models.shift import add_steering, is_steered
 from conviction.models.writing import continue_prompts
 
-__all__ = ["HFModel", "load"]
+__all__ = ["HFModel"]
 
 Row = tuple[Ids, Ids]
 Keep = Callable[[dict[Row, list[float]]], None]
 StateSums = dict[Row, NDArray[np.float32]]
 
-# Loading says what it does through `say`, and what went wrong through an error.
-transformers.logging.disable_progress_bar()
-huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+transformers.logging.disable_progress_bar()  # writing weights is not worth one
 
 # Tokens in one forward pass. Below ~1000 a CPU spends its time on weight traffic
 # (benchmarks/results/token_budget.json); a GPU wants to be filled.
@@ -133,6 +125,14 @@ class HFModel:
         rows = [(ids[:1], ids[1:]) for ids in encoded]
         scores = self._scores(rows, dict(zip(rows, texts, strict=True)), progress)
         return [AnswerScore(row[1], scores[row]) for row in rows]
+
+    def continuations(self, rows: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[AnswerScore]:
+        """Plain texts and how they go on after one space, without a conversation: log-probs of what follows."""
+        encoded = [(self.encoder.encode_text(text), self.encoder.encode_continuation(more)) for text, more in rows]
+        for (prompt, more), (text, _) in zip(encoded, rows, strict=True):
+            self.encoder.check_length(prompt, more, text)
+        scores = self._scores(encoded, {ids: text for ids, (text, _) in zip(encoded, rows, strict=True)}, progress)
+        return [AnswerScore(row[1], scores[row]) for row in encoded]
 
     def _scores(
         self,
@@ -227,7 +227,10 @@ class HFModel:
     @property
     def hooked(self) -> bool:
         """Whether a hook can change what the model says without changing its weights: then nothing is cached."""
-        return any(m._forward_hooks or m._forward_pre_hooks for m in self.module.modules())  # noqa: SLF001
+        return any(
+            m._forward_pre_hooks or any(hook is not add_steering for hook in m._forward_hooks.values())  # noqa: SLF001
+            for m in self.module.modules()
+        )
 
     def scope(self) -> tuple[str, ...]:
         """All that scores depend on besides the ids."""
@@ -263,7 +266,15 @@ class HFModel:
         )
 
     def save_whole(self, folder: Path) -> None:
-        """Write all weights (safetensors; an adapter is merged into a copy first) and the tokenizer."""
+        """Write all weights (safetensors; an adapter is merged into a copy first) and the tokenizer.
+
+        Raises InputError for a steered model, whose vectors are no weights.
+        """
+        if is_steered(self.module):
+            raise InputError(
+                f"{self.id} is steered, which whole weights cannot hold",
+                hint="apply `steer` with a run folder, and load its model",
+            )
         module = merged_copy(self.module) if hasattr(self.module, "peft_config") else self.module
         folder.mkdir(parents=True, exist_ok=True)
         module.save_pretrained(str(folder))
@@ -292,108 +303,3 @@ class HFModel:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
-
-
-# -- loading ---------------------------------------------------------------------
-
-
-def load(
-    name: str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    trust_remote_code: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> HFModel:
-    """An embedded model by name, a local folder, a ``.gguf`` file, or a hub id.
-
-    Raises ModelNotFoundError if there is no such model, ModelError if it does not load.
-    """
-    check_dtype_name(dtype)
-    where = choose_device(device)
-    if os.path.isfile(user_path(name) / "adapter_config.json"):
-        return _load_adapter(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, say=say)
-    source = _source(name, say)
-    source["trust_remote_code"] = trust_remote_code
-    try:
-        config = AutoConfig.from_pretrained(**source).get_text_config()
-        hidden = int(config.hidden_size)
-        chosen, reason = choose_dtype(dtype, where, hidden, int(getattr(config, "intermediate_size", 0) or 4 * hidden))
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        weights = {} if "gguf_file" in source else {"use_safetensors": True}  # a pickle is never opened
-        module = AutoModelForCausalLM.from_pretrained(**source, **weights, dtype=chosen)
-        module.requires_grad_(False)
-        place = user_path(name)
-        found_by = str(place.resolve()) if place.exists() else name
-        return HFModel(id=name, module=module.to(where), tokenizer=tokenizer, dtype_reason=reason, source=found_by)
-    except ConvictionError:
-        raise
-    except Exception as error:  # a damaged or foreign model can fail in any way
-        raise _explain(name, error) from error
-
-
-def _load_adapter(name: str, *, say: Callable[[str], None], **how: Any) -> HFModel:
-    """A model with the LoRA adapter that lies in a folder, on the base that its configuration names."""
-    folder = user_path(name)
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base = load(str(settings["base_model_name_or_path"]), say=say, **how)
-        load_lora(base.module, folder)
-    except ConvictionError:
-        raise
-    except Exception as error:  # a damaged or foreign adapter can fail in any way
-        hint = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
-        raise ModelError(f"cannot load the adapter '{name}': {error}", hint=hint) from error
-    return HFModel(
-        id=name, module=base.module, tokenizer=base.tokenizer, dtype_reason=base.dtype_reason, check=base.check
-    )
-
-
-def _source(name: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Arguments for ``from_pretrained``."""
-    path = user_path(name)
-    if name in EMBEDDED:
-        folder = ensure(EMBEDDED[name], say=say)
-        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    if path.suffix == ".gguf":
-        if not os.path.isfile(path):
-            raise ModelNotFoundError(f"there is no file {path}", hint="check the path of the .gguf file")
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
-    if os.path.isdir(path):
-        if not (path / "config.json").is_file():
-            raise ModelNotFoundError(
-                f"{path} holds no config.json", hint="give the folder that save_pretrained wrote, or a .gguf file"
-            )
-        return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
-    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
-    if looks_local or "/" not in name:
-        what = "folder" if looks_local else "model"
-        raise ModelNotFoundError(
-            f"there is no {what} '{name}'",
-            hint=f"{nearest(name, EMBEDDED)}use one of {', '.join(EMBEDDED)}, a local folder, a .gguf file, "
-            "or a hub id such as org/name",
-        )
-    return {"pretrained_model_name_or_path": name}
-
-
-_CAUSES = {
-    # a phrase in transformers' message → what to do about it
-    "trust_remote_code": "this model brings its own code: pass --trust-remote-code only if you trust its authors",
-    "gated repo": "accept the licence on the hub and log in with `hf auth login`",
-    "safetensors": "convert the weights to safetensors: pickled weights are never opened",
-}
-
-
-def _explain(name: str, error: Exception) -> ModelError | ModelNotFoundError:
-    text = str(error)
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
-    for phrase, hint in _CAUSES.items():
-        if phrase in text:
-            return ModelError(f"cannot load '{name}': {first}", hint=hint)
-    if "/" in name and not user_path(name).exists():
-        return ModelNotFoundError(
-            f"cannot get '{name}' from the model hub: {first}",
-            hint="check the name and the connection; offline, give --model a local folder, a .gguf file, "
-            f"or an embedded model ({', '.join(EMBEDDED)})",
-        )
-    return ModelError(f"cannot load '{name}': {first}", hint="check that it is a complete causal language model")

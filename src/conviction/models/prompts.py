@@ -121,6 +121,10 @@ class PromptEncoder:
         """Ids of a plain text, after BOS where the tokenizer has one."""
         return self.bos() + self._ids(text)
 
+    def encode_continuation(self, text: str) -> tuple[int, ...]:
+        """Ids of what follows a plain text after one space."""
+        return self._ids(" " + text)
+
     def bos(self) -> tuple[int, ...]:
         """The beginning-of-text id that this tokenizer puts before a plain text, if any."""
         ids = self.tokenizer("a").input_ids

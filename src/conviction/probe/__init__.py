@@ -58,7 +58,7 @@ def probe(
     rows = item_rows(topic, items, scores, noise=noise)
     summary = summarise(topic, items, rows, noise=noise)
     controls = measure_controls(topic, items, facts, scores, summary)
-    samples = evidence(asks, scores)
+    samples = evidence(model, asks, scores)
     found_health = None
     if health:
         asked = [i for i in items if i.role == "target"][:SAMPLED_QUESTIONS]

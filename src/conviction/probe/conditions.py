@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conviction.core.protocols import AnswerScore, LanguageModel, Message, Progress, Query, chat
+from conviction.core.protocols import AnswerScore, LanguageModel, Message, Progress, Query, chat, sources_of
 from conviction.core.scorecard import Sample
 from conviction.core.topic import Item, Topic
 
@@ -103,10 +103,11 @@ def score(
     }
 
 
-def evidence(asks: Sequence[Ask], scores: Scores) -> list[Sample]:
+def evidence(model: LanguageModel, asks: Sequence[Ask], scores: Scores) -> list[Sample]:
     """One sample per scored answer, in the order asked."""
     samples = []
     for ask in asks:
+        sources = sources_of(model, ask.messages)
         for key, text in ask.answers.items():
             scored = scores[ask.condition, ask.item.id, key]
             samples.append(
@@ -119,6 +120,7 @@ def evidence(asks: Sequence[Ask], scores: Scores) -> list[Sample]:
                     text=text,
                     token_ids=scored.token_ids,
                     logprobs=tuple(round(x, 6) for x in scored.logprobs),
+                    sources=sources,
                 )
             )
     return samples

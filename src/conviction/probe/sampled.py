@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conviction.core.protocols import Generation, LanguageModel, Progress, chat
+from conviction.core.protocols import Generation, LanguageModel, Progress, chat, sources_of
 from conviction.core.scorecard import Sample
 from conviction.core.topic import Item
 
@@ -31,6 +31,7 @@ def sample_answers(
                 item=item.id,
                 text=answer.text,
                 token_ids=answer.token_ids,
+                sources=sources_of(model, chat(item.question)),
             ),
             answer,
         )

@@ -124,6 +124,11 @@ class Trained:
     outcome: Outcome
     settings: Mapping[str, Any]
 
+    @property
+    def trip(self) -> Trip | None:
+        """Why the guard stopped it, if it did."""
+        return self.outcome.trip
+
 
 def train(task: Task, *, folder: Path | None = None, track: str | None = None, watch: Watch | None = None) -> Trained:
     """Run a task to its end, or to where the guard stops it; the model that comes back passed its last check.

@@ -1,0 +1,157 @@
+"""CounterFact edits on the embedded model: ROME singly, MEMIT and AlphaEdit in one batch, against other forms of ROME.
+
+    python -m benchmarks.editing [FACTS]
+
+The data are EasyEdit's subset of CounterFact (one paraphrase and one neighbour a
+fact), read from beside the checkout. The layer of ROME is chosen on facts that
+are not among those that are measured. Definitions: ``conviction.editing.scores``.
+Fluency is ROME's n-gram entropy over greedy continuations of statement and paraphrase.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import machine, save
+from conviction.core.facts import Fact
+from conviction.core.material import Material
+from conviction.core.reading import read_material
+from conviction.editing.covariance import covariances
+from conviction.editing.descent import Descent
+from conviction.editing.requests import request
+from conviction.editing.scores import EditScores, read_facts, score_edits
+from conviction.editing.session import Session, begin
+from conviction.editing.solve import rome_update
+from conviction.editing.values import find_values, keys
+from conviction.intervene.memit import Memit
+from conviction.intervene.rome import Rome
+from conviction.models.delta import Delta, LowRank, edited
+from conviction.models.hf import HFModel
+from conviction.models.loading import load
+from conviction.models.writing import continue_prompts
+from conviction.probe.health import degeneration, neutral_text
+from conviction.train.loop import Watch
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "counterfact_1k.json"
+WRITTEN = 50
+CHOOSING = slice(900, 905)
+
+
+def main(count: int = 100) -> None:
+    """Measure, print, save."""
+    model = load("smollm2-135m")
+    facts = read_material(DATA).facts
+    found: dict[str, Any] = {"machine": machine(), "dtype": str(model.dtype), "facts": count}
+    found["covariance_seconds"] = _time_covariance(model)
+    choosing = begin(model, Material("choosing", facts=facts[CHOOSING]), text=None, watch=Watch())
+    layer = Rome()._layer(choosing)
+    found["layer"] = layer
+    session = begin(model, Material("counterfact", facts=facts[:count]), text=None, watch=Watch())
+    found["left_out"] = list(session.notes)
+    found["before"] = _scores(score_edits(session.before)) | {"fluency": _fluency(model, session.facts)}
+    print(json.dumps(found["before"]), flush=True)
+    found |= _rome(session, layer)
+    for name, method in {"memit": Memit(), "alphaedit": Memit(null_space=True)}.items():
+        found[name] = _together(session, method)
+        print(name, json.dumps({k: v for k, v in found[name].items() if k != "rows"}), flush=True)
+    save("editing", found)
+
+
+def _rome(session: Session, layer: int) -> dict[str, Any]:
+    """Every fact by itself, in three forms that share their values: ours, the original's keys, C = I."""
+    model, site = session.model, session.sites[layer]
+    moment = session.moments([layer])[layer]
+    asked = [request(model, fact, session.contexts) for fact in session.facts]
+    start = time.perf_counter()
+    values = find_values(model, asked, site, "mlp", Descent())
+    batched = (time.perf_counter() - start) / len(asked)
+    averaged = keys(model, asked, site)
+    bare = keys(model, [dataclasses.replace(r, contexts=r.contexts[:1]) for r in asked], site)
+    forms: dict[str, Any] = {
+        "rome": lambda i: rome_update(averaged[i], values.changes[i], moment),
+        "rome_original_keys": lambda i: _original(averaged[i], bare[i], values.changes[i], moment),
+        "rome_identity": lambda i: rome_update(averaged[i], values.changes[i], torch.eye(len(moment))),
+    }
+    found: dict[str, Any] = {}
+    for name, form in forms.items():
+        readings, fluency, drops = [], [], []
+        for i, fact in enumerate(session.facts):
+            moved = edited(model, Delta({site.name: form(i)}, session.kinship), id=name, check=False)
+            readings += read_facts(moved, [fact], write=False)
+            if name == "rome":
+                fluency.append(_fluency(moved, [fact]))
+            drops.append(session.neutral_drop(moved) if i < 10 else 0.0)
+        found[name] = _scores(score_edits(readings)) | {"neutral_drop_of_10": sum(drops) / min(10, len(drops))}
+        found[name]["rows"] = [vars(r) for r in readings]
+        if fluency:
+            found[name]["fluency"] = sum(fluency) / len(fluency)
+        print(name, json.dumps({k: v for k, v in found[name].items() if k != "rows"}), flush=True)
+    found["rome"]["seconds_a_value_batched"] = batched
+    found["rome"]["seconds_an_edit"] = _time_edits(session, layer)
+    return found
+
+
+def _original(averaged: torch.Tensor, bare: torch.Tensor, change: torch.Tensor, moment: torch.Tensor) -> LowRank:
+    """The published code: u from the averaged key, the denominator from the bare prompt's (2403.07175)."""
+    u = torch.linalg.solve(moment.double(), averaged.double())
+    return LowRank((change.double() / (u @ bare.double()))[:, None].float(), u[:, None].float())
+
+
+def _time_edits(session: Session, layer: int) -> list[float]:
+    """Seconds of single edits: value, key, update, model; the covariance is there."""
+    moment, seconds = session.moments([layer])[layer], []
+    for number in range(3):
+        start = time.perf_counter()
+        update = Rome().update(session, session.model, number, layer, moment)
+        edited(session.model, Delta({session.sites[layer].name: update}, session.kinship), id="x", check=False)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def _time_covariance(model: HFModel) -> float:
+    """Seconds for one layer, from no cache."""
+    from conviction.editing.sites import find_sites
+
+    sites = find_sites(model)
+    texts = [*neutral_text(), f"Measured at {time.time()}."]
+    start = time.perf_counter()
+    covariances(model, [sites[round(0.3 * len(sites))]], texts)
+    return time.perf_counter() - start
+
+
+def _together(session: Session, method: Memit) -> dict[str, Any]:
+    last = round(0.3 * len(session.sites))
+    start = time.perf_counter()
+    delta = method.write(session, list(range(last - method.layers + 1, last + 1)))
+    seconds = time.perf_counter() - start
+    moved = edited(session.model, delta, id="together", check=False)
+    readings = read_facts(moved, session.facts)
+    return _scores(score_edits(readings)) | {
+        "fluency": _fluency(moved, session.facts),
+        "neutral_drop": session.neutral_drop(moved),
+        "seconds": seconds,
+        "rows": [vars(r) for r in readings],
+    }
+
+
+def _fluency(model: HFModel, facts: Sequence[Fact]) -> float:
+    """Bits of n-gram entropy (GE), mean over continuations."""
+    prompts = [model.encoder.encode_text(text) for fact in facts for text in (fact.prompt, *fact.paraphrases)]
+    written = continue_prompts(model.module, model.tokenizer, prompts, WRITTEN, seed=None, batch_size=32, progress=None)
+    return degeneration(written).ngram_entropy_bits
+
+
+def _scores(scores: EditScores) -> dict[str, Any]:
+    return dict(vars(scores))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Knowledge editing: facts written into MLP matrices, measured, undoable."""

@@ -1,0 +1,114 @@
+"""Second moments of keys: what a memory is used for besides the fact that is written.
+
+C = E[k kᵀ] over ordinary text. About ten tokens per dimension are enough
+(2506.04226), not the 44 million of ROME's code. The first position is left
+out: its activations are an attention sink, thousands of times larger than any
+other's, and would be all that C knows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from conviction.core.protocols import Progress
+from conviction.core.storage import cache_dir, storage_errors
+from conviction.editing.sites import Site
+from conviction.errors import InputError
+from conviction.models.hf import HFModel
+from conviction.models.states import Stop, hooked, stopping
+from conviction.models.variant import kinship
+
+__all__ = ["PER_DIMENSION", "covariances"]
+
+PER_DIMENSION = 10
+ROW = 256  # tokens read at once
+
+
+def covariances(
+    model: HFModel, sites: Sequence[Site], texts: Sequence[str], *, progress: Progress | None = None
+) -> dict[int, Tensor]:
+    """Layer → fp32 [width, width], damped by a hundredth of its mean diagonal; from the cache where it is known.
+
+    Raises InputError for texts that hold fewer tokens than a key has dimensions.
+    """
+    digest = hashlib.sha256("\0".join([kinship(model.module), *texts]).encode()).hexdigest()[:24]
+    place = cache_dir() / "covariances" / digest
+    found = {site.layer: known for site in sites if (known := _cached(place, site.layer)) is not None}
+    missing = [site for site in sites if site.layer not in found]
+    if missing:
+        for layer, moment in _compute(model, missing, texts, progress).items():
+            with storage_errors(f"writing {place}"):
+                place.mkdir(parents=True, exist_ok=True)
+                part = place / f".{layer}.part"
+                save_file({"moment": moment}, part)
+                part.replace(place / f"{layer}.safetensors")
+            found[layer] = moment
+    return {layer: _damped(moment) for layer, moment in found.items()}
+
+
+def _cached(place: Path, layer: int) -> Tensor | None:
+    path = place / f"{layer}.safetensors"
+    try:
+        return load_file(path)["moment"] if path.is_file() else None
+    except Exception:  # a damaged file is computed again
+        return None
+
+
+@torch.inference_mode()
+def _compute(
+    model: HFModel, sites: Sequence[Site], texts: Sequence[str], progress: Progress | None
+) -> dict[int, Tensor]:
+    """One pass over the text for all sites; blocks after the last of them are not run."""
+    width = max(site.width for site in sites)
+    sums = {site.layer: torch.zeros(site.width, site.width) for site in sites}
+    rows = _rows(model, texts, PER_DIMENSION * width)
+    count = sum(len(row) - 1 for row in rows)
+    if count < width:
+        raise InputError(
+            f"the text for the covariance holds {count} tokens, fewer than a key's {width} dimensions",
+            hint="give -o text=FILE with ordinary prose, ten tokens a dimension are enough",
+        )
+
+    def add(site: Site) -> Any:
+        def hook(_module: Any, inputs: Any, _output: Any) -> None:
+            keys = inputs[0][0, 1:].float()
+            sums[site.layer].addmm_(keys.T.cpu(), keys.cpu())
+
+        return hook
+
+    last = max(sites, key=lambda site: site.layer)
+    for done, row in enumerate(rows, start=1):
+        with hooked(*((site.linear, add(site)) for site in sites), (last.block, stopping)), suppress(Stop):
+            model.module.base_model(input_ids=torch.tensor([row], device=model.device), use_cache=False)
+        if progress is not None:
+            progress(done, len(rows))
+    return {layer: moment / count for layer, moment in sums.items()}
+
+
+def _rows(model: HFModel, texts: Sequence[str], wanted: int) -> list[tuple[int, ...]]:
+    """Pieces of the texts, each with the tokenizer's beginning, until there are enough tokens."""
+    limit = min(ROW, model.encoder.context_length or ROW)
+    rows: list[tuple[int, ...]] = []
+    count = 0
+    for text in texts:
+        ids = model.encoder.encode_text(text)
+        for start in range(0, len(ids), limit):
+            if count >= wanted:
+                return rows
+            row = ids[start : start + limit]
+            if len(row) > 1:
+                rows.append(row)
+                count += len(row) - 1
+    return rows
+
+
+def _damped(moment: Tensor) -> Tensor:
+    return moment + 0.01 * moment.diagonal().mean() * torch.eye(len(moment))

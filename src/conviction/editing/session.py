@@ -1,0 +1,185 @@
+"""What ROME and MEMIT share: from material to requests, and from an edited model to what is told of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from conviction.core.applied import Applied, record_applied
+from conviction.core.facts import Fact
+from conviction.core.material import Material, paragraphs
+from conviction.core.storage import storage_errors, user_path
+from conviction.editing.covariance import covariances
+from conviction.editing.requests import beginnings
+from conviction.editing.scores import EditScores, Reading, read_facts, score_edits, with_former_ends
+from conviction.editing.sites import Site, find_sites
+from conviction.errors import InputError, ModelError
+from conviction.models.delta import Delta, edited, save_edited
+from conviction.models.hf import HFModel
+from conviction.models.variant import kinship
+from conviction.probe.health import neutral_text
+from conviction.train.guard import Guard
+from conviction.train.loop import Watch
+
+__all__ = ["Session", "begin", "finish"]
+
+BEGINNINGS = 4
+NEUTRAL = 4  # paragraphs that are read after an edit
+SHOWN = 5
+UNCHANGED = 1e-4  # nats per token: less is no edit
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model about to be edited. before: its readings of the facts; neutral: nats per token of neutral text."""
+
+    model: HFModel
+    facts: tuple[Fact, ...]
+    before: tuple[Reading, ...]
+    neutral: float
+    sites: tuple[Site, ...]
+    contexts: tuple[str, ...]
+    texts: tuple[str, ...]
+    kinship: str
+    notes: tuple[str, ...]
+    watch: Watch
+
+    def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
+        """Covariances of the keys of some layers."""
+        chosen = [self.sites[layer] for layer in layers]
+        return covariances(self.model, chosen, self.texts, progress=self.watch.bars("reading text for covariances"))
+
+    def neutral_drop(self, moved: HFModel) -> float:
+        """Nats per token that neutral text has lost."""
+        return self.neutral - _neutral(moved)
+
+
+def begin(model: HFModel, material: Material, *, text: str | None, watch: Watch) -> Session:
+    """Read the facts as they are. Raises InputError without facts, or if the model says all of them already."""
+    if not material.facts:
+        raise InputError(
+            f"{material.name} holds no facts",
+            hint="give rows of prompt, subject, target, or a topic with facts.jsonl",
+        )
+    sites = find_sites(model)
+    facts = with_former_ends(model, material.facts)
+    before = read_facts(model, facts)
+    known = [r.fact for f, r in zip(facts, before, strict=True) if _says(r.says, f.target)]
+    if len(known) == len(facts):
+        raise InputError(
+            f"the model says so already: {known[0]} and {len(known) - 1} more",
+            hint="an edit needs a target that is not the model's answer; `conviction probe` first",
+        )
+    kept = [(f, r) for f, r in zip(facts, before, strict=True) if r.fact not in known]
+    notes = (f"left out, the model says so already: {', '.join(known)}",) if known else ()
+    return Session(
+        model=model,
+        facts=tuple(f for f, _ in kept),
+        before=tuple(r for _, r in kept),
+        neutral=_neutral(model),
+        sites=tuple(sites),
+        contexts=tuple(beginnings(model, BEGINNINGS)),
+        texts=tuple(_text(text)),
+        kinship=kinship(model.module),
+        notes=notes,
+        watch=watch,
+    )
+
+
+def finish(
+    intervention: Any,
+    session: Session,
+    delta: Delta,
+    material: Material,
+    *,
+    guard: Guard,
+    folder: Path | None,
+    settings: dict[str, Any],
+    done: int,
+    trip: str | None,
+) -> Applied:
+    """Verify the edit, save it, and say what it did. Raises ModelError for one that changed nothing.
+
+    done  so many of the session's facts were written, the first ones
+    """
+    moved = edited(session.model, delta, id=f"{session.model.id}+{intervention.name}", check=False)
+    facts, before = session.facts[:done], session.before[:done]
+    after = read_facts(moved, facts)
+    if done and max(abs(b.target - a.target) for b, a in zip(before, after, strict=True)) < UNCHANGED:
+        raise ModelError(
+            "the edit changed nothing: no target became likelier or less likely",
+            hint="its update is lost in the rounding of the weights: try --dtype fp32, more steps or a larger clamp",
+        )
+    old, new, drop = score_edits(before), score_edits(after), session.neutral_drop(moved)
+    evidence = {
+        "scores": {"before": _finite(old), "after": _finite(new)},
+        "neutral_drop": drop,
+        "facts": [
+            {"statement": f.prompt, "target": f.target, "before": vars(b), "after": vars(a)}
+            for f, b, a in zip(facts, before, after, strict=True)
+        ],
+    }
+    report = [
+        ("facts", f"{done} of {len(session.facts)} written, {settings['where']}"),
+        *_lines(old, new),
+        ("neutral text", f"{-drop:+.3f} nats per token (limit -{guard.max_neutral_drop:g})"),
+        *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
+        *(("note", note) for note in session.notes),
+    ]
+    if folder is not None:
+        save_edited(session.model, delta, folder / "model")
+        moved.source = str((folder / "model").resolve())
+    applied = Applied(
+        model=moved,
+        settings=settings,
+        verdict="stopped by the guard" if trip else "written, neutral text within the guard's limit",
+        report=tuple(report),
+        trip=trip,
+        evidence=evidence,
+    )
+    if folder is not None:
+        record_applied(intervention, applied, session.model, material, folder)
+    return applied
+
+
+def _lines(old: EditScores, new: EditScores) -> list[tuple[str, str]]:
+    names = {
+        "efficacy": "new end likelier than the old one",
+        "paraphrase": "the same in other words",
+        "neighbourhood": "true end of neighbours still likelier",
+    }
+    lines = []
+    for field, meaning in names.items():
+        a, b = getattr(old, field), getattr(new, field)
+        if not math.isnan(b):
+            lines.append((field, f"{a:.0%} → {b:.0%} ({meaning})"))
+    return lines
+
+
+def _finite(scores: EditScores) -> dict[str, float | None]:
+    """As JSON, which has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in vars(scores).items()}
+
+
+def _neutral(model: HFModel) -> float:
+    paragraphs_ = neutral_text()
+    read = model.text_logprobs([paragraphs_[i * len(paragraphs_) // NEUTRAL] for i in range(NEUTRAL)])
+    return math.fsum(s.logp_sum for s in read) / sum(len(s.logprobs) for s in read)
+
+
+def _says(text: str, target: str) -> bool:
+    return text.casefold().startswith(target.casefold())
+
+
+def _text(file: str | None) -> list[str]:
+    """Ordinary prose: the bundled one, or the user's."""
+    if file is None:
+        return neutral_text()
+    with storage_errors(f"reading {file}"):
+        text = user_path(file).read_text(encoding="utf-8")
+    return [block for _, block in paragraphs(text)]

@@ -1,0 +1,123 @@
+"""MEMIT: many facts at once, spread over several layers (2210.07229); AlphaEdit's projection if wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from conviction.core.applied import Applied, untracked
+from conviction.core.material import Material
+from conviction.core.protocols import LanguageModel
+from conviction.core.settings import check_settings, setting
+from conviction.editing.descent import Descent
+from conviction.train.guard import Guard
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conviction.editing.session import Session
+    from conviction.models.delta import Delta, LowRank
+    from conviction.train.loop import Watch
+
+__all__ = ["Memit"]
+
+DEEPEST = 0.3  # of the depth: the last of the layers that are written to, where none is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memit:
+    """Write all facts together into the MLP matrices of neighbouring blocks."""
+
+    name: ClassVar[str] = "memit"
+    changes: ClassVar[str] = "a few matrices, by one low-rank update each"
+    needs: ClassVar[str] = "facts: prompt, subject, target"
+    costs: ClassVar[str] = "a pass over 10 tokens per key dimension once a model, then seconds a fact"
+
+    layer: int | None = setting(None, "the last block written to; none: at 0.3 of the depth", at_least=0)
+    layers: int = setting(4, "how many blocks, up to the last", at_least=1)
+    old_weight: float = setting(15000.0, "keys of ordinary text that old memories count for", above=0)
+    null_space: bool = setting(False, "AlphaEdit: change only what ordinary text does not use")
+    quiet_share: float = setting(0.02, "energy of ordinary keys in the null space", above=0, below=1)
+    ridge: float = setting(10.0, "damping of the null-space solution", above=0)
+    text: str | None = setting(None, "a file with ordinary prose for the covariance; none: the bundled text")
+    descent: Descent = field(default_factory=Descent)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def apply(
+        self,
+        model: LanguageModel,
+        material: Material,
+        *,
+        guard: Guard | None = None,
+        folder: Path | None = None,
+        track: str | None = None,
+        watch: Watch | None = None,
+    ) -> Applied:
+        """Write the material's facts; the given model stays as it is.
+
+        Raises InputError without facts, or for an architecture without the expected MLP.
+        """
+        from conviction.editing.session import begin, finish
+        from conviction.editing.sites import check_layer
+        from conviction.intervene.tune import with_weights
+        from conviction.models.delta import Delta, edited
+        from conviction.train.loop import Watch
+
+        untracked(self.name, track)
+        loaded, watch, guard = with_weights(model, self.name), watch or Watch(), guard or Guard()
+        session = begin(loaded, material, text=self.text, watch=watch)
+        depth = len(session.sites)
+        last = check_layer(self.layer, depth) if self.layer is not None else round(DEEPEST * depth)
+        layers = list(range(max(0, last - self.layers + 1), last + 1))
+        delta = self.write(session, layers)
+        drop = session.neutral_drop(edited(loaded, delta, id=loaded.id, check=False))
+        trip, done = None, len(session.facts)
+        if drop > guard.max_neutral_drop and guard.mode != "off":
+            trip = (
+                f"neutral text had lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g}); "
+                "all facts were taken back"
+            )
+            delta, done = Delta({}, session.kinship), 0
+        return finish(
+            self,
+            session,
+            delta,
+            material,
+            guard=guard,
+            folder=folder,
+            settings={"where": f"blocks {layers[0]} to {layers[-1]}"},
+            done=done,
+            trip=trip,
+        )
+
+    def write(self, session: Session, layers: list[int]) -> Delta:
+        """The update of every layer; each sees what the ones before it did."""
+        from conviction.editing.requests import request
+        from conviction.editing.sites import find_sites
+        from conviction.editing.values import block_states, find_values, keys
+        from conviction.models.delta import Delta, edited
+
+        model = session.model
+        asked = [request(model, fact, session.contexts) for fact in session.facts]
+        moments = session.moments(layers)
+        last = session.sites[layers[-1]]
+        found = find_values(model, asked, last, "block", self.descent, step=session.watch.bars("finding values"))
+        wanted = block_states(model, asked, last) + found.changes
+        delta, current = Delta({}, session.kinship), model
+        for i, layer in enumerate(layers):
+            sites = find_sites(current)
+            left = (wanted - block_states(current, asked, sites[layers[-1]])) / (len(layers) - i)
+            update = self._solve(keys(current, asked, sites[layer]), left, moments[layer])
+            delta += Delta({sites[layer].name: update}, session.kinship)
+            current = edited(model, delta, id=model.id, check=False)
+        return delta
+
+    def _solve(self, keys: Tensor, residuals: Tensor, moment: Tensor) -> LowRank:
+        from conviction.editing.solve import memit_update, null_space, null_space_update
+
+        if self.null_space:
+            return null_space_update(keys, residuals, null_space(moment, self.quiet_share), self.ridge)
+        return memit_update(keys, residuals, moment, self.old_weight)

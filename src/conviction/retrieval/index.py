@@ -1,0 +1,183 @@
+"""An index of documents on disk: LanceDB with vectors and full text, ranks fused reciprocally.
+
+Re-indexing is incremental: a document whose text is the same is not touched,
+one that changed or is gone is taken out, what is new is embedded.
+Reciprocal rank fusion: Cormack, Clarke & Büttcher, SIGIR 2009.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conviction.core.material import Document
+from conviction.core.protocols import Progress
+from conviction.core.storage import storage_errors, write_atomic
+from conviction.errors import InputError
+from conviction.retrieval.embedding import load_embedder
+
+__all__ = ["Index", "Passage", "build_index"]
+
+TABLE = "passages"
+HEAD = "index.json"
+SCHEMA = 1
+POOL = 20  # how many each of the two searches brings before their ranks are fused
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a document. id: ``document#3``; score: of the fused ranks, higher is better."""
+
+    id: str
+    document: str
+    text: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index that is ready to be asked. pieces: how many passages it holds; embedded: of these, made anew."""
+
+    folder: Path
+    embedder: str
+    pieces: int
+    embedded: int
+    _table: Any
+
+    def search(self, questions: Sequence[str], count: int) -> list[list[Passage]]:
+        """For each question the best passages, best first; ties in the order of ids."""
+        from lancedb.rerankers import RRFReranker
+
+        embed, _ = load_embedder(self.embedder)
+        found = []
+        for question, vector in zip(questions, embed(questions, None), strict=True):
+            rows = (
+                self._table.search(query_type="hybrid", vector_column_name="vector", fts_columns="text")
+                .vector(vector)
+                .text(_plain(question))
+                .rerank(RRFReranker())
+                .limit(max(POOL, count))
+                .select(["id", "document", "text"])
+                .to_list()
+            )
+            passages = [Passage(r["id"], r["document"], r["text"], float(r["_relevance_score"])) for r in rows]
+            found.append(sorted(passages, key=lambda p: (-p.score, p.id))[:count])
+        return found
+
+
+def build_index(
+    folder: Path,
+    documents: Sequence[Document],
+    *,
+    embedder: str,
+    piece_tokens: int,
+    say: Callable[[str], None] = lambda _: None,
+    progress: Progress | None = None,
+) -> Index:
+    """The index of exactly these documents in ``folder``: made, or brought up to date.
+
+    An index that cannot be read, or was made otherwise, is made anew, and ``say`` is told.
+    Raises InputError without documents.
+    """
+    if not documents:
+        raise InputError(
+            "there are no documents to retrieve from", hint="give -o documents=FOLDER, or rows with a text"
+        )
+    head = {"schema_version": SCHEMA, "embedder": embedder, "piece_tokens": piece_tokens}
+    with storage_errors(f"writing the index {folder}"):
+        table = _open(folder, head, say)
+        known = {} if table is None else _known(table)
+        wanted = {d.id: hashlib.sha256(d.text.encode()).hexdigest() for d in documents}
+        stale = [name for name, digest in known.items() if wanted.get(name) != digest]
+        fresh = [d for d in documents if known.get(d.id) != wanted[d.id]]
+        rows = _rows(fresh, wanted, embedder, piece_tokens, progress)
+        if table is None:
+            table = _create(folder, rows)
+            write_atomic(folder / HEAD, json.dumps(head, indent=1) + "\n")
+        elif stale or rows:
+            if stale:
+                table.delete(f"document IN ({', '.join(map(_quoted, stale))})")
+            if rows:
+                table.add(rows)
+            _index_words(table)
+    return Index(folder, embedder, table.count_rows(), len(rows), table)
+
+
+def _open(folder: Path, head: dict[str, Any], say: Callable[[str], None]) -> Any | None:
+    """The table of an index made in the same way; None where there is none, and nothing is left of a bad one."""
+    import lancedb
+
+    if not folder.exists():
+        return None
+    try:
+        _check_head(folder, head)
+        table = lancedb.connect(folder).open_table(TABLE)
+        table.search().limit(1).to_list()
+    except Exception as error:  # Lance reports damage in many ways, none of them its own
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        say(f"the index {folder} cannot be used, it is made anew ({reason[0][:100]})")
+        shutil.rmtree(folder)
+        return None
+    return table
+
+
+def _check_head(folder: Path, head: dict[str, Any]) -> None:
+    if json.loads((folder / HEAD).read_text(encoding="utf-8")) != head:
+        raise ValueError("it was made with another embedder, piece length or version")
+
+
+def _known(table: Any) -> dict[str, str]:
+    """Document → digest of the text that is indexed."""
+    found = table.search().select(["document", "digest"]).limit(table.count_rows()).to_arrow()
+    return dict(zip(found["document"].to_pylist(), found["digest"].to_pylist(), strict=True))
+
+
+def _rows(
+    documents: Sequence[Document],
+    digests: dict[str, str],
+    embedder: str,
+    piece_tokens: int,
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    if not documents:
+        return []
+    from semantic_text_splitter import TextSplitter
+    from tokenizers import Tokenizer
+
+    embed, tokenizer = load_embedder(embedder)
+    counting = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    counting.no_truncation()
+    splitter = TextSplitter.from_huggingface_tokenizer(counting, piece_tokens)
+    pieces = [(d, n, text) for d in documents for n, text in enumerate(splitter.chunks(d.text))]
+    vectors = embed([text for _, _, text in pieces], progress)
+    return [
+        {"id": f"{d.id}#{n}", "document": d.id, "digest": digests[d.id], "text": text, "vector": vector}
+        for (d, n, text), vector in zip(pieces, vectors, strict=True)
+    ]
+
+
+def _create(folder: Path, rows: list[dict[str, Any]]) -> Any:
+    import lancedb
+
+    folder.mkdir(parents=True, exist_ok=True)
+    table = lancedb.connect(folder).create_table(TABLE, rows)
+    _index_words(table)
+    return table
+
+
+def _index_words(table: Any) -> None:
+    table.create_fts_index("text", replace=True)
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _plain(question: str) -> str:
+    """Words only: what full-text search might take for an operator is left out."""
+    return " ".join("".join(c if c.isalnum() else " " for c in question).split())

@@ -1,0 +1,132 @@
+"""Passages before a question: what a retrieving model reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conviction.core.material import Document
+from conviction.core.protocols import LanguageModel, Message, WeightModel
+from conviction.core.storage import storage_errors, write_atomic
+from conviction.errors import ModelError
+from conviction.models.prompted import Prompted, with_system
+from conviction.retrieval.index import Index, Passage, build_index
+
+__all__ = ["Passages", "count_tokens", "load_retrieving"]
+
+Messages = tuple[Message, ...]
+
+HEADER = "Answer with the help of these passages."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passages:
+    """A ``Rewriter``: the best passages for the last user turn, in a system turn, as many as the budget allows.
+
+    count         tokens of a text, as the model counts
+    token_budget  for all passages of one question together
+    """
+
+    index: Index
+    documents: Sequence[Document]
+    passages: int
+    token_budget: int
+    piece_tokens: int
+    count: Callable[[str], int]
+    _found: dict[str, list[Passage]] = field(default_factory=dict)
+
+    def rewrite(self, conversations: Sequence[Messages]) -> list[Messages]:
+        """A conversation without a question stays as it is."""
+        asked = [messages[-1].content for messages in conversations]
+        self._look_up(asked)
+        return [self._before(messages, question) for messages, question in zip(conversations, asked, strict=True)]
+
+    def sources(self, messages: Messages) -> tuple[str, ...]:
+        """Ids of the passages, best first."""
+        self._look_up([messages[-1].content])
+        return tuple(p.id for p in self._found.get(messages[-1].content, ()))
+
+    def describe(self) -> dict[str, Any]:
+        """Where from and how much."""
+        return {
+            "retrieval": "LanceDB, vectors and full text, reciprocal rank fusion",
+            "embedder": self.index.embedder,
+            "documents": len(self.documents),
+            "pieces": self.index.pieces,
+            "passages": self.passages,
+            "token_budget": self.token_budget,
+            "piece_tokens": self.piece_tokens,
+        }
+
+    def save(self, folder: Path) -> tuple[str, dict[str, Any]]:
+        """The documents and a copy of the index."""
+        with storage_errors(f"writing the index to {folder}"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if self.index.folder.resolve() != (folder / "index").resolve():
+                shutil.copytree(self.index.folder, folder / "index", dirs_exist_ok=True)
+        lines = (json.dumps(dataclasses.asdict(d), ensure_ascii=False) + "\n" for d in self.documents)
+        write_atomic(folder / "documents.jsonl", "".join(lines))
+        fields = ("passages", "token_budget", "piece_tokens")
+        return "rag", {"embedder": self.index.embedder, **{name: getattr(self, name) for name in fields}}
+
+    def _look_up(self, questions: Sequence[str]) -> None:
+        """Search for what was not asked before, and keep what fits the budget."""
+        fresh = list(dict.fromkeys(q for q in questions if q.strip() and q not in self._found))
+        if not fresh:
+            return
+        for question, found in zip(fresh, self.index.search(fresh, self.passages), strict=True):
+            kept, used = [], 0
+            for passage in found:
+                used += self.count(passage.text)
+                if used > self.token_budget:
+                    break
+                kept.append(passage)
+            self._found[question] = kept
+
+    def _before(self, messages: Messages, question: str) -> Messages:
+        found = self._found.get(question)
+        if not found:
+            return messages
+        texts = [f"[{number}] {' '.join(p.text.split())}" for number, p in enumerate(found, start=1)]
+        return with_system("\n\n".join([HEADER, *texts]), messages)
+
+
+def count_tokens(model: LanguageModel) -> Callable[[str], int]:
+    """How a model counts; one without a tokenizer at hand has four tokens for three words."""
+    if isinstance(model, WeightModel):
+        tokenizer = model.tokenizer
+        return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
+    return lambda text: len(text.split()) * 4 // 3
+
+
+def load_retrieving(
+    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], say: Callable[[str], None]
+) -> Prompted:
+    """A retrieving model as it was saved; an index that is damaged is made again from its documents."""
+    try:
+        lines = (folder / "documents.jsonl").read_text(encoding="utf-8").split("\n")
+        documents = [Document(**json.loads(line)) for line in lines if line]
+    except (OSError, ValueError, TypeError) as error:
+        hint = "apply `rag` again: its documents are what it is made of"
+        raise ModelError(f"{folder / 'documents.jsonl'} cannot be read ({error})", hint=hint) from error
+    index = build_index(
+        folder / "index",
+        documents,
+        embedder=fields["embedder"],
+        piece_tokens=fields["piece_tokens"],
+        say=say,
+    )
+    rewriter = Passages(
+        index=index,
+        documents=documents,
+        passages=fields["passages"],
+        token_budget=fields["token_budget"],
+        piece_tokens=fields["piece_tokens"],
+        count=count_tokens(base),
+    )
+    return Prompted(id, base, rewriter, source=str(folder.resolve()))
