@@ -25,6 +25,7 @@ from conviction.train.tracking import TRACKERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
+MOVES = (DOCS / "interventions.md").read_text(encoding="utf-8")
 FORECAST = (DOCS / "forecast.md").read_text(encoding="utf-8")
 AUDIT = (DOCS / "audit.md").read_text(encoding="utf-8")
 SHARED = ("Weights", "Training")
@@ -32,7 +33,7 @@ SHARED = ("Weights", "Training")
 
 def sections() -> dict[str, str]:
     """Text under each heading, up to the next one of any level."""
-    prose = re.sub(r"```.*?```", lambda block: block[0].replace("#", " "), TEXT, flags=re.DOTALL)
+    prose = re.sub(r"```.*?```", lambda block: block[0].replace("#", " "), TEXT + MOVES, flags=re.DOTALL)
     parts = re.split(r"^#+ (.+)$", prose, flags=re.MULTILINE)
     return {title.strip("`"): body for title, body in zip(parts[1::2], parts[2::2], strict=True)}
 
@@ -57,6 +58,8 @@ def options(section: str) -> dict[str, tuple[str, str]]:
 
 
 def is_default(text: str, default: Any) -> bool:
+    if isinstance(default, bool):
+        return text == str(default).lower()
     if default is None or isinstance(default, str):
         return text == (default or "none")
     return float(text) == default
@@ -91,7 +94,20 @@ def test_every_limit_of_the_guard_has_its_default_and_meaning():
 
 
 def test_every_intervention_is_introduced():
-    assert {name.strip("`") for name in table("Training: `conviction apply", "intervention")} == set(INTERVENTIONS)
+    trained = {name for name in INTERVENTIONS if hasattr(find_intervention(name), "task")}
+    assert {name.strip("`") for name in table("Training: `conviction apply", "intervention")} == trained
+    assert {name.strip("`") for name in table("Ways to move a model", "intervention")} == set(INTERVENTIONS)
+
+
+def test_every_flag_of_localize_is_explained():
+    import typer
+
+    from conviction.cli import app
+
+    params = typer.main.get_command(app).commands["localize"].params  # type: ignore[attr-defined]
+    flags = {flag for p in params for flag in p.opts if flag.startswith("-") and p.name != "help"}
+    rows = table("Where a belief sits: `conviction localize", "flag")
+    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags
 
 
 def test_every_loss_has_its_paper_and_defaults():
@@ -180,7 +196,7 @@ def test_the_config_on_the_page_is_read(tmp_path):
 
 
 def test_python_on_the_pages_names_what_exists():
-    blocks = re.findall(r"```python\n(.*?)```", TEXT + FORECAST, flags=re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", TEXT + FORECAST + MOVES, flags=re.DOTALL)
     assert blocks
     for block in blocks:
         for node in ast.walk(ast.parse(block)):

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from conviction.audit import audit
     from conviction.compare import compare_run
+    from conviction.core.applied import Applied
+    from conviction.core.facts import Fact
     from conviction.core.finding import AuditReport, Finding
     from conviction.core.forecast import Forecast, ForecastScore
+    from conviction.core.localization import Localization
     from conviction.core.material import Material, material_from_topic
     from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Query, WeightModel, chat
     from conviction.core.reading import read_material
@@ -30,9 +33,15 @@ if TYPE_CHECKING:
     from conviction.forecast import forecast
     from conviction.forecast.rows import questions_of
     from conviction.intervene.dpo import Dpo
+    from conviction.intervene.memit import Memit
     from conviction.intervene.pretrain import Pretrain
+    from conviction.intervene.rag import Rag
+    from conviction.intervene.rome import Rome
     from conviction.intervene.scratch import Scratch
     from conviction.intervene.sft import Sft
+    from conviction.intervene.steer import Steer
+    from conviction.intervene.system_prompt import SystemPrompt
+    from conviction.localize import localize
     from conviction.models import load_model
     from conviction.models.scripted import ScriptedModel
     from conviction.probe import probe
@@ -42,9 +51,11 @@ if TYPE_CHECKING:
 # Loaded on first use, so that importing the package (and --help) stays quick.
 _WHERE = {
     "AnswerScore": "core.protocols",
+    "Applied": "core.applied",
     "AuditReport": "core.finding",
     "ConvictionError": "errors",
     "Dpo": "intervene.dpo",
+    "Fact": "core.facts",
     "Finding": "core.finding",
     "Forecast": "core.forecast",
     "ForecastScore": "core.forecast",
@@ -52,15 +63,21 @@ _WHERE = {
     "Guard": "train.guard",
     "Item": "core.topic",
     "LanguageModel": "core.protocols",
+    "Localization": "core.localization",
     "Material": "core.material",
+    "Memit": "intervene.memit",
     "Message": "core.protocols",
     "Pretrain": "intervene.pretrain",
     "Query": "core.protocols",
+    "Rag": "intervene.rag",
+    "Rome": "intervene.rome",
     "Run": "core.run",
     "Scorecard": "core.scorecard",
     "Scratch": "intervene.scratch",
     "ScriptedModel": "models.scripted",
     "Sft": "intervene.sft",
+    "Steer": "intervene.steer",
+    "SystemPrompt": "intervene.system_prompt",
     "Topic": "core.topic",
     "Training": "train.settings",
     "WeightModel": "core.protocols",
@@ -71,6 +88,7 @@ _WHERE = {
     "forecast": "forecast",
     "load_model": "models",
     "load_topic": "core.topic",
+    "localize": "localize",
     "material_from_topic": "core.material",
     "probe": "probe",
     "questions_of": "forecast.rows",
@@ -79,9 +97,11 @@ _WHERE = {
 
 __all__ = [
     "AnswerScore",
+    "Applied",
     "AuditReport",
     "ConvictionError",
     "Dpo",
+    "Fact",
     "Finding",
     "Forecast",
     "ForecastScore",
@@ -89,15 +109,21 @@ __all__ = [
     "Guard",
     "Item",
     "LanguageModel",
+    "Localization",
     "Material",
+    "Memit",
     "Message",
     "Pretrain",
     "Query",
+    "Rag",
+    "Rome",
     "Run",
     "Scorecard",
     "Scratch",
     "ScriptedModel",
     "Sft",
+    "Steer",
+    "SystemPrompt",
     "Topic",
     "Training",
     "WeightModel",
@@ -108,6 +134,7 @@ __all__ = [
     "forecast",
     "load_model",
     "load_topic",
+    "localize",
     "material_from_topic",
     "probe",
     "questions_of",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from conviction.cli_lists import interventions, models, topics_app
+from conviction.cli_localize import localize
 from conviction.cli_options import (
     BaseOption,
     ConfigOption,
@@ -21,6 +22,7 @@ from conviction.cli_options import (
     DtypeOption,
     FormatOption,
     GuardOption,
+    ModelOption,
     NameArgument,
     PresetOption,
     RunOption,
@@ -28,6 +30,7 @@ from conviction.cli_options import (
     TestOption,
     TopicArgument,
     TrustOption,
+    load_named,
 )
 from conviction.errors import ConvictionError, InputError
 from conviction.render import progress_bars, say, show_error, show_scorecard
@@ -56,6 +59,7 @@ app = typer.Typer(
 app.add_typer(topics_app, name="topics")
 app.command()(models)
 app.command()(interventions)
+app.command()(localize)
 
 
 def main() -> None:
@@ -103,9 +107,7 @@ def _root(
 @app.command()
 def probe(
     topic: Annotated[str, typer.Argument(help="A built-in topic, or the folder of one.")],
-    model: Annotated[
-        str, typer.Option(help="An embedded model, a local folder, a .gguf file or a hub id.")
-    ] = "smollm2-135m",
+    model: ModelOption = "smollm2-135m",
     seed_only: Annotated[bool, typer.Option("--seed-only", help="Only the questions tagged 'seed'.")] = False,
     templates: Annotated[bool, typer.Option("--templates", help="Also ask under neutral prompt templates.")] = False,
     health: Annotated[bool, typer.Option("--health", help="Also write greedy answers and read neutral text.")] = False,
@@ -121,7 +123,7 @@ def probe(
     from conviction.probe import probe as measure
 
     kit = load_topic(topic)
-    loaded = _load(model, device, dtype, trust_remote_code)
+    loaded = load_named(model, device, dtype, trust_remote_code)
     with Run.start(run, topic=kit.name, verb="probe") as opened:
         if opened.resumed:
             say(f"resuming the unfinished run in {opened.folder}")
@@ -167,7 +169,7 @@ def apply(
         check_tracker(track)
     material = plan.material()
     asked = plan.asked(test) if foresee else []
-    loaded = _load(plan.model, device, dtype, trust_remote_code)
+    loaded = load_named(plan.model, device, dtype, trust_remote_code)
     with (
         _run_folder(run, material.name.replace("/", "-"), name) as folder,
         progress_bars() as bars,
@@ -225,7 +227,7 @@ def forecast(
         say(f"note: {note}")
     grid = parse_sweep(plan.intervention, sweep) if sweep else None
     material, asked = plan.material(), plan.asked(test)
-    loaded = _load(plan.model, device, dtype, trust_remote_code)
+    loaded = load_named(plan.model, device, dtype, trust_remote_code)
     label = material.name.replace("/", "-")
     with Run.start(run, topic=label, verb=f"forecast-{name}") as opened, progress_bars() as bars:
         found = foresee(
@@ -271,7 +273,7 @@ def compare(
 
     with progress_bars() as bars:
         expected, score = compare_run(
-            run, lambda name: _load(name, device, dtype, trust_remote_code), base=model, progress=bars
+            run, lambda name: load_named(name, device, dtype, trust_remote_code), base=model, progress=bars
         )
     show_score(expected, score, form)
     say(f"written to {run}/comparison.json")
@@ -320,7 +322,7 @@ def audit(
     chosen, ignored = _names(select), _names(ignore)
     rules = choose_rules(chosen, ignored)
     plan = plan_audit(data, topic=topic, split=split, beta=beta, fix=fix, output=output)
-    loaded = _load(model, device, dtype, trust_remote_code) if model else None
+    loaded = load_named(model, device, dtype, trust_remote_code) if model else None
     with progress_bars() as bars:
         changes = plan.write_copy(rules, bars)
         if changes is not None:
@@ -358,13 +360,3 @@ def rule(
         show_rules([find_rule(known) for known in RULES], form)
         return
     show_page(code, rule_page(code), form)
-
-
-def _load(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
-    from conviction.models import load_model
-
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, say=say)
-    check = loaded.describe().get("self_check", {})
-    if not check.get("packed", True):
-        say(f"note: {check['reason']}")
-    return loaded

@@ -28,6 +28,7 @@ FACT_FIELDS = (
     "rephrase_prompt",
     "locality_prompt",
     "locality_ground_truth",
+    "attribute",
 )
 """Fields of rows that hold facts, besides ``prompt``: ours, CounterFact's, EasyEdit's."""
 
@@ -83,6 +84,8 @@ def fact_from_row(id: str, row: Mapping[str, Any]) -> Fact:
             paraphrases=_texts(row, "paraphrase_prompts"),
             neighbours=tuple(Neighbour(prompt, true) for prompt in _texts(row, "neighborhood_prompts")),
         )
+    if row.get("attribute") is not None:  # known_1000 of ROME's authors
+        row = {"prompt": row.get("prompt"), "subject": row.get("subject"), "target": row.get("attribute")}
     if row.get("target_new") is not None:
         row = _from_easyedit(row)
     neighbours = row.get("neighbours") or ()

@@ -134,7 +134,7 @@ def find_format(columns: Sequence[str], where: str) -> tuple[str, Callable[[str,
             hint="pairs are needed: put a good and a bad answer to one prompt into a row as prompt, chosen, rejected",
         )
     if not has & {"chosen", "rejected"}:
-        if (has >= {"prompt", "subject"} and has & {"target", "target_new"}) or "requested_rewrite" in has:
+        if (has >= {"prompt", "subject"} and has & {"target", "target_new", "attribute"}) or "requested_rewrite" in has:
             return "facts", _fact
         if has >= {"prompt", "completion"}:
             return "examples", _completion

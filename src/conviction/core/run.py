@@ -17,6 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from conviction.core.forecast import Forecast
 from conviction.core.scorecard import Scorecard
 from conviction.core.storage import storage_errors, write_atomic
@@ -75,6 +77,13 @@ class Run:
             path, json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         )
         return card
+
+    def keep(self, name: str, found: BaseModel) -> None:
+        """Write ``<name>.json``; once, but for a run that is taken up again."""
+        path = self.folder / f"{name}.json"
+        if path.exists() and not self.resumed:
+            raise RunError(f"{path} exists already: files of a run are written once", hint="use another --run folder")
+        write_atomic(path, found.model_dump_json(indent=1) + "\n")
 
     def freeze(self, forecast: Forecast) -> Forecast:
         """Write ``forecast.json``. Raises RunError once a step has been taken: no forecast after the fact."""

@@ -42,22 +42,22 @@ def user_path(text: str | Path) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for an unknown user
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that it is either there whole or not at all."""
-    write_lines_atomic(path, (text,))
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is either there whole or not at all; text as UTF-8."""
+    write_lines_atomic(path, (content,))
 
 
-def write_lines_atomic(path: Path, lines: Iterable[str]) -> None:
+def write_lines_atomic(path: Path, lines: Iterable[str | bytes]) -> None:
     """The same with lines that come one by one; they bring their own ends."""
     with ExitStack() as stack:
         with storage_errors(f"writing {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
             stack.callback(Path(name).unlink, missing_ok=True)
-            file = stack.enter_context(os.fdopen(descriptor, "w", encoding="utf-8"))
+            file = stack.enter_context(os.fdopen(descriptor, "wb"))
         for line in lines:  # what goes wrong in making a line is not the disk's fault
             with storage_errors(f"writing {path}"):
-                file.write(line)
+                file.write(line.encode() if isinstance(line, str) else line)
         with storage_errors(f"writing {path}"):
             file.flush()
             os.fsync(file.fileno())

@@ -69,5 +69,5 @@ def depth_layers(depth: int, fractions: tuple[float, ...]) -> list[int]:
 def check_layer(layer: int, depth: int) -> int:
     """The layer, if the model has it. Raises InputError otherwise."""
     if layer >= depth:
-        raise InputError(f"layer is {layer}", hint=f"the model has blocks 0 to {depth - 1}")
+        raise InputError(f"layer is {layer}, the model has {depth}", hint=f"its blocks are 0 to {depth - 1}")
     return layer

@@ -17,6 +17,7 @@ from conviction.core.forecast import FlipCost, Forecast, Setting, Trouble, Verdi
 from conviction.core.material import Material
 from conviction.core.protocols import LanguageModel
 from conviction.core.settings import build, flat
+from conviction.errors import InputError
 from conviction.forecast.flip import WITHOUT_CLOSED_FORM, flip_cost
 from conviction.forecast.pilot import run_pilot
 from conviction.forecast.rows import Asked, choose_examples, lay_out_rows
@@ -59,6 +60,11 @@ def forecast(
     Raises InputError for a model without weights, or an intervention that has nothing to train on.
     """
     watch, guard = watch or Watch(), guard or Guard()
+    if not hasattr(intervention, "task"):
+        raise InputError(
+            f"'{intervention.name}' trains nothing: there is no run to foresee",
+            hint="apply it and probe: that is as quick as a forecast",
+        )
     clock = _Clock()
     with clock("arithmetic"):
         task: Task = intervention.task(model, material, guard=guard, watch=watch)

@@ -15,7 +15,7 @@ from typing import Any
 
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors, user_path, write_atomic
-from conviction.errors import ModelError
+from conviction.errors import InputError, ModelError
 
 __all__ = ["KINDS", "is_saved", "load_saved", "save_moved"]
 
@@ -47,6 +47,10 @@ def save_moved(folder: Path, kind: str, base: Any, fields: Mapping[str, Any]) ->
         folder.mkdir(parents=True, exist_ok=True)
         source = getattr(base, "source", None)
         if source is None:
+            if not hasattr(base, "save_whole"):
+                raise InputError(
+                    f"{base.id} cannot be saved", hint="apply without a run folder, or load the model first"
+                )
             base.save_whole(folder / "base")
     record = {"schema_version": SCHEMA, "kind": kind, "base": source, **fields}
     write_atomic(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -62,7 +62,6 @@ class Index:
                 .text(_plain(question))
                 .rerank(RRFReranker())
                 .limit(max(POOL, count))
-                .select(["id", "document", "text"])
                 .to_list()
             )
             passages = [Passage(r["id"], r["document"], r["text"], float(r["_relevance_score"])) for r in rows]
@@ -171,7 +170,9 @@ def _create(folder: Path, rows: list[dict[str, Any]]) -> Any:
 
 
 def _index_words(table: Any) -> None:
-    table.create_fts_index("text", replace=True)
+    from lancedb.index import FTS
+
+    table.create_index("text", config=FTS(), replace=True)
 
 
 def _quoted(text: str) -> str:
