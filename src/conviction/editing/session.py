@@ -22,14 +22,13 @@ from conviction.errors import InputError, ModelError
 from conviction.models.delta import Delta, edited, save_edited
 from conviction.models.hf import HFModel
 from conviction.models.variant import kinship
-from conviction.probe.health import neutral_text
+from conviction.probe.health import neutral_level, neutral_text
 from conviction.train.guard import Guard
 from conviction.train.loop import Watch
 
 __all__ = ["Session", "begin", "finish"]
 
 BEGINNINGS = 4
-NEUTRAL = 4  # paragraphs that are read after an edit
 SHOWN = 5
 UNCHANGED = 1e-4  # nats per token: less is no edit
 
@@ -56,7 +55,7 @@ class Session:
 
     def neutral_drop(self, moved: HFModel) -> float:
         """Nats per token that neutral text has lost."""
-        return self.neutral - _neutral(moved)
+        return self.neutral - neutral_level(moved)
 
 
 def begin(model: HFModel, material: Material, *, text: str | None, watch: Watch) -> Session:
@@ -81,7 +80,7 @@ def begin(model: HFModel, material: Material, *, text: str | None, watch: Watch)
         model=model,
         facts=tuple(f for f, _ in kept),
         before=tuple(r for _, r in kept),
-        neutral=_neutral(model),
+        neutral=neutral_level(model),
         sites=tuple(sites),
         contexts=tuple(beginnings(model, BEGINNINGS)),
         texts=tuple(_text(text)),
@@ -164,12 +163,6 @@ def _lines(old: EditScores, new: EditScores) -> list[tuple[str, str]]:
 def _finite(scores: EditScores) -> dict[str, float | None]:
     """As JSON, which has no NaN."""
     return {name: None if math.isnan(value) else value for name, value in vars(scores).items()}
-
-
-def _neutral(model: HFModel) -> float:
-    paragraphs_ = neutral_text()
-    read = model.text_logprobs([paragraphs_[i * len(paragraphs_) // NEUTRAL] for i in range(NEUTRAL)])
-    return math.fsum(s.logp_sum for s in read) / sum(len(s.logprobs) for s in read)
 
 
 def _says(text: str, target: str) -> bool:

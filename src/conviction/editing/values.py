@@ -160,7 +160,7 @@ def _lay_out(model: HFModel, requests: Sequence[Request]) -> _Batch:
     starts = torch.tensor([len(h) for h in heads], device=device)
     past = None
     if before:
-        past = DynamicCache(config=model.module.config)
+        past = DynamicCache()  # of no config: a sliding window would cut what is read again
         model.module.base_model(
             input_ids=torch.tensor([(0,) * (before - len(h)) + h for h in heads], device=device),
             attention_mask=head_mask,

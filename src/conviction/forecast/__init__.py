@@ -60,14 +60,9 @@ def forecast(
     Raises InputError for a model without weights, or an intervention that has nothing to train on.
     """
     watch, guard = watch or Watch(), guard or Guard()
-    if not hasattr(intervention, "task"):
-        raise InputError(
-            f"'{intervention.name}' trains nothing: there is no run to foresee",
-            hint="apply it and probe: that is as quick as a forecast",
-        )
     clock = _Clock()
     with clock("arithmetic"):
-        task: Task = intervention.task(model, material, guard=guard, watch=watch)
+        task = _task(intervention, model, material, guard, watch)
         chosen = choose_examples(task, first=pilot_steps, most=examples)
         reference = read_reference(task, chosen, watch.bars("reading the untouched model"))
         cost = _cost(task, chosen, reference)
@@ -149,6 +144,17 @@ def _unknown(task: Task) -> tuple[str, ...]:
     if objective.needs_kl:
         found.append("the KL term of kto, measured on answers to other prompts: it counts as 0 here")
     return tuple(found)
+
+
+def _task(intervention: Any, model: LanguageModel, material: Material, guard: Guard, watch: Watch) -> Task:
+    """The run to foresee. Raises InputError for an intervention that trains nothing."""
+    if not hasattr(intervention, "task"):
+        raise InputError(
+            f"'{intervention.name}' trains nothing: there is no run to foresee",
+            hint="apply it and probe: that is as quick as a forecast",
+        )
+    task: Task = intervention.task(model, material, guard=guard, watch=watch)
+    return task
 
 
 def _options(intervention: Any, task: Task) -> dict[str, Any]:

@@ -34,7 +34,7 @@ __all__ = ["Steer"]
 # words; at the end there is no computation left that it could change.
 DEPTHS = (0.3, 0.45, 0.6, 0.75)
 STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # in mean differences
-ASKED, READ = 16, 4  # pairs and neutral paragraphs that each setting is tried on
+ASKED = 16  # pairs that each setting is tried on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,13 +199,11 @@ def _try(
 
 def _evaluate(model: HFModel, asked: Sequence[Pair]) -> tuple[float, float]:
     """Mean gap of the pairs and mean log-prob of neutral text, nats per token."""
-    from conviction.probe.health import neutral_text
+    from conviction.probe.health import neutral_level
 
     scores = model.logprobs([Query(p.messages, (p.chosen, p.rejected)) for p in asked], fresh=True)
     gap = sum(chosen.logp_mean - rejected.logp_mean for chosen, rejected in scores) / len(scores)
-    paragraphs = neutral_text()
-    read = model.text_logprobs([paragraphs[i * len(paragraphs) // READ] for i in range(READ)])
-    return gap, sum(s.logp_sum for s in read) / sum(len(s.logprobs) for s in read)
+    return gap, neutral_level(model)
 
 
 def _best(trials: Sequence[_Trial], guard: Guard) -> _Trial:

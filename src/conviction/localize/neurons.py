@@ -113,7 +113,7 @@ def _past(model: HFModel, ids: tuple[int, ...]) -> DynamicCache | None:
     """Keys and values of all tokens but the last."""
     if len(ids) < 2:
         return None
-    cache = DynamicCache(config=model.module.config)
+    cache = DynamicCache()
     model.module.base_model(
         input_ids=torch.tensor([ids[:-1]], device=model.device), past_key_values=cache, use_cache=True
     )

@@ -9,7 +9,8 @@ are read once for all layers, as keys and values.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from conviction.errors import InputError
 from conviction.models.hf import HFModel
 from conviction.models.logprobs import find_head
 from conviction.models.lora import decoder_layers
-from conviction.models.states import Hook, hooked, states_of
+from conviction.models.states import Hook, hooked, skipped, states_of
 
 __all__ = ["KINDS", "Kind", "Setup", "Statement", "lay_out", "noise_level", "trace"]
 
@@ -31,6 +32,7 @@ Kind = Literal["block", "mlp", "attention"]
 KINDS: tuple[Kind, ...] = ("block", "mlp", "attention")
 ATTENTION = ("self_attn", "attn", "attention")
 TOKENS = 4096  # in one pass
+CHUNK = 6  # layers whose sites are restored in one pass; what lies before the first of them is not run
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,13 @@ def trace(model: HFModel, statement: Statement, kind: Kind, setup: Setup, *, con
     drawn = torch.randn(setup.samples, span[1] - span[0], embedded.shape[-1], generator=chance) * setup.noise
     noisy[:, span[0] : span[1]] += drawn.to(noisy.device, noisy.dtype)
     places = _places(model, kind)
+    blocks = list(decoder_layers(model.module))
     clean, _, _ = _run(model, embedded, places)
-    _, cache, drowned = _run(model, noisy, places)
+    entering, cache, drowned = _run(model, noisy, blocks)
     answer = _share(model, drowned, statement.answer).mean()
     effects = [[0.0] * len(places) for _ in statement.ids]
     for token in range(span[0], len(statement.ids)):  # before the noise there is nothing to restore
-        found = _restored(model, statement, token, noisy, cache, clean, places, kind, setup)
+        found = _restored(model, statement, token, [noisy, *entering], cache, clean, places, kind, setup)
         effects[token] = (found - answer).tolist()
     return Trace(
         fact=statement.fact,
@@ -130,20 +133,26 @@ def _restored(
     model: HFModel,
     statement: Statement,
     token: int,
-    noisy: Tensor,
+    noisy: Sequence[Tensor],
     cache: DynamicCache,
     clean: list[Tensor],
     places: Sequence[nn.Module],
     kind: Kind,
     setup: Setup,
 ) -> Tensor:
-    """[layers] probability of the answer with this token's state put back in each layer (or window around it)."""
+    """[layers] probability of the answer with this token's state put back in each layer (or window around it).
+
+    noisy  what enters each block (and leaves the last) when nothing is put back
+    """
     samples, width = setup.samples, len(statement.ids) - token
-    at_once = max(1, TOKENS // (samples * width))
+    at_once = max(1, min(CHUNK, TOKENS // (samples * width)))
+    blocks = decoder_layers(model.module)
     parts = []
     for start in range(0, len(places), at_once):
         centres = list(range(start, min(start + at_once, len(places))))
         rows = len(centres) * samples
+        first = start if kind == "block" else max(0, start - setup.window // 2)
+        state = noisy[first][:, token:].repeat(len(centres), 1, 1)
         past = _prefix(cache, token, len(centres)) if token else None
 
         def restoring(layer: int, centres: list[int] = centres) -> Hook:
@@ -158,9 +167,14 @@ def _restored(
 
             return hook
 
-        with hooked(*((place, restoring(layer)) for layer, place in enumerate(places))):
+        touched = range(first, min(len(places), centres[-1] + 1 + (0 if kind == "block" else setup.window // 2)))
+        with (
+            hooked(*((places[layer], restoring(layer)) for layer in touched)),
+            _entered(blocks[first], state) if first else nullcontext(),  # the first one enters what embeddings become
+            skipped(blocks, first),
+        ):
             out = model.module.base_model(
-                inputs_embeds=noisy[:, token:].repeat(len(centres), 1, 1),
+                inputs_embeds=noisy[0][:, token:].repeat(len(centres), 1, 1),
                 attention_mask=torch.ones(rows, len(statement.ids), dtype=torch.long, device=model.device),
                 position_ids=torch.arange(token, len(statement.ids), device=model.device).expand(rows, width),
                 past_key_values=past,
@@ -169,6 +183,16 @@ def _restored(
         shares = _share(model, out.last_hidden_state[:, -1], statement.answer)
         parts.append(shares.view(len(centres), samples).mean(1).cpu())
     return torch.cat(parts)
+
+
+@contextmanager
+def _entered(block: nn.Module, state: Tensor) -> Iterator[None]:
+    """The block reads ``state``, whatever it is given."""
+    handle = block.register_forward_pre_hook(lambda _module, inputs: (state, *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _run(model: HFModel, embedded: Tensor, places: Sequence[nn.Module]) -> tuple[list[Tensor], DynamicCache, Tensor]:
@@ -181,7 +205,7 @@ def _run(model: HFModel, embedded: Tensor, places: Sequence[nn.Module]) -> tuple
 
         return hook
 
-    cache = DynamicCache(config=model.module.config)
+    cache = DynamicCache()  # of no config: a sliding window would cut what is read again
     with hooked(*((place, keep(layer)) for layer, place in enumerate(places))):
         out = model.module.base_model(
             inputs_embeds=embedded,

@@ -13,7 +13,7 @@ from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.packing import Ids
 
-__all__ = ["Stop", "block_outputs", "hooked", "states_of", "stopping"]
+__all__ = ["Stop", "block_outputs", "hooked", "skipped", "states_of", "stopping"]
 
 Hook = Callable[[Any, Any, Any], Any]
 
@@ -27,6 +27,26 @@ def hooked(*places: tuple[nn.Module, Hook]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Skip(nn.Module):
+    """Stands in for a layer whose output is known."""
+
+    def forward(self, hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+        return hidden_states
+
+
+@contextmanager
+def skipped(layers: nn.ModuleList, first: int) -> Iterator[None]:
+    """The layers before ``first`` let through what they are given."""
+    own = list(layers)[:first]
+    try:
+        for i in range(first):
+            layers[i] = _Skip()
+        yield
+    finally:
+        for i, layer in enumerate(own):
+            layers[i] = layer
 
 
 class Stop(Exception):  # noqa: N818  no error: everything wanted is known

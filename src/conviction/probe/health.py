@@ -20,11 +20,15 @@ __all__ = [
     "compression_ratio",
     "degeneration",
     "measure_health",
+    "neutral_level",
     "neutral_text",
     "ngram_entropy",
     "non_alphanumeric_share",
     "repeated_ngram_rate",
 ]
+
+
+QUICK_PARAGRAPHS, QUICK_WORDS = 6, 60
 
 
 def repeated_ngram_rate(tokens: Sequence[int], n: int = 4) -> float:
@@ -75,6 +79,14 @@ def neutral_text() -> list[str]:
     """The bundled neutral paragraphs, about 15,000 tokens in all."""
     text = files("conviction.probe").joinpath("neutral.txt").read_text(encoding="utf-8")
     return [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
+
+
+def neutral_level(model: LanguageModel) -> float:
+    """Nats per token of a few beginnings of neutral paragraphs: a quick look at whether a change did harm."""
+    paragraphs = neutral_text()
+    chosen = [paragraphs[i * len(paragraphs) // QUICK_PARAGRAPHS] for i in range(QUICK_PARAGRAPHS)]
+    scores = model.text_logprobs([" ".join(text.split()[:QUICK_WORDS]) for text in chosen])
+    return math.fsum(s.logp_sum for s in scores) / sum(len(s.logprobs) for s in scores)
 
 
 def measure_health(

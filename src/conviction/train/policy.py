@@ -20,6 +20,7 @@ from conviction.models.hf import HFModel
 from conviction.models.logprobs import answer_logprobs, find_head, predictions
 from conviction.models.lora import add_lora, decoder_layers, first_trained_layer, merged_copy, shared_copy
 from conviction.models.packing import Ids, Pack
+from conviction.models.states import skipped
 from conviction.train.batches import Encoded
 from conviction.train.lean import make_lean
 from conviction.train.settings import Training, Weights
@@ -67,7 +68,7 @@ class Policy(nn.Module):
             head = find_head(self.module, exact=False)
             if entering is None:
                 return answer_logprobs(self.module.base_model, head, pack, Prefix())
-            with _skipped(decoder_layers(self.module), self.first):
+            with skipped(decoder_layers(self.module), self.first):
                 return answer_logprobs(self.module.base_model, head, pack, Prefix(), entering)
 
     def _rows(self, pack: Pack) -> Tensor:
@@ -81,25 +82,6 @@ class Policy(nn.Module):
             picked = logits.gather(1, torch.tensor(answer, device=device)[:, None])[:, 0]
             values = values.index_put((index.to(device),), picked - torch.logsumexp(logits, dim=-1))
         return values
-
-
-class _Skip(nn.Module):
-    """Stands in for a layer whose output is known."""
-
-    def forward(self, hidden_states: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
-        return hidden_states
-
-
-@contextmanager
-def _skipped(layers: nn.ModuleList, first: int) -> Iterator[None]:
-    own = list(layers)[:first]
-    try:
-        for i in range(first):
-            layers[i] = _Skip()
-        yield
-    finally:
-        for i, layer in enumerate(own):
-            layers[i] = layer
 
 
 def make_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
