@@ -58,6 +58,7 @@ class Setup:
     seed: int = 0
 
 
+@torch.no_grad()
 def noise_level(model: HFModel, facts: Sequence[Fact]) -> float:
     """Three standard deviations of the embeddings of the facts' subjects."""
     ids = sorted({i for f in facts for i in model.tokenizer(" " + f.subject, add_special_tokens=False).input_ids})
