@@ -18,6 +18,9 @@ NAMES = (
     "displacement",
     "forecast_battery",
     "forecast_cost",
+    "editing",
+    "retrieval",
+    "localization",
 )
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def finish(
     applied = Applied(
         model=moved,
         settings=settings,
-        verdict="stopped by the guard" if trip else "written, neutral text within the guard's limit",
+        verdict=_verdict(trip, within=drop <= guard.max_neutral_drop),
         report=tuple(report),
         trip=trip,
         evidence=evidence,
@@ -144,6 +144,12 @@ def finish(
     if folder is not None:
         record_applied(intervention, applied, session.model, material, folder)
     return applied
+
+
+def _verdict(trip: str | None, *, within: bool) -> str:
+    if trip:
+        return "stopped by the guard"
+    return "written, neutral text within the guard's limit" if within else "written, past the limit: the guard was off"
 
 
 def _lines(old: EditScores, new: EditScores) -> list[tuple[str, str]]:

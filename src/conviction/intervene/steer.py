@@ -83,6 +83,7 @@ class Steer:
         from conviction.core.storage import user_path
         from conviction.intervene.tune import with_weights
         from conviction.models.steering import load_vector, save_steered, steered
+        from conviction.probe.health import neutral_level
         from conviction.train.loop import Watch
 
         untracked(self.name, track)
@@ -96,7 +97,8 @@ class Steer:
         if folder is not None:
             save_steered(loaded, vector, folder / "model")
             moved.source = str((folder / "model").resolve())
-        applied = _report(moved, vector, trials, guard)
+        drop = neutral_level(loaded) - neutral_level(moved)
+        applied = _report(moved, vector, trials, drop, guard)
         if folder is not None:
             record_applied(self, applied, model, material, folder)
         return applied
@@ -118,7 +120,7 @@ class Steer:
         depth = len(decoder_layers(model.module))
         layers = [check_layer(self.layer, depth)] if self.layer is not None else depth_layers(depth, DEPTHS)
         differences = _differences(model, material.pairs, layers)
-        made_from, kept_back = differences_of_halves(len(material.pairs))
+        made_from, kept_back = _halves(len(material.pairs))
         asked = [material.pairs[i] for i in kept_back[:ASKED]]
         related = kinship(model.module)
         half = {i: self._direction(d[made_from]) for i, d in differences.items()}
@@ -139,7 +141,7 @@ class Steer:
         return first if float(first @ mean) > 0 else -first
 
 
-def differences_of_halves(count: int) -> tuple[list[int], list[int]]:
+def _halves(count: int) -> tuple[list[int], list[int]]:
     """Indices to make a vector from, and those to choose by: every other one."""
     return list(range(0, count, 2)), list(range(1, count, 2))
 
@@ -213,10 +215,10 @@ def _best(trials: Sequence[_Trial], guard: Guard) -> _Trial:
     return max(healthy, key=lambda t: t.gap) if healthy else min(tried, key=lambda t: t.neutral_drop)
 
 
-def _report(moved: HFModel, vector: SteeringVector, trials: Sequence[_Trial], guard: Guard) -> Applied:
-    report = [("layers", ", ".join(map(str, vector.layers)))]
-    trip = None
+def _report(moved: HFModel, vector: SteeringVector, trials: Sequence[_Trial], drop: float, guard: Guard) -> Applied:
+    """What was chosen, and what neutral text lost under the final vector, which was made from all pairs."""
     settings: dict[str, Any] = {"layers": sorted(vector.layers)}
+    report = [("layers", ", ".join(map(str, sorted(vector.layers))))]
     if trials:
         best, untouched = _best(trials, guard), trials[0]
         settings |= {"layer": best.layer, "strength": best.strength}
@@ -224,15 +226,16 @@ def _report(moved: HFModel, vector: SteeringVector, trials: Sequence[_Trial], gu
             ("layer", f"{best.layer}, chosen from {len({t.layer for t in trials}) - 1}"),
             ("strength", f"{best.strength:g} mean differences"),
             ("gap of pairs kept back", f"{untouched.gap:+.3f} before, {best.gap:+.3f} after, nats per token"),
-            ("neutral text", f"{-best.neutral_drop:+.3f} nats per token (limit -{guard.max_neutral_drop:g})"),
         ]
-        if guard.mode != "off" and best.neutral_drop > guard.max_neutral_drop:
-            trip = f"neutral text lost {best.neutral_drop:.2f} nats per token (limit {guard.max_neutral_drop:g})"
+    report.append(("neutral text", f"{-drop:+.3f} nats per token (limit -{guard.max_neutral_drop:g})"))
+    beyond = drop > guard.max_neutral_drop
+    trip = f"neutral text lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g})" if beyond else None
+    within = "in place, neutral text within the guard's limit"
     return Applied(
         model=moved,
         settings=settings,
-        verdict="past the guard's limit even so" if trip else "in place, neutral text within the guard's limit",
+        verdict="in place, past the guard's limit" if beyond else within,
         report=tuple(report),
-        trip=trip,
-        evidence={"trials": [dataclasses.asdict(t) for t in trials]},
+        trip=None if guard.mode == "off" else trip,
+        evidence={"trials": [dataclasses.asdict(t) for t in trials], "neutral_drop": drop},
     )

@@ -73,6 +73,6 @@ def load_saved(name: str, load: Load, say: Callable[[str], None]) -> LanguageMod
     module, attribute = KINDS[kind].split(":")
     try:
         moved: LanguageModel = getattr(import_module(module), attribute)(name, load(base), folder, record, say)
-    except (KeyError, TypeError) as error:
+    except KeyError as error:
         raise ModelError(f"{folder / RECORD} lacks {error}", hint=hint) from error
     return moved

@@ -1,0 +1,48 @@
+"""Causal tracing, knowledge neurons and truth directions on facts that the embedded model knows.
+
+    python -m benchmarks.localization [STATEMENTS]
+
+Statements are the first of ROME's known_1000 that the model completes as they end there, read from beside the checkout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.machine import machine, save
+from conviction.core.reading import read_material
+from conviction.core.topic import load_topic
+from conviction.localize import localize
+from conviction.localize.pictures import draw_all
+from conviction.models.loading import load
+
+DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "known_1000.json"
+
+
+def main(count: int = 20) -> None:
+    """Measure, print, save the averages and what was found; the single maps stay out of the repository."""
+    facts = read_material(DATA).facts
+    found = localize(load("smollm2-135m"), facts, source="known facts", topic=load_topic("obesity"), limit=count)
+    draw_all(found.model_copy(update={"traces": ()}), Path(__file__).parent / "results" / "localization_maps")
+    tokens = {t.fact: len(t.tokens) for t in found.traces}
+    save(
+        "localization",
+        {
+            "machine": machine(),
+            "found": found.found,
+            "seconds": found.seconds,
+            "seconds_a_statement": found.seconds["tracing"] / len(tokens),
+            "tokens": sorted(tokens.values()),
+            "left_out": len(found.left_out),
+            "maps": [m.model_dump() for m in found.maps],
+            "neurons": [n.model_dump() for n in found.neurons],
+            "probes": [p.model_dump() for p in found.probes],
+        },
+    )
+    print(json.dumps([*found.found, found.seconds], indent=1))
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
