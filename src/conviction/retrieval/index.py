@@ -26,7 +26,8 @@ __all__ = ["Index", "Passage", "build_index"]
 TABLE = "passages"
 HEAD = "index.json"
 SCHEMA = 1
-POOL = 20  # how many each of the two searches brings before their ranks are fused
+POOL = 10  # how many each of the two searches brings before their ranks are fused
+LONGEST_TITLE = 120  # characters of a first line that a blank line follows
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,23 @@ def _rows(
     counting = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     counting.no_truncation()
     splitter = TextSplitter.from_huggingface_tokenizer(counting, piece_tokens)
-    pieces = [(d, n, text) for d in documents for n, text in enumerate(splitter.chunks(d.text))]
+    pieces = []
+    for d in documents:
+        title, body = _title(d.text)  # goes with every piece: what a piece is about often stands nowhere else
+        pieces += [(d, n, f"{title}{text}") for n, text in enumerate(splitter.chunks(body))]
     vectors = embed([text for _, _, text in pieces], progress)
     return [
         {"id": f"{d.id}#{n}", "document": d.id, "digest": digests[d.id], "text": text, "vector": vector}
         for (d, n, text), vector in zip(pieces, vectors, strict=True)
     ]
+
+
+def _title(text: str) -> tuple[str, str]:
+    """A first line that stands alone, with its end; and what is left."""
+    first, blank, rest = text.partition("\n\n")
+    if blank and rest.strip() and "\n" not in first.strip() and len(first) <= LONGEST_TITLE:
+        return f"{first.strip()}\n", rest
+    return "", text
 
 
 def _create(folder: Path, rows: list[dict[str, Any]]) -> Any:
