@@ -35,8 +35,12 @@ class Applied:
     evidence: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def record_applied(intervention: Any, applied: Applied, base: LanguageModel, material: Material, folder: Path) -> None:
-    """Write ``applied.json`` into a run folder."""
+def record_applied(
+    intervention: Any, applied: Applied, base: LanguageModel, material: Material, folder: Path | None
+) -> Applied:
+    """Write ``applied.json`` into the run folder, if there is one; returns what was applied, so that calls chain."""
+    if folder is None:
+        return applied
     record = {
         "intervention": intervention.name,
         "settings": {**flat(intervention), **applied.settings},
@@ -48,6 +52,7 @@ def record_applied(intervention: Any, applied: Applied, base: LanguageModel, mat
         "evidence": dict(applied.evidence),
     }
     write_atomic(folder / "applied.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return applied
 
 
 def untracked(name: str, track: str | None) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-__all__ = ["Localization", "NeuronReading", "ProbeReading", "RoleMap", "Trace"]
+__all__ = ["KINDS", "Kind", "Localization", "NeuronReading", "ProbeReading", "RoleMap", "Trace"]
+
+
+Kind = Literal["block", "mlp", "attention"]
+"""What is put back in tracing: all that a block puts out, or a part of it."""
+KINDS: tuple[Kind, ...] = ("block", "mlp", "attention")
 
 
 class _Part(BaseModel):

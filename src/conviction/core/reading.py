@@ -10,8 +10,9 @@ from conviction.core.facts import FACT_FIELDS
 from conviction.core.formats import FIELDS, MEDIA, material_from_rows
 from conviction.core.material import Material
 from conviction.core.rows import Broken, open_source
+from conviction.errors import InputError
 
-__all__ = ["read_material"]
+__all__ = ["check_one_source", "read_material"]
 
 
 def read_material(source: str | Path, *, split: str = "train") -> Material:
@@ -29,6 +30,13 @@ def read_material(source: str | Path, *, split: str = "train") -> Material:
         numbers.append(row.number)
         rows.append({name: _needed(name, value) for name, value in row.fields.items()})
     return material_from_rows(rows, name=opened.name, where=opened.where, numbers=numbers)
+
+
+def check_one_source(topic: str | None, data: str | None) -> None:
+    """Raise InputError unless exactly one of a topic and data is named."""
+    if (topic is None) == (data is None):
+        what = "both a topic and data" if topic else "neither a topic nor data"
+        raise InputError(f"there is {what}", hint="name a topic, or give --data FILE")
 
 
 def _needed(name: str, value: Any) -> Any:

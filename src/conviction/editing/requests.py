@@ -12,7 +12,7 @@ from conviction.models.hf import HFModel
 from conviction.models.packing import Ids
 from conviction.models.writing import continue_prompts
 
-__all__ = ["Request", "Row", "beginnings", "request"]
+__all__ = ["Request", "Row", "beginnings", "locate", "request"]
 
 # MEMIT's words to begin with; the model goes on for a few tokens of its own.
 STARTS = ("The", "Therefore", "Because", "I", "You")
@@ -74,12 +74,21 @@ def request(model: HFModel, fact: Fact, before: Sequence[str]) -> Request:
     return Request(fact, tuple(rows), target, _row(model, essence, fact, model.encoder.bos()))
 
 
-def _row(model: HFModel, text: str, fact: Fact, bos: Ids) -> Row:
-    """Ids of a text and the token in which the last character of the (last) subject lies."""
+def locate(model: HFModel, text: str, subject: str, bos: Ids) -> tuple[Ids, tuple[int, int]]:
+    """Ids of a text after ``bos``, and [first, end) of the tokens that hold its (last) subject.
+
+    Raises InputError if the subject does not occur in it.
+    """
     encoded = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    start = text.rfind(fact.subject)
+    start = text.rfind(subject)
     if start < 0:
-        raise InputError(f"the subject {fact.subject!r} does not occur in {text[:60]!r}", hint="check the fact")
-    end = start + len(fact.subject)
-    last = next(i for i, (_, stop) in enumerate(encoded["offset_mapping"]) if stop >= end)
-    return Row(bos + tuple(encoded["input_ids"]), len(bos) + last)
+        raise InputError(f"the subject {subject!r} does not occur in {text[:60]!r}", hint="check the fact")
+    inside = [
+        i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < start + len(subject) and b > a
+    ]
+    return bos + tuple(encoded["input_ids"]), (len(bos) + inside[0], len(bos) + inside[-1] + 1)
+
+
+def _row(model: HFModel, text: str, fact: Fact, bos: Ids) -> Row:
+    ids, (_, end) = locate(model, text, fact.subject, bos)
+    return Row(ids, end - 1)

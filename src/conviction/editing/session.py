@@ -57,6 +57,13 @@ class Session:
         """Nats per token that neutral text has lost."""
         return self.neutral - neutral_level(moved)
 
+    def broken(self, moved: HFModel, guard: Guard) -> str | None:
+        """Why the guard does not let this model pass; None: it does, or is off."""
+        drop = self.neutral_drop(moved)
+        if drop <= guard.max_neutral_drop or guard.mode == "off":
+            return None
+        return f"neutral text had lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g})"
+
 
 def begin(model: HFModel, material: Material, *, text: str | None, watch: Watch) -> Session:
     """Read the facts as they are. Raises InputError without facts, or if the model says all of them already."""
@@ -141,9 +148,7 @@ def finish(
         trip=trip,
         evidence=evidence,
     )
-    if folder is not None:
-        record_applied(intervention, applied, session.model, material, folder)
-    return applied
+    return record_applied(intervention, applied, session.model, material, folder)
 
 
 def _verdict(trip: str | None, *, within: bool) -> str:

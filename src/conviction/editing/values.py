@@ -8,7 +8,6 @@ length of the residual stream there, so that they mean the same in every model.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from conviction.editing.requests import Request, Row
 from conviction.editing.sites import Site
 from conviction.models.hf import HFModel
 from conviction.models.logprobs import find_head, token_logprobs
-from conviction.models.states import Stop, hooked, states_of, stopping
+from conviction.models.states import Stop, fork, hooked, states_of, stopping, with_states
 
 __all__ = ["Found", "block_states", "find_values", "keys"]
 
@@ -32,10 +31,9 @@ TOKENS = 1536  # in one pass of the descent
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Changes [facts, hidden] of what is put out at the subjects, and the target's nats per token before and after."""
+    """Changes [facts, hidden] of what is put out at the subjects, and the target's nats per token under them."""
 
     changes: Tensor
-    before: Tensor
     after: Tensor
 
 
@@ -58,9 +56,7 @@ class _Batch:
 
     def read(self, model: HFModel) -> Tensor:
         """[rows, S, hidden] last hidden states."""
-        past = copy.copy(self.past)  # a pass adds its own keys and values: to a list of its own
-        if past is not None:
-            past.layers = [copy.copy(layer) for layer in past.layers]
+        past = fork(self.past) if self.past is not None else None
         out = model.module.base_model(
             input_ids=self.ids,
             attention_mask=self.mask,
@@ -87,7 +83,7 @@ def find_values(
         found.append(_descend(model, requests[start], site, place, how))
         if step is not None:
             step(start.stop, len(requests))
-    return Found(*(torch.cat(parts) for parts in zip(*((f.changes, f.before, f.after) for f in found), strict=True)))
+    return Found(torch.cat([f.changes for f in found]), torch.cat([f.after for f in found]))
 
 
 def _groups(requests: Sequence[Request]) -> list[slice]:
@@ -114,15 +110,12 @@ def _descend(
     second = torch.zeros_like(change)
     source = site.linear if place == "mlp" else site.block
     reference: Tensor | None = None
-    before = torch.zeros(len(requests))
     losses = torch.zeros(len(requests))
     moving = torch.ones(len(requests), dtype=torch.bool, device=model.device)
     for number in range(1, how.steps + 2):
         with hooked((source, _adding(change, batch))):
             hidden = batch.read(model)
         losses = _target_loss(hidden, head, batch, len(requests))
-        if number == 1:
-            before = losses.detach().cpu()
         moving &= losses.detach() > how.good_enough
         if number > how.steps or not bool(moving.any()):
             break
@@ -140,7 +133,7 @@ def _descend(
             change -= torch.where(moving[:, None], unit[:, None] * move, 0.0)
             bound = how.clamp * lengths / change.norm(dim=-1).clamp(min=1e-12)
             change *= bound.clamp(max=1.0)[:, None]
-    return Found(change.detach().cpu(), before, losses.detach().cpu())
+    return Found(change.detach().cpu(), losses.detach().cpu())
 
 
 @torch.no_grad()
@@ -190,7 +183,7 @@ def _adding(change: Tensor, batch: _Batch) -> Any:
         states = states_of(output)
         first = states[:, :1] + change[batch.owner][:, None].to(states.dtype)
         moved = torch.cat([first, states[:, 1:]], dim=1)
-        return (moved, *output[1:]) if isinstance(output, tuple) else moved
+        return with_states(output, moved)
 
     return hook
 
@@ -205,14 +198,14 @@ def _target_loss(hidden: Tensor, head: Any, batch: _Batch, count: int) -> Tensor
 
 @torch.no_grad()
 def _residual_lengths(model: HFModel, batch: _Batch, site: Site, count: int) -> Tensor:
-    """[requests] median length, over its contexts, of what the block puts out at the subject."""
+    """[requests] median length, over its rows, of what the block puts out at the subject."""
     found: list[Tensor] = []
 
     def hook(_module: Any, _inputs: Any, output: Any) -> None:
         states = states_of(output)
         found.append(states[:, 0].float().norm(dim=-1))
 
-    with hooked((site.block, hook)):
+    with hooked((site.block, hook), (site.block, stopping)), suppress(Stop):
         batch.read(model)
     return torch.stack([found[0][batch.owner == i].median() for i in range(count)])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conviction.core.material import Material, material_from_topic
-from conviction.core.reading import read_material
+from conviction.core.reading import check_one_source, read_material
 from conviction.core.settings import build, list_fields, parse_options
 from conviction.core.storage import user_path
 from conviction.core.topic import builtin_topics, load_topic
@@ -77,9 +77,7 @@ def assemble(
     kind = find_intervention(name)
     imported = read_config(config) if config is not None else None
     data = data or (imported.data if imported and not topic else None)
-    if (topic is None) == (data is None):
-        what = "both a topic and data" if topic else "neither a topic nor data"
-        raise InputError(f"there is {what}", hint="name a topic, or give --data FILE")
+    check_one_source(topic, data)
     start = find_preset(preset).options if preset is not None else {}
     known = {field.name for field in list_fields(kind)}
     foreign = imported.options if imported else {}

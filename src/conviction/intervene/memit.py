@@ -73,13 +73,9 @@ class Memit:
         last = check_layer(self.layer, depth) if self.layer is not None else round(DEEPEST * depth)
         layers = list(range(max(0, last - self.layers + 1), last + 1))
         delta = self.write(session, layers)
-        drop = session.neutral_drop(edited(loaded, delta, id=loaded.id, check=False))
         trip, done = None, len(session.facts)
-        if drop > guard.max_neutral_drop and guard.mode != "off":
-            trip = (
-                f"neutral text had lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g}); "
-                "all facts were taken back"
-            )
+        if reason := session.broken(edited(loaded, delta, id=loaded.id, check=False), guard):
+            trip = f"{reason}; all facts were taken back"
             delta, done = Delta({}, session.kinship), 0
         return finish(
             self,

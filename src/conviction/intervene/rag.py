@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +88,7 @@ class Rag:
             count=count_tokens(model),
         )
         moved = Prompted(f"{model.id}+{self.name}", model, rewriter)
-        if folder is not None:
-            moved.save_whole(folder / "model")
-            moved = dataclasses.replace(moved, source=str((folder / "model").resolve()))
+        moved = moved.kept(folder and folder / "model")
         applied = Applied(
             model=moved,
             settings={"documents": len(documents)},
@@ -102,9 +99,7 @@ class Rag:
                 ("at run time", f"up to {self.passages} passages, {self.token_budget} tokens a question"),
             ),
         )
-        if folder is not None:
-            record_applied(self, applied, model, material, folder)
-        return applied
+        return record_applied(self, applied, model, material, folder)
 
     def _place(self, folder: Path | None) -> Path:
         if self.index is not None:

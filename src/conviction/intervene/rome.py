@@ -74,12 +74,8 @@ class Rome:
             update = self.update(session, current, number, layer, moment)
             tried = delta + Delta({session.sites[layer].name: update}, session.kinship)
             moved = edited(loaded, tried, id=loaded.id, check=False)
-            drop = session.neutral_drop(moved)
-            if drop > guard.max_neutral_drop and guard.mode != "off":
-                trip = (
-                    f"neutral text had lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g}) after "
-                    f"{session.facts[number].id}, which was taken back"
-                )
+            if reason := session.broken(moved, guard):
+                trip = f"{reason} after {session.facts[number].id}, which was taken back"
                 break
             delta, current, done = tried, moved, number + 1
             if progress is not None:

@@ -99,9 +99,7 @@ class Steer:
             moved.source = str((folder / "model").resolve())
         drop = neutral_level(loaded) - neutral_level(moved)
         applied = _report(moved, vector, trials, drop, guard)
-        if folder is not None:
-            record_applied(self, applied, model, material, folder)
-        return applied
+        return record_applied(self, applied, model, material, folder)
 
     def _choose(
         self, model: HFModel, material: Material, guard: Guard, watch: Watch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -60,16 +59,12 @@ class SystemPrompt:
         moved = Prompted(f"{model.id}+{self.name}", model, System(text))
         if not moved.fits(Query(chat("?"), ()), room=1):
             raise InputError(f"the system prompt does not fit {model.id}'s context", hint="shorten it")
-        if folder is not None:
-            moved.save_whole(folder / "model")
-            moved = dataclasses.replace(moved, source=str((folder / "model").resolve()))
+        moved = moved.kept(folder and folder / "model")
         words = len(text.split())
         applied = Applied(
             model=moved, settings={"system": text}, verdict="in place", report=(("system prompt", f"{words} words"),)
         )
-        if folder is not None:
-            record_applied(self, applied, model, material, folder)
-        return applied
+        return record_applied(self, applied, model, material, folder)
 
     def _read(self, material: Material) -> str:
         text = self.text

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 from conviction.core.facts import Fact
-from conviction.core.localization import Localization, NeuronReading, Trace
+from conviction.core.localization import KINDS, Kind, Localization, NeuronReading, Trace
 from conviction.core.protocols import LanguageModel, Progress
 from conviction.core.topic import Topic
 from conviction.errors import InputError
 from conviction.localize.findings import CANNOT_MEAN, average, findings
 from conviction.localize.neurons import attributions, chosen_neurons, read_neurons
-from conviction.localize.tracing import KINDS, Kind, Setup, Statement, lay_out, noise_level, trace
+from conviction.localize.tracing import Setup, Statement, lay_out, noise_level, trace
 from conviction.localize.truth import read_truth
 from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
@@ -117,9 +117,8 @@ def _neurons(
     readings = []
     for i, statement in enumerate(statements, start=1):
         wordings = [statement]
-        for n, text in enumerate(facts[statement.fact].paraphrases):
-            fact = Fact(f"{statement.fact}~{n}", text, "", "")
-            ids = model.encoder.encode_text(fact.form)
+        for text in facts[statement.fact].paraphrases:
+            ids = model.encoder.encode_text(text)
             wordings.append(Statement(statement.fact, ids, (), (0, 0), statement.answer, statement.answer_text, 0.0))
         chosen = chosen_neurons([attributions(model, wording) for wording in wordings])
         readings.append(read_neurons(model, statement, chosen))

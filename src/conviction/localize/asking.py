@@ -7,16 +7,14 @@ from dataclasses import dataclass
 from typing import cast
 
 from conviction.core.facts import Fact
-from conviction.core.localization import Localization
+from conviction.core.localization import KINDS, Kind, Localization
 from conviction.core.material import material_from_topic
 from conviction.core.protocols import LanguageModel, Progress
-from conviction.core.reading import read_material
+from conviction.core.reading import check_one_source, read_material
 from conviction.core.topic import Topic, load_topic
 from conviction.errors import InputError, nearest
 
 __all__ = ["Asked", "gather"]
-
-KINDS = ("block", "mlp", "attention")
 
 
 @dataclass(frozen=True)
@@ -26,7 +24,7 @@ class Asked:
     label: str
     facts: tuple[Fact, ...]
     topic: Topic | None
-    kinds: tuple[str, ...]
+    kinds: tuple[Kind, ...]
     own_answer: bool
 
     def run(
@@ -34,7 +32,6 @@ class Asked:
     ) -> Localization:
         """Localise."""
         from conviction.localize import localize
-        from conviction.localize.tracing import Kind
 
         return localize(
             model,
@@ -42,7 +39,7 @@ class Asked:
             source=self.label,
             topic=self.topic,
             own_answer=self.own_answer,
-            kinds=cast("tuple[Kind, ...]", self.kinds),
+            kinds=self.kinds,
             samples=samples,
             limit=limit,
             progress=progress,
@@ -58,11 +55,10 @@ def gather(topic: str | None, data: str | None, kinds: str, *, own_answer: bool)
     for kind in chosen or ("",):
         if kind not in KINDS:
             raise InputError(f"unknown kind of site '{kind}'", hint=f"{nearest(kind, KINDS)}use: {', '.join(KINDS)}")
-    if (topic is None) == (data is None):
-        what = "both a topic and data" if topic else "neither a topic nor data"
-        raise InputError(f"there is {what}", hint="name a topic, or give --data FILE")
+    check_one_source(topic, data)
     kit = load_topic(topic) if topic is not None else None
     material = material_from_topic(kit) if kit is not None else read_material(str(data))
     if not material.facts:
         raise InputError(f"{material.name} holds no facts", hint="give rows of prompt, subject, target (or attribute)")
-    return Asked(material.name.replace("/", "-"), material.facts, kit, chosen, own_answer or kit is not None)
+    known = cast("tuple[Kind, ...]", chosen)
+    return Asked(material.name.replace("/", "-"), material.facts, kit, known, own_answer or kit is not None)

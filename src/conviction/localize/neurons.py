@@ -7,7 +7,6 @@ neurons of the same layers drawn at random.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from conviction.editing.sites import Site, find_sites
 from conviction.localize.tracing import Statement
 from conviction.models.hf import HFModel
 from conviction.models.logprobs import find_head
-from conviction.models.states import hooked
+from conviction.models.states import fork, hooked
 
 __all__ = ["attributions", "chosen_neurons", "read_neurons"]
 
@@ -122,13 +121,7 @@ def _past(model: HFModel, ids: tuple[int, ...]) -> DynamicCache | None:
 
 def _answer(model: HFModel, statement: Statement, past: DynamicCache | None, rows: int) -> Tensor:
     """[rows] probability of the answer after the last token, read in several rows at once."""
-    mine = None
-    if past is not None:
-        mine = copy.copy(past)
-        mine.layers = [copy.copy(layer) for layer in past.layers]
-        for layer in mine.layers:
-            layer.keys = layer.keys.expand(rows, -1, -1, -1)
-            layer.values = layer.values.expand(rows, -1, -1, -1)
+    mine = fork(past, lambda kept: kept.expand(rows, -1, -1, -1)) if past is not None else None
     last = len(statement.ids) - 1
     out = model.module.base_model(
         input_ids=torch.full((rows, 1), statement.ids[-1], device=model.device),

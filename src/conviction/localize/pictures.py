@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from conviction.core.localization import Localization, RoleMap, Trace
-from conviction.core.storage import storage_errors, write_atomic
+from conviction.core.storage import write_atomic
 
 __all__ = ["draw_all", "heat_maps"]
 
@@ -25,8 +25,6 @@ def draw_all(found: Localization, folder: Path) -> list[Path]:
     for name, chart in pictures.items():
         for ending, content in (("svg", _svg(chart).encode()), ("png", _png(chart))):
             path = folder / f"{name}.{ending}"
-            with storage_errors(f"writing {path}"):
-                path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, content)
             written.append(path)
     return written

@@ -8,28 +8,26 @@ are read once for all layers, as keys and values.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from conviction.core.facts import Fact
-from conviction.core.localization import Trace
+from conviction.core.localization import Kind, Trace
+from conviction.editing.requests import locate
 from conviction.errors import InputError
 from conviction.models.hf import HFModel
 from conviction.models.logprobs import find_head
 from conviction.models.lora import decoder_layers
-from conviction.models.states import Hook, hooked, skipped, states_of
+from conviction.models.states import Hook, fork, hooked, skipped, states_of, with_states
 
-__all__ = ["KINDS", "Kind", "Setup", "Statement", "lay_out", "noise_level", "trace"]
+__all__ = ["Setup", "Statement", "lay_out", "noise_level", "trace"]
 
-Kind = Literal["block", "mlp", "attention"]
-KINDS: tuple[Kind, ...] = ("block", "mlp", "attention")
 ATTENTION = ("self_attn", "attn", "attention")
 TOKENS = 4096  # in one pass
 CHUNK = 6  # layers whose sites are restored in one pass; what lies before the first of them is not run
@@ -72,15 +70,7 @@ def lay_out(model: HFModel, fact: Fact, *, own_answer: bool) -> Statement | None
 
     own_answer  trace what the model itself says first, whatever the fact's target
     """
-    bos = model.encoder.bos()
-    encoded = model.tokenizer(fact.prompt, add_special_tokens=False, return_offsets_mapping=True)
-    start = fact.prompt.rfind(fact.subject)
-    if start < 0:
-        raise InputError(f"the subject {fact.subject!r} does not occur in {fact.prompt[:60]!r}", hint="check the fact")
-    inside = [
-        i for i, (a, b) in enumerate(encoded["offset_mapping"]) if b > start and a < start + len(fact.subject) and b > a
-    ]
-    ids = bos + tuple(encoded["input_ids"])
+    ids, subject = locate(model, fact.prompt, fact.subject, model.encoder.bos())
     hidden = model.module.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
     logits = find_head(model.module).logits(hidden.last_hidden_state[0, -1:], slice(None))
     shares = torch.softmax(logits[0], dim=-1)
@@ -92,7 +82,7 @@ def lay_out(model: HFModel, fact: Fact, *, own_answer: bool) -> Statement | None
         fact=fact.id,
         ids=ids,
         tokens=tuple(model.tokenizer.decode([i]) for i in ids),
-        subject=(len(bos) + inside[0], len(bos) + inside[-1] + 1),
+        subject=subject,
         answer=first,
         answer_text=model.tokenizer.decode([first]),
         probability=float(shares[first]),
@@ -154,7 +144,7 @@ def _restored(
         rows = len(centres) * samples
         first = start if kind == "block" else max(0, start - setup.window // 2)
         state = noisy[first][:, token:].repeat(len(centres), 1, 1)
-        past = _prefix(cache, token, len(centres)) if token else None
+        past = fork(cache, _beginning(token, len(centres))) if token else None
 
         def restoring(layer: int, centres: list[int] = centres) -> Hook:
             half = 0 if kind == "block" else setup.window // 2
@@ -164,7 +154,7 @@ def _restored(
                 states = states_of(output).clone()
                 for i in reach:
                     states[i * samples : (i + 1) * samples, 0] = clean[layer][0, token]
-                return (states, *output[1:]) if isinstance(output, tuple) else states
+                return with_states(output, states)
 
             return hook
 
@@ -184,6 +174,11 @@ def _restored(
         shares = _share(model, out.last_hidden_state[:, -1], statement.answer)
         parts.append(shares.view(len(centres), samples).mean(1).cpu())
     return torch.cat(parts)
+
+
+def _beginning(length: int, copies: int) -> Callable[[Tensor], Tensor]:
+    """Keys or values of the first tokens, for several rows of each sample."""
+    return lambda kept: kept[:, :, :length].repeat(copies, 1, 1, 1)
 
 
 @contextmanager
@@ -215,16 +210,6 @@ def _run(model: HFModel, embedded: Tensor, places: Sequence[nn.Module]) -> tuple
             use_cache=True,
         )
     return outputs, cache, out.last_hidden_state[:, -1]
-
-
-def _prefix(cache: DynamicCache, length: int, copies: int) -> DynamicCache:
-    """Keys and values of the first tokens, for several rows of each sample."""
-    short = copy.copy(cache)
-    short.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in short.layers:
-        layer.keys = layer.keys[:, :, :length].repeat(copies, 1, 1, 1)
-        layer.values = layer.values[:, :, :length].repeat(copies, 1, 1, 1)
-    return short
 
 
 def _embed(model: HFModel, ids: tuple[int, ...]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,6 +82,13 @@ class Prompted:
     def sources(self, messages: Messages) -> tuple[str, ...]:
         """What was put before a conversation: ids of passages."""
         return self.rewriter.sources(messages)
+
+    def kept(self, folder: Path | None) -> Prompted:
+        """Written into the folder, if there is one, and found by it from then on."""
+        if folder is None:
+            return self
+        self.save_whole(folder)
+        return replace(self, source=str(folder.resolve()))
 
     def save_whole(self, folder: Path) -> None:
         """Write what it reads, and where the inner model is."""

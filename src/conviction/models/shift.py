@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from conviction.models.states import states_of, with_states
+
 __all__ = ["add_steering", "is_steered", "shift_block"]
 
 BUFFER = "steering"
@@ -18,9 +20,7 @@ BUFFER = "steering"
 def add_steering(block: nn.Module, _inputs: Any, output: Any) -> Any:
     """Forward hook: [..., hidden] plus the block's vector; blocks that return tuples carry the states first."""
     shift: Any = block.get_buffer(BUFFER)
-    if isinstance(output, tuple):
-        return (output[0] + shift, *output[1:])
-    return output + shift
+    return with_states(output, states_of(output) + shift)
 
 
 def shift_block(block: nn.Module, vector: Tensor) -> None:

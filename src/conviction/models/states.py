@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.packing import Ids
 
-__all__ = ["Stop", "block_outputs", "hooked", "skipped", "states_of", "stopping"]
+if TYPE_CHECKING:
+    from transformers import DynamicCache
+
+    from conviction.models.hf import HFModel
+
+__all__ = ["Stop", "block_outputs", "fork", "hooked", "skipped", "states_of", "stopping", "with_states"]
 
 Hook = Callable[[Any, Any, Any], Any]
 
@@ -62,6 +67,20 @@ def states_of(output: Any) -> Tensor:
     """[..., hidden] of what a block returned: some return a tuple that begins with it."""
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found
+
+
+def with_states(output: Any, states: Tensor) -> Any:
+    """What a block returned, with other states in it."""
+    return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+def fork(cache: DynamicCache, change: Callable[[Tensor], Tensor] = lambda kept: kept) -> DynamicCache:
+    """A cache that a pass may add to without the first one noticing; ``change`` is made to all keys and values."""
+    own = copy.copy(cache)
+    own.layers = [copy.copy(layer) for layer in cache.layers]
+    for layer in own.layers:
+        layer.keys, layer.values = change(layer.keys), change(layer.values)
+    return own
 
 
 @torch.inference_mode()
