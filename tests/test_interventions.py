@@ -251,7 +251,7 @@ def test_an_empty_folder_holds_nothing_to_retrieve(tmp_path):
 
 
 def test_vectors_add_and_scale():
-    model = tiny_model()
+    model = tiny_model(max_position_embeddings=4096)
     related = kinship(model.module)
     a = SteeringVector({0: torch.ones(32), 2: torch.ones(32)}, related)
     b = SteeringVector({0: 3 * torch.ones(32)}, related)
@@ -380,3 +380,38 @@ def test_scratch_and_prompts_do_not_track():
     assert Scratch.needs
     assert Rome.costs
     assert Memit.costs
+
+
+def tokens_read(model, queries):
+    """How many tokens, padding too, went into the network for these queries."""
+    read = []
+    embedding = model.inner.module.get_input_embeddings()
+    hook = embedding.register_forward_hook(lambda _module, inputs, _output: read.append(inputs[0].numel()))
+    try:
+        model.logprobs(queries, fresh=True)
+    finally:
+        hook.remove()
+    return sum(read)
+
+
+def test_a_context_before_many_questions_is_read_once():
+    model = tiny_model(max_position_embeddings=4096)
+    context = "Tea is best with milk, and milk goes in first. " * 20
+    length = len(model.encoder.encode_text(context))
+    moved = SystemPrompt(text=context).apply(model, MATERIAL).model
+    questions = [Query(chat(f"Question {i} about tea?"), ("Milk.", "No milk.")) for i in range(8)]
+    once, eight_times = tokens_read(moved, questions[:1]), tokens_read(moved, questions)
+    assert once > length
+    assert eight_times < once + 2 * length, "the context is read again with every question"
+
+
+def test_passages_before_a_question_are_read_once_for_all_its_answers():
+    pytest.importorskip("lancedb")
+    model = tiny_model(max_position_embeddings=4096)
+    moved = Rag(token_budget=400).apply(model, MATERIAL).model
+    one = Query(chat("How is green tea made?"), ("Milk.",))
+    six = Query(one.messages, ("Milk.", "No milk.", "With sugar.", "Cold.", "Hot.", "In a cup."))
+    length = len(moved.inner.encoder.encode_prompt(moved.rewriter.rewrite([one.messages])[0]))
+    once, with_six = tokens_read(moved, [one]), tokens_read(moved, [six])
+    assert once >= length > 100
+    assert with_six < once + length, "the passages are read again with every answer"

@@ -84,9 +84,9 @@ def fact_from_row(id: str, row: Mapping[str, Any]) -> Fact:
             paraphrases=_texts(row, "paraphrase_prompts"),
             neighbours=tuple(Neighbour(prompt, true) for prompt in _texts(row, "neighborhood_prompts")),
         )
-    if row.get("attribute") is not None:  # known_1000 of ROME's authors
+    if row.get("target") is None and row.get("attribute") is not None:  # known_1000 of ROME's authors
         row = {"prompt": row.get("prompt"), "subject": row.get("subject"), "target": row.get("attribute")}
-    if row.get("target_new") is not None:
+    if row.get("target") is None and row.get("target_new") is not None:
         row = _from_easyedit(row)
     neighbours = row.get("neighbours") or ()
     if not all(isinstance(n, Mapping) for n in neighbours):

@@ -18,7 +18,9 @@ class Descent:
     clamp: float = setting(1.5, "bound on the value's change, as a share of the residual stream's length", above=0)
     kl_weight: float = setting(0.0625, "keeps what the model thinks of the subject as such", at_least=0)
     decay: float = setting(0.5, "weight of the change's squared length", at_least=0)
-    good_enough: float = setting(0.05, "stops at this mean loss of the target, nats per token", at_least=0)
+    good_enough: float = setting(
+        0.1, "stops when half of the contexts are at this loss of the target, nats per token", at_least=0
+    )
 
     def __post_init__(self) -> None:
         check_settings(self)

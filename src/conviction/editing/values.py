@@ -8,6 +8,7 @@ length of the residual stream there, so that they mean the same in every model.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from conviction.models.states import Stop, fork, hooked, states_of, stopping, wi
 
 __all__ = ["Found", "block_states", "find_values", "keys"]
 
-TOKENS = 1536  # in one pass of the descent
+TOKENS = 768  # in one pass of the descent
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,23 +40,26 @@ class Found:
 
 @dataclass(frozen=True)
 class _Batch:
-    """Rows of several requests side by side, cut at their subject's last token.
+    """Rows of several requests one behind the other, cut at their subject's last token.
 
     What stands before it never sees the change: it is read once, and kept as
     keys and values (``past``). What is left begins with the subject's last token.
+    A mask keeps the rows apart; nothing is padded.
     """
 
-    past: DynamicCache | None
-    ids: Tensor  # [rows, S] from the subject's last token on, padded on the right
-    mask: Tensor  # [rows, P + S]
-    positions: Tensor  # [rows, S]
+    past: DynamicCache | None  # of one sequence: the P tokens before all rows' subjects
+    ids: Tensor  # [1, S] from the subject's last token on
+    mask: Tensor | dict[str, Tensor]  # [1, 1, S, P + S] 0 or -inf, maybe one for each type of layer
+    positions: Tensor  # [1, S]
+    subjects: Tensor  # [rows] where in S each begins
     owner: Tensor  # [rows] which request
-    where: Tensor  # [n, 2] row and position that predict a token of a target
+    where: Tensor  # [n] what predicts a token of a target
+    row: Tensor  # [n] its row
     targets: Tensor  # [n]
-    essence: Tensor  # [requests] the row of each
+    essence: Tensor  # [requests] where in S each request's essence is
 
     def read(self, model: HFModel) -> Tensor:
-        """[rows, S, hidden] last hidden states."""
+        """[S, hidden] last hidden states."""
         past = fork(self.past) if self.past is not None else None
         out = model.module.base_model(
             input_ids=self.ids,
@@ -64,7 +68,7 @@ class _Batch:
             past_key_values=past,
             use_cache=past is not None,
         )
-        hidden: Tensor = out.last_hidden_state
+        hidden: Tensor = out.last_hidden_state[0]
         return hidden
 
 
@@ -79,10 +83,10 @@ def find_values(
 ) -> Found:
     """For each request the change at ``place`` of ``site`` that makes its target likely; they do not mix."""
     found = []
-    for start in _groups(requests):
-        found.append(_descend(model, requests[start], site, place, how))
+    for group in _groups(requests):
+        found.append(_descend(model, requests[group], site, place, how))
         if step is not None:
-            step(start.stop, len(requests))
+            step(group.stop, len(requests))
     return Found(torch.cat([f.changes for f in found]), torch.cat([f.after for f in found]))
 
 
@@ -90,7 +94,7 @@ def _groups(requests: Sequence[Request]) -> list[slice]:
     """Requests that go through the model together."""
     groups, start, tokens = [], 0, 0
     for i, request in enumerate(requests):
-        size = sum(len(row.ids) + len(request.target) for row in request.contexts)
+        size = sum(len(row.ids) - row.subject + len(request.target) for row in request.contexts)
         if i > start and tokens + size > TOKENS:
             groups.append(slice(start, i))
             start, tokens = i, 0
@@ -115,11 +119,13 @@ def _descend(
     for number in range(1, how.steps + 2):
         with hooked((source, _adding(change, batch))):
             hidden = batch.read(model)
-        losses = _target_loss(hidden, head, batch, len(requests))
-        moving &= losses.detach() > how.good_enough
+        by_row = _target_losses(hidden, head, batch)
+        losses = torch.stack([row.mean() for row in by_row])
+        # By the median: one context that resists, such as a chat, would have the value pushed far past the others.
+        moving &= torch.stack([row.detach().median() for row in by_row]) > how.good_enough
         if number > how.steps or not bool(moving.any()):
             break
-        about = hidden[batch.essence, 0]
+        about = hidden[batch.essence]
         thought = torch.log_softmax(head.logits(about, slice(None)), dim=-1)
         reference = thought.detach() if reference is None else reference
         drift = (reference.exp() * (reference - thought)).sum(-1)
@@ -139,41 +145,67 @@ def _descend(
 @torch.no_grad()
 def _lay_out(model: HFModel, requests: Sequence[Request]) -> _Batch:
     rows: list[tuple[int, Row, tuple[int, ...]]] = []
-    essence = []
     for owner, request in enumerate(requests):
         rows += [(owner, row, request.target) for row in request.contexts]
-        essence.append(len(rows))
         rows.append((owner, Row(request.essence.ids[: request.essence.subject + 1], request.essence.subject), ()))
     device = model.device
     heads = [row.ids[: row.subject] for _, row, _ in rows]
     tails = [(row.ids + target[:-1])[row.subject :] for _, row, target in rows]
-    before, after = max(map(len, heads)), max(map(len, tails))
-    head_mask = torch.tensor([[0] * (before - len(h)) + [1] * len(h) for h in heads], device=device)
-    tail_mask = torch.tensor([[1] * len(t) + [0] * (after - len(t)) for t in tails], device=device)
-    starts = torch.tensor([len(h) for h in heads], device=device)
-    past = None
-    if before:
-        past = DynamicCache()  # of no config: a sliding window would cut what is read again
-        model.module.base_model(
-            input_ids=torch.tensor([(0,) * (before - len(h)) + h for h in heads], device=device),
-            attention_mask=head_mask,
-            position_ids=(head_mask.cumsum(1) - 1).clamp(min=0),
-            past_key_values=past,
-            use_cache=True,
-        )
-    where = [
-        (i, len(row.ids) - 1 - row.subject + j) for i, (_, row, target) in enumerate(rows) for j in range(len(target))
+    starts = [0, *itertools.accumulate(map(len, tails))]
+    asked = [
+        (start + len(row.ids) - 1 - row.subject + j, i)
+        for i, ((_, row, target), start) in enumerate(zip(rows, starts, strict=False))
+        for j in range(len(target))
     ]
+    here = torch.tensor([i for i, tail in enumerate(tails) for _ in tail], device=device)
+    before = torch.tensor([i for i, head in enumerate(heads) for _ in head], device=device, dtype=torch.long)
+    read = torch.tensor([j for head in heads for j in range(len(head))], device=device, dtype=torch.long)
+    places = torch.tensor([len(h) + j for h, t in zip(heads, tails, strict=True) for j in range(len(t))], device=device)
+    seen = torch.cat([here[:, None] == before, torch.tril(here[:, None] == here)], dim=1)
+    back = places[:, None] - torch.cat([read, places])
     return _Batch(
-        past=past,
-        ids=torch.tensor([t + (0,) * (after - len(t)) for t in tails], device=device),
-        mask=torch.cat([head_mask, tail_mask], dim=1),
-        positions=starts[:, None] + torch.arange(after, device=device),
+        past=_past(model, heads) if len(before) else None,
+        ids=torch.tensor([sum(tails, ())], device=device),
+        mask=_mask(model, seen, back),
+        positions=places[None],
+        subjects=torch.tensor(starts[:-1], device=device),
         owner=torch.tensor([owner for owner, _, _ in rows], device=device),
-        where=torch.tensor(where, device=device),
+        where=torch.tensor([place for place, _ in asked], device=device),
+        row=torch.tensor([row for _, row in asked], device=device),
         targets=torch.tensor([token for _, _, target in rows for token in target], device=device),
-        essence=torch.tensor(essence, device=device),
+        essence=torch.tensor([starts[i] for i, (_, _, target) in enumerate(rows) if not target], device=device),
     )
+
+
+def _mask(model: HFModel, seen: Tensor, back: Tensor) -> Tensor | dict[str, Tensor]:
+    """seen, back: [S, P + S] whether a token is in the row before another, and how far back."""
+
+    def additive(visible: Tensor) -> Tensor:
+        zeros = torch.zeros(visible.shape, device=visible.device, dtype=model.dtype)
+        return zeros.masked_fill(~visible, float("-inf"))[None, None]
+
+    config = model.module.config.get_text_config()
+    window, types = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
+    if not window or types == {"full_attention"} or not bool((seen & (back >= window)).any()):
+        return additive(seen)
+    near = additive(seen & (back < window))
+    return {"full_attention": additive(seen), "sliding_attention": near} if "full_attention" in types else near
+
+
+def _past(model: HFModel, heads: Sequence[tuple[int, ...]]) -> DynamicCache:
+    """Keys and values of all heads' tokens, one head behind the other."""
+    width = max(map(len, heads))
+    mask = torch.tensor([[0] * (width - len(h)) + [1] * len(h) for h in heads], device=model.device)
+    past = DynamicCache()  # of no config: a sliding window would cut what is read again
+    model.module.base_model(
+        input_ids=torch.tensor([(0,) * (width - len(h)) + h for h in heads], device=model.device),
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        past_key_values=past,
+        use_cache=True,
+    )
+    read = mask.bool().flatten()
+    return fork(past, lambda kept: kept.transpose(0, 1).flatten(1, 2)[:, read][None])
 
 
 def _adding(change: Tensor, batch: _Batch) -> Any:
@@ -181,19 +213,19 @@ def _adding(change: Tensor, batch: _Batch) -> Any:
 
     def hook(_module: Any, _inputs: Any, output: Any) -> Any:
         states = states_of(output)
-        first = states[:, :1] + change[batch.owner][:, None].to(states.dtype)
-        moved = torch.cat([first, states[:, 1:]], dim=1)
-        return with_states(output, moved)
+        return with_states(output, states.index_add(1, batch.subjects, change[batch.owner][None].to(states.dtype)))
 
     return hook
 
 
-def _target_loss(hidden: Tensor, head: Any, batch: _Batch, count: int) -> Tensor:
-    """[requests] mean nats per token of the targets, over contexts and tokens."""
-    values = -token_logprobs(hidden[batch.where[:, 0], batch.where[:, 1]], batch.targets, head)
-    owner = batch.owner[batch.where[:, 0]]
-    sums = torch.zeros(count, device=values.device).index_add(0, owner, values)
-    return sums / torch.bincount(owner, minlength=count)
+def _target_losses(hidden: Tensor, head: Any, batch: _Batch) -> list[Tensor]:
+    """For each request [contexts], mean nats per token of its target after each of them."""
+    values = -token_logprobs(hidden[batch.where], batch.targets, head)
+    sums = torch.zeros(len(batch.owner), device=values.device).index_add(0, batch.row, values)
+    counts = torch.bincount(batch.row, minlength=len(batch.owner))
+    means = sums / counts.clamp(min=1)
+    # The essence is followed by nothing.
+    return [means[(counts > 0) & (batch.owner == request)] for request in range(len(batch.essence))]
 
 
 @torch.no_grad()
@@ -202,8 +234,7 @@ def _residual_lengths(model: HFModel, batch: _Batch, site: Site, count: int) -> 
     found: list[Tensor] = []
 
     def hook(_module: Any, _inputs: Any, output: Any) -> None:
-        states = states_of(output)
-        found.append(states[:, 0].float().norm(dim=-1))
+        found.append(states_of(output)[0, batch.subjects].float().norm(dim=-1))
 
     with hooked((site.block, hook), (site.block, stopping)), suppress(Stop):
         batch.read(model)

@@ -72,7 +72,7 @@ class Memit:
         depth = len(session.sites)
         last = check_layer(self.layer, depth) if self.layer is not None else round(DEEPEST * depth)
         layers = list(range(max(0, last - self.layers + 1), last + 1))
-        delta = self.write(session, layers)
+        delta = self.write(session, layers, self.wanted(session, layers[-1]))
         trip, done = None, len(session.facts)
         if reason := session.broken(edited(loaded, delta, id=loaded.id, check=False), guard):
             trip = f"{reason}; all facts were taken back"
@@ -89,19 +89,28 @@ class Memit:
             trip=trip,
         )
 
-    def write(self, session: Session, layers: list[int]) -> Delta:
-        """The update of every layer; each sees what the ones before it did."""
+    def wanted(self, session: Session, layer: int) -> Tensor:
+        """[facts, hidden] what block ``layer`` is to put out at the subjects."""
+        from conviction.editing.requests import request
+        from conviction.editing.values import block_states, find_values
+
+        asked = [request(session.model, fact, session.contexts) for fact in session.facts]
+        site, bar = session.sites[layer], session.watch.bars("finding values")
+        return (
+            block_states(session.model, asked, site)
+            + find_values(session.model, asked, site, "block", self.descent, step=bar).changes
+        )
+
+    def write(self, session: Session, layers: list[int], wanted: Tensor) -> Delta:
+        """The update of every layer, so that the last puts out ``wanted``; each sees what the ones before it did."""
         from conviction.editing.requests import request
         from conviction.editing.sites import find_sites
-        from conviction.editing.values import block_states, find_values, keys
+        from conviction.editing.values import block_states, keys
         from conviction.models.delta import Delta, edited
 
         model = session.model
         asked = [request(model, fact, session.contexts) for fact in session.facts]
         moments = session.moments(layers)
-        last = session.sites[layers[-1]]
-        found = find_values(model, asked, last, "block", self.descent, step=session.watch.bars("finding values"))
-        wanted = block_states(model, asked, last) + found.changes
         delta, current = Delta({}, session.kinship), model
         for i, layer in enumerate(layers):
             sites = find_sites(current)

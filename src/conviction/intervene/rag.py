@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -71,8 +73,9 @@ class Rag:
             raise InputError(
                 f"{material.name} holds no documents", hint="give -o documents=FOLDER, or rows with a text"
             )
+        place, passing = self._place(folder)
         index = build_index(
-            self._place(folder),
+            place,
             documents,
             embedder=self.embedder,
             piece_tokens=self.piece_tokens,
@@ -87,6 +90,8 @@ class Rag:
             piece_tokens=self.piece_tokens,
             count=count_tokens(model),
         )
+        if passing:
+            weakref.finalize(rewriter, shutil.rmtree, place.parent, ignore_errors=True)
         moved = Prompted(f"{model.id}+{self.name}", model, rewriter)
         moved = moved.kept(folder and folder / "model")
         applied = Applied(
@@ -101,10 +106,13 @@ class Rag:
         )
         return record_applied(self, applied, model, material, folder)
 
-    def _place(self, folder: Path | None) -> Path:
+    def _place(self, folder: Path | None) -> tuple[Path, bool]:
+        """Where the index goes, and whether it goes with the model."""
         if self.index is not None:
-            return user_path(self.index)
-        return (folder / "model" if folder is not None else Path(tempfile.mkdtemp(prefix="conviction-"))) / "index"
+            return user_path(self.index), False
+        if folder is not None:
+            return folder / "model" / "index", False
+        return Path(tempfile.mkdtemp(prefix="conviction-")) / "index", True
 
 
 def read_documents(place: str) -> tuple[Document, ...]:

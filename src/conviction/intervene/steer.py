@@ -78,7 +78,8 @@ class Steer:
     ) -> Applied:
         """Find the vector, choose where and how strongly to add it, add it; the given model stays as it is.
 
-        Raises InputError if the material has fewer than four pairs, or a given vector belongs to another model.
+        Raises InputError if the material has fewer than four pairs, or a given vector belongs to another model
+        or comes with a layer.
         """
         from conviction.core.storage import user_path
         from conviction.intervene.tune import with_weights
@@ -87,6 +88,8 @@ class Steer:
         from conviction.train.loop import Watch
 
         untracked(self.name, track)
+        if self.vector is not None and self.layer is not None:
+            raise InputError("a saved vector has its layers already", hint="leave `layer` or `vector` out")
         loaded, watch, guard = with_weights(model, self.name), watch or Watch(), guard or Guard()
         trials: list[_Trial] = []
         if self.vector is not None:
@@ -183,7 +186,7 @@ def _try(
     trials = [_Trial(layer=-1, strength=0.0, gap=before, neutral_drop=0.0)]
     for number, (layer, direction) in enumerate(directions.items(), start=1):
         for factor in strengths:
-            moved = steered(model, SteeringVector({layer: factor * direction}, related), id=model.id)
+            moved = steered(model, SteeringVector({layer: factor * direction}, related), id=model.id, check=False)
             gap, level = _evaluate(moved, asked)
             trials.append(_Trial(layer=layer, strength=factor, gap=gap, neutral_drop=neutral - level))
             done += 1

@@ -80,12 +80,14 @@ def load_vector(path: Path) -> SteeringVector:
     return SteeringVector(layers, known)
 
 
-def steered(model: HFModel, vector: SteeringVector, *, id: str) -> HFModel:
+def steered(model: HFModel, vector: SteeringVector, *, id: str, check: bool = True) -> HFModel:
     """The model with the vector added to its residual stream at every position; the given one stays as it is.
+
+    check  hash the weights, to be sure that the vector was made on them
 
     Raises InputError for a vector that was made on another model.
     """
-    if vector.kinship != kinship(model.module):
+    if check and vector.kinship != kinship(model.module):
         raise InputError(
             f"the steering vector was made on another model than {model.id}",
             hint="directions do not carry over: make one with `conviction apply steer` on this model",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ TABLE = "passages"
 HEAD = "index.json"
 SCHEMA = 1
 POOL = 10  # how many each of the two searches brings before their ranks are fused
+FROM_ONE = 2  # passages of one document that may stand before those of others
+COLUMNS = ["id", "document", "text"]
 LONGEST_TITLE = 120  # characters of a first line that a blank line follows
 
 
@@ -51,7 +54,10 @@ class Index:
     _table: Any
 
     def search(self, questions: Sequence[str], count: int) -> list[list[Passage]]:
-        """For each question the best passages, best first; ties in the order of ids."""
+        """For each question the best passages, best first; ties in the order of ids.
+
+        A document's third and further passages come after all others: they rarely add what the first two lack.
+        """
         from lancedb.rerankers import RRFReranker
 
         embed, _ = load_embedder(self.embedder)
@@ -61,12 +67,13 @@ class Index:
                 self._table.search(query_type="hybrid", vector_column_name="vector", fts_columns="text")
                 .vector(vector)
                 .text(_plain(question))
+                .select(COLUMNS)
                 .rerank(RRFReranker())
                 .limit(max(POOL, count))
                 .to_list()
             )
             passages = [Passage(r["id"], r["document"], r["text"], float(r["_relevance_score"])) for r in rows]
-            found.append(sorted(passages, key=lambda p: (-p.score, p.id))[:count])
+            found.append(_varied(sorted(passages, key=lambda p: (-p.score, p.id)))[:count])
         return found
 
 
@@ -106,6 +113,15 @@ def build_index(
                 table.add(rows)
             _index_words(table)
     return Index(folder, embedder, table.count_rows(), len(rows), table)
+
+
+def _varied(passages: Sequence[Passage]) -> list[Passage]:
+    seen: Counter[str] = Counter()
+    first, rest = [], []
+    for passage in passages:
+        seen[passage.document] += 1
+        (first if seen[passage.document] <= FROM_ONE else rest).append(passage)
+    return first + rest
 
 
 def _open(folder: Path, head: dict[str, Any], say: Callable[[str], None]) -> Any | None:
