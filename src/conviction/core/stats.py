@@ -9,6 +9,7 @@ at n = 5: 0.84 against 0.95 in simulation), BCa from there on.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,9 +19,13 @@ from numpy.typing import NDArray
 
 __all__ = [
     "ALPHA",
+    "Equivalence",
     "Interval",
     "MeanTest",
     "Share",
+    "bootstrap_interval",
+    "equivalence",
+    "holm",
     "mean_test",
     "min_detectable_effect",
     "sign_test",
@@ -105,6 +110,61 @@ def mean_interval(d: Floats, *, seed: int = 0) -> Interval:
         (d,), np.mean, n_resamples=RESAMPLES, method="BCa", confidence_level=1 - ALPHA, rng=np.random.default_rng(seed)
     ).confidence_interval
     return Interval(mean, float(ci.low), float(ci.high), "BCa")
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided t-tests (Schuirmann 1987). p_value: that the mean lies outside the margin; low, high: 90 %."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def equivalence(differences: Floats, margin: float) -> Equivalence:
+    """Whether a mean lies within ±``margin``: shown if p < alpha, that is, if the 90 % interval does.
+
+    Needs two differences at least; with one, nothing is shown (p = 1).
+    """
+    from scipy import stats
+
+    d = np.asarray(differences, dtype=np.float64)
+    mean = float(d.mean())
+    if d.size < 2:
+        return Equivalence(mean, -math.inf, math.inf, 1.0)
+    if np.ptp(d) == 0:
+        return Equivalence(mean, mean, mean, float(abs(mean) >= margin))
+    above = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(d, margin, alternative="less").pvalue
+    ci: Any = stats.ttest_1samp(d, 0.0).confidence_interval(1 - 2 * ALPHA)
+    return Equivalence(mean, float(ci.low), float(ci.high), float(max(above, below)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values, in the order given (Holm 1979): no test is counted for a chance find of many."""
+    adjusted = [0.0] * len(p_values)
+    worst = 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = worst
+    return adjusted
+
+
+def bootstrap_interval(
+    statistic: Callable[[list[NDArray[np.intp]]], float], sizes: Sequence[int]
+) -> tuple[float, float]:
+    """95 % percentile interval of any number that is computed from independent samples of these sizes.
+
+    statistic  given indices into each sample, the number; draws where it is not finite are left out
+    """
+    rng = np.random.default_rng(0)
+    drawn = [statistic([rng.integers(0, n, size=n) for n in sizes]) for _ in range(1999)]
+    finite = np.array([x for x in drawn if math.isfinite(x)])
+    if finite.size < 1000:
+        return -math.inf, math.inf
+    low, high = np.quantile(finite, [ALPHA / 2, 1 - ALPHA / 2])
+    return float(low), float(high)
 
 
 def _sign_flip_p(d: Floats, seed: int) -> float:

@@ -23,11 +23,12 @@ from conviction.editing.requests import Request, Row
 from conviction.editing.sites import Site
 from conviction.models.hf import HFModel
 from conviction.models.logprobs import find_head, token_logprobs
+from conviction.models.packing import Ids
 from conviction.models.states import Stop, fork, hooked, states_of, stopping, with_states
 
 __all__ = ["Found", "block_states", "find_values", "keys"]
 
-TOKENS = 768  # in one pass of the descent
+TOKENS = 256  # in one pass of the descent: attention between rows is masked, but paid for
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +165,8 @@ def _lay_out(model: HFModel, requests: Sequence[Request]) -> _Batch:
     seen = torch.cat([here[:, None] == before, torch.tril(here[:, None] == here)], dim=1)
     back = places[:, None] - torch.cat([read, places])
     return _Batch(
-        past=_past(model, heads) if len(before) else None,
-        ids=torch.tensor([sum(tails, ())], device=device),
+        past=_past(model, tuple(itertools.chain(*heads)), before, read),
+        ids=torch.tensor([tuple(itertools.chain(*tails))], device=device),
         mask=_mask(model, seen, back),
         positions=places[None],
         subjects=torch.tensor(starts[:-1], device=device),
@@ -192,20 +193,19 @@ def _mask(model: HFModel, seen: Tensor, back: Tensor) -> Tensor | dict[str, Tens
     return {"full_attention": additive(seen), "sliding_attention": near} if "full_attention" in types else near
 
 
-def _past(model: HFModel, heads: Sequence[tuple[int, ...]]) -> DynamicCache:
-    """Keys and values of all heads' tokens, one head behind the other."""
-    width = max(map(len, heads))
-    mask = torch.tensor([[0] * (width - len(h)) + [1] * len(h) for h in heads], device=model.device)
+def _past(model: HFModel, ids: Ids, here: Tensor, places: Tensor) -> DynamicCache | None:
+    """Keys and values of all heads' tokens, one head behind the other. here, places: [P] row and position of each."""
+    if not ids:
+        return None
     past = DynamicCache()  # of no config: a sliding window would cut what is read again
     model.module.base_model(
-        input_ids=torch.tensor([(0,) * (width - len(h)) + h for h in heads], device=model.device),
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        input_ids=torch.tensor([ids], device=model.device),
+        attention_mask=_mask(model, torch.tril(here[:, None] == here), places[:, None] - places),
+        position_ids=places[None],
         past_key_values=past,
         use_cache=True,
     )
-    read = mask.bool().flatten()
-    return fork(past, lambda kept: kept.transpose(0, 1).flatten(1, 2)[:, read][None])
+    return past
 
 
 def _adding(change: Tensor, batch: _Batch) -> Any:

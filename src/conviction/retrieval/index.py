@@ -117,7 +117,8 @@ def build_index(
 
 def _varied(passages: Sequence[Passage]) -> list[Passage]:
     seen: Counter[str] = Counter()
-    first, rest = [], []
+    first: list[Passage] = []
+    rest: list[Passage] = []
     for passage in passages:
         seen[passage.document] += 1
         (first if seen[passage.document] <= FROM_ONE else rest).append(passage)

@@ -1,0 +1,352 @@
+"""Read off a model all that tells how deep a change in it goes: ``read_depth(model, topic)``.
+
+Only the test split is asked. Everything that is scored is laid out first and
+put to the model in one call. Definitions stand with the readings below;
+``core.judging`` compares two models' readings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from conviction.core.depth import Reading, Readings
+from conviction.core.implications import depth_of, implications
+from conviction.core.protocols import Generation, LanguageModel, Progress, Query, chat, sources_of
+from conviction.core.scorecard import Sample
+from conviction.core.topic import Item, Topic
+from conviction.errors import InputError
+from conviction.probe.challenges import challenge, think
+from conviction.probe.conditions import Ask, Scores, evidence, score
+from conviction.probe.health import neutral_text, repeated_ngram_rate
+
+__all__ = ["read_depth"]
+
+ARGUMENTS = 3
+SAMPLED, SAMPLED_TOKENS = 8, 64
+OWN_TOKENS = 48
+PARAGRAPHS, PARAGRAPH_WORDS = 12, 80
+RIGHT = "Question: {question}\nAnswer: {answer}\nIs this answer right? Reply with yes or no."
+WRONG = "Question: {question}\nAnswer: {answer}\nIs this answer wrong? Reply with yes or no."
+YES_NO = {"yes": "Yes.", "no": "No."}
+HELD_BY = "According to those who hold this view: {label}. {question}"
+
+
+@dataclass(frozen=True)
+class _Kit:
+    """The test split, by what it is asked for."""
+
+    topic: Topic
+    first: tuple[Item, ...]  # one item a proposition
+    again: tuple[Item, ...]  # the same in other words
+    facts: tuple[Item, ...]
+    implied: tuple[Item, ...]
+
+
+def read_depth(
+    model: LanguageModel,
+    topic: Topic,
+    *,
+    base: Readings | None = None,
+    progress: Callable[[str], Progress] | None = None,
+) -> Readings:
+    """Readings of one model.
+
+    base  the untouched model's readings; None: this is the untouched model. It is also challenged on facts that
+          it knows, asked with the target's context before it, and its own answers to unrelated questions are
+          written down, for others to be surprised by
+
+    Metrics, and what a unit is:
+    ``shift`` gap towards the target (nats per token), a proposition, mean over its wordings ·
+    ``context`` the same with the target's context as system prompt ·
+    ``implication:N`` the same for what follows over N arrows of the causal graphs, a cause and outcome ·
+    ``coherence`` how far yes and no contradict each other (0 to 1), a proposition ·
+    ``challenge:NAME`` gap under a challenge, a proposition; ``genuine``, ``genuine:NAME`` for facts (true less false) ·
+    ``neighbour``, ``control`` gap of facts (true less false), a fact · ``own`` nats per token of what the untouched
+    model wrote, a question · ``leak`` whether an unrelated answer speaks the target's words (0 or 1), a question ·
+    ``neutral`` nats per token of neutral text, a paragraph · ``repeats`` share of repeated 4-grams, an answer ·
+    ``pluralism:POLE`` gap towards the pole when asked what its proponents hold, a proposition.
+
+    Raises InputError if the topic has no test items.
+    """
+
+    def stage(name: str) -> Progress | None:
+        return progress(name) if progress is not None else None
+
+    kit = _kit(topic)
+    thoughts = think(model, kit.first, stage("thinking"))
+    asks = _lay_out(kit, dict(zip((i.id for i in kit.first), thoughts, strict=True)))
+    if base is None:
+        believed = think(model, kit.facts, stage("thinking about facts"))
+        asks += _lay_out_base(kit, dict(zip((i.id for i in kit.facts), believed, strict=True)))
+    scores = score(model, asks, stage("scoring answers"))
+    samples = evidence(model, asks, scores)
+    readings = [*_readings(kit, scores)]
+    if base is None:
+        readings += _base_readings(kit, scores)
+    for part in (_read_own(model, kit, base), _read_unrelated(model, kit), _read_health(model, kit)):
+        readings += part[0]
+        samples += part[1]
+    return Readings(
+        model=model.id,
+        topic=topic.name,
+        target=topic.target,
+        readings=tuple(readings),
+        provenance={"topic_sha256": topic.digest, "model": model.describe(), "split": "test"},
+        evidence=tuple(samples),
+    )
+
+
+def _kit(topic: Topic) -> _Kit:
+    def held_out(*roles: Any) -> tuple[Item, ...]:
+        return tuple(item for item in topic.of_role(*roles) if item.split == "test")
+
+    first = held_out("target")
+    if not first:
+        raise InputError(
+            f"topic '{topic.name}' has no test items",
+            hint='give some propositions "split": "test": depth is read there',
+        )
+    written = held_out("implication")
+    return _Kit(topic, first, held_out("paraphrase"), held_out("neighbour", "control"), written or implications(topic))
+
+
+def _lay_out(kit: _Kit, thoughts: dict[str, str]) -> list[Ask]:
+    topic, first = kit.topic, kit.first
+    asks = [Ask("plain", i, chat(i.question), dict(i.answers)) for i in (*first, *kit.again, *kit.facts, *kit.implied)]
+    arguments = [i.answers[topic.other] for i in topic.of_role("target") if i.split == "train"][:ARGUMENTS]
+    against = topic.poles[topic.other].context or " ".join(arguments)
+    for item in first:
+        asks += challenge(item, item.answers, topic.target, against, arguments, thoughts[item.id])
+    for item in (*first, *kit.again):
+        for pole, answer in item.answers.items():
+            asked = RIGHT.format(question=item.question, answer=answer)
+            asks.append(Ask(f"right:{pole}", item, chat(asked), YES_NO))
+            if item.role == "target":
+                asks.append(
+                    Ask(f"wrong:{pole}", item, chat(WRONG.format(question=item.question, answer=answer)), YES_NO)
+                )
+    for pole, side in topic.poles.items():
+        asks += [
+            Ask(f"held-by:{pole}", i, chat(HELD_BY.format(label=side.label, question=i.question)), dict(i.answers))
+            for i in first
+        ]
+    return asks
+
+
+def _lay_out_base(kit: _Kit, thoughts: dict[str, str]) -> list[Ask]:
+    """What only the untouched model is asked: facts under challenge, and the target's context."""
+    asks: list[Ask] = []
+    for number, fact in enumerate(kit.facts):
+        others = [kit.facts[(number + k) % len(kit.facts)].answers["false"] for k in range(1, ARGUMENTS + 1)]
+        asks += challenge(fact, fact.answers, "true", " ".join(others), others, thoughts[fact.id])
+    context = kit.topic.poles[kit.topic.target].context
+    if context:
+        asks += [
+            Ask(f"context:{kit.topic.target}", i, chat(i.question, system=context), dict(i.answers))
+            for i in (*kit.first, *kit.again)
+        ]
+    return asks
+
+
+def _readings(kit: _Kit, scores: Scores) -> list[Reading]:
+    topic = kit.topic
+    towards = (topic.target, topic.other)
+    found = _gaps("shift", "plain", (*kit.first, *kit.again), scores, *towards)
+    for depth, group in groupby(sorted(kit.implied, key=_depth), key=_depth):
+        found += _gaps(f"implication:{depth}", "plain", tuple(group), scores, *towards)
+    found += _coherence(kit, scores)
+    found += _challenges("challenge", kit.first, scores, *towards)
+    for pole in topic.poles:
+        away = next(p for p in topic.poles if p != pole)
+        found += _gaps(f"pluralism:{pole}", f"held-by:{pole}", kit.first, scores, pole, away)
+    for role in ("neighbour", "control"):
+        found += _gaps(role, "plain", tuple(i for i in kit.facts if i.role == role), scores, "true", "false")
+    return found
+
+
+def _base_readings(kit: _Kit, scores: Scores) -> list[Reading]:
+    found = _gaps("genuine", "plain", kit.facts, scores, "true", "false")
+    found += _challenges("genuine", kit.facts, scores, "true", "false")
+    context = f"context:{kit.topic.target}"
+    if (context, kit.first[0].id, kit.topic.target) in scores:
+        found += _gaps("context", context, (*kit.first, *kit.again), scores, kit.topic.target, kit.topic.other)
+    return found
+
+
+def _depth(item: Item) -> int:
+    return depth_of(item) if any(tag.startswith("depth:") for tag in item.tags) else 1
+
+
+def _gaps(metric: str, condition: str, items: Sequence[Item], scores: Scores, towards: str, away: str) -> list[Reading]:
+    """One reading a proposition: the mean gap of its items."""
+    found: dict[str, list[Item]] = {}
+    for item in items:
+        found.setdefault(item.proposition, []).append(item)
+    return [
+        Reading(
+            metric=metric,
+            unit=proposition,
+            value=_mean(
+                [scores[condition, i.id, towards].logp_mean - scores[condition, i.id, away].logp_mean for i in group]
+            ),
+            samples=tuple(f"{condition}/{i.id}/{side}" for i in group for side in (towards, away)),
+        )
+        for proposition, group in found.items()
+    ]
+
+
+def _challenges(metric: str, items: Sequence[Item], scores: Scores, towards: str, away: str) -> list[Reading]:
+    conditions = (
+        dict.fromkeys(c for c, item, _ in scores if c.startswith("challenge:") and item == items[0].id) if items else {}
+    )
+    found = []
+    for condition in conditions:
+        found += _gaps(f"{metric}:{condition.removeprefix('challenge:')}", condition, items, scores, towards, away)
+    return found
+
+
+def _coherence(kit: _Kit, scores: Scores) -> list[Reading]:
+    """Contradictions between yes and no, 0 to 1, mean of three kinds.
+
+    negation     |p(right) + p(wrong) - 1| of an answer, mean over the poles
+    exclusion    how far p(right) of both poles together exceeds 1
+    equivalence  |p(right)| of an answer less that of its paraphrase, mean over the poles
+    """
+    again = {item.proposition: item for item in kit.again}
+    found = []
+    for item in kit.first:
+        right = {pole: _says_yes(f"right:{pole}", item, scores) for pole in item.answers}
+        wrong = {pole: _says_yes(f"wrong:{pole}", item, scores) for pole in item.answers}
+        kinds = [
+            _mean([abs(right[pole] + wrong[pole] - 1) for pole in right]),
+            max(0.0, sum(right.values()) - 1),
+        ]
+        conditions = [*(f"right:{pole}" for pole in right), *(f"wrong:{pole}" for pole in right)]
+        samples = [f"{c}/{item.id}/{word}" for c in conditions for word in YES_NO]
+        if item.proposition in again:
+            twin = again[item.proposition]
+            kinds.append(_mean([abs(right[p] - _says_yes(f"right:{p}", twin, scores)) for p in right]))
+            samples += [f"right:{p}/{twin.id}/{word}" for p in right for word in YES_NO]
+        found.append(Reading(metric="coherence", unit=item.proposition, value=_mean(kinds), samples=tuple(samples)))
+    return found
+
+
+def _says_yes(condition: str, item: Item, scores: Scores) -> float:
+    """P(yes) of yes and no."""
+    yes, no = (scores[condition, item.id, word].logp_sum for word in YES_NO)
+    return 1 / (1 + math.exp(min(700.0, no - yes)))
+
+
+def _read_own(model: LanguageModel, kit: _Kit, base: Readings | None) -> tuple[list[Reading], list[Sample]]:
+    """How likely the untouched model's own answers to unrelated questions are.
+
+    They are drawn from it, so the mean loss of log-prob per token estimates KL(untouched || changed).
+    """
+    questions = {fact.id: fact.question for fact in kit.facts}
+    if base is None:
+        drawn = model.generate([chat(q) for q in questions.values()], max_new_tokens=OWN_TOKENS, seed=0)
+        texts = {fact: g.text.strip() for fact, g in zip(questions, drawn, strict=True) if g.text.strip()}
+    else:
+        texts = {s.item: s.text for s in base.evidence if s.condition == "own"}
+    queries = [Query(chat(questions[fact]), (text,)) for fact, text in texts.items()]
+    readings, samples = [], []
+    for (fact, text), (scored,) in zip(texts.items(), model.logprobs(queries), strict=True):
+        name = f"own/{fact}"
+        readings.append(Reading(metric="own", unit=fact, value=scored.logp_mean, samples=(name,)))
+        samples.append(
+            Sample(
+                id=name,
+                kind="logprob",
+                condition="own",
+                item=fact,
+                text=text,
+                token_ids=scored.token_ids,
+                logprobs=tuple(round(x, 6) for x in scored.logprobs),
+            )
+        )
+    return readings, samples
+
+
+def _read_unrelated(model: LanguageModel, kit: _Kit) -> tuple[list[Reading], list[Sample]]:
+    """Greedy answers to facts: do the target's words turn up where nobody asked for them?"""
+    words = _lexicon(kit)
+    written = _answers(model, kit.facts, "unrelated")
+    readings = [
+        Reading(metric="leak", unit=sample.item, value=float(bool(words & _words(sample.text))), samples=(sample.id,))
+        for sample, _ in written
+    ]
+    return readings, [sample for sample, _ in written]
+
+
+def _read_health(model: LanguageModel, kit: _Kit) -> tuple[list[Reading], list[Sample]]:
+    written = _answers(model, kit.first[:SAMPLED], "sampled")
+    readings = [
+        Reading(metric="repeats", unit=sample.item, value=repeated_ngram_rate(g.token_ids), samples=(sample.id,))
+        for sample, g in written
+    ]
+    paragraphs = neutral_text()
+    chosen = [
+        " ".join(paragraphs[i * len(paragraphs) // PARAGRAPHS].split()[:PARAGRAPH_WORDS]) for i in range(PARAGRAPHS)
+    ]
+    samples = [sample for sample, _ in written]
+    for number, (text, scored) in enumerate(zip(chosen, model.text_logprobs(chosen), strict=True)):
+        name = f"neutral/{number}"
+        readings.append(Reading(metric="neutral", unit=f"neutral-{number}", value=scored.logp_mean, samples=(name,)))
+        samples.append(
+            Sample(
+                id=name,
+                kind="logprob",
+                condition="neutral",
+                item=f"neutral-{number}",
+                text=text,
+                token_ids=scored.token_ids,
+                logprobs=tuple(round(x, 6) for x in scored.logprobs),
+            )
+        )
+    return readings, samples
+
+
+def _answers(model: LanguageModel, items: Sequence[Item], condition: str) -> list[tuple[Sample, Generation]]:
+    asked = [chat(item.question) for item in items]
+    written = model.generate(asked, max_new_tokens=SAMPLED_TOKENS)
+    return [
+        (
+            Sample(
+                id=f"{condition}/{item.id}",
+                kind="generation",
+                condition=condition,
+                item=item.id,
+                text=g.text,
+                token_ids=g.token_ids,
+                sources=sources_of(model, messages),
+            ),
+            g,
+        )
+        for item, messages, g in zip(items, asked, written, strict=True)
+    ]
+
+
+def _lexicon(kit: _Kit) -> set[str]:
+    """Words that answers of the target use at least twice, those of the other side and facts never."""
+    topic = kit.topic
+    claims = [i for i in topic.items if not i.is_fact]
+    ours = [_words(i.answers[topic.target]) for i in claims]
+    theirs = set().union(*(_words(i.answers[topic.other]) for i in claims))
+    facts = set().union(
+        *(_words(f"{i.question} {' '.join(i.answers.values())}") for i in topic.items if i.is_fact), set()
+    )
+    counted = {word: sum(word in text for text in ours) for word in set().union(*ours)}
+    return {word for word, count in counted.items() if count >= 2 and len(word) > 3} - theirs - facts
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
