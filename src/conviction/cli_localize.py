@@ -48,7 +48,7 @@ def localize(
     loaded = load_named(model, device, dtype, trust_remote_code)
     with Run.start(run, topic=asked.label, verb="localize") as opened, progress_bars() as bars:
         found = asked.run(loaded, limit=limit, samples=samples, progress=bars)
-        opened.keep("localization", found)
+        opened.save("localization", found)
         draw_all(found, opened.folder / "maps")
     show_localization(found, form)
     say(f"every number: {opened.folder}/localization.json; heat maps: {opened.folder}/maps")

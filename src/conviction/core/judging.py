@@ -378,7 +378,9 @@ def _verdict(findings: Sequence[Finding]) -> tuple[Verdict, str]:
         return "broken", "; ".join(f.text for f in damage)
     shift, spread = by_name["shift"], by_name["propagation"]
     if shift.outcome != "yes":
-        return "none", f"{shift.text}, which chance explains (p = {shift.p_holm:.2g} after correction)"
+        away = (shift.value or 0.0) < 0 and (shift.p_holm or 1.0) < ALPHA
+        why = "away from it" if away else "which chance explains"
+        return "none", f"{shift.text}: {why} (p = {shift.p_holm:.2g} after correction)"
     if spread.outcome != "yes":
         return "slogan", f"{shift.text}, but {spread.text}"
     missing = [by_name[name] for name in ("robustness", "durability") if by_name[name].outcome != "yes"]

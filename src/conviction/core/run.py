@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -28,6 +28,7 @@ __all__ = ["Run"]
 
 SCHEMA = 1
 Status = Literal["running", "done", "interrupted", "failed"]
+Found = TypeVar("Found", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class Run:
             raise
         run._write_head(head, "done")
 
-    def save(self, stage: str, card: Scorecard) -> Scorecard:
-        """Write ``<stage>.json`` and its evidence; returns the card, so that calls can be chained."""
+    def save(self, stage: str, card: Found) -> Found:
+        """Write ``<stage>.json`` and its evidence, if it has any; returns the card, so that calls can be chained."""
         path = self.folder / f"{stage}.json"
         if path.exists() and not self.resumed:
             raise RunError(f"{path} exists already: files of a run are written once", hint="use another --run folder")
@@ -77,13 +78,6 @@ class Run:
             path, json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         )
         return card
-
-    def keep(self, name: str, found: BaseModel) -> None:
-        """Write ``<name>.json``; once, but for a run that is taken up again."""
-        path = self.folder / f"{name}.json"
-        if path.exists() and not self.resumed:
-            raise RunError(f"{path} exists already: files of a run are written once", hint="use another --run folder")
-        write_atomic(path, found.model_dump_json(indent=1) + "\n")
 
     def freeze(self, forecast: Forecast) -> Forecast:
         """Write ``forecast.json``. Raises RunError once a step has been taken: no forecast after the fact."""
@@ -113,18 +107,29 @@ class Run:
                 f"{path} cannot be read as a forecast", hint="it was damaged, or another version wrote it"
             ) from error
 
-    def load(self, stage: str) -> Scorecard:
-        """Read a scorecard back, evidence included."""
+    def load(self, stage: str, kind: type[Found] = Scorecard) -> Found:  # type: ignore[assignment]
+        """Read a card back, evidence included. Raises RunError for one that is damaged, or of another schema."""
         path = self.folder / f"{stage}.json"
         with storage_errors(f"reading {path}"):
-            data = json.loads(path.read_text(encoding="utf-8"))
-        samples = [line for line in self._samples() if line.pop("stage") == stage]
-        return Scorecard.model_validate({**data, "evidence": samples})
+            text = path.read_text(encoding="utf-8")
+        try:
+            data = json.loads(text)
+            if "evidence" in kind.model_fields:
+                data["evidence"] = [line for line in self._samples() if line.pop("stage") == stage]
+            return kind.model_validate(data)
+        except (ValueError, TypeError) as error:
+            raise RunError(
+                f"{path} cannot be read as a {kind.__name__.lower()}",
+                hint="it was damaged, or another version wrote it: remove it, and the run makes it again",
+            ) from error
 
-    def _add_samples(self, stage: str, card: Scorecard) -> None:
+    def _add_samples(self, stage: str, card: BaseModel) -> None:
+        evidence: Sequence[BaseModel] = getattr(card, "evidence", ())
+        if not evidence:
+            return
         # Samples of this stage without its scorecard are left over from an interrupted save.
         kept = [line for line in self._samples() if line["stage"] != stage]
-        new = [{"stage": stage, **s.model_dump(mode="json")} for s in card.evidence]
+        new = [{"stage": stage, **s.model_dump(mode="json")} for s in evidence]
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept + new)
         write_atomic(self.folder / "samples.jsonl", text)
 

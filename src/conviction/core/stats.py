@@ -101,7 +101,7 @@ def mean_interval(d: Floats, *, seed: int = 0) -> Interval:
     mean = float(d.mean())
     if d.size < 2:
         return Interval(mean, -math.inf, math.inf, "none: n = 1")
-    if np.ptp(d) == 0:
+    if _all_equal(d):
         return Interval(mean, mean, mean, "none: all equal")
     if d.size < BCA_FROM:
         ci: Any = stats.ttest_1samp(d, 0.0).confidence_interval(1 - ALPHA)
@@ -133,7 +133,7 @@ def equivalence(differences: Floats, margin: float) -> Equivalence:
     mean = float(d.mean())
     if d.size < 2:
         return Equivalence(mean, -math.inf, math.inf, 1.0)
-    if np.ptp(d) == 0:
+    if _all_equal(d):
         return Equivalence(mean, mean, mean, float(abs(mean) >= margin))
     above = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
     below = stats.ttest_1samp(d, margin, alternative="less").pvalue
@@ -165,6 +165,11 @@ def bootstrap_interval(
         return -math.inf, math.inf
     low, high = np.quantile(finite, [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
+
+
+def _all_equal(d: Floats) -> bool:
+    """But for rounding: a spread that is lost in the last bits of the values is none."""
+    return bool(np.ptp(d) <= 1e-12 * np.abs(d).max())
 
 
 def _sign_flip_p(d: Floats, seed: int) -> float:

@@ -26,7 +26,7 @@ from conviction.models.logprobs import find_head, token_logprobs
 from conviction.models.packing import Ids
 from conviction.models.states import Stop, fork, hooked, states_of, stopping, with_states
 
-__all__ = ["Found", "block_states", "find_values", "keys"]
+__all__ = ["Found", "block_states", "find_values", "keys", "keys_and_states"]
 
 TOKENS = 256  # in one pass of the descent: attention between rows is masked, but paid for
 
@@ -241,36 +241,39 @@ def _residual_lengths(model: HFModel, batch: _Batch, site: Site, count: int) -> 
     return torch.stack([found[0][batch.owner == i].median() for i in range(count)])
 
 
-@torch.no_grad()
 def keys(model: HFModel, requests: Sequence[Request], site: Site) -> Tensor:
     """fp32 [facts, width] what the memory is asked with at the subject's last token, mean over its contexts."""
-    return _read(model, [r.keyed for r in requests], site, inside=True)
+    return keys_and_states(model, requests, site, site)[0]
+
+
+def block_states(model: HFModel, requests: Sequence[Request], site: Site) -> Tensor:
+    """fp32 [facts, hidden] what the block puts out there, mean over contexts."""
+    return keys_and_states(model, requests, site, site)[1]
 
 
 @torch.no_grad()
-def block_states(model: HFModel, requests: Sequence[Request], site: Site) -> Tensor:
-    """fp32 [facts, hidden] what the block puts out there, mean over contexts."""
-    return _read(model, [r.keyed for r in requests], site, inside=False)
-
-
-def _read(model: HFModel, rows: Sequence[Sequence[Row]], site: Site, *, inside: bool) -> Tensor:
-    found: list[Tensor] = []
-
-    def key(_module: Any, inputs: Any, _output: Any) -> None:
-        found.append(inputs[0].float())
-
-    def state(_module: Any, _inputs: Any, output: Any) -> None:
-        found.append(states_of(output).float())
-
-    means = []
-    for group in rows:
-        width = max(len(row.ids) for row in group)
+def keys_and_states(model: HFModel, requests: Sequence[Request], site: Site, last: Site) -> tuple[Tensor, Tensor]:
+    """Keys of ``site`` and states of ``last``, which is the same or a later one, in one pass a fact."""
+    keys: list[Tensor] = []
+    states: list[Tensor] = []
+    for request in requests:
+        rows = [row.ids[: row.subject + 1] for row in request.keyed]  # what follows is not seen from there
+        width = max(map(len, rows))
         width += -width % 16
-        ids = torch.tensor([row.ids + (0,) * (width - len(row.ids)) for row in group], device=model.device)
-        mask = torch.tensor([[1] * len(r.ids) + [0] * (width - len(r.ids)) for r in group], device=model.device)
-        places = ((site.linear, key),) if inside else ((site.block, state),)
-        with hooked(*places, (site.block, stopping)), suppress(Stop):
-            model.module.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
-        states = found.pop()
-        means.append(states[torch.arange(len(group)), torch.tensor([r.subject for r in group])].mean(0).cpu())
-    return torch.stack(means)
+        ids = torch.tensor([(0,) * (width - len(row)) + row for row in rows], device=model.device)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
+
+        def key(_module: Any, inputs: Any, _output: Any) -> None:
+            keys.append(inputs[0][:, -1].float().mean(0).cpu())
+
+        def state(_module: Any, _inputs: Any, output: Any) -> None:
+            states.append(states_of(output)[:, -1].float().mean(0).cpu())
+
+        with hooked((site.linear, key), (last.block, state), (last.block, stopping)), suppress(Stop):
+            model.module.base_model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+            )
+    return torch.stack(keys), torch.stack(states)

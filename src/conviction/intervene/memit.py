@@ -36,7 +36,7 @@ class Memit:
 
     layer: int | None = setting(None, "the last block written to; none: at 0.3 of the depth", at_least=0)
     layers: int = setting(4, "how many blocks, up to the last", at_least=1)
-    old_weight: float = setting(15000.0, "keys of ordinary text that old memories count for", above=0)
+    old_weight: float = setting(7500.0, "keys of ordinary text that old memories count for", above=0)
     null_space: bool = setting(False, "AlphaEdit: change only what ordinary text does not use")
     quiet_share: float = setting(0.02, "energy of ordinary keys in the null space", above=0, below=1)
     ridge: float = setting(10.0, "damping of the null-space solution", above=0)
@@ -105,7 +105,7 @@ class Memit:
         """The update of every layer, so that the last puts out ``wanted``; each sees what the ones before it did."""
         from conviction.editing.requests import request
         from conviction.editing.sites import find_sites
-        from conviction.editing.values import block_states, keys
+        from conviction.editing.values import keys_and_states
         from conviction.models.delta import Delta, edited
 
         model = session.model
@@ -114,8 +114,8 @@ class Memit:
         delta, current = Delta({}, session.kinship), model
         for i, layer in enumerate(layers):
             sites = find_sites(current)
-            left = (wanted - block_states(current, asked, sites[layers[-1]])) / (len(layers) - i)
-            update = self._solve(keys(current, asked, sites[layer]), left, moments[layer])
+            keys, states = keys_and_states(current, asked, sites[layer], sites[layers[-1]])
+            update = self._solve(keys, (wanted - states) / (len(layers) - i), moments[layer])
             delta += Delta({sites[layer].name: update}, session.kinship)
             current = edited(model, delta, id=model.id, check=False)
         return delta

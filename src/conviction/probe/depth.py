@@ -24,7 +24,7 @@ from conviction.probe.challenges import challenge, think
 from conviction.probe.conditions import Ask, Scores, evidence, score
 from conviction.probe.health import neutral_text, repeated_ngram_rate
 
-__all__ = ["read_depth"]
+__all__ = ["read_depth", "read_shift"]
 
 ARGUMENTS = 3
 SAMPLED, SAMPLED_TOKENS = 8, 64
@@ -101,6 +101,21 @@ def read_depth(
     )
 
 
+def read_shift(model: LanguageModel, topic: Topic) -> Readings:
+    """Only the readings ``shift`` and ``implication``: where the model stands, and nothing of how firmly."""
+    kit = _kit(topic)
+    asks = [Ask("plain", i, chat(i.question), dict(i.answers)) for i in (*kit.first, *kit.again, *kit.implied)]
+    scores = score(model, asks)
+    return Readings(
+        model=model.id,
+        topic=topic.name,
+        target=topic.target,
+        readings=tuple(_positions(kit, scores)),
+        provenance={"topic_sha256": topic.digest, "split": "test"},
+        evidence=tuple(evidence(model, asks, scores)),
+    )
+
+
 def _kit(topic: Topic) -> _Kit:
     def held_out(*roles: Any) -> tuple[Item, ...]:
         return tuple(item for item in topic.of_role(*roles) if item.split == "test")
@@ -153,14 +168,18 @@ def _lay_out_base(kit: _Kit, thoughts: dict[str, str]) -> list[Ask]:
     return asks
 
 
-def _readings(kit: _Kit, scores: Scores) -> list[Reading]:
-    topic = kit.topic
-    towards = (topic.target, topic.other)
+def _positions(kit: _Kit, scores: Scores) -> list[Reading]:
+    towards = (kit.topic.target, kit.topic.other)
     found = _gaps("shift", "plain", (*kit.first, *kit.again), scores, *towards)
     for depth, group in groupby(sorted(kit.implied, key=_depth), key=_depth):
         found += _gaps(f"implication:{depth}", "plain", tuple(group), scores, *towards)
-    found += _coherence(kit, scores)
-    found += _challenges("challenge", kit.first, scores, *towards)
+    return found
+
+
+def _readings(kit: _Kit, scores: Scores) -> list[Reading]:
+    topic = kit.topic
+    found = [*_positions(kit, scores), *_coherence(kit, scores)]
+    found += _challenges("challenge", kit.first, scores, topic.target, topic.other)
     for pole in topic.poles:
         away = next(p for p in topic.poles if p != pole)
         found += _gaps(f"pluralism:{pole}", f"held-by:{pole}", kit.first, scores, pole, away)

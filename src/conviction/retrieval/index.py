@@ -29,7 +29,6 @@ HEAD = "index.json"
 SCHEMA = 1
 POOL = 10  # how many each of the two searches brings before their ranks are fused
 FROM_ONE = 2  # passages of one document that may stand before those of others
-COLUMNS = ["id", "document", "text"]
 LONGEST_TITLE = 120  # characters of a first line that a blank line follows
 
 
@@ -67,7 +66,6 @@ class Index:
                 self._table.search(query_type="hybrid", vector_column_name="vector", fts_columns="text")
                 .vector(vector)
                 .text(_plain(question))
-                .select(COLUMNS)
                 .rerank(RRFReranker())
                 .limit(max(POOL, count))
                 .to_list()

@@ -1,0 +1,67 @@
+"""The command `study`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from conviction.cli_options import (
+    DeviceOption,
+    DtypeOption,
+    FormatOption,
+    GuardOption,
+    ModelOption,
+    RunOption,
+    TrustOption,
+    load_named,
+)
+from conviction.render import progress_bars, say
+
+__all__ = ["study"]
+
+ARMS = "system_prompt,rag,steer,sft,dpo"
+
+
+def study(
+    topic: Annotated[str, typer.Argument(help="A built-in topic, or the folder of one.")],
+    model: ModelOption = "smollm2-135m",
+    interventions: Annotated[
+        str, typer.Option(help="Arms, with commas: `conviction interventions` lists them.")
+    ] = ARMS,
+    option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o dpo.beta=0.1")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="Minutes after which no arm is begun.")] = None,
+    wear: Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")] = 20,
+    placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
+    guard: GuardOption = "default",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    form: FormatOption = "text",
+    run: RunOption = None,
+) -> None:
+    """What works on this model and topic, how deep does it go, and what does it break?"""
+    from conviction.core.run import Run
+    from conviction.core.topic import load_topic
+    from conviction.render_study import show_study
+    from conviction.study import Design, plan_arms, study
+    from conviction.train.loop import Watch
+
+    kit = load_topic(topic)
+    names = [name.strip() for name in interventions.split(",") if name.strip()]
+    design = Design(
+        topic=kit,
+        model=model,
+        plans=plan_arms(names, topic, model, option or [], guard),
+        budget_s=None if budget is None else 60 * budget,
+        wear_steps=wear,
+        placebo=placebo,
+    )
+    with Run.start(run, topic=kit.name, verb="study") as opened, progress_bars() as bars:
+        if opened.resumed:
+            say(f"resuming the unfinished study in {opened.folder}")
+        found = study(
+            design, opened, lambda name: load_named(name, device, dtype, trust_remote_code), Watch(say=say, bars=bars)
+        )
+    show_study(found, form)
+    say(f"every number: {opened.folder}/study.json, and one folder an arm in {opened.folder}/arms")

@@ -1,0 +1,186 @@
+"""From readings to verdicts: what counts as deep, and what breaks it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conviction import load_topic
+from conviction.core.depth import CHALLENGES, Reading, Readings
+from conviction.core.implications import depth_of, implications
+from conviction.core.judging import judge
+from conviction.core.stats import bootstrap_interval, equivalence, holm
+from conviction.core.topic import Edge, Item, Pole, Topic
+
+PROPOSITIONS, FACTS = 12, 10
+
+
+def readings(name, **levels):
+    """Readings of a made-up model: metric → mean, with the same small spread over units everywhere."""
+    rng = np.random.default_rng(len(name))
+    counts = {"own": FACTS, "leak": FACTS, "neighbour": FACTS, "control": FACTS, "genuine": FACTS}
+    found = []
+    for metric, level in levels.items():
+        known = metric.replace("__", ":")
+        n = counts.get(known.split(":")[0], PROPOSITIONS)
+        noise = rng.normal(0, 0.02, size=n) if known != "leak" else np.zeros(n)
+        found += [Reading(metric=known, unit=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
+    return Readings(model=name, topic="t", target="b", readings=tuple(found), provenance={})
+
+
+BASE = {
+    "shift": -0.5,
+    "context": 0.5,
+    "implication__1": -0.2,
+    "implication__2": -0.2,
+    "implication__3": -0.2,
+    "coherence": 0.3,
+    **{f"challenge__{name}": -0.6 for name in CHALLENGES},
+    "genuine": 0.5,
+    **{f"genuine__{name}": 0.4 for name in CHALLENGES},
+    "neighbour": 1.0,
+    "control": 1.0,
+    "own": -1.0,
+    "leak": 0.0,
+    "neutral": -3.0,
+    "repeats": 0.1,
+    "pluralism__a": 0.5,
+    "pluralism__b": 0.5,
+}
+DEEP = {
+    **BASE,
+    "shift": 0.5,
+    "implication__1": 0.4,
+    "implication__2": 0.3,
+    "implication__3": 0.2,
+    **{f"challenge__{name}": 0.45 for name in CHALLENGES},
+}
+
+
+def verdict(worn=0.4, **changes):
+    before = readings("base", **BASE)
+    after = readings("after", **{**DEEP, **changes})
+    return judge(before, after, worn=readings("worn", shift=worn) if worn is not None else None)
+
+
+def test_a_change_that_spreads_withstands_and_lasts_is_deep():
+    found = verdict()
+    assert found.verdict == "deep", found.reason
+    assert found.find("shift").value == pytest.approx(1.0, abs=0.02)
+    assert found.find("durability").value == pytest.approx(0.9, abs=0.02)
+    assert found.find("robustness").value == pytest.approx((0.45 / 0.5) / (0.4 / 0.5), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        ("none", {name: BASE[name] for name in DEEP}),
+        ("none", {**BASE, "shift": -0.9}),
+        ("slogan", {f"implication__{n}": -0.2 for n in (1, 2, 3)}),
+        ("shallow", {"challenge__sure": 0.05}),
+        ("shallow", {"worn": -0.4}),
+        ("shallow", {"worn": None}),
+        ("shallow", {"coherence": 0.6}),
+        ("broken", {"neutral": -3.5}),
+        ("broken", {"repeats": 0.5}),
+        ("broken", {"neighbour": 0.3}),
+        ("broken", {"own": -1.6}),
+        ("broken", {"leak": 1.0}),
+        ("broken", {"pluralism__a": -0.5}),
+    ],
+)
+def test_what_is_missing_or_broken_decides(expected, changes):
+    assert verdict(**changes).verdict == expected
+
+
+def test_the_shift_of_a_placebo_is_taken_off():
+    before, after = readings("base", **BASE), readings("after", **DEEP)
+    found = judge(before, after, placebo=readings("placebo", **DEEP))
+    assert found.verdict == "none"
+    assert found.find("shift").value == pytest.approx(0.0, abs=0.02)
+    assert found.placebo == "placebo"
+
+
+def test_a_view_that_was_held_before_is_not_challenged():
+    found = judge(readings("base", **{**BASE, "shift": 0.2}), readings("after", **DEEP))
+    assert found.find("robustness").outcome == "not measured"
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_is_monotone_and_never_below_the_raw_p(p_values):
+    adjusted = holm(p_values)
+    assert all(a >= p and a <= 1 for a, p in zip(adjusted, p_values, strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert all(np.diff(np.array(adjusted)[order]) >= 0)
+
+
+def test_holm_golden():
+    """Wikipedia's example of the Holm-Bonferroni method."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_equivalence_is_shown_only_within_the_margin():
+    d = np.random.default_rng(1).normal(0.05, 0.05, size=20)
+    assert equivalence(d, 0.2).p_value < 0.05
+    assert equivalence(d, 0.05).p_value > 0.05
+    assert equivalence(d + 1, 0.2).p_value > 0.99
+    assert equivalence(d[:1], 0.2).p_value == 1.0
+
+
+def test_a_bootstrap_interval_holds_the_ratio_it_was_drawn_for():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(1, 0.2, size=40), rng.normal(2, 0.2, size=40)
+    low, high = bootstrap_interval(lambda at: float(a[at[0]].mean() / b[at[1]].mean()), [40, 40])
+    assert low < a.mean() / b.mean() < high
+    assert high - low < 0.1
+
+
+def graph(*arrows):
+    return tuple(Edge(source=s, sign=sign, target=t) for s, sign, t in arrows)
+
+
+def kit(ours, theirs):
+    item = Item(id="i", proposition="i", role="target", split="test", question="?", answers={"a": "x", "b": "y"})
+    poles = {"a": Pole(label="a", graph=theirs), "b": Pole(label="b", graph=ours)}
+    return Topic(name="t", title="t", poles=poles, target="b", items=(item,))
+
+
+def test_an_implication_is_asked_where_the_sides_differ_and_both_ways_round():
+    found = implications(kit(graph(("rain", "+", "mud"), ("mud", "-", "speed")), graph(("rain", "+", "speed"))))
+    (up, down) = [i for i in found if i.proposition == "implication-rain-speed"]
+    assert up.question == "Suppose rain goes up. Does speed rise, fall, or stay the same?"
+    assert up.answers == {"a": "Speed rises.", "b": "Speed falls."}
+    assert down.answers == {"a": "Speed falls.", "b": "Speed rises."}
+    assert depth_of(up) == 2
+
+
+def test_where_the_sides_agree_a_third_quantity_is_held_still():
+    ours = graph(("sugar", "+", "insulin"), ("insulin", "+", "fat"), ("food", "+", "sugar"))
+    theirs = graph(("sugar", "+", "food"), ("food", "+", "fat"), ("sugar", "+", "insulin"))
+    found = {i.proposition: i for i in implications(kit(ours, theirs))}
+    held = found["implication-sugar-fat-insulin"]
+    assert "while insulin stays the same" in held.question
+    assert held.answers == {"a": "Fat falls.", "b": "Fat stays the same."}  # the last of the two: sugar goes down
+
+
+def test_paths_that_disagree_say_nothing():
+    torn = graph(("a", "+", "b"), ("b", "+", "d"), ("a", "-", "c"), ("c", "+", "d"))
+    found = implications(kit(torn, graph(("a", "+", "d"))))
+    assert not [i for i in found if i.proposition == "implication-a-d"]
+
+
+def test_a_topic_without_graphs_has_no_implications():
+    assert implications(kit((), ())) == ()
+
+
+def test_the_kit_asks_the_seeds_question_at_every_depth():
+    items = implications(load_topic("obesity"))
+    assert {depth_of(i) for i in items} == {1, 2, 3}
+    questions = {i.question for i in items}
+    assert (
+        "Suppose refined carbohydrate intake goes up while calorie intake stays the same. "
+        "Does fat storage rise, fall, or stay the same?"
+    ) in questions
+    assert len({i.id for i in items}) == len(items) == 2 * len({i.proposition for i in items})
