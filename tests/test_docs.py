@@ -99,15 +99,35 @@ def test_every_intervention_is_introduced():
     assert {name.strip("`") for name in table("Ways to move a model", "intervention")} == set(INTERVENTIONS)
 
 
-def test_every_flag_of_localize_is_explained():
+def flags_of(command: str) -> set[str]:
+    """All of a command's flags but --help."""
     import typer
 
     from conviction.cli import app
 
-    params = typer.main.get_command(app).commands["localize"].params  # type: ignore[attr-defined]
-    flags = {flag for p in params for flag in p.opts if flag.startswith("-") and p.name != "help"}
+    params = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
+    flags = {flag for p in params for flag in (*p.opts, *p.secondary_opts) if p.name != "help"}
+    return {flag for flag in flags if flag.startswith("-")}
+
+
+def test_every_flag_of_localize_is_explained():
     rows = table("Where a belief sits: `conviction localize", "flag")
-    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags
+    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags_of("localize")
+
+
+def test_every_flag_of_study_is_explained():
+    page = (DOCS / "study.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`-.+?) \|", page, flags=re.MULTILINE)
+    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags_of("study")
+
+
+def test_every_metric_and_verdict_of_a_study_is_explained():
+    from conviction.core.depth import Verdict
+
+    page = (DOCS / "study.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `([a-z]+)` \|", page, flags=re.MULTILINE))
+    metrics = {"shift", "propagation", "coherence", "robustness", "durability", "collateral", "health", "pluralism"}
+    assert set(get_args(Verdict)) | metrics == rows
 
 
 def test_every_loss_has_its_paper_and_defaults():
@@ -175,14 +195,8 @@ def test_commands_can_be_parsed(command):
 
 
 def test_every_flag_of_apply_is_explained():
-    import typer
-
-    from conviction.cli import app
-
-    params = typer.main.get_command(app).commands["apply"].params  # type: ignore[attr-defined]
-    flags = {flag for p in params for flag in p.opts if flag.startswith("-") and p.name != "help"}
     rows = table("Training: `conviction apply", "flag")
-    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags
+    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags_of("apply")
 
 
 def test_the_config_on_the_page_is_read(tmp_path):
@@ -244,14 +258,8 @@ def test_the_calibration_on_the_page_is_what_was_measured():
 
 
 def test_every_flag_of_forecast_is_explained():
-    import typer
-
-    from conviction.cli import app
-
-    params = typer.main.get_command(app).commands["forecast"].params  # type: ignore[attr-defined]
-    flags = {flag for p in params for flag in p.opts if flag.startswith("-") and p.name != "help"}
     rows = re.findall(r"^\| (`--?\w.*?) \| ", FORECAST, flags=re.MULTILINE)
-    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags
+    assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags_of("forecast")
     defaults = {p.name: p.default for p in params}
     assert (defaults["examples"], defaults["pilot"]) == (MOST_EXAMPLES, PILOT_STEPS)
     assert f"({MOST_EXAMPLES})" in FORECAST

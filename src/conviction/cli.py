@@ -32,7 +32,7 @@ from conviction.cli_options import (
     TrustOption,
     load_named,
 )
-from conviction.cli_study import study
+from conviction.cli_study import report, study
 from conviction.errors import ConvictionError, InputError
 from conviction.render import progress_bars, say, show_error, show_scorecard
 from conviction.render_findings import AuditFormat, change_lines, show_audit, show_page, show_rules
@@ -62,6 +62,7 @@ app.command()(models)
 app.command()(interventions)
 app.command()(localize)
 app.command()(study)
+app.command()(report)
 
 
 def main() -> None:

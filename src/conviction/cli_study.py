@@ -1,8 +1,9 @@
-"""The command `study`."""
+"""The commands `study` and `report`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,9 +17,9 @@ from conviction.cli_options import (
     TrustOption,
     load_named,
 )
-from conviction.render import progress_bars, say
+from conviction.render import out, progress_bars, say
 
-__all__ = ["study"]
+__all__ = ["report", "study"]
 
 ARMS = "system_prompt,rag,steer,sft,dpo"
 
@@ -65,3 +66,18 @@ def study(
         )
     show_study(found, form)
     say(f"every number: {opened.folder}/study.json, and one folder an arm in {opened.folder}/arms")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder: of a study, an intervention or a probe.")],
+    form: Annotated[Literal["html", "md"], typer.Option("--format", help="A page, or a text for an issue.")] = "html",
+    png: Annotated[bool, typer.Option("--png", help="Also every picture as a file, in RUN/pictures.")] = False,
+) -> None:
+    """One page out of a run folder, that works offline."""
+    from conviction.report import report as build
+    from conviction.report import report_markdown
+
+    if form == "md":
+        out.file.write(report_markdown(run))
+        return
+    say(f"page: {build(run, pictures=png)}")

@@ -119,6 +119,7 @@ def study(design: Design, run: Run, load: Load, watch: Watch) -> Study:
                 model=base.id,
                 topic=topic.name,
                 target=topic.target,
+                other=topic.other,
                 verdict=before.summary.verdict,
                 arms=tuple(arms),
                 provenance={

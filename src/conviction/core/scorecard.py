@@ -57,6 +57,7 @@ class Sample(_Part):
     answer     the pole (or 'true'/'false') whose text it is; '' for a generation
     logprobs   nats per token; empty for a generation
     sources    ids of the passages that the model read before it, where it reads any
+    pieces     the text, token by token, where somebody wants to look at it
     """
 
     id: str
@@ -68,6 +69,7 @@ class Sample(_Part):
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...] = ()
     sources: tuple[str, ...] = ()
+    pieces: tuple[str, ...] = ()
 
 
 class ItemRow(_Part):

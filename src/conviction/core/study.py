@@ -65,6 +65,7 @@ class Study(_Part):
     model: str
     topic: str
     target: str
+    other: str
     verdict: str
     """Of the probe, in words, before anything was done."""
     arms: tuple[Arm, ...]

@@ -6,8 +6,8 @@ import platform
 from collections.abc import Callable
 from importlib.metadata import version
 
-from conviction.core.protocols import LanguageModel, Progress
-from conviction.core.scorecard import Scorecard
+from conviction.core.protocols import LanguageModel, Progress, WeightModel
+from conviction.core.scorecard import Sample, Scorecard
 from conviction.core.topic import Topic
 from conviction.errors import InputError
 from conviction.probe.conditions import TEMPLATES, evidence, lay_out, lay_out_again, score
@@ -58,7 +58,7 @@ def probe(
     rows = item_rows(topic, items, scores, noise=noise)
     summary = summarise(topic, items, rows, noise=noise)
     controls = measure_controls(topic, items, facts, scores, summary)
-    samples = evidence(model, asks, scores)
+    samples = _in_pieces(model, evidence(model, asks, scores))
     found_health = None
     if health:
         asked = [i for i in items if i.role == "target"][:SAMPLED_QUESTIONS]
@@ -88,3 +88,15 @@ def probe(
             "model": described,
         },
     )
+
+
+def _in_pieces(model: LanguageModel, samples: list[Sample]) -> list[Sample]:
+    """The answers to plain questions with their tokens as text, if the model shows its tokenizer."""
+    if not isinstance(model, WeightModel):
+        return samples
+    decode = model.tokenizer.decode
+
+    def split(sample: Sample) -> Sample:
+        return sample.model_copy(update={"pieces": tuple(decode([token]) for token in sample.token_ids)})
+
+    return [split(s) if s.condition == "plain" else s for s in samples]

@@ -1,0 +1,93 @@
+"""A study in words and cells: what the terminal's table, Markdown and the page say alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from conviction.core.depth import Finding, Judgement
+from conviction.core.study import Arm, Study
+from conviction.core.wording import percent
+
+__all__ = ["HEADER", "LEGEND", "cells", "markdown", "reasons", "sentence"]
+
+HEADER = [
+    *("intervention", "verdict", "moved", "follows", "withstands", "lasts", "harm"),
+    *("seconds", "peak MB", "tokens more"),
+]
+LEGEND = (
+    "moved: nats per token on test questions, * where chance does not explain it; follows: what its implications "
+    "moved, as a share of that; withstands: what challenges leave, against beliefs of its own; lasts: what benign "
+    "training leaves"
+)
+KEPT = ("collateral", "health", "pluralism", "coherence")
+
+
+def cells(arm: Arm) -> list[str]:
+    """One row of the table."""
+    if arm.judgement is None or arm.applying is None:
+        state = "left out" if arm.left_out else "failed"
+        return [arm.name, state, *[""] * (len(HEADER) - 2)]
+    judged = arm.judgement
+    shift = judged.find("shift")
+    star = "*" if shift is not None and shift.outcome == "yes" else ""
+    return [
+        arm.name,
+        judged.verdict,
+        "" if shift is None or shift.value is None else f"{shift.value:+.2f}{star}",
+        *(_share(judged.find(name)) for name in ("propagation", "robustness", "durability")),
+        _harm(judged),
+        f"{arm.applying.seconds:.0f}",
+        f"{arm.applying.peak_mb:,}",
+        f"{arm.tokens_more or 0:.0f}",
+    ]
+
+
+def _share(finding: Finding | None) -> str:
+    return "—" if finding is None or finding.value is None else percent(finding.value)
+
+
+def _harm(judged: Judgement) -> str:
+    names = [f.metric for f in judged.findings if f.outcome == "no" and f.metric.split(":")[0] in KEPT]
+    return ", ".join(names) or "none shown"
+
+
+def reasons(arm: Arm) -> list[str]:
+    """Why an arm got its verdict, or none."""
+    if arm.left_out is not None:
+        return [arm.left_out]
+    if arm.failure is not None:
+        help_line = [f"help: {arm.failure.hint}"] if arm.failure.hint else []
+        return [f"{arm.failure.kind}: {arm.failure.message}", *help_line]
+    lines = [arm.judgement.reason] if arm.judgement is not None else []
+    if arm.applying is not None and arm.applying.trip is not None:
+        lines.append(f"stopped by the guard: {arm.applying.trip}")
+    if arm.score is not None and arm.expected is not None:
+        score = arm.score
+        real = "the run was stopped" if score.flips is None else f"{score.flips} flipped"
+        lines.append(f"forecast '{arm.expected}', {score.expected_flips:.1f} of {score.wrong} flips expected; {real}")
+    return lines
+
+
+def sentence(study: Study) -> str:
+    """The whole study in one sentence."""
+    judged = [(arm.name, arm.judgement.verdict) for arm in study.arms if arm.judgement is not None]
+    if not judged:
+        return "No arm was judged."
+    groups: dict[str, list[str]] = {}
+    for name, verdict in judged:
+        groups.setdefault(verdict, []).append(name)
+    order = ("deep", "shallow", "slogan", "none", "broken")
+    said = {
+        "deep": "went deep",
+        "shallow": "moved the view and what follows from it, but not firmly",
+        "slogan": "moved what it says, not what follows from it",
+        "none": "did not move it beyond chance",
+        "broken": "did harm",
+    }
+    return "; ".join(f"{' and '.join(groups[v])} {said[v]}" for v in order if v in groups) + "."
+
+
+def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    lines = [header, ["---"] * len(header), *body]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
