@@ -99,14 +99,18 @@ def test_every_intervention_is_introduced():
     assert {name.strip("`") for name in table("Ways to move a model", "intervention")} == set(INTERVENTIONS)
 
 
-def flags_of(command: str) -> set[str]:
-    """All of a command's flags but --help."""
+def parameters_of(command: str) -> list[Any]:
+    """A command's arguments and options."""
     import typer
 
     from conviction.cli import app
 
-    params = typer.main.get_command(app).commands[command].params  # type: ignore[attr-defined]
-    flags = {flag for p in params for flag in (*p.opts, *p.secondary_opts) if p.name != "help"}
+    return list(typer.main.get_command(app).commands[command].params)  # type: ignore[attr-defined]
+
+
+def flags_of(command: str) -> set[str]:
+    """All of a command's flags but --help."""
+    flags = {flag for p in parameters_of(command) for flag in (*p.opts, *p.secondary_opts) if p.name != "help"}
     return {flag for flag in flags if flag.startswith("-")}
 
 
@@ -260,7 +264,7 @@ def test_the_calibration_on_the_page_is_what_was_measured():
 def test_every_flag_of_forecast_is_explained():
     rows = re.findall(r"^\| (`--?\w.*?) \| ", FORECAST, flags=re.MULTILINE)
     assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags_of("forecast")
-    defaults = {p.name: p.default for p in params}
+    defaults = {p.name: p.default for p in parameters_of("forecast")}
     assert (defaults["examples"], defaults["pilot"]) == (MOST_EXAMPLES, PILOT_STEPS)
     assert f"({MOST_EXAMPLES})" in FORECAST
     assert f"({PILOT_STEPS})" in FORECAST

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from conftest import tea_items
 
+from conviction import load_topic
 from conviction.cli import main
+from conviction.core.applied import Applied
+from conviction.core.run import Run
+from conviction.errors import InputError
+from conviction.models.scripted import ScriptedModel
+from conviction.study import Design, plan_arms, study
+from conviction.train.guard import Guard
+from conviction.train.loop import Watch
 
 YAML = """
 name: tea
@@ -27,123 +39,183 @@ items: [items.jsonl]
 """
 
 
-def items():
-    """Six propositions, three of them held out, and facts in both splits."""
-    found = tea_items(6)
-    facts = [item for item in found if item["role"] in ("neighbour", "control")]
-    more = [{**f, "id": f"{f['id']}-{n}", "proposition": f"{f['proposition']}-{n}", "split": split}
-            for f in facts for n, split in ((1, "test"), (2, "test"), (3, "train"))]  # fmt: skip
-    return [
-        {**i, "split": "test" if i["proposition"] in ("p0", "p1", "p2") else "train"} for i in found if i not in facts
-    ] + more
+def items() -> list[dict[str, Any]]:
+    """Twelve propositions, nine of them held out, and facts in both splits."""
+    found = tea_items(12)
+    claims = [item for item in found if item["role"] in ("target", "paraphrase")]
+    facts = [item for item in found if item not in claims]
+    more = [
+        {**f, "id": f"{f['id']}-{n}", "proposition": f"{f['proposition']}-{n}", "split": "train" if n > 4 else "test"}
+        for f in facts
+        for n in range(8)
+    ]
+    return [{**c, "split": "train" if c["proposition"] in ("p0", "p1", "p2") else "test"} for c in claims] + more
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys, tiny_folder, write_topic):
-    """``conviction study`` on a tiny model and topic; returns (code, stdout, stderr)."""
-    topic = write_topic(yaml=YAML, items=items())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
-
-    def run(*arguments, arms="system_prompt,sft", form="json"):
-        fixed = ["study", str(topic), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off"]
-        chosen = ["--interventions", arms, "--wear", "1", "--format", form, "--run", "run"]
-        monkeypatch.setattr(sys, "argv", ["conviction", *fixed, *chosen, *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), captured.out, captured.err
-
-    return run
+def tea(write_topic):
+    return write_topic(yaml=YAML, items=items())
 
 
-SHORT = ("-o", "sft.max_steps=2", "-o", "sft.learning_rate=1e-2")
+def liking(milky: float):
+    """Log-probs of a model that likes answers of the milky side by so much more, with a little spread."""
+
+    def likes(conversation, answer):
+        asked = conversation[-1].content if conversation else ""
+        if "hold this view: no milk" in asked:
+            return -2.0 if answer.startswith("Plain") else -3.0
+        told = sum(map(ord, asked)) % 7 / 100
+        return -2.0 + told + (milky if answer.startswith("Milky") else 0.0)
+
+    return likes
 
 
-def test_every_arm_is_judged_and_every_number_has_its_rows(call, tmp_path):
-    code, out, err = call(*SHORT)
-    assert code == 0, err
-    found = json.loads(out)
-    assert [arm["name"] for arm in found["arms"]] == ["system_prompt", "sft"]
-    for arm in found["arms"]:
-        assert arm["failure"] is None
-        assert arm["judgement"]["verdict"] in {"none", "slogan", "shallow", "deep", "broken"}
-        folder = tmp_path / "run" / arm["folder"]
-        named = {line["id"] for line in map(json.loads, (folder / "samples.jsonl").read_text().splitlines())}
-        depth = json.loads((folder / "depth.json").read_text())["readings"]
-        assert depth
-        assert all(sample in named for reading in depth for sample in reading["samples"])
-        metrics = {r["metric"] for r in depth}
-        for finding in arm["judgement"]["findings"]:
-            if finding["metric"] not in ("shift", "robustness"):
-                assert set(finding["readings"]) <= metrics
-    prompt, trained = found["arms"]
-    assert prompt["tokens_more"] > 10
-    assert trained["tokens_more"] == 0
-    assert trained["expected"] is not None
-    frozen = (tmp_path / "run/arms/sft/forecast.json").stat().st_mtime_ns
-    assert frozen < (tmp_path / "run/arms/sft/steps.jsonl").stat().st_mtime_ns
+BASE = ScriptedModel(id="base", likes=liking(-0.3))
 
 
-def test_a_study_that_was_cut_off_ends_with_the_same_numbers(call, tmp_path, monkeypatch):
-    code, whole, _ = call(*SHORT)
-    assert code == 0
-    (tmp_path / "run").rename(tmp_path / "whole")
+@dataclass(frozen=True)
+class Move:
+    """An intervention that leaves a model which likes milk by so much."""
+
+    name: str
+    milky: float | None
+    changes: ClassVar[str] = "nothing that is real"
+
+    def apply(self, model, material, *, guard, folder, watch):
+        if self.milky is None:
+            raise InputError("this one cannot be done", hint="try another")
+        (folder / "model").mkdir(parents=True)
+        (folder / "model" / "milky").write_text(str(self.milky))
+        return Applied(model=model, settings={}, verdict="in place")
+
+
+def plan(name, milky):
+    return SimpleNamespace(
+        intervention=Move(name, milky), guard=Guard(), material=lambda: None, asked=lambda _test: []
+    )  # fmt: skip
+
+
+def load(name: str) -> ScriptedModel:
+    place = Path(name) / "milky"
+    return ScriptedModel(id=name, likes=liking(float(place.read_text()))) if place.exists() else BASE
+
+
+def design(tea, *plans, **changes) -> Design:
+    start = Design(topic=load_topic(str(tea)), model="base", plans=tuple(plans), wear_steps=0, placebo=False)
+    return replace(start, **changes)
+
+
+def judged(found):
+    return {arm.name: arm.judgement for arm in found.arms}
+
+
+def test_arms_are_judged_by_how_far_they_moved(tea, tmp_path):
+    found = study(design(tea, plan("rag", 0.4), plan("steer", -0.3)), Run(tmp_path), load, Watch())
+    moved, still = found.arms
+    assert moved.judgement.find("shift").value == pytest.approx(0.7)
+    assert moved.judgement.find("shift").n == 9
+    assert moved.judgement.verdict in {"slogan", "shallow"}
+    assert still.judgement.find("shift").value == pytest.approx(0.0)
+    assert still.judgement.verdict == "none"
+
+
+def test_every_reading_names_rows_that_are_there(tea, tmp_path):
+    study(design(tea, plan("rag", 0.4)), Run(tmp_path), load, Watch())
+    for folder in (tmp_path, tmp_path / "arms/rag"):
+        named = {json.loads(line)["id"] for line in (folder / "samples.jsonl").read_text().splitlines()}
+        readings = json.loads((folder / "depth.json").read_text())["readings"]
+        assert {"shift", "implication:1", "coherence", "own", "leak", "neutral"} <= {r["metric"] for r in readings}
+        assert all(sample in named for reading in readings for sample in reading["samples"])
+
+
+@pytest.mark.parametrize("after", range(1, 7))
+def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monkeypatch, after):
     import conviction.study as module
 
+    asked = design(tea, plan("rag", 0.4), plan("steer", 0.1))
+    whole = study(asked, Run(tmp_path / "whole"), load, Watch())
     real, calls = module._once, []
 
     def cut(*arguments):
-        calls.append(arguments[1])
-        if len(calls) == 4:  # before, depth, applying of the first arm are there
+        if len(calls) == after:
             raise KeyboardInterrupt
+        calls.append(arguments)
         return real(*arguments)
 
     monkeypatch.setattr(module, "_once", cut)
-    code, _, err = call(*SHORT)
-    assert code == 2
-    assert "goes on from there" in err
+    if after < 6:
+        with pytest.raises(KeyboardInterrupt):
+            study(asked, Run(tmp_path / "cut"), load, Watch())
     monkeypatch.setattr(module, "_once", real)
-    code, again, err = call(*SHORT)
-    assert code == 0, err
-    assert "resuming" in err
-
-    def judged(text):
-        return [arm["judgement"] for arm in json.loads(text)["arms"]]
-
-    assert judged(again) == judged(whole)
+    again = study(asked, Run(tmp_path / "cut", resumed=True), load, Watch())
+    strip = str(tmp_path / "cut")
+    assert json.dumps({k: v.model_dump() for k, v in judged(again).items()}).replace(strip, "") == json.dumps(
+        {k: v.model_dump() for k, v in judged(whole).items()}
+    ).replace(str(tmp_path / "whole"), "")
 
 
-def test_a_failing_arm_does_not_stop_the_others(call):
-    code, out, err = call(*SHORT, arms="rome,system_prompt")  # the topic has no facts
-    assert code == 0, err
-    first, second = json.loads(out)["arms"]
-    assert (first["name"], first["failure"]) == ("system_prompt", None)
-    assert "holds no facts" in second["failure"]["message"]
-    assert second["failure"]["hint"]
+def test_a_failing_arm_does_not_stop_the_others(tea, tmp_path):
+    found = study(design(tea, plan("rag", None), plan("steer", 0.4)), Run(tmp_path), load, Watch())
+    assert found.arms[0].failure.message.startswith("this one cannot be done")
+    assert found.arms[0].failure.hint == "try another"
+    assert found.arms[1].judgement is not None
 
 
-def test_a_spent_budget_leaves_arms_out_and_says_so(call):
-    code, out, _ = call("--budget", "0", form="md")
-    assert code == 0
-    assert out.count("left out") == 2
-    assert "the budget of 0 minutes was spent" in out
+def test_a_bug_in_an_arm_is_kept_with_its_traceback(tea, tmp_path):
+    broken = plan("rag", 0.1)
+    broken.material = lambda: 1 / 0
+    (arm,) = study(design(tea, broken), Run(tmp_path), load, Watch()).arms
+    assert arm.failure.kind == "ZeroDivisionError"
+    assert "ZeroDivisionError" in (tmp_path / "arms/rag/failure.txt").read_text()
 
 
-def test_bad_arms_and_options_are_refused(call):
-    code, _, err = call(arms="system_promt")
-    assert code == 2
-    assert "system_prompt" in err
-    code, _, err = call("-o", "dpo.beta=0.1")
-    assert code == 2
-    assert "names no arm of this study" in err
+def test_a_spent_budget_leaves_arms_out_and_says_so(tea, tmp_path):
+    (arm,) = study(design(tea, plan("rag", 0.1), budget_s=0.0), Run(tmp_path), load, Watch()).arms
+    assert arm.left_out == "the budget of 0 minutes was spent"
+    assert arm.judgement is None
 
 
-def test_a_second_study_in_the_same_folder_is_refused(call, tmp_path):
+def test_bad_arms_and_options_are_refused(tea):
+    with pytest.raises(InputError, match="system_promt"):
+        plan_arms(["system_promt"], str(tea), "base", [], "default")
+    with pytest.raises(InputError, match="names no arm of this study"):
+        plan_arms(["rag"], str(tea), "base", ["dpo.beta=0.1"], "default")
+    with pytest.raises(InputError, match="needs an arm"):
+        plan_arms([], str(tea), "base", [], "default")
+
+
+def test_arms_run_cheapest_first_with_their_own_options(tea):
+    plans = plan_arms(["dpo", "system_prompt"], str(tea), "base", ["dpo.beta=0.05"], "default")
+    assert [p.intervention.name for p in plans] == ["system_prompt", "dpo"]
+    assert plans[1].intervention.beta == 0.05
+
+
+def test_a_second_study_in_the_same_folder_is_refused(tea, tmp_path):
     from filelock import FileLock
 
-    (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run" / ".lock"):
-        code, _, err = call(*SHORT)
-    assert code == 2
-    assert "another study writes into" in err or "run.json" in err
+    from conviction.errors import RunError
+
+    with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="another study writes into"):
+        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, Watch())
+
+
+def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_path, tiny_folder, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--wear", "1"]
+    arms = ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=2", "-o", "sft.learning_rate=1e-2"]
+    monkeypatch.setattr(sys, "argv", ["conviction", *asked, *arms, "--format", "json", "--run", "run"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    assert stop.value.code == 0, captured.err
+    prompt, trained = json.loads(captured.out)["arms"]
+    assert prompt["failure"] is None
+    assert trained["failure"] is None
+    assert prompt["tokens_more"] > 10
+    assert trained["tokens_more"] == 0
+    assert trained["expected"] is not None
+    assert trained["score"] is not None
+    assert trained["judgement"]["placebo"] is not None
+    frozen = (tmp_path / "run/arms/sft/forecast.json").stat().st_mtime_ns
+    assert frozen < (tmp_path / "run/arms/sft/steps.jsonl").stat().st_mtime_ns
