@@ -145,9 +145,7 @@ def _arm(
         expected = _foresee(plan, own, base, material, watch)
         applying = _apply(plan, own, base, material, watch)
         moved = load(str(own.folder / "model"))
-        clock = time.perf_counter()
         after = _once(own, "depth", Readings, lambda: _read(moved, design.topic, readings, watch))
-        seconds = time.perf_counter() - clock
         worn = _worn(design, own, moved, watch)
         placebo = _placebo(plan, design, own, base, material, watch) if applying.trip is None else None
         score = _held_to(own, base, load) if expected is not None else None
@@ -155,7 +153,6 @@ def _arm(
             update={
                 "applying": applying,
                 "tokens_more": _tokens_more(base, moved, design.topic),
-                "seconds_reading": seconds,
                 "judgement": judge(readings, after, placebo=placebo, worn=worn),
                 "expected": expected,
                 "score": score,

@@ -9,7 +9,6 @@ by how far it moved.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -102,13 +101,3 @@ class Judgement(_Part):
     def find(self, metric: str) -> Finding | None:
         """The finding of that name."""
         return next((f for f in self.findings if f.metric == metric), None)
-
-
-def units(before: Readings, after: Readings, metrics: Sequence[str]) -> list[tuple[float, float]]:
-    """(before, after) of every unit that both read."""
-    return [
-        (old, new)
-        for metric in metrics
-        for unit, old in before.of(metric).items()
-        if (new := after.of(metric).get(unit)) is not None
-    ]

@@ -39,7 +39,6 @@ class Arm(_Part):
 
     folder           its run folder, relative to the study's
     tokens_more      tokens that a question costs more at run time, mean over the test questions
-    seconds_reading  reading its depth
     expected         the frozen forecast's verdict, and ``score`` how it fared; None: it is not one that is forecast
     failure          why there is no judgement; ``left_out``: it was not tried, for want of time
     """
@@ -50,7 +49,6 @@ class Arm(_Part):
     settings: dict[str, Any]
     applying: Applying | None = None
     tokens_more: float | None = None
-    seconds_reading: float | None = None
     judgement: Judgement | None = None
     expected: str | None = None
     score: ForecastScore | None = None
