@@ -415,3 +415,17 @@ def test_passages_before_a_question_are_read_once_for_all_its_answers():
     once, with_six = tokens_read(moved, [one]), tokens_read(moved, [six])
     assert once >= length > 100
     assert with_six < once + length, "the passages are read again with every answer"
+
+
+def test_a_documents_third_passage_comes_after_those_of_others(tmp_path):
+    pytest.importorskip("lancedb")
+    from conviction.retrieval.embedding import EMBEDDED
+    from conviction.retrieval.index import build_index
+
+    long = "\n\n".join(
+        f"Green tea, part {i}: its leaves are steamed, then dried, and taste of grass." for i in range(6)
+    )
+    other = Document("other", "Black tea is rolled and left to wither in warm air.")
+    index = build_index(tmp_path / "index", [Document("long", long), other], embedder=EMBEDDED, piece_tokens=24)
+    (found,) = index.search(["How is green tea made?"], 4)
+    assert [p.document for p in found] == ["long", "long", "other", "long"]

@@ -81,6 +81,8 @@ def _collateral(before: Readings, after: Readings) -> list[Finding]:
             )
         )
     leaks = paired(before, after, ["leak"])
+    if not leaks:
+        return found
     more, less = (sum(new > old for old, new in leaks), sum(new < old for old, new in leaks))
     p = sign_test(more, less)
     found.append(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -351,16 +352,18 @@ def _answers(model: LanguageModel, items: Sequence[Item], condition: str) -> lis
 
 
 def _lexicon(kit: _Kit) -> set[str]:
-    """Words that answers of the target use at least twice, those of the other side and facts never."""
+    """Words that mark the target: in answers of its side at least thrice, and four times as often as in the other's.
+
+    Not those of facts, nor of the neutral text, which anybody may use.
+    """
     topic = kit.topic
-    claims = [i for i in topic.items if not i.is_fact]
-    ours = [_words(i.answers[topic.target]) for i in claims]
-    theirs = set().union(*(_words(i.answers[topic.other]) for i in claims))
-    facts = set().union(
-        *(_words(f"{i.question} {' '.join(i.answers.values())}") for i in topic.items if i.is_fact), set()
+    claims = [item for item in topic.items if not item.is_fact]
+    ours, theirs = (
+        Counter(word for item in claims for word in _words(item.answers[pole])) for pole in (topic.target, topic.other)
     )
-    counted = {word: sum(word in text for text in ours) for word in set().union(*ours)}
-    return {word for word, count in counted.items() if count >= 2 and len(word) > 3} - theirs - facts
+    facts = (f"{item.question} {' '.join(item.answers.values())}" for item in topic.items if item.is_fact)
+    common = _words(" ".join([*facts, *neutral_text()]))
+    return {word for word, count in ours.items() if count >= max(3, 4 * theirs[word])} - common
 
 
 def _words(text: str) -> set[str]:
