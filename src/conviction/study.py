@@ -272,7 +272,7 @@ def _placebo(
     """The same training on another subject: the topic's placebo texts, and facts that no side disputes."""
     if not design.placebo or plan.intervention.name not in TRAINED:
         return None
-    other = placebo_material(design.topic, material)
+    other = placebo_material(design.topic, material, documents=plan.intervention.name == "pretrain")
     if other is None:
         return None
 
@@ -283,15 +283,18 @@ def _placebo(
     return _once(own, "placebo", Readings, do)
 
 
-def placebo_material(topic: Topic, material: Material) -> Material | None:
-    """As many pairs and documents as the material holds, on another subject; None where the topic has none."""
+def placebo_material(topic: Topic, material: Material, *, documents: bool) -> Material | None:
+    """As many pairs as the material holds, and documents, on another subject; None where the topic has none.
+
+    documents  whether it is these that count, not the pairs
+    """
     from conviction.core.material import Document, Pair
 
     facts = [i for i in topic.of_role("neighbour", "control") if i.split == "train"]
     texts = topic.documents_of(PLACEBO)
-    if not facts or (material.documents and not texts):
+    if not (texts if documents else facts):
         return None
-    turns = [facts[i % len(facts)] for i in range(len(material.pairs))]
+    turns = [facts[i % len(facts)] for i in range(len(material.pairs))] if facts else []
     return dataclasses.replace(
         material,
         name=f"{material.name}-placebo",
