@@ -14,7 +14,7 @@ from conviction.core.judging import judge
 from conviction.core.stats import bootstrap_interval, equivalence, holm
 from conviction.core.topic import Edge, Item, Pole, Topic
 
-PROPOSITIONS, FACTS = 12, 10
+PROPOSITIONS, FACTS = 12, 8
 
 
 def readings(name, **levels):
@@ -32,6 +32,7 @@ def readings(name, **levels):
 
 BASE = {
     "shift": -0.5,
+    "unchallenged": -0.5,
     "context": 0.5,
     "implication__1": -0.2,
     "implication__2": -0.2,
@@ -52,6 +53,7 @@ BASE = {
 DEEP = {
     **BASE,
     "shift": 0.5,
+    "unchallenged": 0.5,
     "implication__1": 0.4,
     "implication__2": 0.3,
     "implication__3": 0.2,
@@ -95,6 +97,11 @@ def test_what_is_missing_or_broken_decides(expected, changes):
     assert verdict(**changes).verdict == expected
 
 
+def test_harm_to_eight_facts_is_not_corrected_away():
+    assert FACTS == 8  # as many as the kit `obesity` holds out; the least p is 2 / 2**8
+    assert verdict(control=0.0).find("collateral:controls").outcome == "no"
+
+
 def test_the_shift_of_a_placebo_is_taken_off():
     before, after = readings("base", **BASE), readings("after", **DEEP)
     found = judge(before, after, placebo=readings("placebo", **DEEP))
@@ -104,7 +111,7 @@ def test_the_shift_of_a_placebo_is_taken_off():
 
 
 def test_a_view_that_was_held_before_is_not_challenged():
-    found = judge(readings("base", **{**BASE, "shift": 0.2}), readings("after", **DEEP))
+    found = judge(readings("base", **{**BASE, "unchallenged": 0.2}), readings("after", **DEEP))
     assert found.find("robustness").outcome == "not measured"
 
 
@@ -149,7 +156,7 @@ def kit(ours, theirs):
 
 def test_an_implication_is_asked_where_the_sides_differ_and_both_ways_round():
     found = implications(kit(graph(("rain", "+", "mud"), ("mud", "-", "speed")), graph(("rain", "+", "speed"))))
-    (up, down) = [i for i in found if i.proposition == "implication-rain-speed"]
+    (up, down) = [i for i in found if i.id.startswith("implication-rain-speed")]
     assert up.question == "Suppose rain goes up. Does speed rise, fall, or stay the same?"
     assert up.answers == {"a": "Speed rises.", "b": "Speed falls."}
     assert down.answers == {"a": "Speed falls.", "b": "Speed rises."}
@@ -159,16 +166,25 @@ def test_an_implication_is_asked_where_the_sides_differ_and_both_ways_round():
 def test_where_the_sides_agree_a_third_quantity_is_held_still():
     ours = graph(("sugar", "+", "insulin"), ("insulin", "+", "fat"), ("food", "+", "sugar"))
     theirs = graph(("sugar", "+", "food"), ("food", "+", "fat"), ("sugar", "+", "insulin"))
-    found = {i.proposition: i for i in implications(kit(ours, theirs))}
-    held = found["implication-sugar-fat-insulin"]
+    found = {i.id: i for i in implications(kit(ours, theirs))}
+    held = found["implication-sugar-fat-insulin-fall"]
     assert "while insulin stays the same" in held.question
-    assert held.answers == {"a": "Fat falls.", "b": "Fat stays the same."}  # the last of the two: sugar goes down
+    assert held.answers == {"a": "Fat falls.", "b": "Fat stays the same."}
 
 
 def test_paths_that_disagree_say_nothing():
     torn = graph(("a", "+", "b"), ("b", "+", "d"), ("a", "-", "c"), ("c", "+", "d"))
     found = implications(kit(torn, graph(("a", "+", "d"))))
-    assert not [i for i in found if i.proposition == "implication-a-d"]
+    assert not [i for i in found if i.id.startswith("implication-a-d")]
+    torn = graph(("a", "+", "d"), ("a", "-", "d"))
+    assert implications(kit(torn, graph(("a", "+", "d")))) == ()
+
+
+def test_any_name_makes_an_id():
+    names = ("BMI", "vitamin C", "CO₂", "血糖", "stress (chronic)")
+    arrows = [(name, "+", "fat") for name in names]
+    found = implications(kit(graph(*arrows), graph(*((a, "-", b) for a, _, b in arrows))))
+    assert len({i.id for i in found}) == 2 * len(names)
 
 
 def test_a_topic_without_graphs_has_no_implications():
@@ -183,4 +199,5 @@ def test_the_kit_asks_the_seeds_question_at_every_depth():
         "Suppose refined carbohydrate intake goes up while calorie intake stays the same. "
         "Does fat storage rise, fall, or stay the same?"
     ) in questions
-    assert len({i.id for i in items}) == len(items) == 2 * len({i.proposition for i in items})
+    assert len({i.id for i in items}) == len(items)
+    assert {i.proposition for i in items} >= {"implication-fat_storage", "implication-hunger"}

@@ -175,6 +175,28 @@ def test_a_spent_budget_leaves_arms_out_and_says_so(tea, tmp_path):
     assert arm.judgement is None
 
 
+def test_a_topic_that_has_changed_is_not_taken_up(tea, tmp_path):
+    from conviction.errors import RunError
+
+    asked = design(tea, plan("rag", 0.1))
+    study(asked, Run(tmp_path), load, Watch())
+    other = replace(asked, topic=asked.topic.model_copy(update={"digest": "another"}))
+    with pytest.raises(RunError, match="has changed since"):
+        study(other, Run(tmp_path, resumed=True), load, Watch())
+
+
+def test_what_is_finished_counts_whatever_the_budget(tea, tmp_path):
+    asked = design(tea, plan("rag", 0.1))
+    study(asked, Run(tmp_path), load, Watch())
+    (arm,) = study(replace(asked, budget_s=0.0), Run(tmp_path, resumed=True), load, Watch()).arms
+    assert arm.judgement is not None
+
+
+def test_a_model_without_weights_has_no_durability(tea, tmp_path):
+    (arm,) = study(design(tea, plan("rag", 0.4), wear_steps=5), Run(tmp_path), load, Watch()).arms
+    assert arm.judgement.find("durability").outcome == "not measured"
+
+
 def test_bad_arms_and_options_are_refused(tea):
     with pytest.raises(InputError, match="system_promt"):
         plan_arms(["system_promt"], str(tea), "base", [], "default")

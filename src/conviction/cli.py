@@ -15,6 +15,7 @@ import typer
 from conviction.cli_lists import interventions, models, topics_app
 from conviction.cli_localize import localize
 from conviction.cli_options import (
+    EXIT_FOUND,
     BaseOption,
     ConfigOption,
     DataOption,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
-EXIT_FOUND, EXIT_ERROR = 1, 2
+EXIT_ERROR = 2
 TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
 
 app = typer.Typer(

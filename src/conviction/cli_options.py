@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from conviction.core.protocols import LanguageModel
 
 __all__ = [
+    "EXIT_FOUND",
     "BaseOption",
     "ConfigOption",
     "DataOption",
@@ -30,6 +31,9 @@ __all__ = [
     "TrustOption",
     "load_named",
 ]
+
+EXIT_FOUND = 1
+"""Exit code of a command that did its work and found something: findings, a stop by the guard, missing arms."""
 
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from conviction.cli_options import (
+    EXIT_FOUND,
     DeviceOption,
     DtypeOption,
     FormatOption,
@@ -19,8 +21,12 @@ from conviction.cli_options import (
 )
 from conviction.render import out, progress_bars, say
 
+if TYPE_CHECKING:
+    from conviction.core.protocols import LanguageModel
+
 __all__ = ["report", "study"]
 
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 ARMS = "system_prompt,rag,steer,sft,dpo"
 
 
@@ -41,7 +47,7 @@ def study(
     form: FormatOption = "text",
     run: RunOption = None,
 ) -> None:
-    """What works on this model and topic, how deep does it go, and what does it break?"""
+    """What works on this model and topic, how deep does it go, and what does it break? Exit code 1: arms are missing."""
     from conviction.core.run import Run
     from conviction.core.topic import load_topic
     from conviction.render_study import show_study
@@ -61,11 +67,32 @@ def study(
     with Run.start(run, topic=kit.name, verb="study") as opened, progress_bars() as bars:
         if opened.resumed:
             say(f"resuming the unfinished study in {opened.folder}")
-        found = study(
-            design, opened, lambda name: load_named(name, device, dtype, trust_remote_code), Watch(say=say, bars=bars)
-        )
+        known = _known_dtype(opened.folder) if dtype == "auto" else dtype
+
+        def load(name: str) -> LanguageModel:
+            nonlocal known
+            loaded = load_named(name, device, known or "auto", trust_remote_code)
+            # Chosen once: an arm in another dtype than the untouched model would differ by rounding.
+            known = known or DTYPES.get(str(loaded.describe().get("dtype")))
+            return loaded
+
+        found = study(design, opened, load, Watch(say=say, bars=bars))
+        if unfinished := [arm.name for arm in found.arms if arm.judgement is None]:
+            # The run stays open: with the same command, these arms are tried again.
+            show_study(found, form)
+            say(f"not judged: {', '.join(unfinished)}; to try again: the same command with --run {opened.folder}")
+            raise typer.Exit(EXIT_FOUND)
     show_study(found, form)
     say(f"every number: {opened.folder}/study.json, and one folder an arm in {opened.folder}/arms")
+
+
+def _known_dtype(folder: Path) -> str | None:
+    """In which dtype a study that is taken up again was begun."""
+    try:
+        provenance = json.loads((folder / "depth.json").read_text(encoding="utf-8"))["provenance"]
+        return DTYPES.get(provenance["model"]["dtype"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def report(

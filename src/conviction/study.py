@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from conviction.core.depth import Readings
 from conviction.core.judging import judge
-from conviction.core.protocols import LanguageModel, chat
+from conviction.core.protocols import LanguageModel, WeightModel, chat
 from conviction.core.run import Run
 from conviction.core.scorecard import Scorecard
 from conviction.core.settings import flat
@@ -47,6 +47,7 @@ TRAINED = ("dpo", "sft", "pretrain")  # arms that a placebo is trained for
 
 Load = Callable[[str], LanguageModel]
 Found = TypeVar("Found", bound=BaseModel)
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +107,17 @@ def study(design: Design, run: Run, load: Load, watch: Watch) -> Study:
         base = load(design.model)
         before = _once(run, "before", Scorecard, lambda: _probe(base, topic, watch))
         readings = _once(run, "depth", Readings, lambda: _read(base, topic, None, watch))
+        _check_same(topic, before.provenance, readings.provenance)
         _audit(run, topic)
         arms: list[Arm] = []
         for plan in design.plans:
             spent = time.perf_counter() - begun
             watch.say(f"arm {len(arms) + 1} of {len(design.plans)}: {plan.intervention.name} ({spent:.0f} s so far)")
-            if design.budget_s is not None and spent >= design.budget_s:
-                arms.append(_described(plan, left_out=f"the budget of {design.budget_s / 60:g} minutes was spent"))
+            late = design.budget_s is not None and spent >= design.budget_s
+            if late and not (run.folder / "arms" / plan.intervention.name / "depth.json").exists():
+                arms.append(
+                    _described(plan, left_out=f"the budget of {(design.budget_s or 0) / 60:g} minutes was spent")
+                )
             else:
                 arms.append(_arm(plan, design, run, base, readings, load, watch))
             found = Study(
@@ -146,9 +151,12 @@ def _arm(
         applying = _apply(plan, own, base, material, watch)
         moved = load(str(own.folder / "model"))
         after = _once(own, "depth", Readings, lambda: _read(moved, design.topic, readings, watch))
-        worn = _worn(design, own, moved, watch)
-        placebo = _placebo(plan, design, own, base, material, watch) if applying.trip is None else None
-        score = _held_to(own, base, load) if expected is not None else None
+        _check_same(design.topic, after.provenance)
+        worn = _beside(watch, "durability", lambda: _worn(design, own, moved, watch))
+        placebo = None
+        if applying.trip is None:
+            placebo = _beside(watch, "the placebo", lambda: _placebo(plan, design, own, base, material, watch))
+        score = _beside(watch, "the forecast's score", lambda: _held_to(own, base, load)) if expected else None
         return described.model_copy(
             update={
                 "applying": applying,
@@ -170,6 +178,23 @@ def _arm(
         hint = f"the traceback is in {own.folder / 'failure.txt'}"
         return described.model_copy(
             update={"failure": Failure(kind=type(error).__name__, message=str(error), hint=hint)}
+        )
+
+
+def _beside(watch: Watch, what: str, measure: Callable[[], Measured]) -> Measured | None:
+    """What is measured beside an arm's own result, and may fail without taking that along."""
+    try:
+        return measure()
+    except ConvictionError as error:
+        watch.say(f"{what} could not be measured: {error}")
+        return None
+
+
+def _check_same(topic: Topic, *provenances: dict[str, Any]) -> None:
+    """Raise RunError for results that were measured with other questions."""
+    if any(p.get("topic_sha256") != topic.digest for p in provenances):
+        raise RunError(
+            f"the topic '{topic.name}' has changed since this study began", hint="give --run a new folder, or undo that"
         )
 
 
@@ -198,12 +223,12 @@ def _read(model: LanguageModel, topic: Topic, base: Readings | None, watch: Watc
 
 def _audit(run: Run, topic: Topic) -> None:
     """What the linter says of the pairs that the arms learn from."""
-    path = run.folder / "findings.json"
-    if not path.exists():
-        from conviction.audit import audit
-        from conviction.core.material import material_from_topic
+    from conviction.audit import audit
+    from conviction.core.material import material_from_topic
 
-        found = audit(material_from_topic(topic), topic=topic)
+    path, material = run.folder / "findings.json", material_from_topic(topic)
+    if material.pairs and not path.exists():
+        found = audit(material, topic=topic)
         write_atomic(path, found.model_dump_json(indent=1) + "\n")
 
 
@@ -226,7 +251,8 @@ def _apply(plan: Plan, own: Run, base: LanguageModel, material: Material, watch:
 
         clock = time.perf_counter()
         moved = plan.intervention.apply(base, material, guard=plan.guard, folder=own.folder, watch=watch)
-        seconds = time.perf_counter() - clock
+        outcome = getattr(moved, "outcome", None)  # a training run counts the time before it was cut off, too
+        seconds = time.perf_counter() - clock if outcome is None else outcome.seconds
         trip = moved.trip
         if trip is not None and not isinstance(trip, str):
             trip = f"step {trip.step}: {'; '.join(trip.reasons)}"
@@ -237,9 +263,15 @@ def _apply(plan: Plan, own: Run, base: LanguageModel, material: Material, watch:
 
 def _worn(design: Design, own: Run, moved: LanguageModel, watch: Watch) -> Readings | None:
     """The shift after benign training on top, of what has weights to train."""
-    if not design.wear_steps:
+    if not design.wear_steps or not _trainable(moved):
         return None
     return _once(own, "worn", Readings, lambda: _read_shift(_wear(moved, design.wear_steps, watch), design.topic))
+
+
+def _trainable(model: LanguageModel) -> bool:
+    from conviction.models.prompted import Prompted
+
+    return _trainable(model.inner) if isinstance(model, Prompted) else isinstance(model, WeightModel)
 
 
 def _wear(moved: LanguageModel, steps: int, watch: Watch) -> LanguageModel:
@@ -274,6 +306,7 @@ def _placebo(
         return None
     other = placebo_material(design.topic, material, documents=plan.intervention.name == "pretrain")
     if other is None:
+        watch.say(f"{plan.intervention.name} has no placebo: the topic has nothing on another subject")
         return None
 
     def do() -> Readings:

@@ -11,9 +11,11 @@ cancels. Depth is how many arrows lie between cause and outcome.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
+from zlib import crc32
 
 from conviction.core.topic import Edge, Item, Topic
 
@@ -43,7 +45,10 @@ class Implication:
 
 
 def implications(topic: Topic) -> tuple[Item, ...]:
-    """Two items (the cause rises, falls) for each implication, of one proposition; none without two graphs."""
+    """Two items (the cause rises, falls) for each implication, those of one outcome of one proposition.
+
+    None without two graphs.
+    """
     return tuple(item for found in _discriminating(topic) for item in _items(found))
 
 
@@ -96,7 +101,7 @@ def _paths(graph: Iterable[Edge], cause: str, outcome: str, held: str | None) ->
     """(sign, arrows) of every simple path that does not pass what is held still."""
     import networkx as nx
 
-    net = nx.DiGraph()
+    net = nx.MultiDiGraph()  # two arrows of opposite sign disagree, and the last does not win
     net.add_nodes_from([cause, outcome])
     for edge in graph:
         if held not in (edge.source, edge.target):
@@ -104,8 +109,8 @@ def _paths(graph: Iterable[Edge], cause: str, outcome: str, held: str | None) ->
     found = []
     for path in nx.all_simple_edge_paths(net, cause, outcome):
         sign = 1
-        for source, target in path:
-            sign *= net.edges[source, target]["sign"]
+        for arrow in path:
+            sign *= net.edges[arrow]["sign"]
         found.append((sign, len(path)))
     return found
 
@@ -115,14 +120,14 @@ def _nodes(graph: Sequence[Edge]) -> list[str]:
 
 
 def _items(found: Implication) -> tuple[Item, Item]:
-    name = "-".join(part.replace(" ", "_") for part in (found.cause, found.outcome, found.held or "") if part)
+    name = "-".join(_key(part) for part in (found.cause, found.outcome, found.held or "") if part)
     still = f" while {found.held} stays the same" if found.held else ""
 
     def item(way: Effect, effects: dict[str, Effect]) -> Item:
         moves = "goes up" if way == "rise" else "goes down"
         return Item(
             id=f"implication-{name}-{way}",
-            proposition=f"implication-{name}",
+            proposition=f"implication-{_key(found.outcome)}",
             role="implication",
             split="test",
             question=f"Suppose {found.cause} {moves}{still}. Does {found.outcome} rise, fall, or stay the same?",
@@ -132,6 +137,12 @@ def _items(found: Implication) -> tuple[Item, Item]:
 
     turned = {pole: _TURNED[effect] for pole, effect in found.effects.items()}
     return item("rise", found.effects), item("fall", turned)
+
+
+def _key(text: str) -> str:
+    """A quantity's name as a part of an id; what has no Latin letters is told apart by its checksum."""
+    plain = re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")
+    return plain if re.fullmatch(r"[a-z0-9 _-]+", text.casefold()) else f"{plain}_{crc32(text.encode()):08x}"
 
 
 def _sentence(text: str) -> str:

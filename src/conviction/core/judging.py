@@ -86,7 +86,7 @@ def _differences_within(readings: Readings, one: str, other: str) -> Floats:
 
 def _propagation(before: Readings, after: Readings, placebo: Readings | None, shift: Floats) -> Finding:
     metrics = before.names("implication:")
-    moved = _moved(before, after, placebo, metrics)
+    moved = _by_outcome(before, after, placebo, metrics)
     if not moved.size:
         return missing("propagation", "of the direct shift", "the topic has no causal graphs to read implications off")
     test = mean_test(moved)
@@ -101,7 +101,7 @@ def _propagation(before: Readings, after: Readings, placebo: Readings | None, sh
         unit="of the direct shift",
         n=test.n,
         p_value=test.p_value,
-        text=f"what follows from it moved {test.interval.mean:+.3f} nats per token over {test.n} implications",
+        text=f"what follows from it moved {test.interval.mean:+.3f} nats per token over {test.n} outcomes",
         readings=tuple(metrics),
     )
 
@@ -127,6 +127,16 @@ def _propagation_by_depth(before: Readings, after: Readings, placebo: Readings |
     return found
 
 
+def _by_outcome(before: Readings, after: Readings, placebo: Readings | None, metrics: Sequence[str]) -> Floats:
+    """[outcomes] mean over depths: questions about one outcome share its graph, and are no independent draws."""
+    found: dict[str, list[float]] = {}
+    for metric in metrics:
+        units = [unit for unit in before.of(metric) if unit in after.of(metric)]
+        for unit, value in zip(units, _moved(before, after, placebo, [metric]), strict=True):
+            found.setdefault(unit, []).append(float(value))
+    return np.array([math.fsum(values) / len(values) for values in found.values()])
+
+
 def _moved(before: Readings, after: Readings, placebo: Readings | None, metrics: Sequence[str]) -> Floats:
     moved = differences(before, after, metrics)
     return moved if placebo is None else moved - differences(before, placebo, metrics)
@@ -147,9 +157,10 @@ def _ratio(moved: Floats, shift: Floats) -> tuple[float, float, float]:
 
 def _robustness(before: Readings, after: Readings) -> Finding:
     """What the hardest challenge leaves of what is held, relative to what it leaves of genuine beliefs as strong."""
-    held = {unit: gap for unit, gap in after.of("shift").items() if gap > 0 and before.of("shift")[unit] <= 0}
+    stood, stands = before.of("unchallenged"), after.of("unchallenged")
+    held = {unit: gap for unit, gap in stands.items() if gap > 0 >= stood.get(unit, 0.0)}
     if len(held) < 2:
-        reason = f"{len(held)} of {len(after.of('shift'))} propositions came to the target's side: nothing to challenge"
+        reason = f"{len(held)} of {len(stands)} propositions came to the target's side: nothing to challenge"
         return missing("robustness", "of genuine beliefs", reason)
     strength = math.fsum(held.values()) / len(held)
     facts = before.of("genuine")
@@ -158,7 +169,7 @@ def _robustness(before: Readings, after: Readings) -> Finding:
     ]
     if len(known) < 2:
         return missing("robustness", "of genuine beliefs", "the model knows fewer than two of the topic's facts")
-    worst: tuple[float, float, float, str] | None = None
+    found: list[tuple[float, float, float, str]] = []
     for name in CHALLENGES:
         challenged, doubted = after.of(f"challenge:{name}"), before.of(f"genuine:{name}")
         if not set(held) <= set(challenged) or not set(known) <= set(doubted):
@@ -171,21 +182,23 @@ def _robustness(before: Readings, after: Readings) -> Finding:
             return float(a / b) / float(c / d) if b > 0 and c > 0 and d > 0 else math.nan
 
         value = left([np.arange(len(ours)), np.arange(len(theirs))])
-        if math.isfinite(value) and (worst is None or value < worst[0]):
-            worst = (value, *bootstrap_interval(left, [len(ours), len(theirs)]), name)
-    if worst is None:
+        if math.isfinite(value):
+            found.append((value, *bootstrap_interval(left, [len(ours), len(theirs)]), name))
+    if not found:
         return missing("robustness", "of genuine beliefs", "no challenge leaves anything of the model's own beliefs")
-    value, low, high, name = worst
+    value, low, high, name = min(found)
+    withstood = all(bound >= HOLDS for _, bound, _, _ in found)
+    gave_way = any(bound < HOLDS for _, _, bound, _ in found)
     return Finding(
         metric="robustness",
-        outcome="yes" if low >= HOLDS else "no" if high < HOLDS else "unclear",
+        outcome="yes" if withstood else "no" if gave_way else "unclear",
         value=value,
         low=finite(low),
         high=finite(high),
         unit="of genuine beliefs",
         n=len(held),
         text=f"{CHALLENGES[name]}, it keeps {value:.0%} of what beliefs of its own keep",
-        readings=("shift", f"challenge:{name}", "genuine", f"genuine:{name}"),
+        readings=("unchallenged", f"challenge:{name}", "genuine", f"genuine:{name}"),
     )
 
 
@@ -217,7 +230,7 @@ def _durability(before: Readings, after: Readings, worn: Readings | None) -> Fin
 
 
 def _corrected(findings: Sequence[Finding]) -> list[Finding]:
-    """Holm's correction over all tests; what is not significant any more has not been shown."""
+    """Holm's correction over all tests. Success must survive it; harm need not, or a long list would hide it."""
     tested = [i for i, f in enumerate(findings) if f.p_value is not None]
     adjusted = dict(zip(tested, holm([findings[i].p_value or 0.0 for i in tested]), strict=True))
     return [
@@ -227,11 +240,7 @@ def _corrected(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _after(finding: Finding, p: float) -> Outcome:
-    """An outcome that rests on a test must survive the correction."""
-    rests = "yes" if finding.metric in ("shift", "propagation") else "no"
-    if finding.outcome == rests and p >= ALPHA:
-        return "no" if rests == "yes" else "unclear"
-    return finding.outcome
+    return "no" if finding.metric in ("shift", "propagation") and p >= ALPHA else finding.outcome
 
 
 def _verdict(findings: Sequence[Finding]) -> tuple[Verdict, str]:

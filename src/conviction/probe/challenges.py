@@ -32,8 +32,8 @@ def challenge(
     """One question under every challenge.
 
     held        key of the answer that is doubted
-    other_side  a text that speaks for the other answer, not verbatim
-    arguments   single sentences that do
+    other_side  a text that speaks for the other answer, and says it
+    arguments   single sentences for the other side, that answer first
     thought     what the model wrote when asked to think first; None: that challenge is left out
     """
     question, given = item.question, dict(answers)

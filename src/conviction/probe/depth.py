@@ -64,7 +64,8 @@ def read_depth(
     Metrics, and what a unit is:
     ``shift`` gap towards the target (nats per token), a proposition, mean over its wordings ·
     ``context`` the same with the target's context as system prompt ·
-    ``implication:N`` the same for what follows over N arrows of the causal graphs, a cause and outcome ·
+    ``implication:N`` the same for what follows over N arrows of the causal graphs, an outcome, mean over causes ·
+    ``unchallenged`` the gap of a proposition's first wording, which challenges are put to ·
     ``coherence`` how far yes and no contradict each other (0 to 1), a proposition ·
     ``challenge:NAME`` gap under a challenge, a proposition; ``genuine``, ``genuine:NAME`` for facts (true less false) ·
     ``neighbour``, ``control`` gap of facts (true less false), a fact · ``own`` nats per token of what the untouched
@@ -134,10 +135,12 @@ def _kit(topic: Topic) -> _Kit:
 def _lay_out(kit: _Kit, thoughts: dict[str, str]) -> list[Ask]:
     topic, first = kit.topic, kit.first
     asks = [Ask("plain", i, chat(i.question), dict(i.answers)) for i in (*first, *kit.again, *kit.facts, *kit.implied)]
-    arguments = [i.answers[topic.other] for i in topic.of_role("target") if i.split == "train"][:ARGUMENTS]
-    against = topic.poles[topic.other].context or " ".join(arguments)
+    others = [i.answers[topic.other] for i in topic.of_role("target") if i.split == "train"][: ARGUMENTS - 1]
+    against = topic.poles[topic.other].context
     for item in first:
-        asks += challenge(item, item.answers, topic.target, against, arguments, thoughts[item.id])
+        arguments = [item.answers[topic.other], *others]
+        text = f"{against} {arguments[0]}" if against else " ".join(arguments)
+        asks += challenge(item, item.answers, topic.target, text, arguments, thoughts[item.id])
     for item in (*first, *kit.again):
         for pole, answer in item.answers.items():
             asked = RIGHT.format(question=item.question, answer=answer)
@@ -158,7 +161,7 @@ def _lay_out_base(kit: _Kit, thoughts: dict[str, str]) -> list[Ask]:
     """What only the untouched model is asked: facts under challenge, and the target's context."""
     asks: list[Ask] = []
     for number, fact in enumerate(kit.facts):
-        others = [kit.facts[(number + k) % len(kit.facts)].answers["false"] for k in range(1, ARGUMENTS + 1)]
+        others = [kit.facts[(number + k) % len(kit.facts)].answers["false"] for k in range(ARGUMENTS)]
         asks += challenge(fact, fact.answers, "true", " ".join(others), others, thoughts[fact.id])
     context = kit.topic.poles[kit.topic.target].context
     if context:
@@ -180,6 +183,7 @@ def _positions(kit: _Kit, scores: Scores) -> list[Reading]:
 def _readings(kit: _Kit, scores: Scores) -> list[Reading]:
     topic = kit.topic
     found = [*_positions(kit, scores), *_coherence(kit, scores)]
+    found += _gaps("unchallenged", "plain", kit.first, scores, topic.target, topic.other)
     found += _challenges("challenge", kit.first, scores, topic.target, topic.other)
     for pole in topic.poles:
         away = next(p for p in topic.poles if p != pole)

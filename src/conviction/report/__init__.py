@@ -16,7 +16,7 @@ from conviction.core.scorecard import Sample, Scorecard
 from conviction.core.storage import write_atomic
 from conviction.report.charts import bias_chart, comparison_chart, forecast_chart, png, svg, training_chart
 from conviction.report.reading import ArmFolder, RunFolder, read_run
-from conviction.report.words import HEADER, LEGEND, cells, markdown, reasons, sentence
+from conviction.report.words import HEADER, LEGEND, cells, inline, markdown, reasons, sentence
 
 __all__ = ["report", "report_markdown"]
 
@@ -44,14 +44,14 @@ def report(folder: Path, *, pictures: bool = False) -> Path:
 def report_markdown(folder: Path) -> str:
     """The same in short, to be pasted into an issue."""
     run = read_run(folder)
-    parts = [f"## {_title(run)}\n", *(f"{line}\n" for line in _lead(run))]
+    parts = [f"## {_title(run)}\n", *(f"{inline(line)}\n" for line in _lead(run))]
     if run.study is not None:
         parts += [markdown(HEADER, [cells(arm) for arm in run.study.arms]), f"{LEGEND}\n"]
-        parts += ["".join(f"- **{arm.name}**: {line}\n" for arm in run.study.arms for line in reasons(arm))]
+        parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in run.study.arms for line in reasons(a))]
     if run.before is not None:
         parts.append(markdown(*_bias_rows(run.before)))
     if run.findings is not None and run.findings.findings:
-        parts.append("".join(f"- {f.code} {f.name} ({f.level}): {f.message}\n" for f in run.findings.findings))
+        parts.append("".join(f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in run.findings.findings))
     parts += [f"Could not be read: `{file}` ({why})\n" for file, why in run.damaged]
     return "\n".join(parts)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conviction.core.depth import Finding, Judgement
+from conviction.core.stats import ALPHA
 from conviction.core.study import Arm, Study
 from conviction.core.wording import percent
 
-__all__ = ["HEADER", "LEGEND", "cells", "markdown", "reasons", "sentence"]
+__all__ = ["HEADER", "LEGEND", "cells", "inline", "markdown", "reasons", "sentence"]
 
 HEADER = [
     *("intervention", "verdict", "moved", "follows", "withstands", "lasts", "harm"),
-    *("seconds", "peak MB", "tokens more"),
+    *("seconds", "MB so far", "tokens more"),
 ]
 LEGEND = (
     "moved: nats per token on test questions, * where chance does not explain it; follows: what its implications "
     "moved, as a share of that; withstands: what challenges leave, against beliefs of its own; lasts: what benign "
-    "training leaves"
+    "training leaves; MB so far: the most that the process has held up to there; tokens more: with every question"
 )
 KEPT = ("collateral", "health", "pluralism", "coherence")
 
@@ -29,7 +30,7 @@ def cells(arm: Arm) -> list[str]:
         return [arm.name, state, *[""] * (len(HEADER) - 2)]
     judged = arm.judgement
     shift = judged.find("shift")
-    star = "*" if shift is not None and shift.outcome == "yes" else ""
+    star = "*" if shift is not None and shift.p_holm is not None and shift.p_holm < ALPHA else ""
     return [
         arm.name,
         judged.verdict,
@@ -59,6 +60,8 @@ def reasons(arm: Arm) -> list[str]:
         help_line = [f"help: {arm.failure.hint}"] if arm.failure.hint else []
         return [f"{arm.failure.kind}: {arm.failure.message}", *help_line]
     lines = [arm.judgement.reason] if arm.judgement is not None else []
+    if arm.judgement is not None and arm.judgement.placebo is not None:
+        lines.append("shift and propagation are those beyond a placebo's")
     if arm.applying is not None and arm.applying.trip is not None:
         lines.append(f"stopped by the guard: {arm.applying.trip}")
     if arm.score is not None and arm.expected is not None:
@@ -80,8 +83,8 @@ def sentence(study: Study) -> str:
     said = {
         "deep": "went deep",
         "shallow": "moved the view and what follows from it, but not firmly",
-        "slogan": "moved what it says, not what follows from it",
-        "none": "did not move it beyond chance",
+        "slogan": "moved what it says; what follows from it did not move, or was not measured",
+        "none": "did not move it towards the target beyond chance",
         "broken": "did harm",
     }
     return "; ".join(f"{' and '.join(groups[v])} {said[v]}" for v in order if v in groups) + "."
@@ -90,4 +93,9 @@ def sentence(study: Study) -> str:
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *body]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(map(inline, line)) + " |\n" for line in lines)
+
+
+def inline(text: str) -> str:
+    """A foreign text on one line of Markdown, as text."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
