@@ -47,7 +47,7 @@ def study(
     form: FormatOption = "text",
     run: RunOption = None,
 ) -> None:
-    """What works on this model and topic, how deep does it go, and what does it break? Exit code 1: arms are missing."""
+    """What works on this model, how deep does it go, and what does it break? Exit code 1: arms are missing."""
     from conviction.core.run import Run
     from conviction.core.topic import load_topic
     from conviction.render_study import show_study
