@@ -290,3 +290,15 @@ def test_the_battery_on_the_page_is_what_was_measured():
             assert spearman == f"{score['spearman']:.2f}"
             assert moved == f"{score['expected_nats']:+.2f} / {score['real_nats']:+.2f}"
             assert flips == f"{score['expected_flips']:.1f} / {score['flips']} of {score['wrong']}"
+
+
+def test_the_edits_on_the_page_are_what_was_measured():
+    found = json.loads((DOCS.parent / "benchmarks/results/editing.json").read_text(encoding="utf-8"))
+    kinds = ("before", "rome", "rome_original_keys", "rome_identity", "memit", "alphaedit")
+    measured = [found[kind] for kind in kinds if kind in found]
+    rows = re.findall(r"^\| .+ \|$", MOVES.split("| edits |")[1].split("\n\n")[0], flags=re.MULTILINE)
+    assert len(measured) >= 5
+    for told, row in zip(measured, rows, strict=True):
+        _, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        shares = [f"{told[name]:.0%}".replace("%", " %") for name in ("efficacy", "paraphrase", "neighbourhood")]
+        assert cells == [*shares, f"{told['magnitude']:+.2f}", f"{told['fluency']:.2f}" if "fluency" in told else ""]
