@@ -257,9 +257,9 @@ def _verdict(findings: Sequence[Finding]) -> tuple[Verdict, str]:
         return "none", f"{shift.text}: {why} (p = {shift.p_holm:.2g} after correction)"
     if spread.outcome != "yes":
         return "slogan", f"{shift.text}, but {spread.text}"
-    missing = [by_name[name] for name in ("robustness", "durability") if by_name[name].outcome != "yes"]
-    missing += [f for f in (by_name["coherence"],) if f.outcome == "no"]
-    if missing:
-        return "shallow", f"{shift.text}, and {spread.text}; but {'; '.join(f.text for f in missing)}"
+    lacking = [by_name[name] for name in ("robustness", "durability") if by_name[name].outcome != "yes"]
+    lacking += [f for f in (by_name["coherence"],) if f.outcome == "no"]
+    if lacking:
+        return "shallow", f"{shift.text}, and {spread.text}; but {'; '.join(f.text for f in lacking)}"
     held = "; ".join(by_name[name].text for name in ("propagation", "robustness", "durability"))
     return "deep", f"{shift.text}; {held}"

@@ -17,13 +17,14 @@ from typing import Any
 
 from conviction.core.depth import Reading, Readings
 from conviction.core.implications import depth_of, implications
-from conviction.core.protocols import Generation, LanguageModel, Progress, Query, chat, sources_of
+from conviction.core.protocols import AnswerScore, LanguageModel, Progress, Query, chat
 from conviction.core.scorecard import Sample
 from conviction.core.topic import Item, Topic
 from conviction.errors import InputError
 from conviction.probe.challenges import challenge, think
 from conviction.probe.conditions import Ask, Scores, evidence, score
-from conviction.probe.health import neutral_text, repeated_ngram_rate
+from conviction.probe.health import neutral_excerpts, neutral_text, repeated_ngram_rate
+from conviction.probe.sampled import sample_answers
 
 __all__ = ["read_depth", "read_shift"]
 
@@ -282,24 +283,14 @@ def _read_own(model: LanguageModel, kit: _Kit, base: Readings | None) -> tuple[l
     for (fact, text), (scored,) in zip(texts.items(), model.logprobs(queries), strict=True):
         name = f"own/{fact}"
         readings.append(Reading(metric="own", unit=fact, value=scored.logp_mean, samples=(name,)))
-        samples.append(
-            Sample(
-                id=name,
-                kind="logprob",
-                condition="own",
-                item=fact,
-                text=text,
-                token_ids=scored.token_ids,
-                logprobs=tuple(round(x, 6) for x in scored.logprobs),
-            )
-        )
+        samples.append(_scored(name, "own", fact, text, scored))
     return readings, samples
 
 
 def _read_unrelated(model: LanguageModel, kit: _Kit) -> tuple[list[Reading], list[Sample]]:
     """Greedy answers to facts: do the target's words turn up where nobody asked for them?"""
     words = _lexicon(kit)
-    written = _answers(model, kit.facts, "unrelated")
+    written = sample_answers(model, kit.facts, max_new_tokens=SAMPLED_TOKENS, name="unrelated")
     readings = [
         Reading(metric="leak", unit=sample.item, value=float(bool(words & _words(sample.text))), samples=(sample.id,))
         for sample, _ in written
@@ -308,51 +299,30 @@ def _read_unrelated(model: LanguageModel, kit: _Kit) -> tuple[list[Reading], lis
 
 
 def _read_health(model: LanguageModel, kit: _Kit) -> tuple[list[Reading], list[Sample]]:
-    written = _answers(model, kit.first[:SAMPLED], "sampled")
+    written = sample_answers(model, kit.first[:SAMPLED], max_new_tokens=SAMPLED_TOKENS)
     readings = [
         Reading(metric="repeats", unit=sample.item, value=repeated_ngram_rate(g.token_ids), samples=(sample.id,))
         for sample, g in written
     ]
-    paragraphs = neutral_text()
-    chosen = [
-        " ".join(paragraphs[i * len(paragraphs) // PARAGRAPHS].split()[:PARAGRAPH_WORDS]) for i in range(PARAGRAPHS)
-    ]
+    chosen = neutral_excerpts(PARAGRAPHS, PARAGRAPH_WORDS)
     samples = [sample for sample, _ in written]
     for number, (text, scored) in enumerate(zip(chosen, model.text_logprobs(chosen), strict=True)):
         name = f"neutral/{number}"
         readings.append(Reading(metric="neutral", unit=f"neutral-{number}", value=scored.logp_mean, samples=(name,)))
-        samples.append(
-            Sample(
-                id=name,
-                kind="logprob",
-                condition="neutral",
-                item=f"neutral-{number}",
-                text=text,
-                token_ids=scored.token_ids,
-                logprobs=tuple(round(x, 6) for x in scored.logprobs),
-            )
-        )
+        samples.append(_scored(name, "neutral", f"neutral-{number}", text, scored))
     return readings, samples
 
 
-def _answers(model: LanguageModel, items: Sequence[Item], condition: str) -> list[tuple[Sample, Generation]]:
-    asked = [chat(item.question) for item in items]
-    written = model.generate(asked, max_new_tokens=SAMPLED_TOKENS)
-    return [
-        (
-            Sample(
-                id=f"{condition}/{item.id}",
-                kind="generation",
-                condition=condition,
-                item=item.id,
-                text=g.text,
-                token_ids=g.token_ids,
-                sources=sources_of(model, messages),
-            ),
-            g,
-        )
-        for item, messages, g in zip(items, asked, written, strict=True)
-    ]
+def _scored(id: str, condition: str, item: str, text: str, scored: AnswerScore) -> Sample:
+    return Sample(
+        id=id,
+        kind="logprob",
+        condition=condition,
+        item=item,
+        text=text,
+        token_ids=scored.token_ids,
+        logprobs=tuple(round(x, 6) for x in scored.logprobs),
+    )
 
 
 def _lexicon(kit: _Kit) -> set[str]:

@@ -20,6 +20,7 @@ __all__ = [
     "compression_ratio",
     "degeneration",
     "measure_health",
+    "neutral_excerpts",
     "neutral_level",
     "neutral_text",
     "ngram_entropy",
@@ -81,11 +82,15 @@ def neutral_text() -> list[str]:
     return [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
 
 
+def neutral_excerpts(count: int, words: int) -> list[str]:
+    """Beginnings of so many of the neutral paragraphs, spread over all of them."""
+    paragraphs = neutral_text()
+    return [" ".join(paragraphs[i * len(paragraphs) // count].split()[:words]) for i in range(count)]
+
+
 def neutral_level(model: LanguageModel) -> float:
     """Nats per token of a few beginnings of neutral paragraphs: a quick look at whether a change did harm."""
-    paragraphs = neutral_text()
-    chosen = [paragraphs[i * len(paragraphs) // QUICK_PARAGRAPHS] for i in range(QUICK_PARAGRAPHS)]
-    scores = model.text_logprobs([" ".join(text.split()[:QUICK_WORDS]) for text in chosen])
+    scores = model.text_logprobs(neutral_excerpts(QUICK_PARAGRAPHS, QUICK_WORDS))
     return math.fsum(s.logp_sum for s in scores) / sum(len(s.logprobs) for s in scores)
 
 
