@@ -29,14 +29,15 @@ demo: $(VENV)/stamp-base  ## measure the embedded model on the topic `obesity`
 test: $(VENV)/stamp-dev  ## run the whole test suite
 	@$(BIN)/python -m pytest
 
-check: $(VENV)/stamp-dev  ## lint, types, import contracts
+check: $(VENV)/stamp-dev  ## lint, types, import contracts, documentation
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/stamp-bench  ## measure speed and memory against the rivals (results in benchmarks/results)
 	@$(BIN)/python -m benchmarks
 
 clean:  ## remove the environment and caches of tools
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from conftest import tea_items
 
 from conviction import load_topic
+from conviction import study as study_module
 from conviction.cli import main
 from conviction.core.applied import Applied
 from conviction.core.run import Run
@@ -130,11 +132,11 @@ def test_every_reading_names_rows_that_are_there(tea, tmp_path):
 
 @pytest.mark.parametrize("after", range(1, 7))
 def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monkeypatch, after):
-    import conviction.study as module
+    from conviction.study import arm as module
 
     asked = design(tea, plan("rag", 0.4), plan("steer", 0.1))
     whole = study(asked, Run(tmp_path / "whole"), load, Watch())
-    real, calls = module._once, []
+    real, calls = module.once, []
 
     def cut(*arguments):
         if len(calls) == after:
@@ -142,11 +144,13 @@ def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monke
         calls.append(arguments)
         return real(*arguments)
 
-    monkeypatch.setattr(module, "_once", cut)
+    monkeypatch.setattr(module, "once", cut)
+    monkeypatch.setattr(study_module, "once", cut)
     if after < 6:
         with pytest.raises(KeyboardInterrupt):
             study(asked, Run(tmp_path / "cut"), load, Watch())
-    monkeypatch.setattr(module, "_once", real)
+    monkeypatch.setattr(module, "once", real)
+    monkeypatch.setattr(study_module, "once", real)
     again = study(asked, Run(tmp_path / "cut", resumed=True), load, Watch())
     strip = str(tmp_path / "cut")
     assert json.dumps({k: v.model_dump() for k, v in judged(again).items()}).replace(strip, "") == json.dumps(
@@ -241,3 +245,108 @@ def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_pat
     assert trained["judgement"]["placebo"] is not None
     frozen = (tmp_path / "run/arms/sft/forecast.json").stat().st_mtime_ns
     assert frozen < (tmp_path / "run/arms/sft/steps.jsonl").stat().st_mtime_ns
+
+
+def made(folder: Path, name: str, milky: float, **changes: Any) -> Path:
+    """A run folder as ``apply`` leaves one."""
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "milky").write_text(str(milky))
+    record = {
+        "intervention": name,
+        "settings": {"text": "none"},
+        "material": {"name": "tea"},
+        "model": {"id": "base"},
+        "trip": None,
+        **changes,
+    }
+    (folder / "applied.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
+    from conviction.study import compare, read_made
+
+    whole = study(design(tea, plan("rag", 0.4)), Run(tmp_path / "whole"), load, Watch())
+    apart = [made(tmp_path / "a", "rag", 0.4), made(tmp_path / "b", "steer", 0.1), made(tmp_path / "c", "steer", 0.2)]
+    found = compare(read_made(apart), design(tea), Run(tmp_path / "table"), load, Watch())
+    assert [arm.name for arm in found.arms] == ["rag", "steer in b", "steer in c"]
+    assert found.arms[0].judgement.properties == whole.arms[0].judgement.properties
+    assert (tmp_path / "table" / found.arms[1].folder / "depth.json").exists()
+    assert found.arms[0].changes == "the prompt; weights stay"
+
+
+def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(tmp_path):
+    from conviction.errors import RunError
+    from conviction.study import read_made
+
+    (tmp_path / "none").mkdir()
+    with pytest.raises(RunError, match="nothing was applied to the end"):
+        read_made([tmp_path / "none"])
+    one, other = made(tmp_path / "a", "rag", 0.1), made(tmp_path / "b", "rag", 0.1, model={"id": "another"})
+    with pytest.raises(RunError, match="changed another"):
+        read_made([one, other])
+    (one / "applied.json").write_text('{"half')
+    with pytest.raises(RunError, match="is damaged"):
+        read_made([one])
+
+
+def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
+
+    def command(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["conviction", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        assert stop.value.code == 0, captured.err
+        return captured.out
+
+    on = [str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off"]
+    command("apply", "system_prompt", *on, "--run", "prompt")
+    command("apply", "sft", *on, "-o", "max_steps=1", "--run", "sft")
+    out = command("compare", "prompt", "sft", "--topic", str(tea), "--run", "table", "--wear", "0", "--format", "json")
+    prompt, trained = json.loads(out)["arms"]
+    assert prompt["failure"] is None
+    assert trained["failure"] is None
+    assert prompt["applying"]["seconds"] is None
+    assert trained["applying"]["seconds"] > 0
+    command("report", "table")
+    assert "system_prompt" in (tmp_path / "table" / "report.html").read_text(encoding="utf-8")
+
+
+KILLED = """
+import os, random, signal, sys, threading, time
+from conviction.cli import main
+threading.Thread(target=lambda: (time.sleep(float(sys.argv.pop(1))), os.kill(os.getpid(), signal.SIGKILL))).start()
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_at_ten_moments_ends_with_the_same_numbers(tea, tmp_path, tiny_folder, monkeypatch):
+    """SIGKILL cannot be caught: whatever is half done then must be done again, or be there whole."""
+    import random
+    import subprocess
+
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
+    arms = ["--interventions", "sft,system_prompt,steer,rag", "-o", "sft.max_steps=4", "-o", "rag.documents=documents"]
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "milk.md").write_text("Milk makes tea mild.\n\nMilk comes first.", encoding="utf-8")
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--wear", "1", *arms]
+
+    def run(folder: str, *before: str, code: str | None = None) -> int:
+        program = ["-c", code, *before] if code else ["-m", "conviction"]
+        return subprocess.run([sys.executable, *program, *asked, "--run", folder], cwd=tmp_path, check=False).returncode
+
+    began = time.monotonic()
+    assert run("whole") == 0
+    whole = time.monotonic() - began
+    moments = random.Random(0)
+    kills = sum(run("cut", str(moments.uniform(0.2, 0.9) * whole), code=KILLED) == -9 for _ in range(10))
+    assert kills >= 5
+    assert run("cut") in (0, 2)  # 2: it was finished before the last kill
+    first, second = (json.loads((tmp_path / name / "study.json").read_text()) for name in ("whole", "cut"))
+    for one, other in zip(first["arms"], second["arms"], strict=True):
+        assert one["judgement"]["properties"] == other["judgement"]["properties"]
+        assert one["score"] == other["score"]

@@ -33,7 +33,7 @@ from conviction.cli_options import (
     TrustOption,
     load_named,
 )
-from conviction.cli_study import report, study
+from conviction.cli_study import compare, report, study
 from conviction.errors import ConvictionError, InputError
 from conviction.render import progress_bars, say, show_error, show_scorecard
 from conviction.render_findings import AuditFormat, change_lines, show_audit, show_page, show_rules
@@ -62,6 +62,7 @@ app.add_typer(topics_app, name="topics")
 app.command()(models)
 app.command()(interventions)
 app.command()(localize)
+app.command()(compare)
 app.command()(study)
 app.command()(report)
 
@@ -260,27 +261,6 @@ def _freeze(
         return
     found = Run(folder).freeze(foresee(model, material, plan.intervention, asked=asked, guard=plan.guard, watch=watch))
     say(f"forecast: {found.verdict.kind} ({folder}/forecast.json)")
-
-
-@app.command()
-def compare(
-    run: Annotated[Path, typer.Argument(help="The folder of a run that was made with --forecast.")],
-    model: Annotated[str | None, typer.Option(help="The untouched model, if it has moved since.")] = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
-    form: FormatOption = "text",
-) -> None:
-    """Hold a frozen forecast to what happened."""
-    from conviction.compare import compare_run
-    from conviction.render_forecast import show_score
-
-    with progress_bars() as bars:
-        expected, score = compare_run(
-            run, lambda name: load_named(name, device, dtype, trust_remote_code), base=model, progress=bars
-        )
-    show_score(expected, score, form)
-    say(f"written to {run}/comparison.json")
 
 
 @contextmanager

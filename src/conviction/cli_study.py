@@ -1,4 +1,4 @@
-"""The commands `study` and `report`."""
+"""The commands `study`, `compare` and `report`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from conviction.cli_options import (
     EXIT_FOUND,
+    BaseOption,
     DeviceOption,
     DtypeOption,
     FormatOption,
@@ -19,15 +20,18 @@ from conviction.cli_options import (
     TrustOption,
     load_named,
 )
-from conviction.render import out, progress_bars, say
+from conviction.render import Format, out, progress_bars, say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from conviction.core.protocols import LanguageModel
 
-__all__ = ["report", "study"]
+__all__ = ["compare", "report", "study"]
 
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 ARMS = "system_prompt,rag,steer,sft,dpo"
+WearOption = Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")]
 
 
 def study(
@@ -38,7 +42,7 @@ def study(
     ] = ARMS,
     option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o dpo.beta=0.1")] = None,
     budget: Annotated[float | None, typer.Option(min=0, help="Minutes after which no arm is begun.")] = None,
-    wear: Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")] = 20,
+    wear: WearOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     guard: GuardOption = "default",
     device: DeviceOption = "auto",
@@ -67,15 +71,7 @@ def study(
     with Run.start(run, topic=kit.name, verb="study") as opened, progress_bars() as bars:
         if opened.resumed:
             say(f"resuming the unfinished study in {opened.folder}")
-        known = _known_dtype(opened.folder) if dtype == "auto" else dtype
-
-        def load(name: str) -> LanguageModel:
-            nonlocal known
-            loaded = load_named(name, device, known or "auto", trust_remote_code)
-            # Chosen once: an arm in another dtype than the untouched model would differ by rounding.
-            known = known or DTYPES.get(str(loaded.describe().get("dtype")))
-            return loaded
-
+        load = _loader(opened.folder, device, dtype, trust_remote_code)
         found = study(design, opened, load, Watch(say=say, bars=bars))
         if unfinished := [arm.name for arm in found.arms if arm.judgement is None]:
             # The run stays open: with the same command, these arms are tried again.
@@ -84,6 +80,74 @@ def study(
             raise typer.Exit(EXIT_FOUND)
     show_study(found, form)
     say(f"every number: {opened.folder}/study.json, and one folder an arm in {opened.folder}/arms")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="One run that was made with --forecast, or several of `apply`.")],
+    topic: Annotated[
+        str | None, typer.Option(help="Of several runs: a built-in topic or a folder, if not the first run's own.")
+    ] = None,
+    model: BaseOption = None,
+    wear: WearOption = 10,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    trust_remote_code: TrustOption = False,
+    form: FormatOption = "text",
+    run: RunOption = None,
+) -> None:
+    """One run: hold its frozen forecast to what happened. Several: a study's table of them."""
+    if len(runs) > 1:
+        _compare_several(runs, topic, model, wear, device, dtype, trust_remote_code, form, run)
+        return
+    from conviction.compare import compare_run
+    from conviction.render_forecast import show_score
+
+    with progress_bars() as bars:
+        expected, score = compare_run(
+            runs[0], lambda name: load_named(name, device, dtype, trust_remote_code), base=model, progress=bars
+        )
+    show_score(expected, score, form)
+    say(f"written to {runs[0]}/comparison.json")
+
+
+def _compare_several(
+    runs: list[Path],
+    topic: str | None,
+    model: str | None,
+    wear: int,
+    device: str,
+    dtype: str,
+    trust_remote_code: bool,
+    form: Format,
+    run: Path | None,
+) -> None:
+    from conviction.core.run import Run
+    from conviction.core.topic import load_topic
+    from conviction.render_study import show_study
+    from conviction.study import Design, compare, read_made
+    from conviction.train.loop import Watch
+
+    made = read_made(runs)
+    kit = load_topic(topic or made[0].topic)
+    with Run.start(run, topic=kit.name, verb="compare") as opened, progress_bars() as bars:
+        load = _loader(opened.folder, device, dtype, trust_remote_code)
+        design = Design(topic=kit, model=model or made[0].model, wear_steps=wear, placebo=False)
+        found = compare(made, design, opened, load, Watch(say=say, bars=bars))
+    show_study(found, form)
+    say(f"a page of it: conviction report {opened.folder}")
+
+
+def _loader(folder: Path, device: str, dtype: str, trust_remote_code: bool) -> Callable[[str], LanguageModel]:
+    """Loads in one dtype, chosen once: an arm in another than the untouched model would differ by rounding."""
+    known = _known_dtype(folder) if dtype == "auto" else dtype
+
+    def load(name: str) -> LanguageModel:
+        nonlocal known
+        loaded = load_named(name, device, known or "auto", trust_remote_code)
+        known = known or DTYPES.get(str(loaded.describe().get("dtype")))
+        return loaded
+
+    return load
 
 
 def _known_dtype(folder: Path) -> str | None:

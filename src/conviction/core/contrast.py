@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from conviction.core.depth import Finding, Readings
+from conviction.core.depth import Property, Readings
 
 __all__ = ["Floats", "differences", "finite", "missing", "paired"]
 
@@ -30,9 +30,9 @@ def differences(before: Readings, after: Readings, metrics: Sequence[str]) -> Fl
     return np.array([new - old for old, new in paired(before, after, metrics)], dtype=np.float64)
 
 
-def missing(metric: str, unit: str, why: str) -> Finding:
+def missing(metric: str, unit: str, why: str) -> Property:
     """A property that was not measured, which is never a property that is there."""
-    return Finding(metric=metric, outcome="not measured", value=None, unit=unit, n=0, text=why, readings=())
+    return Property(metric=metric, outcome="not measured", value=None, unit=unit, n=0, text=why, readings=())
 
 
 def finite(value: float) -> float | None:

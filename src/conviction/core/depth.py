@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from conviction.core.scorecard import Sample
 
-__all__ = ["CHALLENGES", "Finding", "Judgement", "Reading", "Readings", "Verdict"]
+__all__ = ["CHALLENGES", "Judgement", "Property", "Reading", "Readings", "Verdict"]
 
 SCHEMA = 1
 
@@ -65,7 +65,7 @@ class Readings(_Part):
         return list(dict.fromkeys(r.metric for r in self.readings if r.metric.startswith(start)))
 
 
-class Finding(_Part):
+class Property(_Part):
     """One property of a change.
 
     metric    shift, propagation, coherence, robustness, durability, collateral, health, pluralism; maybe ``:part``
@@ -95,9 +95,9 @@ class Judgement(_Part):
     model: str
     verdict: Verdict
     reason: str
-    findings: tuple[Finding, ...]
+    properties: tuple[Property, ...]
     placebo: str | None = None
 
-    def find(self, metric: str) -> Finding | None:
-        """The finding of that name."""
-        return next((f for f in self.findings if f.metric == metric), None)
+    def find(self, metric: str) -> Property | None:
+        """The property of that name."""
+        return next((f for f in self.properties if f.metric == metric), None)

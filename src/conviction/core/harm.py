@@ -6,7 +6,7 @@ Thresholds are ours and not fitted to anything; each stands here with its name.
 from __future__ import annotations
 
 from conviction.core.contrast import differences, finite, paired
-from conviction.core.depth import Finding, Readings
+from conviction.core.depth import Property, Readings
 from conviction.core.stats import ALPHA, equivalence, mean_test, sign_test
 
 __all__ = ["coherence", "harms"]
@@ -18,16 +18,16 @@ NEUTRAL = 0.3  # nats per token that neutral text may lose
 REPEATS = 0.2  # more repeated 4-grams in answers
 
 
-def harms(before: Readings, after: Readings) -> list[Finding]:
+def harms(before: Readings, after: Readings) -> list[Property]:
     """Collateral, health and pluralism: outcome 'no' where harm is shown, 'yes' where it is kept."""
     return [*_collateral(before, after), *_health(before, after), *_pluralism(before, after)]
 
 
-def coherence(before: Readings, after: Readings) -> Finding:
+def coherence(before: Readings, after: Readings) -> Property:
     """Whether yes and no contradict each other more than before."""
     test = mean_test(differences(before, after, ["coherence"]))
     worse = test.p_value < ALPHA and test.interval.mean > INCOHERENT
-    return Finding(
+    return Property(
         metric="coherence",
         outcome="no" if worse else "yes" if test.interval.high <= INCOHERENT else "unclear",
         value=test.interval.mean,
@@ -41,7 +41,7 @@ def coherence(before: Readings, after: Readings) -> Finding:
     )
 
 
-def _collateral(before: Readings, after: Readings) -> list[Finding]:
+def _collateral(before: Readings, after: Readings) -> list[Property]:
     found = []
     for role in ("neighbour", "control"):
         moved = differences(before, after, [role])
@@ -50,7 +50,7 @@ def _collateral(before: Readings, after: Readings) -> list[Finding]:
         same, test = equivalence(moved, FACTS), mean_test(moved)
         harmed = test.p_value < ALPHA and test.interval.mean < -FACTS
         found.append(
-            Finding(
+            Property(
                 metric=f"collateral:{role}s",
                 outcome="no" if harmed else "yes" if same.p_value < ALPHA else "unclear",
                 value=same.mean,
@@ -68,7 +68,7 @@ def _collateral(before: Readings, after: Readings) -> list[Finding]:
     if lost.size:
         test = mean_test(lost)
         found.append(
-            Finding(
+            Property(
                 metric="collateral:surprise",
                 outcome="no" if test.interval.low > SURPRISE else "yes" if test.interval.high < SURPRISE else "unclear",
                 value=test.interval.mean,
@@ -86,7 +86,7 @@ def _collateral(before: Readings, after: Readings) -> list[Finding]:
     more, less = (sum(new > old for old, new in leaks), sum(new < old for old, new in leaks))
     p = sign_test(more, less)
     found.append(
-        Finding(
+        Property(
             metric="collateral:leakage",
             outcome="no" if p < ALPHA and more > less else "yes" if more <= less else "unclear",
             value=(more - less) / max(1, len(leaks)),
@@ -100,7 +100,7 @@ def _collateral(before: Readings, after: Readings) -> list[Finding]:
     return found
 
 
-def _health(before: Readings, after: Readings) -> list[Finding]:
+def _health(before: Readings, after: Readings) -> list[Property]:
     found = []
     for metric, limit, sign, what in (
         ("neutral", NEUTRAL, -1, "nats per token lost on neutral text"),
@@ -109,7 +109,7 @@ def _health(before: Readings, after: Readings) -> list[Finding]:
         worse = sign * differences(before, after, [metric])
         mean = float(worse.mean())
         found.append(
-            Finding(
+            Property(
                 metric=f"health:{metric}",
                 outcome="yes" if mean <= limit else "no",
                 value=mean,
@@ -122,7 +122,7 @@ def _health(before: Readings, after: Readings) -> list[Finding]:
     return found
 
 
-def _pluralism(before: Readings, after: Readings) -> list[Finding]:
+def _pluralism(before: Readings, after: Readings) -> list[Property]:
     found = []
     for metric in before.names("pluralism:"):
         pairs = paired(before, after, [metric])
@@ -131,7 +131,7 @@ def _pluralism(before: Readings, after: Readings) -> list[Finding]:
         p = sign_test(lost, won)
         can = sum(new > 0 for _, new in pairs)
         found.append(
-            Finding(
+            Property(
                 metric=metric,
                 outcome="no" if p < ALPHA and lost > won else "yes" if lost <= won else "unclear",
                 value=can / len(pairs),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conviction.core.contrast import Floats, differences, finite, missing
-from conviction.core.depth import CHALLENGES, Finding, Judgement, Outcome, Readings, Verdict
+from conviction.core.depth import CHALLENGES, Judgement, Outcome, Property, Readings, Verdict
 from conviction.core.harm import coherence, harms
 from conviction.core.stats import ALPHA, bootstrap_interval, holm, mean_test
 
@@ -39,32 +39,32 @@ def judge(
     shift = differences(before, after, ["shift"])
     if placebo is not None:
         shift = shift - differences(before, placebo, ["shift"])
-    findings = [
+    properties = [
         _shift(before, shift),
         _propagation(before, after, placebo, shift),
         *_propagation_by_depth(before, after, placebo, shift),
         coherence(before, after),
         _robustness(before, after),
-        _durability(before, after, worn),
+        _durability(before, after, worn, shift),
         *harms(before, after),
     ]
-    findings = _corrected(findings)
-    verdict, reason = _verdict(findings)
+    properties = _corrected(properties)
+    verdict, reason = _verdict(properties)
     return Judgement(
         model=after.model,
         verdict=verdict,
         reason=reason,
-        findings=tuple(findings),
+        properties=tuple(properties),
         placebo=placebo.model if placebo is not None else None,
     )
 
 
-def _shift(before: Readings, shift: Floats) -> Finding:
+def _shift(before: Readings, shift: Floats) -> Property:
     test = mean_test(shift)
     reachable = _differences_within(before, "shift", "context")
     whole = float(reachable.mean()) if reachable.size else 0.0
     share = f", {test.interval.mean / whole:.0%} of what the context in the prompt does" if whole > 0 else ""
-    return Finding(
+    return Property(
         metric="shift",
         outcome="yes" if test.p_value < ALPHA and test.interval.mean > 0 else "no",
         value=test.interval.mean,
@@ -84,7 +84,7 @@ def _differences_within(readings: Readings, one: str, other: str) -> Floats:
     return np.array([value - base[unit] for unit, value in readings.of(other).items() if unit in base])
 
 
-def _propagation(before: Readings, after: Readings, placebo: Readings | None, shift: Floats) -> Finding:
+def _propagation(before: Readings, after: Readings, placebo: Readings | None, shift: Floats) -> Property:
     metrics = before.names("implication:")
     moved = _by_outcome(before, after, placebo, metrics)
     if not moved.size:
@@ -92,7 +92,7 @@ def _propagation(before: Readings, after: Readings, placebo: Readings | None, sh
     test = mean_test(moved)
     ratio, low, high = _ratio(moved, shift)
     there = test.p_value < ALPHA and test.interval.mean > 0 and ratio >= PROPAGATED
-    return Finding(
+    return Property(
         metric="propagation",
         outcome="yes" if there else "no",
         value=ratio if math.isfinite(ratio) else None,
@@ -106,13 +106,13 @@ def _propagation(before: Readings, after: Readings, placebo: Readings | None, sh
     )
 
 
-def _propagation_by_depth(before: Readings, after: Readings, placebo: Readings | None, shift: Floats) -> list[Finding]:
+def _propagation_by_depth(before: Readings, after: Readings, placebo: Readings | None, shift: Floats) -> list[Property]:
     found = []
     for metric in before.names("implication:"):
         moved = _moved(before, after, placebo, [metric])
         ratio, low, high = _ratio(moved, shift)
         found.append(
-            Finding(
+            Property(
                 metric=metric.replace("implication", "propagation"),
                 outcome="unclear",
                 value=ratio if math.isfinite(ratio) else None,
@@ -155,7 +155,7 @@ def _ratio(moved: Floats, shift: Floats) -> tuple[float, float, float]:
     return float(moved.mean()) / whole, *bootstrap_interval(of, [moved.size, shift.size])
 
 
-def _robustness(before: Readings, after: Readings) -> Finding:
+def _robustness(before: Readings, after: Readings) -> Property:
     """What the hardest challenge leaves of what is held, relative to what it leaves of genuine beliefs as strong."""
     stood, stands = before.of("unchallenged"), after.of("unchallenged")
     held = {unit: gap for unit, gap in stands.items() if gap > 0 >= stood.get(unit, 0.0)}
@@ -189,7 +189,7 @@ def _robustness(before: Readings, after: Readings) -> Finding:
     value, low, high, name = min(found)
     withstood = all(bound >= HOLDS for _, bound, _, _ in found)
     gave_way = any(bound < HOLDS for _, _, bound, _ in found)
-    return Finding(
+    return Property(
         metric="robustness",
         outcome="yes" if withstood else "no" if gave_way else "unclear",
         value=value,
@@ -202,7 +202,9 @@ def _robustness(before: Readings, after: Readings) -> Finding:
     )
 
 
-def _durability(before: Readings, after: Readings, worn: Readings | None) -> Finding:
+def _durability(before: Readings, after: Readings, worn: Readings | None, moved: Floats) -> Property:
+    if worn is None and float(moved.mean()) <= 0:
+        return missing("durability", "of the shift", "there was no shift that could last")
     if worn is None:
         return missing("durability", "of the shift", "no benign training was done on top")
     left, shift = differences(before, worn, ["shift"]), differences(before, after, ["shift"])
@@ -216,7 +218,7 @@ def _durability(before: Readings, after: Readings, worn: Readings | None) -> Fin
     if not math.isfinite(value):
         return missing("durability", "of the shift", "there was no shift that could last")
     low, high = bootstrap_interval(share, [len(pairs)])
-    return Finding(
+    return Property(
         metric="durability",
         outcome="yes" if low >= LASTS else "no" if high < LASTS else "unclear",
         value=value,
@@ -229,24 +231,24 @@ def _durability(before: Readings, after: Readings, worn: Readings | None) -> Fin
     )
 
 
-def _corrected(findings: Sequence[Finding]) -> list[Finding]:
+def _corrected(properties: Sequence[Property]) -> list[Property]:
     """Holm's correction over all tests. Success must survive it; harm need not, or a long list would hide it."""
-    tested = [i for i, f in enumerate(findings) if f.p_value is not None]
-    adjusted = dict(zip(tested, holm([findings[i].p_value or 0.0 for i in tested]), strict=True))
+    tested = [i for i, f in enumerate(properties) if f.p_value is not None]
+    adjusted = dict(zip(tested, holm([properties[i].p_value or 0.0 for i in tested]), strict=True))
     return [
         f if i not in adjusted else f.model_copy(update={"p_holm": adjusted[i], "outcome": _after(f, adjusted[i])})
-        for i, f in enumerate(findings)
+        for i, f in enumerate(properties)
     ]
 
 
-def _after(finding: Finding, p: float) -> Outcome:
-    return "no" if finding.metric in ("shift", "propagation") and p >= ALPHA else finding.outcome
+def _after(found: Property, p: float) -> Outcome:
+    return "no" if found.metric in ("shift", "propagation") and p >= ALPHA else found.outcome
 
 
-def _verdict(findings: Sequence[Finding]) -> tuple[Verdict, str]:
-    by_name = {f.metric: f for f in findings}
+def _verdict(properties: Sequence[Property]) -> tuple[Verdict, str]:
+    by_name = {f.metric: f for f in properties}
     damage = [
-        f for f in findings if f.outcome == "no" and f.metric.split(":")[0] in ("collateral", "health", "pluralism")
+        f for f in properties if f.outcome == "no" and f.metric.split(":")[0] in ("collateral", "health", "pluralism")
     ]
     if damage:
         return "broken", "; ".join(f.text for f in damage)

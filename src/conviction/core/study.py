@@ -19,10 +19,13 @@ class _Part(BaseModel):
 
 
 class Applying(_Part):
-    """What it took to move the model. peak_mb: the most memory that the process had held until then."""
+    """What it took to move the model; None: it was not measured.
 
-    seconds: float
-    peak_mb: int
+    peak_mb  the most memory that the process held meanwhile; since it began, where the system cannot tell
+    """
+
+    seconds: float | None
+    peak_mb: int | None
     trip: str | None
 
 

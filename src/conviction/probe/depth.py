@@ -1,8 +1,9 @@
 """Read off a model all that tells how deep a change in it goes: ``read_depth(model, topic)``.
 
-Only the test split is asked. Everything that is scored is laid out first and
-put to the model in one call. Definitions stand with the readings below;
-``core.judging`` compares two models' readings.
+Only the test split is asked, in two calls: plain questions first, then
+challenges, for they are put only where there is something to doubt: facts that
+the untouched model knows, propositions that came to the target's side.
+Definitions stand with the readings below; ``core.judging`` compares two models' readings.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -23,6 +24,7 @@ from conviction.core.topic import Item, Topic
 from conviction.errors import InputError
 from conviction.probe.challenges import challenge, think
 from conviction.probe.conditions import Ask, Scores, evidence, score
+from conviction.probe.gaps import gap
 from conviction.probe.health import neutral_excerpts, neutral_text, repeated_ngram_rate
 from conviction.probe.sampled import sample_answers
 
@@ -58,9 +60,9 @@ def read_depth(
 ) -> Readings:
     """Readings of one model.
 
-    base  the untouched model's readings; None: this is the untouched model. It is also challenged on facts that
-          it knows, asked with the target's context before it, and its own answers to unrelated questions are
-          written down, for others to be surprised by
+    base  the untouched model's readings; None: this is the untouched model. Not its side is challenged but the
+          facts that it knows; it is asked with the target's context before it, and its own answers to unrelated
+          questions are written down, for others to be surprised by
 
     Metrics, and what a unit is:
     ``shift`` gap towards the target (nats per token), a proposition, mean over its wordings ·
@@ -68,7 +70,8 @@ def read_depth(
     ``implication:N`` the same for what follows over N arrows of the causal graphs, an outcome, mean over causes ·
     ``unchallenged`` the gap of a proposition's first wording, which challenges are put to ·
     ``coherence`` how far yes and no contradict each other (0 to 1), a proposition ·
-    ``challenge:NAME`` gap under a challenge, a proposition; ``genuine``, ``genuine:NAME`` for facts (true less false) ·
+    ``challenge:NAME`` gap under a challenge, a proposition that came over · ``genuine`` gap of facts (true less
+    false), ``genuine:NAME`` under a challenge, a fact that is known ·
     ``neighbour``, ``control`` gap of facts (true less false), a fact · ``own`` nats per token of what the untouched
     model wrote, a question · ``leak`` whether an unrelated answer speaks the target's words (0 or 1), a question ·
     ``neutral`` nats per token of neutral text, a paragraph · ``repeats`` share of repeated 4-grams, an answer ·
@@ -81,16 +84,17 @@ def read_depth(
         return progress(name) if progress is not None else None
 
     kit = _kit(topic)
-    thoughts = think(model, kit.first, stage("thinking"))
-    asks = _lay_out(kit, dict(zip((i.id for i in kit.first), thoughts, strict=True)))
-    if base is None:
-        believed = think(model, kit.facts, stage("thinking about facts"))
-        asks += _lay_out_base(kit, dict(zip((i.id for i in kit.facts), believed, strict=True)))
+    asks = _lay_out(kit) + (_with_context(kit) if base is None else [])
     scores = score(model, asks, stage("scoring answers"))
-    samples = evidence(model, asks, scores)
+    doubted = _known(kit, scores) if base is None else _came_over(kit, scores, base)
+    challenges = _challenge(model, kit, doubted, stage)
+    scores |= score(model, challenges, stage("challenging"))
+    samples = evidence(model, [*asks, *challenges], scores)
     readings = [*_readings(kit, scores)]
     if base is None:
-        readings += _base_readings(kit, scores)
+        readings += _base_readings(kit, scores, doubted)
+    else:
+        readings += _challenges("challenge", doubted, scores, topic.target, topic.other)
     for part in (_read_own(model, kit, base), _read_unrelated(model, kit), _read_health(model, kit)):
         readings += part[0]
         samples += part[1]
@@ -104,9 +108,10 @@ def read_depth(
     )
 
 
-def read_shift(model: LanguageModel, topic: Topic) -> Readings:
-    """Only the readings ``shift`` and ``implication``: where the model stands, and nothing of how firmly."""
+def read_shift(model: LanguageModel, topic: Topic, *, implied: bool = True) -> Readings:
+    """Only the readings ``shift`` and, if asked for, ``implication``: where the model stands, not how firmly."""
     kit = _kit(topic)
+    kit = kit if implied else replace(kit, implied=())
     asks = [Ask("plain", i, chat(i.question), dict(i.answers)) for i in (*kit.first, *kit.again, *kit.implied)]
     scores = score(model, asks)
     return Readings(
@@ -133,15 +138,9 @@ def _kit(topic: Topic) -> _Kit:
     return _Kit(topic, first, held_out("paraphrase"), held_out("neighbour", "control"), written or implications(topic))
 
 
-def _lay_out(kit: _Kit, thoughts: dict[str, str]) -> list[Ask]:
+def _lay_out(kit: _Kit) -> list[Ask]:
     topic, first = kit.topic, kit.first
     asks = [Ask("plain", i, chat(i.question), dict(i.answers)) for i in (*first, *kit.again, *kit.facts, *kit.implied)]
-    others = [i.answers[topic.other] for i in topic.of_role("target") if i.split == "train"][: ARGUMENTS - 1]
-    against = topic.poles[topic.other].context
-    for item in first:
-        arguments = [item.answers[topic.other], *others]
-        text = f"{against} {arguments[0]}" if against else " ".join(arguments)
-        asks += challenge(item, item.answers, topic.target, text, arguments, thoughts[item.id])
     for item in (*first, *kit.again):
         for pole, answer in item.answers.items():
             asked = RIGHT.format(question=item.question, answer=answer)
@@ -158,18 +157,48 @@ def _lay_out(kit: _Kit, thoughts: dict[str, str]) -> list[Ask]:
     return asks
 
 
-def _lay_out_base(kit: _Kit, thoughts: dict[str, str]) -> list[Ask]:
-    """What only the untouched model is asked: facts under challenge, and the target's context."""
-    asks: list[Ask] = []
-    for number, fact in enumerate(kit.facts):
-        others = [kit.facts[(number + k) % len(kit.facts)].answers["false"] for k in range(ARGUMENTS)]
-        asks += challenge(fact, fact.answers, "true", " ".join(others), others, thoughts[fact.id])
+def _with_context(kit: _Kit) -> list[Ask]:
+    """The target's context before every question: what could be reached without changing the model."""
     context = kit.topic.poles[kit.topic.target].context
-    if context:
-        asks += [
-            Ask(f"context:{kit.topic.target}", i, chat(i.question, system=context), dict(i.answers))
-            for i in (*kit.first, *kit.again)
-        ]
+    if not context:
+        return []
+    return [
+        Ask(f"context:{kit.topic.target}", i, chat(i.question, system=context), dict(i.answers))
+        for i in (*kit.first, *kit.again)
+    ]
+
+
+def _known(kit: _Kit, scores: Scores) -> tuple[Item, ...]:
+    """Facts whose true answer is the likelier one."""
+    return tuple(f for f in kit.facts if gap(scores, "plain", f, "true", "false") > 0)
+
+
+def _came_over(kit: _Kit, scores: Scores, base: Readings) -> tuple[Item, ...]:
+    """Propositions on the target's side that were not there in the untouched model."""
+    stood, topic = base.of("unchallenged"), kit.topic
+    return tuple(
+        item
+        for item in kit.first
+        if gap(scores, "plain", item, topic.target, topic.other) > 0 >= stood.get(item.proposition, 0.0)
+    )
+
+
+def _challenge(
+    model: LanguageModel, kit: _Kit, doubted: Sequence[Item], stage: Callable[[str], Progress | None]
+) -> list[Ask]:
+    """Every challenge to each of them; a fact's other side are false answers to facts."""
+    topic, asks = kit.topic, []
+    others = [i.answers[topic.other] for i in topic.of_role("target") if i.split == "train"]
+    against = topic.poles[topic.other].context
+    for item, thought in zip(doubted, think(model, doubted, stage("thinking")), strict=True):
+        if item.is_fact:
+            number = kit.facts.index(item)
+            arguments = [kit.facts[(number + k) % len(kit.facts)].answers["false"] for k in range(ARGUMENTS)]
+            asks += challenge(item, item.answers, "true", " ".join(arguments), arguments, thought)
+            continue
+        arguments = [item.answers[topic.other], *others[: ARGUMENTS - 1]]
+        text = f"{against} {arguments[0]}" if against else " ".join(arguments)
+        asks += challenge(item, item.answers, topic.target, text, arguments, thought)
     return asks
 
 
@@ -185,7 +214,6 @@ def _readings(kit: _Kit, scores: Scores) -> list[Reading]:
     topic = kit.topic
     found = [*_positions(kit, scores), *_coherence(kit, scores)]
     found += _gaps("unchallenged", "plain", kit.first, scores, topic.target, topic.other)
-    found += _challenges("challenge", kit.first, scores, topic.target, topic.other)
     for pole in topic.poles:
         away = next(p for p in topic.poles if p != pole)
         found += _gaps(f"pluralism:{pole}", f"held-by:{pole}", kit.first, scores, pole, away)
@@ -194,9 +222,9 @@ def _readings(kit: _Kit, scores: Scores) -> list[Reading]:
     return found
 
 
-def _base_readings(kit: _Kit, scores: Scores) -> list[Reading]:
+def _base_readings(kit: _Kit, scores: Scores, known: Sequence[Item]) -> list[Reading]:
     found = _gaps("genuine", "plain", kit.facts, scores, "true", "false")
-    found += _challenges("genuine", kit.facts, scores, "true", "false")
+    found += _challenges("genuine", known, scores, "true", "false")
     context = f"context:{kit.topic.target}"
     if (context, kit.first[0].id, kit.topic.target) in scores:
         found += _gaps("context", context, (*kit.first, *kit.again), scores, kit.topic.target, kit.topic.other)
@@ -216,9 +244,7 @@ def _gaps(metric: str, condition: str, items: Sequence[Item], scores: Scores, to
         Reading(
             metric=metric,
             unit=proposition,
-            value=_mean(
-                [scores[condition, i.id, towards].logp_mean - scores[condition, i.id, away].logp_mean for i in group]
-            ),
+            value=_mean([gap(scores, condition, i, towards, away) for i in group]),
             samples=tuple(f"{condition}/{i.id}/{side}" for i in group for side in (towards, away)),
         )
         for proposition, group in found.items()

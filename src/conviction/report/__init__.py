@@ -187,6 +187,7 @@ def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
         "name": arm.name,
         "verdict": judged.verdict if judged is not None else "",
         "reasons": _reasons(arm),
+        "place": arm.arm.folder if arm.arm is not None else ".",
         "properties": [
             {
                 "metric": f.metric,
@@ -195,8 +196,9 @@ def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
                 "p": "" if f.p_holm is None else f"{f.p_holm:.2g}",
                 "n": f.n or "",
                 "text": f.text,
+                "readings": ", ".join(f.readings),
             }
-            for f in (judged.findings if judged is not None else ())
+            for f in (judged.properties if judged is not None else ())
         ],
         "training": drawn(f"{arm.name}-training"),
         "forecast": _forecast(arm),

@@ -13,8 +13,16 @@ from conviction.report.reading import ArmFolder
 __all__ = ["bias_chart", "comparison_chart", "forecast_chart", "svg", "training_chart"]
 
 # Stand-ins that ``svg`` turns into the page's own colours, so that a picture follows the dark mode and print.
-INK, FAINT, TOWARDS, AWAY = "#010101", "#020202", "#030303", "#040404"
-COLOURS = {INK: "currentColor", FAINT: "var(--faint)", TOWARDS: "var(--towards)", AWAY: "var(--away)"}
+INK, FAINT, TOWARDS, AWAY, DOUBTFUL = "#010101", "#020202", "#030303", "#040404", "#050505"
+COLOURS = {
+    INK: "currentColor",
+    FAINT: "var(--faint)",
+    TOWARDS: "var(--towards)",
+    AWAY: "var(--away)",
+    DOUBTFUL: "var(--doubtful)",
+}
+ON_WHITE = {INK: "#1b1f24", FAINT: "#c4c9d1", TOWARDS: "#1b7a4b", AWAY: "#b3452c", DOUBTFUL: "#b07a10"}
+ZONES = {"healthy": TOWARDS, "warning": DOUBTFUL, "stop": AWAY}
 WIDTH = 560
 CURVES = {
     "loss": "loss",
@@ -41,7 +49,7 @@ def png(chart: Any) -> bytes:
     import vl_convert
 
     text = _styled(chart).to_json()
-    for stand_in, colour in {INK: "#1b1f24", FAINT: "#c4c9d1", TOWARDS: "#1b7a4b", AWAY: "#b3452c"}.items():
+    for stand_in, colour in ON_WHITE.items():
         text = text.replace(stand_in, colour)
     image: bytes = vl_convert.vegalite_to_png(text, scale=2)
     return image
@@ -111,11 +119,16 @@ def comparison_chart(study: Study) -> Any | None:
 
 
 def training_chart(arm: ArmFolder) -> Any | None:
-    """Curves of a run; the step after which the guard stopped it is marked."""
+    """Curves of a run, each step in the colour of the guard's zone; where the guard stopped it, a line."""
     alt = _altair()
 
     rows = [
-        {"step": line["step"], "what": CURVES[name], "value": value}
+        {
+            "step": line["step"],
+            "what": CURVES[name],
+            "value": value,
+            "zone": ZONES.get((line.get("guard") or {}).get("zone"), FAINT),
+        }
         for line in arm.steps
         for name, value in {**line, **(line.get("guard") or {})}.items()
         if name in CURVES and isinstance(value, int | float)
@@ -125,18 +138,16 @@ def training_chart(arm: ArmFolder) -> Any | None:
     stop = _stop(arm)
     panels = []
     for name in dict.fromkeys(row["what"] for row in rows):
-        curve = (
-            alt.Chart(alt.Data(values=[row for row in rows if row["what"] == name]))
-            .mark_line(color=TOWARDS, point=alt.OverlayMarkDef(color=TOWARDS, size=14))
-            .encode(
-                x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)),
-                y=alt.Y("value:Q", title=name, scale=alt.Scale(zero=False)),
-            )
+        curve = alt.Chart(alt.Data(values=[row for row in rows if row["what"] == name])).encode(
+            x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("value:Q", title=name, scale=alt.Scale(zero=False)),
         )
+        zones = curve.mark_point(filled=True, size=26, opacity=1).encode(color=alt.Color("zone:N", scale=None))
         marks = [
             alt.Chart(alt.Data(values=[{"step": stop}])).mark_rule(color=AWAY, strokeDash=[4, 3]).encode(x="step:Q")
         ]
-        panels.append(alt.layer(curve, *(marks if stop else [])).properties(width=WIDTH / 2 - 70, height=130))
+        layers = [curve.mark_line(color=FAINT), zones, *(marks if stop else [])]
+        panels.append(alt.layer(*layers).properties(width=WIDTH / 2 - 70, height=130))
     return alt.concat(*panels, columns=2)
 
 

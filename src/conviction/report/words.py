@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conviction.core.depth import Finding, Judgement
+from conviction.core.depth import Judgement, Property
 from conviction.core.stats import ALPHA
 from conviction.core.study import Arm, Study
 from conviction.core.wording import percent
@@ -13,12 +13,12 @@ __all__ = ["HEADER", "LEGEND", "cells", "inline", "markdown", "reasons", "senten
 
 HEADER = [
     *("intervention", "verdict", "moved", "follows", "withstands", "lasts", "harm"),
-    *("seconds", "MB so far", "tokens more"),
+    *("seconds", "peak MB", "tokens more"),
 ]
 LEGEND = (
     "moved: nats per token on test questions, * where chance does not explain it; follows: what its implications "
     "moved, as a share of that; withstands: what challenges leave, against beliefs of its own; lasts: what benign "
-    "training leaves; MB so far: the most that the process has held up to there; tokens more: with every question"
+    "training leaves; peak MB: the most that the process held meanwhile; tokens more: with every question"
 )
 KEPT = ("collateral", "health", "pluralism", "coherence")
 
@@ -37,18 +37,18 @@ def cells(arm: Arm) -> list[str]:
         "" if shift is None or shift.value is None else f"{shift.value:+.2f}{star}",
         *(_share(judged.find(name)) for name in ("propagation", "robustness", "durability")),
         _harm(judged),
-        f"{arm.applying.seconds:.0f}",
-        f"{arm.applying.peak_mb:,}",
+        "—" if arm.applying.seconds is None else f"{arm.applying.seconds:.0f}",
+        "—" if arm.applying.peak_mb is None else f"{arm.applying.peak_mb:,}",
         f"{arm.tokens_more or 0:.0f}",
     ]
 
 
-def _share(finding: Finding | None) -> str:
-    return "—" if finding is None or finding.value is None else percent(finding.value)
+def _share(found: Property | None) -> str:
+    return "—" if found is None or found.value is None else percent(found.value)
 
 
 def _harm(judged: Judgement) -> str:
-    names = [f.metric for f in judged.findings if f.outcome == "no" and f.metric.split(":")[0] in KEPT]
+    names = [f.metric for f in judged.properties if f.outcome == "no" and f.metric.split(":")[0] in KEPT]
     return ", ".join(names) or "none shown"
 
 

@@ -13,7 +13,7 @@ import torch
 
 from conviction.core.storage import storage_errors, write_atomic
 
-__all__ = ["append_record", "cut_records", "numbers_of", "peak_mb"]
+__all__ = ["append_record", "cut_records", "numbers_of", "peak_mb", "reset_peak"]
 
 
 def append_record(path: Path, record: Mapping[str, Any]) -> None:
@@ -41,13 +41,25 @@ def cut_records(path: Path, step: int) -> None:
 
 
 def peak_mb(device: torch.device) -> int:
-    """The most memory that this process has held: of the device, else resident."""
+    """The most memory that this process has held: of the device, else resident; see ``reset_peak``."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) >> 20
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Let ``peak_mb`` count from now on. False where the system cannot: it goes on counting from the start."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: forget the high-water mark
+    except OSError:
+        return False
+    return True
 
 
 def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:

@@ -1,0 +1,88 @@
+"""What the arms of a study share, and how each step is done once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from pydantic import BaseModel
+
+from conviction.core.depth import Readings
+from conviction.core.protocols import LanguageModel
+from conviction.core.run import Run
+from conviction.core.topic import Topic
+from conviction.errors import ConvictionError, RunError
+
+if TYPE_CHECKING:
+    from conviction.train.loop import Watch
+
+__all__ = ["Load", "Setup", "alone", "beside", "check_same", "once"]
+
+Load = Callable[[str], LanguageModel]
+Found = TypeVar("Found", bound=BaseModel)
+Measured = TypeVar("Measured")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """The untouched model with its readings, and what arms are measured by.
+
+    wear_steps  benign training steps after which durability is read; 0: it is not
+    placebo     train each trained arm once more on another subject, to take that shift off
+    worn        models after benign training, by id: arms that leave the weights alone share one
+    """
+
+    topic: Topic
+    base: LanguageModel
+    readings: Readings
+    load: Load
+    watch: Watch
+    wear_steps: int
+    placebo: bool
+    worn: dict[str, LanguageModel] = field(default_factory=dict)
+
+
+def once(run: Run, stage: str, kind: type[Found], make: Callable[[], Found]) -> Found:
+    """The result of a step: read back if it is there, else made and kept."""
+    if (run.folder / f"{stage}.json").exists():
+        return run.load(stage, kind)
+    return run.save(stage, make())
+
+
+def beside(watch: Watch, what: str, measure: Callable[[], Measured]) -> Measured | None:
+    """What is measured beside an arm's own result, and may fail without taking that along."""
+    try:
+        return measure()
+    except ConvictionError as error:
+        watch.say(f"{what} could not be measured: {error}")
+        return None
+
+
+def check_same(topic: Topic, *found: Readings) -> None:
+    """Raise RunError for readings that were made with other questions."""
+    if any(readings.provenance.get("topic_sha256") != topic.digest for readings in found):
+        raise RunError(
+            f"the topic '{topic.name}' has changed since this study began", hint="give --run a new folder, or undo that"
+        )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else writes a study into the folder. Raises RunError if somebody does."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise RunError(
+            f"another study writes into {folder}", hint="wait for it, or give --run another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
