@@ -21,6 +21,7 @@ NAMES = (
     "editing",
     "retrieval",
     "localization",
+    "study",
 )
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from conviction.editing.covariance import covariances
 from conviction.editing.descent import Descent
 from conviction.editing.requests import request
 from conviction.editing.scores import Reading, score_edits
+from conviction.editing.session import begin
 from conviction.editing.sites import find_sites
 from conviction.editing.solve import memit_update, null_space, null_space_update, rome_update
 from conviction.editing.values import block_states, find_values, keys
@@ -27,6 +28,7 @@ from conviction.models.logprobs import find_head
 from conviction.models.states import hooked, states_of
 from conviction.models.variant import kinship
 from conviction.train.guard import Guard
+from conviction.train.loop import Watch
 
 ARCHITECTURES = ["llama", "qwen2", "gemma3-sliding", "gpt2", "gemma2-softcap", "mistral-sliding"]
 FACT = Fact(
@@ -197,6 +199,22 @@ def test_an_edit_makes_its_target_likelier_and_says_what_it_did(tmp_path, monkey
     said = dict(done.report)["The drink of the old town is"]
     assert said == f"{row['before']['says']!r} → {row['after']['says']!r}"
     json.dumps(dict(done.evidence), allow_nan=False)
+
+
+def test_of_depths_that_take_the_fact_in_the_one_is_chosen_that_disturbs_least(tmp_path, monkeypatch):
+    (tmp_path / "prose.txt").write_text(PROSE)
+    monkeypatch.setattr("conviction.editing.sites.depth_layers", lambda _depth, _shares: [0, 1, 2])
+    told = iter([(2.0, 0.1), (1.0, 0.5), (-1.0, 0.9)])  # gap of the fact, of its neighbour; the last one fails
+
+    def read(_model, facts, *, write):
+        gap, neighbour = next(told)
+        return [Reading(facts[0].id, -0.1, -3.0, gap, (gap,), (neighbour,), "")]
+
+    model = tiny_model(num_hidden_layers=3)
+    plan = Rome(text=str(tmp_path / "prose.txt"), descent=Descent(steps=1))
+    session = begin(model, Material("town", facts=(FACT,)), text=plan.text, watch=Watch())
+    monkeypatch.setattr("conviction.editing.scores.read_facts", read)
+    assert plan._layer(session) == 1
 
 
 @pytest.mark.parametrize("method", [Rome, Memit])

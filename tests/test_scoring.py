@@ -230,6 +230,21 @@ def test_greedy_answers_equal_one_at_a_time():
     assert [g.token_ids for g in batched] == [model.generate([p], max_new_tokens=12)[0].token_ids for p in prompts]
 
 
+@pytest.mark.parametrize("architecture", PACKABLE)
+def test_a_beginning_that_prompts_share_is_read_once_and_changes_nothing(architecture, monkeypatch):
+    from conviction.models import writing
+
+    model = tiny_model(architecture)
+    context = "A context that all of these questions share, and that is long enough to be read only once."
+    prompts = [chat(q, system=context) for q in ("a", "a much longer question than the other ones?", "bc")]
+    read = []
+    real = writing._shared
+    monkeypatch.setattr(writing, "_shared", lambda batch: read.append(real(batch)) or read[-1])
+    together = model.generate(prompts, max_new_tokens=12)
+    assert all(count > len(context) for count in read)
+    assert [g.token_ids for g in together] == [model.generate([p], max_new_tokens=12)[0].token_ids for p in prompts]
+
+
 def test_plain_text_is_scored_after_its_first_token():
     model = tiny_model()
     (score,) = model.text_logprobs(["some plain text"])

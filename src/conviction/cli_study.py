@@ -55,6 +55,7 @@ def study(
     from conviction.core.run import Run
     from conviction.core.topic import load_topic
     from conviction.render_study import show_study
+    from conviction.report import report as build
     from conviction.study import Design, plan_arms, study
     from conviction.train.loop import Watch
 
@@ -76,10 +77,12 @@ def study(
         if unfinished := [arm.name for arm in found.arms if arm.judgement is None]:
             # The run stays open: with the same command, these arms are tried again.
             show_study(found, form)
+            say(f"page: {build(opened.folder)}")
             say(f"not judged: {', '.join(unfinished)}; to try again: the same command with --run {opened.folder}")
             raise typer.Exit(EXIT_FOUND)
     show_study(found, form)
     say(f"every number: {opened.folder}/study.json, and one folder an arm in {opened.folder}/arms")
+    say(f"page: {build(opened.folder)}")
 
 
 def compare(
@@ -124,6 +127,7 @@ def _compare_several(
     from conviction.core.run import Run
     from conviction.core.topic import load_topic
     from conviction.render_study import show_study
+    from conviction.report import report as build
     from conviction.study import Design, compare, read_made
     from conviction.train.loop import Watch
 
@@ -134,7 +138,7 @@ def _compare_several(
         design = Design(topic=kit, model=model or made[0].model, wear_steps=wear, placebo=False)
         found = compare(made, design, opened, load, Watch(say=say, bars=bars))
     show_study(found, form)
-    say(f"a page of it: conviction report {opened.folder}")
+    say(f"page: {build(opened.folder)}")
 
 
 def _loader(folder: Path, device: str, dtype: str, trust_remote_code: bool) -> Callable[[str], LanguageModel]:

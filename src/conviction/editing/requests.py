@@ -51,9 +51,7 @@ def beginnings(model: HFModel, count: int, *, seed: int = 0) -> list[str]:
     encoded = [model.encoder.encode_text(start) for start in starts]
     if not encoded:
         return []
-    written = continue_prompts(
-        model.module, model.tokenizer, encoded, SAMPLED_TOKENS, seed=seed, batch_size=len(encoded), progress=None
-    )
+    written = continue_prompts(model.module, model.tokenizer, encoded, SAMPLED_TOKENS, seed=seed, progress=None)
     texts = [f"{start}{g.text}" for start, g in zip(starts, written, strict=True)]
     return [" ".join(text.replace(SLOT, " ").split()).rstrip(".") + ". " for text in texts]
 

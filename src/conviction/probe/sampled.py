@@ -18,15 +18,14 @@ def sample_answers(
     items: Sequence[Item],
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    name: str = "sampled",
     progress: Progress | None = None,
 ) -> list[tuple[Sample, Generation]]:
-    """One greedy answer per item, as evidence and as the model gave it. name: what its id begins with."""
+    """One greedy answer per item, as evidence and as the model gave it."""
     answers = model.generate([chat(item.question) for item in items], max_new_tokens=max_new_tokens, progress=progress)
     return [
         (
             Sample(
-                id=f"{name}/{item.id}",
+                id=f"sampled/{item.id}",
                 kind="generation",
                 condition="plain",
                 item=item.id,

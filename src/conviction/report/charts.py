@@ -127,7 +127,7 @@ def training_chart(arm: ArmFolder) -> Any | None:
             "step": line["step"],
             "what": CURVES[name],
             "value": value,
-            "zone": ZONES.get((line.get("guard") or {}).get("zone"), FAINT),
+            "zone": ZONES.get(str((line.get("guard") or {}).get("zone")), FAINT),
         }
         for line in arm.steps
         for name, value in {**line, **(line.get("guard") or {})}.items()

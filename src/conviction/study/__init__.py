@@ -163,7 +163,7 @@ def _write(design: Design, run: Run, setup: Setup, before: Scorecard, arms: Sequ
 def _probe(base: LanguageModel, topic: Topic, watch: Watch) -> Scorecard:
     from conviction.probe import probe
 
-    return probe(base, topic, health=True, progress=watch.bars)  # type: ignore[arg-type]
+    return probe(base, topic, progress=watch.bars)  # type: ignore[arg-type]
 
 
 def _read(base: LanguageModel, topic: Topic, watch: Watch) -> Readings:

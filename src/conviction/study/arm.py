@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["describe_plan", "judge_made", "run_arm"]
 
 FORESEEN = ("dpo", "sft")  # arms whose training a forecast foresees flips of
+# A kit's training split makes a short run, which a forecast at full length would take longer than.
+PILOT_STEPS, EXAMPLES = 5, 16
 
 
 def describe_plan(plan: Plan, *, left_out: str | None = None) -> Arm:
@@ -174,8 +176,16 @@ def _foresee(plan: Plan, setup: Setup, own: Run, material: Material) -> str | No
     if not (own.folder / "forecast.json").exists():
         from conviction.forecast import forecast
 
+        asked = [question for question in plan.asked(None) if question.role == "target"]
         found = forecast(
-            setup.base, material, plan.intervention, asked=plan.asked(None), guard=plan.guard, watch=setup.watch
+            setup.base,
+            material,
+            plan.intervention,
+            asked=asked,
+            guard=plan.guard,
+            pilot_steps=PILOT_STEPS,
+            examples=EXAMPLES,
+            watch=setup.watch,
         )
         own.freeze(found)
     return own.thaw().verdict.kind
