@@ -23,8 +23,9 @@ $(VENV)/stamp-%: $(VENV)/stamp-base
 	@$(PIP) --editable '.[$*]'
 	@touch $@
 
-demo: $(VENV)/stamp-base  ## measure the embedded model on the topic `obesity`
-	@$(BIN)/conviction probe obesity --templates --health
+demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity`, in about six minutes: one page at the end
+	@run=runs/demo-$$(date +%Y-%m-%dT%H-%M-%S); \
+	$(BIN)/conviction study obesity --interventions system_prompt,steer,dpo --budget 4 --run $$run || test -s $$run/report.html
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
 	@$(BIN)/python -m pytest

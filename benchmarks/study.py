@@ -24,10 +24,9 @@ from benchmarks.machine import machine, save
 ARMS = "system_prompt,rag,steer,sft,dpo"
 
 
-def main(run: str = "runs/benchmark") -> None:
+def main(run: str | None = None) -> None:
     """Measure, print, save."""
-    folder = Path(run)
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = Path(run) if run is not None else Path(tempfile.mkdtemp()) / "study"
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "CONVICTION_CACHE": cache}
         program = [sys.executable, "-m", "conviction"]

@@ -201,6 +201,40 @@ def test_a_model_without_weights_has_no_durability(tea, tmp_path):
     assert arm.judgement.find("durability").outcome == "not measured"
 
 
+def test_only_what_has_moved_is_worn_and_held_against_a_placebo(tea, tmp_path, monkeypatch):
+    from conviction.study import arm as module
+
+    worn = []
+    monkeypatch.setattr(module, "_worn", lambda _setup, own, _moved: worn.append(own.folder.name))
+    study(design(tea, plan("rag", 0.4), plan("steer", -0.3)), Run(tmp_path), load, Watch())
+    assert worn == ["rag"]
+
+
+def test_what_could_not_be_measured_stands_in_the_result(tea, tmp_path, monkeypatch):
+    from conviction.report.words import reasons
+    from conviction.study import arm as module
+
+    def fails(*_arguments):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(module, "_worn", fails)
+    (arm,) = study(design(tea, plan("rag", 0.4)), Run(tmp_path), load, Watch()).arms
+    assert arm.failure is None
+    assert arm.judgement.find("durability").outcome == "not measured"
+    assert "durability could not be measured: the device is gone" in reasons(arm)
+
+
+def test_another_design_is_not_taken_up(tea, tmp_path):
+    from conviction.errors import RunError
+
+    asked = design(tea, plan("rag", 0.1))
+    study(asked, Run(tmp_path), load, Watch())
+    with pytest.raises(RunError, match="another design: wear_steps"):
+        study(replace(asked, wear_steps=3), Run(tmp_path, resumed=True), load, Watch())
+    with pytest.raises(RunError, match="another design: arms"):
+        study(replace(asked, plans=(plan("rag", 0.2),)), Run(tmp_path, resumed=True), load, Watch())
+
+
 def test_bad_arms_and_options_are_refused(tea):
     with pytest.raises(InputError, match="system_promt"):
         plan_arms(["system_promt"], str(tea), "base", [], "default")
@@ -269,9 +303,10 @@ def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
     whole = study(design(tea, plan("rag", 0.4)), Run(tmp_path / "whole"), load, Watch())
     apart = [made(tmp_path / "a", "rag", 0.4), made(tmp_path / "b", "steer", 0.1), made(tmp_path / "c", "steer", 0.2)]
     found = compare(read_made(apart), design(tea), Run(tmp_path / "table"), load, Watch())
-    assert [arm.name for arm in found.arms] == ["rag", "steer in b", "steer in c"]
+    assert [arm.name for arm in found.arms] == ["rag", "steer 1", "steer 2"]
     assert found.arms[0].judgement.properties == whole.arms[0].judgement.properties
     assert (tmp_path / "table" / found.arms[1].folder / "depth.json").exists()
+    assert sorted(p.name for p in apart[0].iterdir()) == ["applied.json", "model"]  # it stays as it is
     assert found.arms[0].changes == "the prompt; weights stay"
 
 
@@ -313,6 +348,28 @@ def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, monkeypatch, 
     assert trained["applying"]["seconds"] > 0
     command("report", "table")
     assert "system_prompt" in (tmp_path / "table" / "report.html").read_text(encoding="utf-8")
+
+
+def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(
+    tea, tmp_path, tiny_folder, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--wear", "0"]
+    asked += ["--interventions", "system_prompt,rag"]  # the topic has no documents
+
+    def command(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["conviction", *asked, *more])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        said = capsys.readouterr().err
+        assert stop.value.code == 1, said
+        return said
+
+    (line,) = [line for line in command().splitlines() if "not judged: rag" in line]
+    folder = line.partition("--run ")[2].strip()
+    assert "status of the run: failed" in (tmp_path / folder / "report.html").read_text(encoding="utf-8")
+    assert "resuming the unfinished study" in command("--run", folder)
 
 
 KILLED = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,9 +24,10 @@ from conviction.cli_options import (
 from conviction.render import Format, out, progress_bars, say
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from conviction.core.protocols import LanguageModel
+    from conviction.core.study import Study
 
 __all__ = ["compare", "report", "study"]
 
@@ -54,8 +56,6 @@ def study(
     """What works on this model, how deep does it go, and what does it break? Exit code 1: arms are missing."""
     from conviction.core.run import Run
     from conviction.core.topic import load_topic
-    from conviction.render_study import show_study
-    from conviction.report import report as build
     from conviction.study import Design, plan_arms, study
     from conviction.train.loop import Watch
 
@@ -69,20 +69,15 @@ def study(
         wear_steps=wear,
         placebo=placebo,
     )
-    with Run.start(run, topic=kit.name, verb="study") as opened, progress_bars() as bars:
+    with (
+        _shown(form) as show,
+        Run.start(run, topic=kit.name, verb="study") as opened,
+        progress_bars() as bars,
+    ):
         if opened.resumed:
             say(f"resuming the unfinished study in {opened.folder}")
         load = _loader(opened.folder, device, dtype, trust_remote_code)
-        found = study(design, opened, load, Watch(say=say, bars=bars))
-        if unfinished := [arm.name for arm in found.arms if arm.judgement is None]:
-            # The run stays open: with the same command, these arms are tried again.
-            show_study(found, form)
-            say(f"page: {build(opened.folder)}")
-            say(f"not judged: {', '.join(unfinished)}; to try again: the same command with --run {opened.folder}")
-            raise typer.Exit(EXIT_FOUND)
-    show_study(found, form)
-    say(f"every number: {opened.folder}/study.json, and one folder an arm in {opened.folder}/arms")
-    say(f"page: {build(opened.folder)}")
+        show(study(design, opened, load, Watch(say=say, bars=bars)), opened.folder)
 
 
 def compare(
@@ -126,19 +121,46 @@ def _compare_several(
 ) -> None:
     from conviction.core.run import Run
     from conviction.core.topic import load_topic
-    from conviction.render_study import show_study
-    from conviction.report import report as build
     from conviction.study import Design, compare, read_made
     from conviction.train.loop import Watch
 
     made = read_made(runs)
     kit = load_topic(topic or made[0].topic)
-    with Run.start(run, topic=kit.name, verb="compare") as opened, progress_bars() as bars:
+    with (
+        _shown(form) as show,
+        Run.start(run, topic=kit.name, verb="compare") as opened,
+        progress_bars() as bars,
+    ):
         load = _loader(opened.folder, device, dtype, trust_remote_code)
         design = Design(topic=kit, model=model or made[0].model, wear_steps=wear, placebo=False)
-        found = compare(made, design, opened, load, Watch(say=say, bars=bars))
-    show_study(found, form)
-    say(f"page: {build(opened.folder)}")
+        show(compare(made, design, opened, load, Watch(say=say, bars=bars)), opened.folder)
+
+
+@contextmanager
+def _shown(form: Format) -> Iterator[Callable[[Study, Path], None]]:
+    """Gives what takes a study's result, which is shown, with its page, once its run folder is closed.
+
+    Where arms are missing the run stays unfinished: the same command tries them again.
+    """
+    from conviction.render_study import show_study
+    from conviction.report import report as build
+
+    taken: list[tuple[Study, Path]] = []
+
+    def take(found: Study, folder: Path) -> None:
+        taken.append((found, folder))
+        if any(arm.judgement is None for arm in found.arms):
+            raise typer.Exit(EXIT_FOUND)
+
+    try:
+        yield take
+    finally:
+        for found, folder in taken:
+            show_study(found, form)
+            say(f"every number: {folder}/study.json, and one folder an arm in {folder}/arms")
+            say(f"page: {build(folder)}")
+            if missing := [arm.name for arm in found.arms if arm.judgement is None]:
+                say(f"not judged: {', '.join(missing)}; to try again: the same command with --run {folder}")
 
 
 def _loader(folder: Path, device: str, dtype: str, trust_remote_code: bool) -> Callable[[str], LanguageModel]:

@@ -148,6 +148,16 @@ class Run:
         )
 
 
+def _without_folder(argv: Sequence[str]) -> list[str]:
+    """Arguments but for where they are carried out: a run that named its folder itself is taken up with --run."""
+    kept, skip = [], False
+    for argument in argv[1:]:
+        if not skip and argument != "--run" and not argument.startswith("--run="):
+            kept.append(argument)
+        skip = argument == "--run" and not skip
+    return kept
+
+
 def _unfinished(folder: Path, wanted: dict[str, Any]) -> bool:
     """Whether ``folder`` holds an earlier attempt at the same; RunError if it cannot be used."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
@@ -164,7 +174,7 @@ def _unfinished(folder: Path, wanted: dict[str, Any]) -> bool:
         raise RunError(f"{folder} holds a finished run", hint=hint)
     if (head.get("verb"), head.get("topic")) != (wanted["verb"], wanted["topic"]):
         raise RunError(f"{folder} holds an unfinished {head.get('verb')} of '{head.get('topic')}'", hint=hint)
-    if head.get("argv", [])[1:] != wanted["argv"][1:]:
+    if _without_folder(head.get("argv", [])) != _without_folder(wanted["argv"]):
         begun = " ".join(head.get("argv", [])[1:])
         raise RunError(f"{folder} was begun with other arguments: {begun}", hint=hint)
     return True

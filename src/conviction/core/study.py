@@ -41,13 +41,16 @@ class Arm(_Part):
     """One intervention in a study.
 
     folder           its run folder, relative to the study's
+    made_in          the folder that it was applied in, if by another run; None: its own
     tokens_more      tokens that a question costs more at run time, mean over the test questions
     expected         the frozen forecast's verdict, and ``score`` how it fared; None: it is not one that is forecast
+    notes            what could not be measured, and why
     failure          why there is no judgement; ``left_out``: it was not tried, for want of time
     """
 
     name: str
     folder: str
+    made_in: str | None = None
     changes: str
     settings: dict[str, Any]
     applying: Applying | None = None
@@ -55,6 +58,7 @@ class Arm(_Part):
     judgement: Judgement | None = None
     expected: str | None = None
     score: ForecastScore | None = None
+    notes: tuple[str, ...] = ()
     failure: Failure | None = None
     left_out: str | None = None
 

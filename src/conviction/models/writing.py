@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,9 +89,14 @@ def _shared(batch: Sequence[Ids]) -> int:
 
 
 def _keeps_everything(module: Any) -> bool:
-    """Whether its cache is keys and values of all tokens: no windows, and no states that padding would run through."""
+    """Whether padding between what is shared and what is not stays without effect.
+
+    Its cache must be keys and values of all tokens: no windows, and no states that padding would run through.
+    And it must be told positions: one that counts tokens itself would count padding.
+    """
     cache = DynamicCache(config=module.config)
-    return not getattr(module, "_is_stateful", False) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    whole = not getattr(module, "_is_stateful", False) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return whole and "position_ids" in inspect.signature(module.forward).parameters
 
 
 @contextmanager

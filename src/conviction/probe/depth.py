@@ -174,17 +174,16 @@ def _with_context(kit: _Kit) -> list[Ask]:
 
 def _known(kit: _Kit, scores: Scores) -> tuple[Item, ...]:
     """Facts whose true answer is the likelier one."""
-    return tuple(f for f in kit.facts if gap(scores, "plain", f, "true", "false") > 0)
+    known = {r.unit for r in _gaps("genuine", "plain", kit.facts, scores, "true", "false") if r.value > 0}
+    return tuple(fact for fact in kit.facts if fact.proposition in known)
 
 
 def _came_over(kit: _Kit, scores: Scores, base: Readings) -> tuple[Item, ...]:
     """Propositions on the target's side that were not there in the untouched model."""
-    stood, topic = base.of("unchallenged"), kit.topic
-    return tuple(
-        item
-        for item in kit.first
-        if gap(scores, "plain", item, topic.target, topic.other) > 0 >= stood.get(item.proposition, 0.0)
-    )
+    stood = base.of("unchallenged")
+    stands = _gaps("unchallenged", "plain", kit.first, scores, kit.topic.target, kit.topic.other)
+    over = {r.unit for r in stands if r.value > 0 >= stood.get(r.unit, 0.0)}
+    return tuple(item for item in kit.first if item.proposition in over)
 
 
 def _challenge(

@@ -101,7 +101,7 @@ def _lead(run: RunFolder) -> list[str]:
     alone = [(arm.name, (arm.applied or {}).get("verdict")) for arm in run.arms if arm.arm is None]
     lines += [f"{name}: {verdict}" for name, verdict in alone if verdict]
     if run.head.get("status") != "done":
-        lines.append(f"The run is {run.head.get('status')}: what was finished is shown.")
+        lines.append(f"Not all of it was finished (status of the run: {run.head.get('status')}). What was is shown.")
     return lines
 
 

@@ -107,9 +107,9 @@ def read_run(folder: Path) -> RunFolder:
     arms: list[ArmFolder] = []
     if study is not None:
         sides = (study.target, study.other)
-        arms = [_arm(reader, arm.folder, arm.name, arm, sides) for arm in study.arms]
+        arms = [_arm(reader, arm.folder, arm.made_in or arm.folder, arm.name, arm, sides) for arm in study.arms]
     elif (folder / "applied.json").exists() or (folder / "steps.jsonl").exists() or (folder / "forecast.json").exists():
-        arms = [_arm(reader, ".", str(head.get("verb", "")).removeprefix("apply-"), None, None)]
+        arms = [_arm(reader, ".", ".", str(head.get("verb", "")).removeprefix("apply-"), None, None)]
     return RunFolder(
         head=head,
         before=before,
@@ -137,14 +137,17 @@ def _head(folder: Path) -> dict[str, Any]:
     return head
 
 
-def _arm(reader: _Reader, place: str, name: str, arm: Arm | None, sides: tuple[str, str] | None) -> ArmFolder:
+def _arm(
+    reader: _Reader, place: str, made_in: str, name: str, arm: Arm | None, sides: tuple[str, str] | None
+) -> ArmFolder:
     samples = [s for stage, s in reader.samples(f"{place}/samples.jsonl") if stage == "depth"] if place != "." else []
     return ArmFolder(
         name=name,
         arm=arm,
-        forecast=reader.part(f"{place}/forecast.json", Forecast),
-        steps=tuple(reader.lines(f"{place}/steps.jsonl")),
-        applied=reader.text(f"{place}/applied.json", json.loads) or reader.text(f"{place}/training.json", json.loads),
+        forecast=reader.part(f"{made_in}/forecast.json", Forecast),
+        steps=tuple(reader.lines(f"{made_in}/steps.jsonl")),
+        applied=reader.text(f"{made_in}/applied.json", json.loads)
+        or reader.text(f"{made_in}/training.json", json.loads),
         written=_written(samples),
         gaps=_gaps(samples, *sides) if sides is not None else {},
     )

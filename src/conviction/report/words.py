@@ -18,7 +18,8 @@ HEADER = [
 LEGEND = (
     "moved: nats per token on test questions, * where chance does not explain it; follows: what its implications "
     "moved, as a share of that; withstands: what challenges leave, against beliefs of its own; lasts: what benign "
-    "training leaves; peak MB: the most that the process held meanwhile; tokens more: with every question"
+    "training leaves; peak MB: the most that the process held meanwhile, or since it began; tokens more: with every "
+    "question"
 )
 KEPT = ("collateral", "health", "pluralism", "coherence")
 
@@ -60,6 +61,8 @@ def reasons(arm: Arm) -> list[str]:
         help_line = [f"help: {arm.failure.hint}"] if arm.failure.hint else []
         return [f"{arm.failure.kind}: {arm.failure.message}", *help_line]
     lines = [arm.judgement.reason] if arm.judgement is not None else []
+    lines += [f"applied in {arm.made_in}"] if arm.made_in is not None else []
+    lines += arm.notes
     if arm.judgement is not None and arm.judgement.placebo is not None:
         lines.append("shift and propagation are those beyond a placebo's")
     if arm.applying is not None and arm.applying.trip is not None:

@@ -19,13 +19,14 @@ from conviction.core.depth import Readings
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.scorecard import Scorecard
+from conviction.core.settings import flat
 from conviction.core.storage import write_atomic
 from conviction.core.study import Arm, Study
 from conviction.core.topic import Topic
 from conviction.errors import InputError, RunError
 from conviction.study.arm import describe_plan, judge_made, run_arm
-from conviction.study.made import Made, read_made
-from conviction.study.setup import Load, Setup, alone, check_same, once
+from conviction.study.made import Made, check_base, read_made
+from conviction.study.setup import Load, Setup, alone, check_same, hold_to, once
 
 if TYPE_CHECKING:
     from conviction.intervene.assemble import Plan
@@ -85,9 +86,11 @@ def plan_arms(names: Sequence[str], topic: str, model: str, options: Sequence[st
 def study(design: Design, run: Run, load: Load, watch: Watch) -> Study:
     """Measure every arm of the design. What is in the run folder already is not done again.
 
-    Raises RunError if another study writes into the folder.
+    Raises RunError if another study writes into the folder, or one with another design did.
     """
     begun = time.perf_counter()
+    if not design.plans:
+        raise InputError("a study needs an arm", hint="give the design plans, from plan_arms")
     with alone(run.folder):
         setup, before = _untouched(design, run, load, watch)
         _audit(run, design.topic)
@@ -107,20 +110,27 @@ def study(design: Design, run: Run, load: Load, watch: Watch) -> Study:
 
 
 def compare(made: Sequence[Made], design: Design, run: Run, load: Load, watch: Watch) -> Study:
-    """The table of a study from runs that ``apply`` made apart. Their readings are written beside them."""
-    kinds = [one.intervention for one in made]
+    """The table of a study from runs that ``apply`` made apart; they stay as they are.
+
+    Raises RunError for a run on another model than the design's.
+    """
     with alone(run.folder):
-        setup, before = _untouched(design, run, load, watch)
+        setup, before = _untouched(design, run, load, watch, [str(one.folder.resolve()) for one in made])
         arms = []
-        for one in made:
-            place = os.path.relpath(one.folder.resolve(), run.folder.resolve())
-            again = kinds.count(one.intervention) > 1
-            name = f"{one.intervention} in {one.folder.resolve().name}" if again else one.intervention
-            arms.append(judge_made(one, setup, name=name, place=place))
+        for number, one in enumerate(made):
+            check_base(one, setup.base)
+            if one.topic != design.topic.name:
+                watch.say(f"note: {one.folder} learned from {one.topic}, and is asked about {design.topic.name}")
+            same = [other.folder for other in made if other.intervention == one.intervention]
+            name = one.intervention if len(same) == 1 else f"{one.intervention} {same.index(one.folder) + 1}"
+            folder = f"arms/{number + 1}-{one.intervention}"
+            made_in = os.path.relpath(one.folder.resolve(), run.folder.resolve())
+            own = Run(run.folder / folder, resumed=True)
+            arms.append(judge_made(one, setup, own, name=name, folder=folder, made_in=made_in))
         return _write(design, run, setup, before, arms)
 
 
-def _untouched(design: Design, run: Run, load: Load, watch: Watch) -> tuple[Setup, Scorecard]:
+def _untouched(design: Design, run: Run, load: Load, watch: Watch, made: Sequence[str] = ()) -> tuple[Setup, Scorecard]:
     """The model before anything is done: probed, and read as the arms will be."""
     topic, base = design.topic, load(design.model)
     before = once(run, "before", Scorecard, lambda: _probe(base, topic, watch))
@@ -128,6 +138,17 @@ def _untouched(design: Design, run: Run, load: Load, watch: Watch) -> tuple[Setu
     check_same(topic, readings)
     if before.provenance.get("topic_sha256") != topic.digest:
         raise RunError(f"the topic '{topic.name}' has changed since this study began", hint="give --run a new folder")
+    described = base.describe()
+    hold_to(
+        run,
+        {
+            "model": {name: described.get(name) for name in ("id", "fingerprint", "dtype")},
+            "arms": {p.intervention.name: [flat(p.intervention), flat(p.guard)] for p in design.plans},
+            "made": list(made),
+            "wear_steps": design.wear_steps,
+            "placebo": design.placebo,
+        },
+    )
     setup = Setup(
         topic=topic,
         base=base,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conviction.core.depth import Judgement, Readings
+from conviction.core.depth import Readings
 from conviction.core.judging import judge
 from conviction.core.protocols import LanguageModel, WeightModel, chat
 from conviction.core.run import Run
@@ -15,10 +16,10 @@ from conviction.core.settings import flat
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.core.study import Applying, Arm, Failure
 from conviction.core.topic import Topic
-from conviction.errors import ConvictionError
-from conviction.study.controls import has_weights, placebo_of, wear
+from conviction.errors import ConvictionError, InputError
+from conviction.study.controls import TRAINED, has_weights, placebo_material, wear
 from conviction.study.made import Made
-from conviction.study.setup import Setup, beside, check_same, once
+from conviction.study.setup import Notes, Setup, check_same, once
 
 if TYPE_CHECKING:
     from conviction.core.forecast import ForecastScore
@@ -51,34 +52,34 @@ def run_arm(plan: Plan, setup: Setup, own: Run) -> Arm:
         material = plan.material()
         expected = _foresee(plan, setup, own, material)
         applying = _apply(plan, setup, own, material)
-        moved = setup.load(str(own.folder / "model"))
 
         def placebo() -> Readings | None:
-            return _placebo(plan, setup, own, material) if applying.trip is None else None
+            return _placebo(plan, setup, own, material, stopped=applying.trip is not None)
 
-        judgement = _judge(setup, own, moved, placebo)
-        return _with_results(setup, own, moved, arm, applying, judgement, expected)
+        return _measured(setup, own, own.folder, arm.model_copy(update={"applying": applying}), expected, placebo)
 
     return _guarded(describe_plan(plan), setup, own, do)
 
 
-def judge_made(made: Made, setup: Setup, *, name: str, place: str) -> Arm:
-    """An arm out of a run that ``apply`` made by itself; its readings are written there.
+def judge_made(made: Made, setup: Setup, own: Run, *, name: str, folder: str, made_in: str) -> Arm:
+    """An arm out of a run that ``apply`` made by itself; its readings are written into ``own``.
 
-    place  the run's folder, as the study names it
+    folder, made_in  its own folder and the run's, relative to the study's
     """
     from conviction.intervene import find_intervention
 
-    own = Run(made.folder, resumed=True)
-    changes = str(find_intervention(made.intervention).changes)
-    arm = Arm(name=name, folder=place, changes=changes, settings=dict(made.settings))
+    arm = Arm(
+        name=name,
+        folder=folder,
+        made_in=made_in,
+        changes=str(find_intervention(made.intervention).changes),
+        settings=dict(made.settings),
+        applying=Applying(seconds=made.seconds, peak_mb=made.peak_mb, trip=_trip(made.trip)),
+    )
 
     def do(arm: Arm) -> Arm:
-        applying = Applying(seconds=made.seconds, peak_mb=made.peak_mb, trip=_trip(made.trip))
-        expected = own.thaw().verdict.kind if (own.folder / "forecast.json").exists() else None
-        moved = setup.load(str(own.folder / "model"))
-        judgement = _judge(setup, own, moved, lambda: None)
-        return _with_results(setup, own, moved, arm, applying, judgement, expected)
+        expected = Run(made.folder).thaw().verdict.kind if (made.folder / "forecast.json").exists() else None
+        return _measured(setup, own, made.folder, arm, expected, lambda: None)
 
     return _guarded(arm, setup, own, do)
 
@@ -97,24 +98,40 @@ def _guarded(arm: Arm, setup: Setup, own: Run, do: Callable[[Arm], Arm]) -> Arm:
     return arm.model_copy(update={"failure": failure})
 
 
-def _judge(setup: Setup, own: Run, moved: LanguageModel, placebo: Callable[[], Readings | None]) -> Judgement:
-    """Read the arm's model; what only a shift can have is read where there is one."""
+def _measured(
+    setup: Setup, own: Run, made_in: Path, arm: Arm, expected: str | None, placebo: Callable[[], Readings | None]
+) -> Arm:
+    """The arm with its judgement. What only a shift can have is read where there is one; what is missing is noted."""
     from conviction.probe.depth import read_depth
 
-    watch = setup.watch
+    moved, notes = setup.load(str(made_in / "model")), Notes(setup.watch)
     after = once(
         own,
         "depth",
         Readings,
-        lambda: read_depth(moved, setup.topic, base=setup.readings, progress=watch.bars),  # type: ignore[arg-type]
+        lambda: read_depth(moved, setup.topic, base=setup.readings, progress=setup.watch.bars),  # type: ignore[arg-type]
     )
     check_same(setup.topic, after)
-    first = judge(setup.readings, after)
-    shift = first.find("shift")
-    if shift is None or shift.outcome != "yes":
-        return first
-    worn = beside(watch, "durability", lambda: _worn(setup, own, moved))
-    return judge(setup.readings, after, placebo=beside(watch, "the placebo", placebo), worn=worn)
+    judgement = judge(setup.readings, after)
+    shift = judgement.find("shift")
+    if shift is not None and shift.outcome == "yes":
+        worn = notes.beside("durability", lambda: _worn(setup, own, moved))
+        other = notes.beside("the placebo", placebo)
+        if other is not None and other.provenance.get("trip"):
+            notes.add(
+                f"the placebo was stopped by the guard and corrects for less training: {other.provenance['trip']}"
+            )
+        judgement = judge(setup.readings, after, placebo=other, worn=worn)
+    score = notes.beside("the forecast's score", lambda: _held_to(setup, made_in)) if expected is not None else None
+    return arm.model_copy(
+        update={
+            "tokens_more": _tokens_more(setup.base, moved, setup.topic),
+            "judgement": judgement,
+            "expected": expected,
+            "score": score,
+            "notes": tuple(notes.lines),
+        }
+    )
 
 
 def _worn(setup: Setup, own: Run, moved: LanguageModel) -> Readings | None:
@@ -131,42 +148,31 @@ def _worn(setup: Setup, own: Run, moved: LanguageModel) -> Readings | None:
     return once(own, "worn", Readings, read)
 
 
-def _placebo(plan: Plan, setup: Setup, own: Run, material: Material) -> Readings | None:
+def _placebo(plan: Plan, setup: Setup, own: Run, material: Material, *, stopped: bool) -> Readings | None:
+    """None where none is wanted. Raises InputError where there can be none."""
     from conviction.probe.depth import read_shift
 
-    other = placebo_of(plan.intervention.name, setup, material)
-    if other is None:
+    name = plan.intervention.name
+    if not setup.placebo or name not in TRAINED:
         return None
+    if stopped:
+        raise InputError(
+            "the guard stopped the arm itself, and a placebo would be trained for longer", hint="train more gently"
+        )
+    other = placebo_material(setup.topic, material, documents=name == "pretrain")
+    if other is None:
+        raise InputError(
+            "the topic has nothing on another subject",
+            hint="add facts of split train, for `pretrain` placebo documents",
+        )
 
     def read() -> Readings:
-        setup.watch.say(f"the placebo of {plan.intervention.name}")
-        moved = plan.intervention.apply(setup.base, other, guard=plan.guard, watch=setup.watch).model
-        return read_shift(moved, setup.topic)
+        setup.watch.say(f"the placebo of {name}")
+        moved = plan.intervention.apply(setup.base, other, guard=plan.guard, watch=setup.watch)
+        found = read_shift(moved.model, setup.topic)
+        return found.model_copy(update={"provenance": {**found.provenance, "trip": _trip(moved.trip)}})
 
     return once(own, "placebo", Readings, read)
-
-
-def _with_results(
-    setup: Setup,
-    own: Run,
-    moved: LanguageModel,
-    arm: Arm,
-    applying: Applying,
-    judgement: Judgement,
-    expected: str | None,
-) -> Arm:
-    score = None
-    if expected is not None:
-        score = beside(setup.watch, "the forecast's score", lambda: _held_to(setup, own))
-    return arm.model_copy(
-        update={
-            "applying": applying,
-            "tokens_more": _tokens_more(setup.base, moved, setup.topic),
-            "judgement": judgement,
-            "expected": expected,
-            "score": score,
-        }
-    )
 
 
 def _foresee(plan: Plan, setup: Setup, own: Run, material: Material) -> str | None:
@@ -216,13 +222,13 @@ def _trip(trip: Any) -> str | None:
     return f"step {found['step']}: {'; '.join(found['reasons'])}"
 
 
-def _held_to(setup: Setup, own: Run) -> ForecastScore:
+def _held_to(setup: Setup, folder: Path) -> ForecastScore:
     from conviction.compare import compare_run
     from conviction.core.forecast import ForecastScore
 
-    base, path = setup.base, own.folder / "comparison.json"
+    base, path = setup.base, folder / "comparison.json"
     if not path.exists():
-        compare_run(own.folder, lambda name: base if name == base.id else setup.load(name), base=base.id)
+        compare_run(folder, lambda name: base if name == base.id else setup.load(name), base=base.id)
     with storage_errors(f"reading {path}"):
         return ForecastScore.model_validate_json(path.read_text(encoding="utf-8"))
 

@@ -13,7 +13,7 @@ from conviction.study.setup import Setup
 if TYPE_CHECKING:
     from conviction.core.material import Material
 
-__all__ = ["TRAINED", "has_weights", "placebo_material", "placebo_of", "wear"]
+__all__ = ["TRAINED", "has_weights", "placebo_material", "wear"]
 
 TRAINED = ("dpo", "sft", "pretrain")  # arms that a placebo is trained for
 WEAR_TOKENS, WEAR_PIECES = 128, 2  # of benign text in a piece, and pieces in a step
@@ -52,16 +52,6 @@ def _trained(setup: Setup, model: LanguageModel) -> LanguageModel:
     training = Training(learning_rate=1e-4, max_steps=setup.wear_steps, batch_size=WEAR_PIECES)
     plain = Pretrain(piece_tokens=WEAR_TOKENS, training=training)
     return plain.apply(model, benign, guard=Guard(mode="off"), watch=setup.watch).model
-
-
-def placebo_of(name: str, setup: Setup, material: Material) -> Material | None:
-    """What an arm's placebo is trained on; None where it has none, and why is said."""
-    if not setup.placebo or name not in TRAINED:
-        return None
-    other = placebo_material(setup.topic, material, documents=name == "pretrain")
-    if other is None:
-        setup.watch.say(f"{name} has no placebo: the topic has nothing on another subject")
-    return other
 
 
 def placebo_material(topic: Topic, material: Material, *, documents: bool) -> Material | None:

@@ -8,20 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors
 from conviction.errors import RunError
 
-__all__ = ["Made", "read_made"]
+__all__ = ["Made", "check_base", "read_made"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What ``apply`` wrote of itself. model: id of the untouched one; seconds and peak_mb: of training alone."""
+    """What ``apply`` wrote of itself.
+
+    model    id of the untouched one, weights: its fingerprint, in that dtype
+    seconds  of training; peak_mb: of the whole process
+    """
 
     folder: Path
     intervention: str
     topic: str
     model: str
+    weights: tuple[str | None, str | None]
     settings: Mapping[str, Any]
     trip: Any
     seconds: float | None
@@ -29,8 +35,10 @@ class Made:
 
 
 def read_made(folders: Sequence[Path]) -> list[Made]:
-    """Raises RunError for a folder in which nothing was applied to the end, or runs on different models."""
+    """Raises RunError for a folder in which nothing was applied to the end, one twice, or runs on different models."""
     found = [_read(folder) for folder in folders]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise RunError("a run is given twice", hint="give each folder once")
     for one in found:
         if one.model != found[0].model:
             raise RunError(
@@ -38,6 +46,18 @@ def read_made(folders: Sequence[Path]) -> list[Made]:
                 hint="compare runs on one model",
             )
     return found
+
+
+def check_base(made: Made, base: LanguageModel) -> None:
+    """Raise RunError if the run changed other weights than these."""
+    described = base.describe()
+    fingerprint, dtype = made.weights
+    other = fingerprint is not None and dtype == described.get("dtype") and fingerprint != described.get("fingerprint")
+    if made.model != base.id or other:
+        raise RunError(
+            f"{made.folder} changed {made.model}, and {base.id} has other weights",
+            hint="give --model the model that it was applied to",
+        )
 
 
 def _read(folder: Path) -> Made:
@@ -63,6 +83,7 @@ def _made(folder: Path, record: dict[str, Any]) -> Made:
         intervention=record["intervention"],
         topic=record["material"]["name"],
         model=record["model"]["id"],
+        weights=(record["model"].get("fingerprint"), record["model"].get("dtype")),
         settings=record["settings"],
         trip=outcome.get("trip") or record.get("trip"),
         seconds=outcome.get("seconds"),

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from conviction.core.depth import Readings
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
+from conviction.core.storage import storage_errors, write_atomic
 from conviction.core.topic import Topic
-from conviction.errors import ConvictionError, RunError
+from conviction.errors import RunError
 
 if TYPE_CHECKING:
     from conviction.train.loop import Watch
 
-__all__ = ["Load", "Setup", "alone", "beside", "check_same", "once"]
+__all__ = ["Load", "Notes", "Setup", "alone", "check_same", "hold_to", "once"]
 
 Load = Callable[[str], LanguageModel]
 Found = TypeVar("Found", bound=BaseModel)
@@ -52,13 +54,41 @@ def once(run: Run, stage: str, kind: type[Found], make: Callable[[], Found]) -> 
     return run.save(stage, make())
 
 
-def beside(watch: Watch, what: str, measure: Callable[[], Measured]) -> Measured | None:
-    """What is measured beside an arm's own result, and may fail without taking that along."""
-    try:
-        return measure()
-    except ConvictionError as error:
-        watch.say(f"{what} could not be measured: {error}")
-        return None
+@dataclass(frozen=True)
+class Notes:
+    """What a reader of an arm's result has to know; said at once, and kept."""
+
+    watch: Watch
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        """Say and keep it."""
+        self.watch.say(line)
+        self.lines.append(line)
+
+    def beside(self, what: str, measure: Callable[[], Measured]) -> Measured | None:
+        """What is measured beside an arm's own result, and may fail, in whatever way, without taking that along."""
+        try:
+            return measure()
+        except Exception as error:
+            self.add(f"{what} could not be measured: {error}")
+            return None
+
+
+def hold_to(run: Run, design: Mapping[str, Any]) -> None:
+    """Keep what a study was begun with. Raises RunError where the folder was begun with something else."""
+    path = run.folder / "design.json"
+    if not path.exists():
+        write_atomic(path, json.dumps(design, indent=1, ensure_ascii=False, default=str) + "\n")
+        return
+    with storage_errors(f"reading {path}"):
+        text = path.read_text(encoding="utf-8")
+    begun = json.loads(text)
+    now = json.loads(json.dumps(design, default=str))
+    if other := [name for name in now if begun.get(name) != now[name]]:
+        raise RunError(
+            f"{run.folder} was begun with another design: {', '.join(other)} differ", hint="give --run a new folder"
+        )
 
 
 def check_same(topic: Topic, *found: Readings) -> None:
