@@ -58,8 +58,10 @@ def png(chart: Any) -> bytes:
 def _styled(chart: Any) -> Any:
     axis = {"labelColor": INK, "titleColor": INK, "tickColor": FAINT, "domainColor": FAINT, "gridColor": FAINT}
     return (
-        chart.configure(background="transparent")
-        .configure_axis(**axis, labelLimit=260, titleFontWeight="normal", gridOpacity=0.5)
+        # Text is measured in one font and shown in the reader's, which may be a fifth wider.
+        chart.configure(background="transparent", padding={"left": 48, "top": 5, "right": 16, "bottom": 5})
+        .configure_axis(**axis, labelLimit=240, titleFontWeight="normal", gridOpacity=0.5)
+        .configure_axisQuantitative(tickCount=6)
         .configure_view(stroke=None)
         .configure_title(color=INK, anchor="start", fontWeight="normal")
         .configure_legend(labelColor=INK, titleColor=INK)
