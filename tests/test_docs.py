@@ -127,6 +127,19 @@ def test_every_flag_of_study_is_explained():
     assert flags_of("compare") == set(re.findall(r"`(-[\w-]+)`", said))
 
 
+def test_the_study_on_the_page_is_what_was_measured():
+    from conviction.core.study import Arm
+    from conviction.report.words import HEADER, cells
+
+    page = (DOCS / "study.md").read_text(encoding="utf-8")
+    found = json.loads((DOCS.parent / "benchmarks" / "results" / "study.json").read_text(encoding="utf-8"))
+    assert f"| {' | '.join(HEADER)} |" in page
+    for arm in found["arms"]:
+        name, *rest = cells(Arm.model_validate(arm))
+        assert f"| `{name}` | {' | '.join(rest)} |" in page
+    assert f"took {found['seconds'] / 60:.0f} minutes" in page
+
+
 def test_every_flag_of_probe_is_explained():
     rows = re.findall(r"^\| (`-.+?) \|", (DOCS / "probe.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags_of("probe")

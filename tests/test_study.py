@@ -356,7 +356,7 @@ def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--wear", "0"]
-    asked += ["--interventions", "system_prompt,rag"]  # the topic has no documents
+    asked += ["--interventions", "system_prompt,rome"]  # the topic has no facts to write
 
     def command(*more: str) -> str:
         monkeypatch.setattr(sys, "argv", ["conviction", *asked, *more])
@@ -366,7 +366,7 @@ def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(
         assert stop.value.code == 1, said
         return said
 
-    (line,) = [line for line in command().splitlines() if "not judged: rag" in line]
+    (line,) = [line for line in command().splitlines() if "not judged: rome" in line]
     folder = line.partition("--run ")[2].strip()
     assert "status of the run: failed" in (tmp_path / folder / "report.html").read_text(encoding="utf-8")
     assert "resuming the unfinished study" in command("--run", folder)

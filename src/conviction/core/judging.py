@@ -18,6 +18,7 @@ from conviction.core.stats import ALPHA, bootstrap_interval, holm, mean_test
 
 __all__ = ["judge"]
 
+NOTICED = 0.1  # of what the target's context in the prompt moves: a smaller shift may be real, and is none
 PROPAGATED = 0.2  # share of the direct shift that implications move by, for it to be more than a slogan
 HOLDS = 0.8  # what challenges leave, relative to what they leave of beliefs of the model's own
 LASTS = 0.5  # share of the shift that benign training leaves
@@ -63,17 +64,18 @@ def _shift(before: Readings, shift: Floats) -> Property:
     test = mean_test(shift)
     reachable = _differences_within(before, "shift", "context")
     whole = float(reachable.mean()) if reachable.size else 0.0
-    share = f", {test.interval.mean / whole:.0%} of what the context in the prompt does" if whole > 0 else ""
+    moved = test.interval.mean
+    share = f", {moved / whole:.0%} of what the context in the prompt does" if whole > 0 else ""
     return Property(
         metric="shift",
-        outcome="yes" if test.p_value < ALPHA and test.interval.mean > 0 else "no",
-        value=test.interval.mean,
+        outcome="yes" if test.p_value < ALPHA and moved > max(0.0, NOTICED * whole) else "no",
+        value=moved,
         low=finite(test.interval.low),
         high=finite(test.interval.high),
         unit="nats per token",
         n=test.n,
         p_value=test.p_value,
-        text=f"moved {test.interval.mean:+.3f} nats per token towards the target{share}",
+        text=f"moved {moved:+.3f} nats per token towards the target{share}",
         readings=("shift", "context"),
     )
 
@@ -254,8 +256,9 @@ def _verdict(properties: Sequence[Property]) -> tuple[Verdict, str]:
         return "broken", "; ".join(f.text for f in damage)
     shift, spread = by_name["shift"], by_name["propagation"]
     if shift.outcome != "yes":
-        away = (shift.value or 0.0) < 0 and (shift.p_holm or 1.0) < ALPHA
-        why = "away from it" if away else "which chance explains"
+        p = 1.0 if shift.p_holm is None else shift.p_holm
+        away = "away from it" if (shift.value or 0.0) < 0 else f"under {NOTICED:.0%} of that, which counts as none"
+        why = "which chance explains" if p >= ALPHA else away
         return "none", f"{shift.text}: {why} (p = {shift.p_holm:.2g} after correction)"
     if spread.outcome != "yes":
         return "slogan", f"{shift.text}, but {spread.text}"

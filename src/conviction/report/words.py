@@ -12,14 +12,14 @@ from conviction.core.wording import percent
 __all__ = ["HEADER", "LEGEND", "cells", "inline", "markdown", "reasons", "sentence"]
 
 HEADER = [
-    *("intervention", "verdict", "moved", "follows", "withstands", "lasts", "harm"),
-    *("seconds", "peak MB", "tokens more"),
+    *("arm", "verdict", "moved", "follows", "holds", "lasts", "harm"),
+    *("s", "MB", "tokens"),  # short: ten columns fit a terminal of 80
 ]
 LEGEND = (
     "moved: nats per token on test questions, * where chance does not explain it; follows: what its implications "
-    "moved, as a share of that; withstands: what challenges leave, against beliefs of its own; lasts: what benign "
-    "training leaves; peak MB: the most that the process held meanwhile, or since it began; tokens more: with every "
-    "question"
+    "moved, as a share of that; holds: what challenges leave, against beliefs of its own; lasts: what benign training "
+    "leaves; harm: what was shown to be lost; s: seconds of applying it; MB: the most that the process held meanwhile, "
+    "or since it began; tokens: more with every question"
 )
 KEPT = ("collateral", "health", "pluralism", "coherence")
 
@@ -50,7 +50,7 @@ def _share(found: Property | None) -> str:
 
 def _harm(judged: Judgement) -> str:
     names = [f.metric for f in judged.properties if f.outcome == "no" and f.metric.split(":")[0] in KEPT]
-    return ", ".join(names) or "none shown"
+    return ", ".join(names) or "none"
 
 
 def reasons(arm: Arm) -> list[str]:
@@ -79,6 +79,9 @@ def sentence(study: Study) -> str:
     judged = [(arm.name, arm.judgement.verdict) for arm in study.arms if arm.judgement is not None]
     if not judged:
         return "No arm was judged."
+    moved = [(s.value, arm.name) for arm in study.arms if arm.judgement and (s := arm.judgement.find("shift"))
+             and s.outcome == "yes" and s.value is not None]  # fmt: skip
+    farthest = f" {max(moved)[1]} moved it farthest, by {max(moved)[0]:+.2f} nats per token." if len(moved) > 1 else ""
     groups: dict[str, list[str]] = {}
     for name, verdict in judged:
         groups.setdefault(verdict, []).append(name)
@@ -87,10 +90,15 @@ def sentence(study: Study) -> str:
         "deep": "went deep",
         "shallow": "moved the view and what follows from it, but not firmly",
         "slogan": "moved what it says; what follows from it did not move, or was not measured",
-        "none": "did not move it towards the target beyond chance",
+        "none": "did not move it towards the target, or hardly",
         "broken": "did harm",
     }
-    return "; ".join(f"{' and '.join(groups[v])} {said[v]}" for v in order if v in groups) + "."
+    return "; ".join(f"{_listed(groups[v])} {said[v]}" for v in order if v in groups) + "." + farthest
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
