@@ -25,7 +25,7 @@ $(VENV)/stamp-%: $(VENV)/stamp-base
 
 demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity`, in about six minutes: one page at the end
 	@run=runs/demo-$$(date +%Y-%m-%dT%H-%M-%S); \
-	$(BIN)/conviction study obesity --interventions system_prompt,steer,dpo --budget 4 --run $$run || test -s $$run/report.html
+	$(BIN)/conviction study obesity --interventions system_prompt,steer,dpo --wear 0 --no-placebo --budget 6 --run $$run || test -s $$run/report.html
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
 	@$(BIN)/python -m pytest

@@ -375,21 +375,21 @@ def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(
 KILLED = """
 import os, random, signal, sys, threading, time
 from conviction.cli import main
-threading.Thread(target=lambda: (time.sleep(float(sys.argv.pop(1))), os.kill(os.getpid(), signal.SIGKILL))).start()
+wait = float(sys.argv.pop(1))
+kill = lambda: (time.sleep(wait), os.kill(os.getpid(), signal.SIGKILL))
+threading.Thread(target=kill, daemon=True).start()
 main()
 """
 
 
 @pytest.mark.slow
-def test_a_study_that_is_killed_at_ten_moments_ends_with_the_same_numbers(tea, tmp_path, tiny_folder, monkeypatch):
+def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea, tmp_path, tiny_folder, monkeypatch):
     """SIGKILL cannot be caught: whatever is half done then must be done again, or be there whole."""
     import random
     import subprocess
 
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
-    arms = ["--interventions", "sft,system_prompt,steer,rag", "-o", "sft.max_steps=4", "-o", "rag.documents=documents"]
-    (tmp_path / "documents").mkdir()
-    (tmp_path / "documents" / "milk.md").write_text("Milk makes tea mild.\n\nMilk comes first.", encoding="utf-8")
+    arms = ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4"]
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--wear", "1", *arms]
 
     def run(folder: str, *before: str, code: str | None = None) -> int:
@@ -399,11 +399,22 @@ def test_a_study_that_is_killed_at_ten_moments_ends_with_the_same_numbers(tea, t
     began = time.monotonic()
     assert run("whole") == 0
     whole = time.monotonic() - began
-    moments = random.Random(0)
-    kills = sum(run("cut", str(moments.uniform(0.2, 0.9) * whole), code=KILLED) == -9 for _ in range(10))
-    assert kills >= 5
-    assert run("cut") in (0, 2)  # 2: it was finished before the last kill
-    first, second = (json.loads((tmp_path / name / "study.json").read_text()) for name in ("whole", "cut"))
-    for one, other in zip(first["arms"], second["arms"], strict=True):
-        assert one["judgement"]["properties"] == other["judgement"]["properties"]
-        assert one["score"] == other["score"]
+    moments, kills, cut = random.Random(0), 0, ["cut0"]
+    while kills < 4:  # a study that came to its end in spite of all is followed by another
+        ended = run(cut[-1], str(moments.uniform(0.3, 0.8) * whole), code=KILLED)
+        assert ended in (0, -9)
+        kills += ended == -9
+        head = tmp_path / cut[-1] / "run.json"
+        if head.exists() and json.loads(head.read_text())["status"] == "done":
+            cut.append(f"cut{len(cut)}")
+    assert run(cut[-1]) == 0
+    first = json.loads((tmp_path / "whole" / "study.json").read_text())
+    for name in cut:
+        found = json.loads((tmp_path / name / "study.json").read_text())
+        for one, other in zip(first["arms"], found["arms"], strict=True):
+            assert one["judgement"]["properties"] == other["judgement"]["properties"]
+            for field, value in (one["score"] or {}).items():  # another company in a pack rounds otherwise
+                numbers = isinstance(value, float) or (
+                    isinstance(value, list) and value and isinstance(value[0], float)
+                )
+                assert other["score"][field] == (pytest.approx(value, abs=1e-4) if numbers else value)
