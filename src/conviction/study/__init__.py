@@ -23,7 +23,7 @@ from conviction.core.settings import flat
 from conviction.core.storage import write_atomic
 from conviction.core.study import Arm, Study
 from conviction.core.topic import Topic
-from conviction.errors import InputError, RunError
+from conviction.errors import InputError
 from conviction.study.arm import describe_plan, judge_made, run_arm
 from conviction.study.made import Made, check_base, read_made
 from conviction.study.setup import Load, Setup, alone, check_same, hold_to, once
@@ -135,9 +135,7 @@ def _untouched(design: Design, run: Run, load: Load, watch: Watch, made: Sequenc
     topic, base = design.topic, load(design.model)
     before = once(run, "before", Scorecard, lambda: _probe(base, topic, watch))
     readings = once(run, "depth", Readings, lambda: _read(base, topic, watch))
-    check_same(topic, readings)
-    if before.provenance.get("topic_sha256") != topic.digest:
-        raise RunError(f"the topic '{topic.name}' has changed since this study began", hint="give --run a new folder")
+    check_same(topic, before, readings)
     described = base.describe()
     hold_to(
         run,

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from conviction.core.depth import Readings
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
+from conviction.core.scorecard import Scorecard
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.core.topic import Topic
 from conviction.errors import RunError
@@ -78,22 +79,21 @@ class Notes:
 def hold_to(run: Run, design: Mapping[str, Any]) -> None:
     """Keep what a study was begun with. Raises RunError where the folder was begun with something else."""
     path = run.folder / "design.json"
+    text = json.dumps(design, indent=1, ensure_ascii=False, default=str) + "\n"
     if not path.exists():
-        write_atomic(path, json.dumps(design, indent=1, ensure_ascii=False, default=str) + "\n")
+        write_atomic(path, text)
         return
     with storage_errors(f"reading {path}"):
-        text = path.read_text(encoding="utf-8")
-    begun = json.loads(text)
-    now = json.loads(json.dumps(design, default=str))
+        begun, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
     if other := [name for name in now if begun.get(name) != now[name]]:
         raise RunError(
             f"{run.folder} was begun with another design: {', '.join(other)} differ", hint="give --run a new folder"
         )
 
 
-def check_same(topic: Topic, *found: Readings) -> None:
-    """Raise RunError for readings that were made with other questions."""
-    if any(readings.provenance.get("topic_sha256") != topic.digest for readings in found):
+def check_same(topic: Topic, *found: Readings | Scorecard) -> None:
+    """Raise RunError for what was measured with other questions."""
+    if any(measured.provenance.get("topic_sha256") != topic.digest for measured in found):
         raise RunError(
             f"the topic '{topic.name}' has changed since this study began", hint="give --run a new folder, or undo that"
         )

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,13 @@ def peak_mb(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit >> 20
 
 
-def reset_peak(device: torch.device) -> bool:
-    """Let ``peak_mb`` count from now on. False where the system cannot: it goes on counting from the start."""
+def reset_peak(device: torch.device) -> None:
+    """Let ``peak_mb`` count from now on; where the system cannot, it goes on counting from the start."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        return True
-    try:
+        return
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: forget the high-water mark
-    except OSError:
-        return False
-    return True
 
 
 def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
