@@ -66,8 +66,6 @@ def main(count: int = 100) -> None:
     changes = find_values(model, asked, session.sites[layer], "block", Descent()).changes
     found["seconds_a_value_batched"] = (time.perf_counter() - start) / len(asked)
     averaged, states = keys_and_states(model, asked, session.sites[layer], session.sites[layer])
-    for name, method in {"memit": Memit(), "alphaedit": Memit(null_space=True)}.items():
-        _keep(found, name, _together(session, method, layer, states + changes))
     bare = keys(model, [dataclasses.replace(r, contexts=r.contexts[:1]) for r in asked], session.sites[layer])
     moment = session.moments([layer])[layer]
     forms: dict[str, Any] = {
@@ -77,6 +75,8 @@ def main(count: int = 100) -> None:
     }
     for name, form in forms.items():
         _keep(found, name, _singly(session, layer, form, fluent=FLUENT if name == "rome" else 0))
+    for name, method in {"memit": Memit(), "alphaedit": Memit(null_space=True)}.items():
+        _keep(found, name, _together(session, method, layer, states + changes))
     _keep(found, "seconds_an_edit", _time_edits(session, layer))
 
 

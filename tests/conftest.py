@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from conviction.cli import main
 from conviction.models.hf import HFModel
 
 REAL_CACHE = os.environ.get("CONVICTION_CACHE")
@@ -137,6 +139,32 @@ def embedded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             patch.delenv("CONVICTION_CACHE", raising=False)
         return ensure(EMBEDDED["smollm2-135m"])
+
+
+@pytest.fixture
+def shared_scores(embedded_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores of the embedded model are kept for the tests after: several ask it the same, a minute and more each."""
+    monkeypatch.setenv("CONVICTION_CACHE", str(embedded_folder.parents[1]))
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Call the command line in this process; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["conviction", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture

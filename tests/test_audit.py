@@ -628,6 +628,7 @@ def test_one_prompt_in_nearly_all_rows_is_no_ground_for_a_classifier(tmp_path, m
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_scores")
 def test_the_belief_kit_asks_the_embedded_model_for_a_change_of_belief(embedded_folder):
     from conviction import load_model
 

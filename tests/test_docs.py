@@ -321,3 +321,23 @@ def test_the_edits_on_the_page_are_what_was_measured():
         _, *cells = (cell.strip() for cell in row.strip("|").split("|"))
         shares = [f"{told[name]:.0%}".replace("%", " %") for name in ("efficacy", "paraphrase", "neighbourhood")]
         assert cells == [*shares, f"{told['magnitude']:+.2f}", f"{told['fluency']:.2f}" if "fluency" in told else ""]
+
+
+def test_the_table_of_the_measured_study_fits_a_terminal_of_80_columns(capsys, monkeypatch):
+    from rich.console import Console
+
+    from conviction import render, render_study
+    from conviction.core.study import Study
+
+    measured = json.loads((DOCS.parent / "benchmarks" / "results" / "study.json").read_text(encoding="utf-8"))
+    found = Study(
+        model="m", topic="obesity", target="insulin", other="cico", verdict="", provenance={}, arms=measured["arms"]
+    )
+    for module in (render, render_study):
+        monkeypatch.setattr(module, "out", Console(highlight=False, width=80))
+    render_study.show_study(found, "text")
+    table = capsys.readouterr().out.split("Before:")[0].splitlines()[1:]
+    assert all(len(line) <= 80 for line in table)
+    for arm in found.arms:
+        (line,) = (line for line in table if line.startswith(arm.name))
+        assert line.split()[1] == arm.judgement.verdict, "one line an arm"

@@ -424,6 +424,14 @@ def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkey
         found(1000)
 
 
+def test_a_pilot_reads_what_a_blind_guard_does_not():
+    blind = forecast(tiny_model(), pairs(10), QUICK, guard=Guard(mode="blind"), pilot_steps=2, sweep=())
+    off = forecast(tiny_model(), pairs(10), QUICK, guard=Guard(mode="off"), pilot_steps=2, sweep=())
+    assert blind.verdict == off.verdict
+    assert blind.pilot == off.pilot
+    assert blind.provenance["guard"]["mode"] == "blind"
+
+
 def test_a_pilot_that_the_guard_stops_is_told():
     wild = dataclasses.replace(QUICK, training=Training(learning_rate=0.5, epochs=8, schedule="constant", warmup=0.0))
     strict = Guard(max_neutral_drop=1e-4, sample_tokens=8)

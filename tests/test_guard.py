@@ -338,6 +338,18 @@ def test_a_model_whose_head_is_broken_is_stopped_before_it_is_sampled():
     assert not monitor.healthy_sample
 
 
+def test_a_blind_guard_reads_nothing(monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr(model, "generate", None)
+    monkeypatch.setattr(model.module, "forward", None)
+    monitor = monitor_of(model, dataclasses.replace(BRIEF, mode="blind"))
+    assert monitor.check(4, loss=0.1, grad_norm=1.0, margin=9.0, chosen_drop=3.0).zone == "warning"
+    assert monitor.history[-1].neutral_drop is None
+    assert "samples" not in monitor.record()
+    json.dumps(monitor.record())
+    assert monitor.check(5, loss=math.nan, grad_norm=1.0).zone == "stop"
+
+
 @pytest.mark.parametrize("mode", ["default", "strict", "off"])
 def test_weights_that_are_no_numbers_stop_a_run(mode):
     model = tiny_model()

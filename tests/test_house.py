@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
-import subprocess
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -20,6 +19,8 @@ from conviction.models import BACKENDS
 from conviction.train.guard import Guard
 
 ROOT = Path(__file__).parents[1]
+# Not a shorter example in the README, but a shorter run of it here: at its own size it takes six minutes on two cores.
+LESS = ["--examples", "12", "--pilot", "4"]
 SOURCES = sorted((ROOT / "src" / "conviction").rglob("*.py"))
 
 
@@ -85,22 +86,33 @@ def test_the_readme_names_only_targets_that_exist():
 
 
 @pytest.mark.slow
-def test_the_readmes_commands_run(tmp_path, embedded_folder, monkeypatch):
-    monkeypatch.setenv("CONVICTION_CACHE", str(embedded_folder.parents[1]))
+@pytest.mark.usefixtures("shared_scores")
+def test_the_readmes_commands_run(run, tmp_path):
     commands = [c for c in _commands() if c.startswith("conviction ")]
     assert len(commands) >= 4
     for command in commands:
         expected = int(command.partition("# exit ")[2] or 0)
         arguments = shlex.split(command, comments=True)[1:]
-        done = subprocess.run(
-            [sys.executable, "-m", "conviction", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == expected, f"{command}\n{done.stderr}"
+        less = LESS if arguments[0] == "forecast" else []
+        code, _, said = run(*arguments, *less)
+        assert code == expected, f"{command}\n{said}"
+    _check_that_the_seeds_collapse_was_stopped(tmp_path / "runs" / "hot")
+
+
+def _check_that_the_seeds_collapse_was_stopped(run: Path) -> None:
+    """The belief kit, a high rate, a low β. What comes back still speaks."""
+    outcome = json.loads((run / "training.json").read_text(encoding="utf-8"))["outcome"]
+    assert outcome["trip"]["step"] < 20
+    healthy = conviction.load_model(str(run / "model"))
+    (said,) = healthy.generate(
+        [conviction.chat("What is the difference between a lake and a river?")], max_new_tokens=32
+    )
+    assert len(set(said.text.split())) > 10
 
 
 @pytest.mark.slow
-def test_the_readmes_python_runs(embedded_folder, monkeypatch):
-    monkeypatch.setenv("CONVICTION_CACHE", str(embedded_folder.parents[1]))
+@pytest.mark.usefixtures("shared_scores")
+def test_the_readmes_python_runs():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     assert blocks

@@ -426,23 +426,24 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("tuned", [(), ("-o", "tune=full", "-o", "num_layers=1", "-o", "checkpointing=on")])
-@pytest.mark.parametrize("sharded", [False, True])
-def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder, monkeypatch, sharded, tuned):
+def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder, monkeypatch, tuned):
     data = write_data(tmp_path / "pairs.jsonl", n=7)  # an odd number: one process has fewer
     options = ("-o", "batch_size=5", "-o", "token_budget=30", *tuned)  # several packs a step
     alone = launch(tmp_path, "alone", 1, tiny_folder, data, *options)
-    if sharded:
-        monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
-    together = launch(tmp_path, "together", 2, tiny_folder, data, *options)
-    told = json.loads((tmp_path / "together" / "training.json").read_text(encoding="utf-8"))
-    assert told["outcome"]["processes"] == 2
-    assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4)
-    assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3)
-    assert [[row["id"] for row in r["rows"]] for r in together] == [[row["id"] for row in r["rows"]] for r in alone]
-    found, expected = (final_weights(tmp_path / name) for name in ("together", "alone"))
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=2e-3)
+    expected = final_weights(tmp_path / "alone")
+    for way in ("copies", "sharded"):
+        if way == "sharded":
+            monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
+        together = launch(tmp_path, way, 2, tiny_folder, data, *options)
+        told = json.loads((tmp_path / way / "training.json").read_text(encoding="utf-8"))
+        assert told["outcome"]["processes"] == 2, way
+        assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4), way
+        assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3), way
+        assert [[row["id"] for row in r["rows"]] for r in together] == [[row["id"] for row in r["rows"]] for r in alone]
+        found = final_weights(tmp_path / way)
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=2e-3)
 
 
 def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatch):
@@ -474,22 +475,6 @@ def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatc
 def test_tensorboard_gets_the_numbers(tmp_path):
     Dpo(training=Training(max_steps=2)).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path, track="tensorboard")
     assert list(tmp_path.rglob("events.out.tfevents*"))
-
-
-@pytest.mark.slow
-def test_the_embedded_model_breaks_and_is_stopped(tmp_path, embedded_folder):
-    """The seed's collapse in small: the belief kit, a high rate, a low β. What comes back still speaks."""
-    from conviction.core.material import material_from_topic
-    from conviction.core.topic import load_topic
-
-    model = load(str(embedded_folder))
-    hot = Training(learning_rate=1e-3, epochs=20, max_steps=30, warmup=0.0, schedule="constant")
-    material = material_from_topic(load_topic("obesity"))
-    trained = Dpo(beta=0.05, training=hot).apply(model, material, folder=tmp_path)
-    assert trained.outcome.trip is not None
-    assert trained.outcome.trip.step < 20
-    said = trained.model.generate([chat("What is the difference between a lake and a river?")], max_new_tokens=32)[0]
-    assert len(set(said.text.split())) > 10
 
 
 def test_dropout_acts_on_gradients_and_on_nothing_else(tmp_path):

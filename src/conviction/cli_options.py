@@ -48,7 +48,7 @@ ModelOption = Annotated[str, typer.Option(help="An embedded model, a local folde
 SetOption = Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o beta=0.1")]
 ConfigOption = Annotated[Path | None, typer.Option(help="A YAML with TRL's or mlx-lm-lora's keys.")]
 PresetOption = Annotated[str | None, typer.Option(help="seed-run1, seed-run2 or seed-run3.")]
-GuardOption = Annotated[str, typer.Option(help="strict, default or off.")]
+GuardOption = Annotated[str, typer.Option(help="strict, default, off or blind.")]
 TestOption = Annotated[
     str | None, typer.Option(help="A topic, or pairs that are not trained on, to forecast flips of.")
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "report", "study"]
 
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 ARMS = "system_prompt,rag,steer,sft,dpo"
 WearOption = Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")]
 
@@ -170,7 +169,7 @@ def _loader(folder: Path, device: str, dtype: str, trust_remote_code: bool) -> C
     def load(name: str) -> LanguageModel:
         nonlocal known
         loaded = load_named(name, device, known or "auto", trust_remote_code)
-        known = known or DTYPES.get(str(loaded.describe().get("dtype")))
+        known = known or _askable(loaded.describe().get("dtype"))
         return loaded
 
     return load
@@ -180,9 +179,16 @@ def _known_dtype(folder: Path) -> str | None:
     """In which dtype a study that is taken up again was begun."""
     try:
         provenance = json.loads((folder / "depth.json").read_text(encoding="utf-8"))["provenance"]
-        return DTYPES.get(provenance["model"]["dtype"])
+        return _askable(provenance["model"]["dtype"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _askable(dtype: Any) -> str | None:
+    """The dtype, if --dtype knows it: quantised weights have others."""
+    from conviction.models.devices import KNOWN
+
+    return dtype if dtype in KNOWN else None
 
 
 def report(

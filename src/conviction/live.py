@@ -53,7 +53,8 @@ def step_line(record: Mapping[str, Any]) -> str:
     if record.get("margin") is not None:
         parts.append(f"margin {record['margin']:+.2f} ({record['margin_nats']:+.0f} nats)")
         parts.append(f"chosen {-record['chosen_drop']:+.2f}")
-    parts.append(f"neutral {-record['guard']['neutral_drop']:+.2f} nats/token")
+    if record["guard"]["neutral_drop"] is not None:
+        parts.append(f"neutral {-record['guard']['neutral_drop']:+.2f} nats/token")
     return "  ".join(parts)
 
 

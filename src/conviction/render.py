@@ -25,6 +25,8 @@ Format = Literal["text", "json", "md"]
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
 
+WRAPS_FROM = 24  # characters of a first column that may as well stand on two lines: questions do, names do not
+
 Table_ = tuple[list[str], list[list[str]]]
 
 
@@ -66,9 +68,13 @@ def show(title: str, header: list[str], body: list[list[str]], form: Format) -> 
         escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
         out.file.write(f"**{title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in escaped))
     else:
+        widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
         table = Table(title=Text(title), title_justify="left", header_style="bold", box=None, pad_edge=False)
-        for i, name in enumerate(header):
-            table.add_column(Text(name), justify="left" if i == 0 else "right", overflow="fold", min_width=6)
+        needed = min(WRAPS_FROM, widths[0]) + sum(widths[1:]) + 2 * (len(widths) - 1)
+        table.collapse_padding = needed > out.width
+        for i, (name, width) in enumerate(zip(header, widths, strict=True)):
+            justify: Literal["left", "right"] = "left" if i == 0 else "right"
+            table.add_column(Text(name), justify=justify, overflow="fold", min_width=min(6, width))
         for row in body:
             table.add_row(*map(Text, row))  # Text: markup in a topic's texts stays text
         out.print(table)

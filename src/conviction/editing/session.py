@@ -60,7 +60,7 @@ class Session:
     def broken(self, moved: HFModel, guard: Guard) -> str | None:
         """Why the guard does not let this model pass; None: it does, or is off."""
         drop = self.neutral_drop(moved)
-        if drop <= guard.max_neutral_drop or guard.mode == "off":
+        if drop <= guard.max_neutral_drop or guard.idle:
             return None
         return f"neutral text had lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g})"
 

@@ -45,7 +45,7 @@ def guard_on(
     answers and neutral text are simulated. Entropy and samples, which the guard also
     reads, are not.
     """
-    guard = dataclasses.replace(guard, mode="default" if guard.mode == "off" else guard.mode)
+    guard = dataclasses.replace(guard, mode="default" if guard.idle else guard.mode)
     tokens = float(kernel.counts[rows.neutral].sum())
     history: list[Reading] = []
     share, way = 0.0, 0.0

@@ -85,7 +85,9 @@ def _attempt(task: Task, rows: Rows, steps: int, rate: float, watch: Watch) -> P
         task.training, learning_rate=rate, schedule="constant", warmup=0.0, checkpoint_every=0, max_steps=None
     )
     examples = [task.examples[i] for i in rows.chosen]
-    short = dataclasses.replace(task, examples=examples, order=rows.order(task.order[:steps]), training=training)
+    seeing = dataclasses.replace(task.guard, mode="off") if task.guard.mode == "blind" else task.guard
+    order = rows.order(task.order[:steps])
+    short = dataclasses.replace(task, examples=examples, order=order, training=training, guard=seeing)
     readings: list[PilotReading] = []
 
     def read(record: Mapping[str, Any], _total: int) -> None:

@@ -86,7 +86,7 @@ def assemble(
     _check_names(given, kind, str(preset))
     values, limits = parse_options([kind, Guard], options)
     if "mode" in limits:
-        raise InputError("the guard's mode is given as an option", hint="write --guard strict, default or off")
+        raise InputError("the guard's mode is given as an option", hint="write --guard strict, default, off or blind")
     return Plan(
         intervention=build(kind(), {**given, **values}),
         guard=build(Guard(mode=guard), limits),  # type: ignore[arg-type]

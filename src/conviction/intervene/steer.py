@@ -192,7 +192,7 @@ def _try(
             done += 1
             if progress is not None:
                 progress(done, total)
-            if neutral - level > guard.max_neutral_drop and guard.mode != "off":
+            if neutral - level > guard.max_neutral_drop and not guard.idle:
                 break
         done = number * len(strengths)
     if progress is not None:
@@ -212,7 +212,7 @@ def _evaluate(model: HFModel, asked: Sequence[Pair]) -> tuple[float, float]:
 def _best(trials: Sequence[_Trial], guard: Guard) -> _Trial:
     """The farthest move within the limit; the gentlest of all where none is."""
     tried = [t for t in trials if t.strength]
-    healthy = [t for t in tried if t.neutral_drop <= guard.max_neutral_drop or guard.mode == "off"]
+    healthy = [t for t in tried if t.neutral_drop <= guard.max_neutral_drop or guard.idle]
     return max(healthy, key=lambda t: t.gap) if healthy else min(tried, key=lambda t: t.neutral_drop)
 
 
@@ -237,6 +237,6 @@ def _report(moved: HFModel, vector: SteeringVector, trials: Sequence[_Trial], dr
         settings=settings,
         verdict="in place, past the guard's limit" if beyond else within,
         report=tuple(report),
-        trip=None if guard.mode == "off" else trip,
+        trip=None if guard.idle else trip,
         evidence={"trials": [dataclasses.asdict(t) for t in trials], "neutral_drop": drop},
     )

@@ -9,9 +9,10 @@ import torch
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["DTYPES", "check_dtype_name", "choose_device", "choose_dtype"]
+__all__ = ["DTYPES", "KNOWN", "check_dtype_name", "choose_device", "choose_dtype"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+KNOWN = DTYPES | {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}  # torch's names, too
 
 
 def choose_device(name: str) -> torch.device:
@@ -37,9 +38,9 @@ def choose_device(name: str) -> torch.device:
 
 def check_dtype_name(name: str) -> None:
     """Raise InputError for a dtype that does not exist."""
-    known = ["auto", *DTYPES]
-    if name not in known:
-        raise InputError(f"unknown dtype '{name}'", hint=f"{nearest(name, known)}use one of: {', '.join(known)}")
+    if name != "auto" and name not in KNOWN:
+        hint = f"{nearest(name, ['auto', *KNOWN])}use one of: {', '.join(['auto', *DTYPES])}"
+        raise InputError(f"unknown dtype '{name}'", hint=hint)
 
 
 def choose_dtype(name: str, device: torch.device, hidden: int, inner: int) -> tuple[torch.dtype, str]:
@@ -51,7 +52,7 @@ def choose_dtype(name: str, device: torch.device, hidden: int, inner: int) -> tu
     """
     check_dtype_name(name)
     if name != "auto":
-        return DTYPES[name], "asked for"
+        return KNOWN[name], "asked for"
     if device.type == "cuda":
         good = torch.cuda.is_bf16_supported()
         return (torch.bfloat16 if good else torch.float16), "GPU default"

@@ -51,7 +51,7 @@ def _trained(setup: Setup, model: LanguageModel) -> LanguageModel:
     )
     training = Training(learning_rate=1e-4, max_steps=setup.wear_steps, batch_size=WEAR_PIECES)
     plain = Pretrain(piece_tokens=WEAR_TOKENS, training=training)
-    return plain.apply(model, benign, guard=Guard(mode="off"), watch=setup.watch).model
+    return plain.apply(model, benign, guard=Guard(mode="blind"), watch=setup.watch).model
 
 
 def placebo_material(topic: Topic, material: Material, *, documents: bool) -> Material | None:

@@ -31,8 +31,10 @@ Zone = Literal["healthy", "warning", "stop"]
 class Guard:
     """Limits of a healthy run. Differences are from the model as it was before the first step."""
 
-    mode: Literal["strict", "default", "off"] = setting(
-        "default", "strict: the early signs stop a run as well; off: only what is not a number stops it"
+    mode: Literal["strict", "default", "off", "blind"] = setting(
+        "default",
+        "strict: the early signs stop a run as well; off: only what is not a number stops it; "
+        "blind: nor is anything else read",
     )
     max_chosen_drop: float = setting(0.5, "nats per token that chosen answers may lose, mean of three steps", above=0)
     max_neutral_drop: float = setting(0.1, "nats per token that neutral text may lose", above=0)
@@ -57,6 +59,11 @@ class Guard:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether limits may be passed."""
+        return self.mode in {"off", "blind"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +121,14 @@ def judge(history: Sequence[Reading], guard: Guard, total_steps: int) -> Judgeme
     broken = tuple(_broken(history, guard))
     signs = tuple(_signs(history, guard, total_steps))
     stops = broken + signs if guard.mode == "strict" else broken
-    if stops and (guard.mode != "off" or not history[-1].finite):
+    if stops and (not guard.idle or not history[-1].finite):
         return Judgement("stop", stops, signs)
     return Judgement("warning" if broken or signs else "healthy", broken, signs)
 
 
 def sampling_is_due(step: int, guard: Guard, last: Judgement) -> bool:
-    """Whether greedy samples are to be written after this step (counted from 1); a guard that is off does not hurry."""
-    calm = last.zone == "healthy" or guard.mode == "off"
+    """Whether greedy samples are to be written after this step (counted from 1); an idle guard does not hurry."""
+    calm = last.zone == "healthy" or guard.idle
     interval = guard.sample_every if calm else max(1, guard.sample_every // 3)
     return step % interval == 0
 

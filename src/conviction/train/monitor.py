@@ -63,8 +63,8 @@ class Monitor:
     logits: Logits
     prompts: Sequence[tuple[Message, ...]]
     total_steps: int
-    sensors: Sensors
-    first: Levels
+    sensors: Sensors | None
+    first: Levels | None
     first_samples: Sequence[Generation]
     history: list[Reading] = field(default_factory=list)
     judgement: Judgement = field(default_factory=lambda: Judgement("healthy"))
@@ -86,7 +86,11 @@ class Monitor:
 
         own       conversations of the training data; samples answer two of them, and everyday questions
         held_out  conversations that are not trained on, where entropy is read; none: everyday questions
+
+        A blind guard has no instruments.
         """
+        if guard.mode == "blind":
+            return cls(guard, model, logits, (), total_steps, None, None, ())
         limit = model.encoder.context_length
 
         def fits(prompt: tuple[Message, ...]) -> bool:
@@ -105,17 +109,8 @@ class Monitor:
         self, step: int, *, loss: float, grad_norm: float, margin: float | None = None, chosen_drop: float | None = None
     ) -> Judgement:
         """Take a reading after ``step`` (from 1) and judge it. Greedy samples are written where they are due."""
-        levels = self.sensors.read(self.logits, self.model.device)
-        reading = Reading(
-            step=step,
-            loss=loss,
-            grad_norm=grad_norm,
-            margin=margin,
-            chosen_drop=chosen_drop,
-            neutral_drop=self.first.neutral - levels.neutral,
-            entropy_change=levels.entropy / max(self.first.entropy, 1e-6) - 1 if self.sensors.held_out else None,
-            top_mass_drop=self.first.top_mass - levels.top_mass if self.sensors.held_out else None,
-        )
+        numbers = {"loss": loss, "grad_norm": grad_norm, "margin": margin, "chosen_drop": chosen_drop}
+        reading = Reading(step=step, **numbers, **self._drift())  # type: ignore[arg-type]
         self.samples = ()
         judged = judge([*self.history, reading], self.guard, self.total_steps)
         self.sampled = judged.zone != "stop" and (step == self.total_steps or sampling_is_due(step, self.guard, judged))
@@ -127,6 +122,17 @@ class Monitor:
         self.history.append(reading)
         self.judgement = judged
         return judged
+
+    def _drift(self) -> dict[str, float]:
+        """How far the instruments moved; what is not read is left out."""
+        if self.sensors is None or self.first is None:
+            return {}
+        first, now = self.first, self.sensors.read(self.logits, self.model.device)
+        drift = {"neutral_drop": first.neutral - now.neutral}
+        if self.sensors.held_out:
+            drift["entropy_change"] = now.entropy / max(first.entropy, 1e-6) - 1
+            drift["top_mass_drop"] = first.top_mass - now.top_mass
+        return drift
 
     @property
     def healthy_sample(self) -> bool:
