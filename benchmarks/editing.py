@@ -6,7 +6,9 @@ The data are EasyEdit's subset of CounterFact (one paraphrase and one neighbour 
 fact), read from beside the checkout. The layer of ROME is chosen on facts that
 are not among those that are measured; MEMIT's last layer is the same. Definitions: ``conviction.editing.scores``.
 Fluency is ROME's n-gram entropy (GE), over continuations of statement and paraphrase up to 100 tokens, each drawn
-from the five likeliest, as its authors draw them; of the first facts only.
+from the five likeliest, as its authors draw them; of the first facts only. Padding counts towards the 100, so that one
+fact's continuations are longer by themselves than in a batch of all, and their entropy is higher: edits that are made
+singly stand beside ``fluency_singly``.
 """
 
 from __future__ import annotations
@@ -58,7 +60,11 @@ def main(count: int = 100) -> None:
     layer = Rome()._layer(choosing)
     session = begin(model, Material("counterfact", facts=facts[:count]), text=None, watch=Watch())
     found |= {"layer": layer, "left_out": list(session.notes)}
-    found["before"] = vars(score_edits(session.before)) | {"fluency": _fluency(model, session.facts[:FLUENT])}
+    told = session.facts[:FLUENT]
+    found["before"] = vars(score_edits(session.before)) | {
+        "fluency": _fluency(model, told),
+        "fluency_singly": sum(_fluency(model, [fact]) for fact in told) / len(told),
+    }
     print(json.dumps(found), flush=True)
     asked = [request(model, fact, session.contexts) for fact in session.facts]
     start = time.perf_counter()

@@ -141,10 +141,18 @@ def embedded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return ensure(EMBEDDED["smollm2-135m"])
 
 
+@pytest.fixture(scope="session")
+def session_cache(embedded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with the embedded model in it and no scores yet."""
+    cache = tmp_path_factory.mktemp("session")
+    (cache / "models").symlink_to(embedded_folder.parent, target_is_directory=True)
+    return cache
+
+
 @pytest.fixture
-def shared_scores(embedded_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def shared_scores(session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores of the embedded model are kept for the tests after: several ask it the same, a minute and more each."""
-    monkeypatch.setenv("CONVICTION_CACHE", str(embedded_folder.parents[1]))
+    monkeypatch.setenv("CONVICTION_CACHE", str(session_cache))
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import failed, run  # noqa: F401  the fixture
+from test_cli import failed
 from test_train import write_data
 
 QUICK = ("-o", "max_steps=2", "-o", "sample_tokens=8", "--guard", "off", "--dtype", "fp32")
 
 
-def test_it_trains_saves_and_can_be_probed(run, write_topic, tiny_folder, tmp_path):  # noqa: F811
+def test_it_trains_saves_and_can_be_probed(run, write_topic, tiny_folder, tmp_path):
     topic = str(write_topic())
     code, out, err = run("apply", "dpo", topic, "--model", str(tiny_folder), "--run", "r", "-o", "beta=0.2", *QUICK)
     assert code == 0
@@ -32,13 +32,21 @@ def test_it_trains_saves_and_can_be_probed(run, write_topic, tiny_folder, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["sft", "pretrain", "scratch"])
-def test_the_others_run_on_a_topic(run, write_topic, tiny_folder, name):  # noqa: F811
+def test_the_others_run_on_a_topic(run, write_topic, tiny_folder, name):
     more = () if name != "scratch" else ("-o", "hidden_size=16", "-o", "heads=2", "-o", "vocabulary=300")
     code, _, err = run("apply", name, str(write_topic()), "--model", str(tiny_folder), *QUICK, *more)
     assert code == 0, err
 
 
-def test_json_tells_the_outcome_and_every_setting(run, tiny_folder, tmp_path):  # noqa: F811
+def test_what_nobody_looked_at_is_not_called_healthy(run, write_topic, tiny_folder):
+    arguments = ("apply", "sft", str(write_topic()), "--model", str(tiny_folder), "-o", "max_steps=2")
+    code, out, err = run(*arguments, "--guard", "blind", "--dtype", "fp32")
+    assert code == 0, err
+    assert "the guard was blind" in out
+    assert "healthy" not in out
+
+
+def test_json_tells_the_outcome_and_every_setting(run, tiny_folder, tmp_path):
     data = write_data(tmp_path / "pairs.jsonl")
     code, out, _ = run("apply", "dpo", "--data", str(data), "--model", str(tiny_folder), "--format", "json", *QUICK)
     assert code == 0
@@ -47,7 +55,7 @@ def test_json_tells_the_outcome_and_every_setting(run, tiny_folder, tmp_path):  
     assert {"beta", "learning_rate", "rank", "max_neutral_drop"} <= set(told["settings"])
 
 
-def test_a_trip_exits_with_one_and_says_why(run, tiny_folder, tmp_path):  # noqa: F811
+def test_a_trip_exits_with_one_and_says_why(run, tiny_folder, tmp_path):
     data = write_data(tmp_path / "pairs.jsonl")
     limits = ("min_subject=0", "max_repetition=1", "max_non_alphanumeric=1", "max_neutral_drop=0.1", "sample_tokens=8")
     options = [part for limit in limits for part in ("-o", limit)]
@@ -60,7 +68,7 @@ def test_a_trip_exits_with_one_and_says_why(run, tiny_folder, tmp_path):  # noqa
     assert "neutral text lost" in out
 
 
-def test_config_and_preset_and_options_in_this_order(run, tiny_folder, tmp_path):  # noqa: F811
+def test_config_and_preset_and_options_in_this_order(run, tiny_folder, tmp_path):
     write_data(tmp_path / "pairs.jsonl")
     Path("trl.yaml").write_text(
         "model_name_or_path: somewhere/else\nbeta: 0.3\nlearning_rate: 2.0e-6\nuse_peft: true\nlora_r: 4\n",
@@ -78,7 +86,7 @@ def test_config_and_preset_and_options_in_this_order(run, tiny_folder, tmp_path)
     assert settings["num_layers"] == 2
 
 
-def test_a_config_for_preferences_serves_sft_as_far_as_it_goes(run, tiny_folder, tmp_path):  # noqa: F811
+def test_a_config_for_preferences_serves_sft_as_far_as_it_goes(run, tiny_folder, tmp_path):
     write_data(tmp_path / "pairs.jsonl")
     Path("trl.yaml").write_text("model_name_or_path: x/y\nlearning_rate: 2.0e-5\nuse_peft: true\n", encoding="utf-8")
     code, out, err = run(
@@ -111,17 +119,17 @@ class TestErrors:
             (("dpo", "--data", "nothing.jsonl"), "nothing.jsonl"),
         ],
     )
-    def test_each_is_named_before_a_model_is_loaded(self, run, arguments, message):  # noqa: F811
+    def test_each_is_named_before_a_model_is_loaded(self, run, arguments, message):
         assert message in failed(run("apply", *arguments))
 
-    def test_identical_answers_and_missing_columns(self, run, tmp_path, tiny_folder):  # noqa: F811
+    def test_identical_answers_and_missing_columns(self, run, tmp_path, tiny_folder):
         row = {"prompt": "Q?", "chosen": "same", "rejected": "same"}
         (tmp_path / "same.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
         assert "chosen and rejected are the same" in failed(run("apply", "dpo", "--data", "same.jsonl"))
         (tmp_path / "odd.jsonl").write_text('{"question": "Q?", "choosen": "a"}\n', encoding="utf-8")
         failed(run("apply", "dpo", "--data", "odd.jsonl"))
 
-    def test_several_processes_need_a_folder(self, run, monkeypatch, tiny_folder, tmp_path):  # noqa: F811
+    def test_several_processes_need_a_folder(self, run, monkeypatch, tiny_folder, tmp_path):
         monkeypatch.setenv("WORLD_SIZE", "2")
         data = write_data(tmp_path / "pairs.jsonl")
         assert "one run folder" in failed(run("apply", "dpo", "--data", str(data), "--model", str(tiny_folder)))

@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 from test_audit import DIRTY, ROWS, jsonl, row
-from test_cli import failed, run
+from test_cli import failed
 
 from conviction.audit import RULES, find_rule
-
-__all__ = ["run"]  # the fixture
 
 FORM = ("--select", "PD1,PD2")
 

@@ -7,8 +7,10 @@ import os
 
 import pytest
 from conftest import tea_items
-from test_cli import failed, run  # noqa: F401  the fixture
+from test_cli import failed
 from test_train import write_data
+
+from conviction import compare_run, load_model
 
 QUICK = ("-o", "max_steps=4", "-o", "rank=2", "-o", "sample_tokens=8", "--dtype", "fp32")
 
@@ -22,7 +24,7 @@ def topic(write_topic):
     return str(write_topic(items=tea_items(15), yaml=yaml))
 
 
-def test_it_tells_a_verdict_and_keeps_it(run, topic, tiny_folder, tmp_path):  # noqa: F811
+def test_it_tells_a_verdict_and_keeps_it(run, topic, tiny_folder, tmp_path):
     code, out, err = run("forecast", "dpo", topic, "--model", str(tiny_folder), "--run", "f", "--pilot", "2", *QUICK)
     assert code in {0, 1}, err
     assert "dpo on 'tea', 4 steps" in out
@@ -37,7 +39,7 @@ def test_it_tells_a_verdict_and_keeps_it(run, topic, tiny_folder, tmp_path):  # 
     assert json.loads((tmp_path / "f" / "run.json").read_text())["status"] == "done"
 
 
-def test_a_sweep_is_a_map(run, topic, tiny_folder):  # noqa: F811
+def test_a_sweep_is_a_map(run, topic, tiny_folder):
     sweep = ("--sweep", "beta=0.05,0.1", "--sweep", "learning_rate=1e-5..1e-3:3")
     common = ("forecast", "dpo", topic, "--model", str(tiny_folder), "--pilot", "2", *sweep, *QUICK)
     _, out, _ = run(*common)
@@ -52,7 +54,7 @@ def test_a_sweep_is_a_map(run, topic, tiny_folder):  # noqa: F811
     assert "**Why**" in out
 
 
-def test_data_are_asked_a_topic_or_other_pairs(run, topic, tiny_folder, tmp_path):  # noqa: F811
+def test_data_are_asked_a_topic_or_other_pairs(run, topic, tiny_folder, tmp_path):
     data = str(write_data(tmp_path / "pairs.jsonl"))
     common = (
         "forecast",
@@ -75,7 +77,7 @@ def test_data_are_asked_a_topic_or_other_pairs(run, topic, tiny_folder, tmp_path
     assert json.loads(out)["flips"]["pairs"] == len((tmp_path / "pairs.jsonl").read_text().splitlines())
 
 
-def test_a_forecast_is_frozen_with_the_run_and_scored_after_it(run, topic, tiny_folder, tmp_path):  # noqa: F811
+def test_a_forecast_is_frozen_with_the_run_and_scored_after_it(run, topic, tiny_folder, tmp_path):
     model = str(tiny_folder)
     code, _, err = run("apply", "dpo", topic, "--model", model, "--forecast", "--guard", "off", "--run", "r", *QUICK)
     assert code == 0, err
@@ -91,9 +93,13 @@ def test_a_forecast_is_frozen_with_the_run_and_scored_after_it(run, topic, tiny_
     assert score["real_nats"] is not None
     code, out, _ = run("compare", "r", "--model", model, "--dtype", "fp32", "--format", "json")
     assert json.loads(out) == score
+    (tmp_path / "r" / "comparison.json").unlink()
+    compare_run(tmp_path / "r", lambda name: load_model(name, dtype="fp32"), base=model, into=tmp_path)
+    assert json.loads((tmp_path / "comparison.json").read_text()) == score
+    assert not (tmp_path / "r" / "comparison.json").exists(), "a run that is compared with others stays as it is"
 
 
-def test_what_cannot_be_compared_is_said(run, topic, tiny_folder, tmp_path):  # noqa: F811
+def test_what_cannot_be_compared_is_said(run, topic, tiny_folder, tmp_path):
     assert "holds no forecast" in failed(run("compare", "nowhere"))
     run("forecast", "dpo", topic, "--model", str(tiny_folder), "--run", "f", "-o", "tune=full", *QUICK[:2], *QUICK[-2:])
     assert "has not been trained" in failed(run("compare", "f"))
@@ -111,11 +117,11 @@ def test_what_cannot_be_compared_is_said(run, topic, tiny_folder, tmp_path):  # 
         (("dpo", "obesity", "--test", "nowhere.jsonl"), "nowhere.jsonl"),
     ],
 )
-def test_bad_input_is_named_before_a_model_is_loaded(run, arguments, said):  # noqa: F811
+def test_bad_input_is_named_before_a_model_is_loaded(run, arguments, said):
     assert said in failed(run("forecast", *arguments, "--model", "no-such-model"))
 
 
-def test_several_processes_make_no_forecast(run, topic, tiny_folder, monkeypatch):  # noqa: F811
+def test_several_processes_make_no_forecast(run, topic, tiny_folder, monkeypatch):
     monkeypatch.setitem(os.environ, "WORLD_SIZE", "2")
     monkeypatch.setitem(os.environ, "RANK", "0")
     arguments = ("apply", "dpo", topic, "--model", str(tiny_folder), "--forecast", "--run", "r", *QUICK)

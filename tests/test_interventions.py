@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from conviction import Query, load_model, load_topic, material_from_topic
 from conviction.core.facts import Fact, Neighbour, fact_from_row
 from conviction.core.material import Document, Material, Pair
 from conviction.core.protocols import chat
-from conviction.errors import InputError, ModelError
+from conviction.errors import ConvictionError, InputError, ModelError
 from conviction.intervene import INTERVENTIONS, find_intervention
 from conviction.intervene.memit import Memit
 from conviction.intervene.pretrain import Pretrain
@@ -152,6 +153,14 @@ def test_changes_pile_up_and_come_off(tiny_folder, moved, tmp_path):
     )
 
 
+def test_a_prompt_goes_before_a_retrieving_model(moved):
+    _, found = moved
+    retrieving = load_model(str(found["rag"][0] / "model"), dtype="fp32")
+    both = SystemPrompt(text="Be brief.").apply(retrieving, MATERIAL).model
+    assert scored(both) != scored(retrieving)
+    both.logprobs([Query(chat("???"), ("What?",))])
+
+
 def test_training_goes_on_from_an_edited_model(moved, tmp_path):
     _, found = moved
     edited = load_model(str(found["memit"][0] / "model"), dtype="fp32")
@@ -208,8 +217,26 @@ def test_evidence_tells_what_was_read():
 
 
 def test_passages_keep_to_the_budget():
-    moved = Rag(passages=3, token_budget=30).apply(ScriptedModel(), MATERIAL).model
+    moved = Rag(passages=3, token_budget=30, piece_tokens=30).apply(ScriptedModel(), MATERIAL).model
     assert len(moved.sources(chat("Which tea leaves are dark?"))) == 1
+    with pytest.raises(InputError, match="do not fit into 30"):
+        Rag(token_budget=30)
+
+
+def test_a_passage_over_the_budget_makes_room_for_a_shorter_one():
+    long = Document("long", "Oolong tea is partly oxidised, " + "and oolong tea is rolled, " * 12)
+    short = Document("short", "Oolong tea comes from Fujian.")
+    material = Material("tea", documents=(long, short))
+    moved = Rag(passages=2, token_budget=40, piece_tokens=40).apply(ScriptedModel(), material).model
+    found = moved.sources(chat("What is oolong tea, partly oxidised and rolled?"))
+    assert len(found) == 1
+
+
+def test_an_index_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(ConvictionError):
+        Rag(embedder="no-such-embedder").apply(ScriptedModel(), MATERIAL)
+    assert not list(tmp_path.iterdir())
 
 
 def test_indexing_again_embeds_only_what_is_new(tmp_path):

@@ -110,6 +110,20 @@ def test_the_shift_of_a_placebo_is_taken_off():
     assert found.placebo == "placebo"
 
 
+def test_five_beliefs_are_too_few_to_say_that_they_hold():
+    """An interval that is drawn from the same five again and again is too narrow; a change is not deep by it."""
+    away = [f"u{i}" for i in range(5, PROPOSITIONS)]
+    after = readings("after", **DEEP)
+    kept = tuple(
+        r.model_copy(update={"value": -0.1}) if r.metric == "unchallenged" and r.unit in away else r
+        for r in after.readings
+    )
+    found = judge(readings("base", **BASE), after.model_copy(update={"readings": kept}), worn=readings("w", shift=0.4))
+    assert found.find("robustness").outcome == "unclear"
+    assert "5 beliefs against 8, too few to tell" in found.find("robustness").text
+    assert found.verdict == "shallow"
+
+
 def test_a_view_that_was_held_before_is_not_challenged():
     found = judge(readings("base", **{**BASE, "unchallenged": 0.2}), readings("after", **DEEP))
     assert found.find("robustness").outcome == "not measured"

@@ -18,7 +18,8 @@ from conviction import study as study_module
 from conviction.cli import main
 from conviction.core.applied import Applied
 from conviction.core.run import Run
-from conviction.errors import InputError
+from conviction.core.topic import KitDocument
+from conviction.errors import InputError, RunError
 from conviction.models.scripted import ScriptedModel
 from conviction.study import Design, plan_arms, study
 from conviction.train.guard import Guard
@@ -189,6 +190,52 @@ def test_a_topic_that_has_changed_is_not_taken_up(tea, tmp_path):
         study(other, Run(tmp_path, resumed=True), load, Watch())
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"target": "plain"}, "target"),
+        ({"documents": {"milky": (KitDocument(id="d", text="Milk is good for tea."),)}}, "material"),
+        ({"documents": {"placebo": (KitDocument(id="d", text="Ships are old."),)}}, "material"),
+    ],
+)
+def test_what_arms_learn_and_whither_may_not_change_under_way(tea, tmp_path, changes, named):
+    """The questions are the same, and so is the digest of the topic."""
+    from conviction.errors import RunError
+
+    asked = design(tea, plan("rag", 0.1))
+    study(asked, Run(tmp_path), load, Watch())
+    other = replace(asked, topic=asked.topic.model_copy(update=changes))
+    with pytest.raises(RunError, match=f"another design: .*{named}"):
+        study(other, Run(tmp_path, resumed=True), load, Watch())
+
+
+def test_a_design_is_kept_before_anything_is_measured(tea, tmp_path, monkeypatch):
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study_module, "_probe", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, Watch())
+    assert json.loads((tmp_path / "design.json").read_text())["model"]["id"] == "base"
+    (tmp_path / "design.json").write_text('{"half')
+    with pytest.raises(RunError, match=r"design\.json is damaged"):
+        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, Watch())
+
+
+def test_benign_training_that_breaks_tells_nothing(tea, tmp_path, tiny_folder, monkeypatch):
+    from conviction import load_model
+    from conviction.errors import ModelError
+    from conviction.intervene.pretrain import Pretrain
+    from conviction.study.controls import wear
+
+    tiny, trip = load_model(str(tiny_folder), dtype="fp32"), SimpleNamespace(reasons=("the loss is not a number",))
+    monkeypatch.setattr(Pretrain, "apply", lambda *_, **__: SimpleNamespace(model=tiny, trip=trip))
+    setup = SimpleNamespace(base=tiny, worn={}, wear_steps=1, watch=Watch())
+    with pytest.raises(ModelError, match="benign training broke: the loss is not a number"):
+        wear(setup, tiny)
+    assert setup.worn == {}
+
+
 def test_what_is_finished_counts_whatever_the_budget(tea, tmp_path):
     asked = design(tea, plan("rag", 0.1))
     study(asked, Run(tmp_path), load, Watch())
@@ -308,6 +355,10 @@ def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
     assert (tmp_path / "table" / found.arms[1].folder / "depth.json").exists()
     assert sorted(p.name for p in apart[0].iterdir()) == ["applied.json", "model"]  # it stays as it is
     assert found.arms[0].changes == "the prompt; weights stay"
+    record = json.loads((apart[0] / "applied.json").read_text())
+    (apart[0] / "applied.json").write_text(json.dumps({**record, "settings": {"text": "made again"}}))
+    with pytest.raises(RunError, match="made differ"):
+        compare(read_made(apart), design(tea), Run(tmp_path / "table", resumed=True), load, Watch())
 
 
 def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(tmp_path):

@@ -22,11 +22,13 @@ def compare_run(
     load: Callable[[str], LanguageModel],
     *,
     base: str | None = None,
+    into: Path | None = None,
     progress: Callable[[str], Progress] | None = None,
 ) -> tuple[Forecast, ForecastScore]:
     """Ask the untouched and the trained model the forecast's questions; writes ``comparison.json``.
 
     load  gives a model by name, folder or id; base: what to load the untouched model by, else the forecast's own name
+    into  the folder to write into; None: the run's own
 
     Raises RunError for a folder without a forecast, or whose training has not ended.
     """
@@ -39,7 +41,7 @@ def compare_run(
     if trip is None:
         after = _ask(load(str(folder / "model")), asked, progress and progress("asking the trained model"))
     score = score_forecast(forecast, before, after, trip=trip and trip["step"])
-    write_atomic(folder / "comparison.json", score.model_dump_json(indent=1) + "\n")
+    write_atomic((into or folder) / "comparison.json", score.model_dump_json(indent=1) + "\n")
     return forecast, score
 
 

@@ -67,7 +67,10 @@ def show_outcome(outcome: Outcome, settings: Mapping[str, Any], folder: str, for
         out.file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         return
     verdict = "stopped by the guard" if outcome.trip else "healthy to the end"
-    if outcome.passed:
+    blind = settings.get("mode") == "blind"
+    if not outcome.trip and blind:
+        verdict = "to the end; whether in health was not read, the guard was blind"
+    elif outcome.passed:
         verdict = "to the end, with limits passed: the guard was off"
     body = [
         ["steps", f"{outcome.steps} of {outcome.total_steps}"],
@@ -80,9 +83,8 @@ def show_outcome(outcome: Outcome, settings: Mapping[str, Any], folder: str, for
     body += [["note", note] for note in outcome.notes]
     if outcome.trip:
         where = f"step {outcome.trip.restored}" if outcome.trip.restored else "before the first step"
-        body.insert(
-            1, ["stopped after", f"step {outcome.trip.step}; the model is the one of {where}, the last healthy"]
-        )
+        kept = "" if blind else ", the last healthy"
+        body.insert(1, ["stopped after", f"step {outcome.trip.step}; the model is the one of {where}{kept}"])
         body += [["reason", reason] for reason in outcome.trip.reasons]
         body += [["flip", outcome.trip.reach]] if outcome.trip.reach else []
     _show(verdict, body, form)

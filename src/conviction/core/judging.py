@@ -23,6 +23,7 @@ PROPAGATED = 0.2  # share of the direct shift that implications move by, for it 
 HOLDS = 0.8  # what challenges leave, relative to what they leave of beliefs of the model's own
 LASTS = 0.5  # share of the shift that benign training leaves
 MATCHED = 8  # beliefs of its own that a change is held against
+ENOUGH = 6  # beliefs on either side of a comparison of challenges: fewer could not reach p < 0.05 in a sign test
 
 
 def judge(
@@ -189,8 +190,10 @@ def _robustness(before: Readings, after: Readings) -> Property:
     if not found:
         return missing("robustness", "of genuine beliefs", "no challenge leaves anything of the model's own beliefs")
     value, low, high, name = min(found)
-    withstood = all(bound >= HOLDS for _, bound, _, _ in found)
-    gave_way = any(bound < HOLDS for _, _, bound, _ in found)
+    few = min(len(held), len(known)) < ENOUGH
+    withstood = not few and all(bound >= HOLDS for _, bound, _, _ in found)
+    gave_way = not few and any(bound < HOLDS for _, _, bound, _ in found)
+    too_few = f" ({len(held)} beliefs against {len(known)}, too few to tell)" if few else ""
     return Property(
         metric="robustness",
         outcome="yes" if withstood else "no" if gave_way else "unclear",
@@ -199,7 +202,7 @@ def _robustness(before: Readings, after: Readings) -> Property:
         high=finite(high),
         unit="of genuine beliefs",
         n=len(held),
-        text=f"{CHALLENGES[name]}, it keeps {value:.0%} of what beliefs of its own keep",
+        text=f"{CHALLENGES[name]}, it keeps {value:.0%} of what beliefs of its own keep{too_few}",
         readings=("unchallenged", f"challenge:{name}", "genuine", f"genuine:{name}"),
     )
 

@@ -43,6 +43,11 @@ class Rag:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.piece_tokens > self.token_budget:
+            raise InputError(
+                f"passages of {self.piece_tokens} tokens do not fit into {self.token_budget}",
+                hint="make piece_tokens smaller than token_budget",
+            )
 
     def apply(
         self,
@@ -74,14 +79,19 @@ class Rag:
                 f"{material.name} holds no documents", hint="give -o documents=FOLDER, or rows with a text"
             )
         place, passing = self._place(folder)
-        index = build_index(
-            place,
-            documents,
-            embedder=self.embedder,
-            piece_tokens=self.piece_tokens,
-            say=watch.say,
-            progress=watch.bars("embedding passages"),
-        )
+        try:
+            index = build_index(
+                place,
+                documents,
+                embedder=self.embedder,
+                piece_tokens=self.piece_tokens,
+                say=watch.say,
+                progress=watch.bars("embedding passages"),
+            )
+        except BaseException:
+            if passing:
+                shutil.rmtree(place.parent, ignore_errors=True)
+            raise
         rewriter = Passages(
             index=index,
             documents=documents,

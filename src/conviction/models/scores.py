@@ -11,6 +11,7 @@ import hashlib
 import sqlite3
 from array import array
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ class ScoreCache:
     """Maps (scope, prompt ids, answer ids) to log-probs, in one SQLite file."""
 
     def __init__(self, scope: Sequence[str]) -> None:
-        self._scope = hashlib.sha256("\0".join(scope).encode()).digest()
+        known_by = [version("conviction"), *scope]  # another version may compute otherwise
+        self._scope = hashlib.sha256("\0".join(known_by).encode()).digest()
         path = cache_dir() / "scores.sqlite"
         with storage_errors(f"opening the score cache {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)

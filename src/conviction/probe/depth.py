@@ -307,6 +307,10 @@ def _read_own(model: LanguageModel, kit: _Kit, base: Readings | None) -> tuple[l
         texts = {fact: g.text.strip() for fact, g in zip(questions, drawn, strict=True) if g.text.strip()}
     else:
         texts = {s.item: s.text for s in base.evidence if s.condition == "own"}
+        if base.of("own") and not texts:
+            raise InputError(
+                "the untouched model's own answers are missing from its readings", hint="read the untouched model again"
+            )
     queries = [Query(chat(questions[fact]), (text,)) for fact, text in texts.items()]
     readings, samples = [], []
     for (fact, text), (scored,) in zip(texts.items(), model.logprobs(queries), strict=True):

@@ -122,8 +122,8 @@ def _charts(run: RunFolder) -> dict[str, tuple[str, Any]]:
 
 def _moved(run: RunFolder, arm: ArmFolder) -> list[tuple[float, float]]:
     """(expected, real) movement of every test question that a forecast was made for."""
-    if arm.forecast is None or run.before is None:
-        return []
+    if arm.forecast is None or run.before is None or (arm.arm and arm.arm.applying and arm.arm.applying.trip):
+        return []  # a run that was stopped left the model of an earlier step
     start = {row.item: row.gap_nats for row in run.before.rows}
     return [
         (o.gap_nats - o.start_nats, arm.gaps[o.id] - start[o.id])

@@ -78,17 +78,17 @@ class Passages:
         return "rag", {"embedder": self.index.embedder, **{name: getattr(self, name) for name in fields}}
 
     def _look_up(self, questions: Sequence[str]) -> None:
-        """Search for what was not asked before, and keep what fits the budget."""
-        fresh = list(dict.fromkeys(q for q in questions if q.strip() and q not in self._found))
+        """Search for what was not asked before, and keep what fits the budget. "?" asks for nothing."""
+        fresh = list(dict.fromkeys(q for q in questions if any(map(str.isalnum, q)) and q not in self._found))
         if not fresh:
             return
         for question, found in zip(fresh, self.index.search(fresh, self.passages), strict=True):
             kept, used = [], 0
             for passage in found:
-                used += self.count(passage.text)
-                if used > self.token_budget:
-                    break
-                kept.append(passage)
+                tokens = self.count(passage.text)
+                if used + tokens <= self.token_budget:  # a shorter one may fit where a longer one does not
+                    used += tokens
+                    kept.append(passage)
             self._found[question] = kept
 
     def _before(self, messages: Messages, question: str) -> Messages:

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from conviction.core.depth import Readings
+from conviction.core.material import material_from_topic
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.scorecard import Scorecard
@@ -25,6 +26,7 @@ from conviction.core.study import Arm, Study
 from conviction.core.topic import Topic
 from conviction.errors import InputError
 from conviction.study.arm import describe_plan, judge_made, run_arm
+from conviction.study.controls import placebo_material
 from conviction.study.made import Made, check_base, read_made
 from conviction.study.setup import Load, Setup, alone, check_same, hold_to, once
 
@@ -115,7 +117,7 @@ def compare(made: Sequence[Made], design: Design, run: Run, load: Load, watch: W
     Raises RunError for a run on another model than the design's.
     """
     with alone(run.folder):
-        setup, before = _untouched(design, run, load, watch, [str(one.folder.resolve()) for one in made])
+        setup, before = _untouched(design, run, load, watch, [f"{one.folder.resolve()} {one.digest}" for one in made])
         arms = []
         for number, one in enumerate(made):
             check_base(one, setup.base)
@@ -133,20 +135,23 @@ def compare(made: Sequence[Made], design: Design, run: Run, load: Load, watch: W
 def _untouched(design: Design, run: Run, load: Load, watch: Watch, made: Sequence[str] = ()) -> tuple[Setup, Scorecard]:
     """The model before anything is done: probed, and read as the arms will be."""
     topic, base = design.topic, load(design.model)
-    before = once(run, "before", Scorecard, lambda: _probe(base, topic, watch))
-    readings = once(run, "depth", Readings, lambda: _read(base, topic, watch))
-    check_same(topic, before, readings)
-    described = base.describe()
+    described, material = base.describe(), material_from_topic(topic)
+    on_another = placebo_material(topic, material, documents=True)
     hold_to(
         run,
         {
             "model": {name: described.get(name) for name in ("id", "fingerprint", "dtype")},
+            "target": topic.target,
+            "material": [material.digest, on_another and on_another.digest],
             "arms": {p.intervention.name: [flat(p.intervention), flat(p.guard)] for p in design.plans},
             "made": list(made),
             "wear_steps": design.wear_steps,
             "placebo": design.placebo,
         },
     )
+    before = once(run, "before", Scorecard, lambda: _probe(base, topic, watch))
+    readings = once(run, "depth", Readings, lambda: _read(base, topic, watch))
+    check_same(topic, before, readings)
     setup = Setup(
         topic=topic,
         base=base,
@@ -194,7 +199,6 @@ def _read(base: LanguageModel, topic: Topic, watch: Watch) -> Readings:
 def _audit(run: Run, topic: Topic) -> None:
     """What the linter says of the pairs that the arms learn from."""
     from conviction.audit import audit
-    from conviction.core.material import material_from_topic
 
     path, material = run.folder / "findings.json", material_from_topic(topic)
     if material.pairs and not path.exists():

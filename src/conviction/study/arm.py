@@ -122,7 +122,9 @@ def _measured(
                 f"the placebo was stopped by the guard and corrects for less training: {other.provenance['trip']}"
             )
         judgement = judge(setup.readings, after, placebo=other, worn=worn)
-    score = notes.beside("the forecast's score", lambda: _held_to(setup, made_in)) if expected is not None else None
+    score = (
+        notes.beside("the forecast's score", lambda: _held_to(setup, own, made_in)) if expected is not None else None
+    )
     return arm.model_copy(
         update={
             "tokens_more": _tokens_more(setup.base, moved, setup.topic),
@@ -153,8 +155,12 @@ def _placebo(plan: Plan, setup: Setup, own: Run, material: Material, *, stopped:
     from conviction.probe.depth import read_shift
 
     name = plan.intervention.name
-    if not setup.placebo or name not in TRAINED:
+    if not setup.placebo or not hasattr(plan.intervention, "task"):
         return None
+    if name not in TRAINED:
+        raise InputError(
+            f"'{name}' begins with another model, and so would a placebo", hint="hold it against `pretrain`"
+        )
     if stopped:
         raise InputError(
             "the guard stopped the arm itself, and a placebo would be trained for longer", hint="train more gently"
@@ -222,13 +228,14 @@ def _trip(trip: Any) -> str | None:
     return f"step {found['step']}: {'; '.join(found['reasons'])}"
 
 
-def _held_to(setup: Setup, folder: Path) -> ForecastScore:
+def _held_to(setup: Setup, own: Run, made_in: Path) -> ForecastScore:
     from conviction.compare import compare_run
     from conviction.core.forecast import ForecastScore
 
-    base, path = setup.base, folder / "comparison.json"
+    base, path = setup.base, own.folder / "comparison.json"
     if not path.exists():
-        compare_run(folder, lambda name: base if name == base.id else setup.load(name), base=base.id)
+        own.folder.mkdir(parents=True, exist_ok=True)
+        compare_run(made_in, lambda name: base if name == base.id else setup.load(name), base=base.id, into=own.folder)
     with storage_errors(f"reading {path}"):
         return ForecastScore.model_validate_json(path.read_text(encoding="utf-8"))
 

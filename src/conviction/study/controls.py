@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from conviction.core.protocols import LanguageModel, WeightModel, chat
 from conviction.core.topic import PLACEBO, Topic
+from conviction.errors import ModelError
 from conviction.study.setup import Setup
 
 if TYPE_CHECKING:
@@ -51,7 +52,10 @@ def _trained(setup: Setup, model: LanguageModel) -> LanguageModel:
     )
     training = Training(learning_rate=1e-4, max_steps=setup.wear_steps, batch_size=WEAR_PIECES)
     plain = Pretrain(piece_tokens=WEAR_TOKENS, training=training)
-    return plain.apply(model, benign, guard=Guard(mode="blind"), watch=setup.watch).model
+    worn = plain.apply(model, benign, guard=Guard(mode="blind"), watch=setup.watch)
+    if worn.trip is not None:
+        raise ModelError(f"benign training broke: {'; '.join(worn.trip.reasons)}", hint="load it with --dtype fp32")
+    return worn.model
 
 
 def placebo_material(topic: Topic, material: Material, *, documents: bool) -> Material | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ class Made:
     """What ``apply`` wrote of itself.
 
     model    id of the untouched one, weights: its fingerprint, in that dtype
+    digest   of its record: a run that was made again is another
     seconds  of training; peak_mb: of the whole process
     """
 
     folder: Path
+    digest: str
     intervention: str
     topic: str
     model: str
@@ -67,7 +70,7 @@ def _read(folder: Path) -> Made:
             with storage_errors(f"reading {path}"):
                 text = path.read_text(encoding="utf-8")
             try:
-                return _made(folder, json.loads(text))
+                return _made(folder, text)
             except (ValueError, KeyError, TypeError) as error:
                 raise RunError(f"{path} is damaged", hint="the run has to be made again") from error
     raise RunError(
@@ -76,10 +79,12 @@ def _read(folder: Path) -> Made:
     )
 
 
-def _made(folder: Path, record: dict[str, Any]) -> Made:
+def _made(folder: Path, text: str) -> Made:
+    record = json.loads(text)
     outcome = record.get("outcome", {})
     return Made(
         folder=folder,
+        digest=hashlib.sha256(text.encode()).hexdigest(),
         intervention=record["intervention"],
         topic=record["material"]["name"],
         model=record["model"]["id"],

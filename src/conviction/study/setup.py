@@ -84,7 +84,11 @@ def hold_to(run: Run, design: Mapping[str, Any]) -> None:
         write_atomic(path, text)
         return
     with storage_errors(f"reading {path}"):
-        begun, now = json.loads(path.read_text(encoding="utf-8")), json.loads(text)
+        kept = path.read_text(encoding="utf-8")
+    try:
+        begun, now = dict(json.loads(kept)), json.loads(text)
+    except (ValueError, TypeError) as error:
+        raise RunError(f"{path} is damaged", hint="give --run a new folder") from error
     if other := [name for name in now if begun.get(name) != now[name]]:
         raise RunError(
             f"{run.folder} was begun with another design: {', '.join(other)} differ", hint="give --run a new folder"
