@@ -107,3 +107,14 @@ def test_a_run_that_stopped_after_saving_can_still_be_finished(tmp_path, card):
     with start(tmp_path / "r") as run:
         run.save("before", card)
     assert run.load("before") == card
+
+
+@pytest.mark.parametrize("damage", ['{"half', "7", '{"no": "stage"}'])
+def test_damaged_rows_are_named_when_read_and_when_added_to(tmp_path, card, damage):
+    with start(tmp_path / "r") as run:
+        run.save("before", card)
+        (tmp_path / "r" / "samples.jsonl").write_text(damage + "\n")
+        with pytest.raises(RunError, match=r"samples\.jsonl is damaged"):
+            run.load("before")
+        with pytest.raises(RunError, match=r"samples\.jsonl is damaged"):
+            run.save("after", card)

@@ -15,7 +15,6 @@ from conftest import tea_items
 
 from conviction import load_topic
 from conviction import study as study_module
-from conviction.cli import main
 from conviction.core.applied import Applied
 from conviction.core.run import Run
 from conviction.core.topic import KitDocument
@@ -181,8 +180,6 @@ def test_a_spent_budget_leaves_arms_out_and_says_so(tea, tmp_path):
 
 
 def test_a_topic_that_has_changed_is_not_taken_up(tea, tmp_path):
-    from conviction.errors import RunError
-
     asked = design(tea, plan("rag", 0.1))
     study(asked, Run(tmp_path), load, Watch())
     other = replace(asked, topic=asked.topic.model_copy(update={"digest": "another"}))
@@ -200,8 +197,6 @@ def test_a_topic_that_has_changed_is_not_taken_up(tea, tmp_path):
 )
 def test_what_arms_learn_and_whither_may_not_change_under_way(tea, tmp_path, changes, named):
     """The questions are the same, and so is the digest of the topic."""
-    from conviction.errors import RunError
-
     asked = design(tea, plan("rag", 0.1))
     study(asked, Run(tmp_path), load, Watch())
     other = replace(asked, topic=asked.topic.model_copy(update=changes))
@@ -272,8 +267,6 @@ def test_what_could_not_be_measured_stands_in_the_result(tea, tmp_path, monkeypa
 
 
 def test_another_design_is_not_taken_up(tea, tmp_path):
-    from conviction.errors import RunError
-
     asked = design(tea, plan("rag", 0.1))
     study(asked, Run(tmp_path), load, Watch())
     with pytest.raises(RunError, match="another design: wear_steps"):
@@ -300,23 +293,16 @@ def test_arms_run_cheapest_first_with_their_own_options(tea):
 def test_a_second_study_in_the_same_folder_is_refused(tea, tmp_path):
     from filelock import FileLock
 
-    from conviction.errors import RunError
-
     with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="another study writes into"):
         study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, Watch())
 
 
-def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_path, tiny_folder, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
+def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_path, tiny_folder, run):
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--wear", "1"]
     arms = ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=2", "-o", "sft.learning_rate=1e-2"]
-    monkeypatch.setattr(sys, "argv", ["conviction", *asked, *arms, "--format", "json", "--run", "run"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    captured = capsys.readouterr()
-    assert stop.value.code == 0, captured.err
-    prompt, trained = json.loads(captured.out)["arms"]
+    code, out, err = run(*asked, *arms, "--format", "json", "--run", "run")
+    assert code == 0, err
+    prompt, trained = json.loads(out)["arms"]
     assert prompt["failure"] is None
     assert trained["failure"] is None
     assert prompt["tokens_more"] > 10
@@ -362,7 +348,6 @@ def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
 
 
 def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(tmp_path):
-    from conviction.errors import RunError
     from conviction.study import read_made
 
     (tmp_path / "none").mkdir()
@@ -376,17 +361,11 @@ def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(tmp_p
         read_made([one])
 
 
-def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
-
+def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, run):
     def command(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["conviction", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        captured = capsys.readouterr()
-        assert stop.value.code == 0, captured.err
-        return captured.out
+        code, out, err = run(*arguments)
+        assert code == 0, err
+        return out
 
     on = [str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off"]
     command("apply", "system_prompt", *on, "--run", "prompt")
@@ -401,26 +380,44 @@ def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, monkeypatch, 
     assert "system_prompt" in (tmp_path / "table" / "report.html").read_text(encoding="utf-8")
 
 
-def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(
-    tea, tmp_path, tiny_folder, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
+def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(tea, tmp_path, tiny_folder, run):
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--wear", "0"]
     asked += ["--interventions", "system_prompt,rome"]  # the topic has no facts to write
 
     def command(*more: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["conviction", *asked, *more])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        said = capsys.readouterr().err
-        assert stop.value.code == 1, said
+        code, _, said = run(*asked, *more)
+        assert code == 1, said
         return said
 
     (line,) = [line for line in command().splitlines() if "not judged: rome" in line]
     folder = line.partition("--run ")[2].strip()
     assert "status of the run: failed" in (tmp_path / folder / "report.html").read_text(encoding="utf-8")
     assert "resuming the unfinished study" in command("--run", folder)
+
+
+def test_a_study_goes_on_in_the_dtype_that_it_began_in(tea, tmp_path, tiny_folder, run, monkeypatch):
+    """Which one is faster is measured anew with every start, and may come out otherwise."""
+    import torch
+
+    from conviction.models import loading
+
+    chosen, faster = loading.choose_dtype, [torch.float32, torch.bfloat16]
+
+    def measured(name, *more):
+        return (faster[0], "measured") if name == "auto" else chosen(name, *more)
+
+    def cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loading, "choose_dtype", measured)
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--wear", "0", "--interventions", "system_prompt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(study_module, "_probe", cut_off)
+        run(*asked, "--run", "run")
+    assert (tmp_path / "run" / "design.json").exists()
+    faster.reverse()
+    code, _, err = run(*asked, "--run", "run")
+    assert code == 0, err
 
 
 KILLED = """

@@ -178,8 +178,7 @@ def _loader(folder: Path, device: str, dtype: str, trust_remote_code: bool) -> C
 def _known_dtype(folder: Path) -> str | None:
     """In which dtype a study that is taken up again was begun."""
     try:
-        provenance = json.loads((folder / "depth.json").read_text(encoding="utf-8"))["provenance"]
-        return _askable(provenance["model"]["dtype"])
+        return _askable(json.loads((folder / "design.json").read_text(encoding="utf-8"))["model"]["dtype"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -141,14 +141,13 @@ class Run:
             text = path.read_text(encoding="utf-8")
         try:
             # not splitlines(): that would also cut at U+2028, which JSON leaves inside strings
-            found = [json.loads(line) for line in text.split("\n") if line]
-            [line["stage"] for line in found]
+            rows = [json.loads(line) for line in text.split("\n") if line]
+            return [{"stage": row["stage"], **row} for row in rows]
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(
                 f"{path} is damaged: it holds the rows behind every number of this folder",
                 hint="remove it and the .json files beside it but run.json, and the run makes them again",
             ) from error
-        return found
 
     def _write_head(self, head: dict[str, Any], status: Status) -> None:
         finished = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")

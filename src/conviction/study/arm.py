@@ -234,7 +234,6 @@ def _held_to(setup: Setup, own: Run, made_in: Path) -> ForecastScore:
 
     base, path = setup.base, own.folder / "comparison.json"
     if not path.exists():
-        own.folder.mkdir(parents=True, exist_ok=True)
         compare_run(made_in, lambda name: base if name == base.id else setup.load(name), base=base.id, into=own.folder)
     with storage_errors(f"reading {path}"):
         return ForecastScore.model_validate_json(path.read_text(encoding="utf-8"))
