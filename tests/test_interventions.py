@@ -444,7 +444,7 @@ def test_passages_before_a_question_are_read_once_for_all_its_answers():
     assert with_six < once + length, "the passages are read again with every answer"
 
 
-def test_a_documents_third_passage_comes_after_those_of_others(tmp_path):
+def test_a_documents_second_passage_comes_after_those_of_others(tmp_path):
     pytest.importorskip("lancedb")
     from conviction.retrieval.embedding import EMBEDDED
     from conviction.retrieval.index import build_index
@@ -455,4 +455,4 @@ def test_a_documents_third_passage_comes_after_those_of_others(tmp_path):
     other = Document("other", "Black tea is rolled and left to wither in warm air.")
     index = build_index(tmp_path / "index", [Document("long", long), other], embedder=EMBEDDED, piece_tokens=24)
     (found,) = index.search(["How is green tea made?"], 4)
-    assert [p.document for p in found] == ["long", "long", "other", "long"]
+    assert [p.document for p in found] == ["long", "other", "long", "long"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,8 @@ __all__ = ["Index", "Passage", "build_index"]
 
 TABLE = "passages"
 HEAD = "index.json"
-SCHEMA = 1
+SCHEMA = 2
 POOL = 10  # how many each of the two searches brings before their ranks are fused
-FROM_ONE = 2  # passages of one document that may stand before those of others
 LONGEST_TITLE = 120  # characters of a first line that a blank line follows
 
 
@@ -55,7 +53,7 @@ class Index:
     def search(self, questions: Sequence[str], count: int) -> list[list[Passage]]:
         """For each question the best passages, best first; ties in the order of ids.
 
-        A document's third and further passages come after all others: they rarely add what the first two lack.
+        A document's further passages come after the best one of every other: they rarely add what it lacks.
         """
         from lancedb.rerankers import RRFReranker
 
@@ -114,13 +112,10 @@ def build_index(
 
 
 def _varied(passages: Sequence[Passage]) -> list[Passage]:
-    seen: Counter[str] = Counter()
-    first: list[Passage] = []
-    rest: list[Passage] = []
+    best: dict[str, Passage] = {}
     for passage in passages:
-        seen[passage.document] += 1
-        (first if seen[passage.document] <= FROM_ONE else rest).append(passage)
-    return first + rest
+        best.setdefault(passage.document, passage)
+    return [*best.values(), *(p for p in passages if p is not best[p.document])]
 
 
 def _open(folder: Path, head: dict[str, Any], say: Callable[[str], None]) -> Any | None:
@@ -199,7 +194,8 @@ def _create(folder: Path, rows: list[dict[str, Any]]) -> Any:
 def _index_words(table: Any) -> None:
     from lancedb.index import FTS
 
-    table.create_index("text", config=FTS(), replace=True)
+    # Stop words stay: "without", "not" and "more" are what tells one question of a dispute from another.
+    table.create_index("text", config=FTS(remove_stop_words=False), replace=True)
 
 
 def _quoted(text: str) -> str:
