@@ -5,10 +5,9 @@
 The data are EasyEdit's subset of CounterFact (one paraphrase and one neighbour a
 fact), read from beside the checkout. The layer of ROME is chosen on facts that
 are not among those that are measured; MEMIT's last layer is the same. Definitions: ``conviction.editing.scores``.
-Fluency is ROME's n-gram entropy (GE), over continuations of statement and paraphrase up to 100 tokens, each drawn
-from the five likeliest, as its authors draw them; of the first facts only. Padding counts towards the 100, so that one
-fact's continuations are longer by themselves than in a batch of all, and their entropy is higher: edits that are made
-singly stand beside ``fluency_singly``.
+Fluency is ROME's n-gram entropy (GE) over continuations of statement and paraphrase, each drawn from the five
+likeliest, as its authors draw them: all of one length, and none ends before it, for entropy grows with length.
+``fluency_change`` is its change over the untouched model's, with a 95 % interval over the facts.
 """
 
 from __future__ import annotations
@@ -21,13 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.machine import save
 from conviction.core.facts import Fact
 from conviction.core.material import Material
-from conviction.core.protocols import Generation
 from conviction.core.reading import read_material
+from conviction.core.stats import mean_interval
 from conviction.editing.covariance import covariances
 from conviction.editing.descent import Descent
 from conviction.editing.requests import request
@@ -40,13 +40,12 @@ from conviction.intervene.rome import Rome
 from conviction.models.delta import Delta, LowRank, edited
 from conviction.models.hf import HFModel
 from conviction.models.loading import load
-from conviction.probe.health import degeneration, neutral_text
+from conviction.probe.health import neutral_text, ngram_entropy
 from conviction.train.loop import Watch
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "counterfact_1k.json"
-WRITTEN = 100  # tokens, with the prompt
+WRITTEN = 90  # tokens of a continuation: with the prompt about the 100 of the authors
 CHOOSING = slice(900, 905)
-FLUENT = 24  # facts whose continuations are drawn: they take longer than all else
 DROPS = 10
 
 
@@ -54,18 +53,14 @@ def main(count: int = 100) -> None:
     """Measure, print, save; what is finished is saved at once."""
     model = load("smollm2-135m")
     facts = read_material(DATA).facts
-    found: dict[str, Any] = {"dtype": str(model.dtype), "facts": count, "fluency_of": FLUENT}
+    found: dict[str, Any] = {"dtype": str(model.dtype), "facts": count}
     found["covariance_seconds"] = _time_covariance(model)
     choosing = begin(model, Material("choosing", facts=facts[CHOOSING]), text=None, watch=Watch())
     layer = Rome()._layer(choosing)
     session = begin(model, Material("counterfact", facts=facts[:count]), text=None, watch=Watch())
     found |= {"layer": layer, "left_out": list(session.notes)}
-    told = session.facts[:FLUENT]
-    found["before"] = vars(score_edits(session.before)) | {
-        "fluency": _fluency(model, told),
-        "fluency_singly": sum(_fluency(model, [fact]) for fact in told) / len(told),
-    }
-    print(json.dumps(found), flush=True)
+    untouched = _fluency(model, session.facts)
+    _keep(found, "before", vars(score_edits(session.before)) | _fluent(untouched, untouched))
     asked = [request(model, fact, session.contexts) for fact in session.facts]
     start = time.perf_counter()
     # In a Llama the block puts out what its MLP does, and more: one change serves ROME and MEMIT.
@@ -80,33 +75,33 @@ def main(count: int = 100) -> None:
         "rome_identity": lambda i: rome_update(averaged[i], changes[i], torch.eye(len(moment))),
     }
     for name, form in forms.items():
-        _keep(found, name, _singly(session, layer, form, fluent=FLUENT if name == "rome" else 0))
+        _keep(found, name, _singly(session, layer, form, untouched if name == "rome" else None))
     for name, method in {"memit": Memit(), "alphaedit": Memit(null_space=True)}.items():
-        _keep(found, name, _together(session, method, layer, states + changes))
+        _keep(found, name, _together(session, method, layer, states + changes, untouched))
     _keep(found, "seconds_an_edit", _time_edits(session, layer))
 
 
 def _keep(found: dict[str, Any], name: str, value: Any) -> None:
     found[name] = value
-    shown = {k: v for k, v in value.items() if k != "rows"} if isinstance(value, dict) else value
+    shown = {k: v for k, v in value.items() if "rows" not in k} if isinstance(value, dict) else value
     print(name, json.dumps(shown), flush=True)
     save("editing", found)
 
 
-def _singly(session: Session, layer: int, form: Any, *, fluent: int) -> dict[str, Any]:
+def _singly(session: Session, layer: int, form: Any, untouched: list[float] | None) -> dict[str, Any]:
     """Every fact by itself, written into a model that holds no other."""
     readings, fluency, drops = [], [], []
     for i, fact in enumerate(session.facts):
         delta = Delta({session.sites[layer].name: form(i)}, session.kinship)
         moved = edited(session.model, delta, id="one", check=False)
         readings += read_facts(moved, [fact], write=False)
-        if i < fluent:
-            fluency.append(_fluency(moved, [fact]))
+        if untouched is not None:
+            fluency += _fluency(moved, [fact])
         if i < DROPS:
             drops.append(session.neutral_drop(moved))
     found = vars(score_edits(readings)) | {"neutral_drop_of_10": sum(drops) / len(drops)}
-    if fluency:
-        found["fluency"] = sum(fluency) / len(fluency)
+    if untouched is not None:
+        found |= _fluent(fluency, untouched)
     return found | {"rows": [vars(r) for r in readings]}
 
 
@@ -138,7 +133,9 @@ def _time_covariance(model: HFModel) -> float:
     return time.perf_counter() - start
 
 
-def _together(session: Session, method: Memit, last: int, wanted: torch.Tensor) -> dict[str, Any]:
+def _together(
+    session: Session, method: Memit, last: int, wanted: torch.Tensor, untouched: list[float]
+) -> dict[str, Any]:
     """All facts in one batch."""
     start = time.perf_counter()
     delta = method.write(session, list(range(last - method.layers + 1, last + 1)), wanted)
@@ -146,25 +143,36 @@ def _together(session: Session, method: Memit, last: int, wanted: torch.Tensor) 
     moved = edited(session.model, delta, id="together", check=False)
     readings = read_facts(moved, session.facts, write=False)
     return vars(score_edits(readings)) | {
-        "fluency": _fluency(moved, session.facts[:FLUENT]),
+        **_fluent(_fluency(moved, session.facts), untouched),
         "neutral_drop": session.neutral_drop(moved),
         "seconds_without_values": seconds,
         "rows": [vars(r) for r in readings],
     }
 
 
-def _fluency(model: HFModel, facts: Sequence[Fact]) -> float:
-    """Bits of n-gram entropy, mean over continuations."""
-    texts = [text for fact in facts for text in (fact.prompt, *fact.paraphrases)]
-    written = []
-    for start in range(0, len(texts), 16):
-        asked = model.tokenizer(texts[start : start + 16], padding=True, padding_side="left", return_tensors="pt")
+def _fluency(model: HFModel, facts: Sequence[Fact]) -> list[float]:
+    """Bits of n-gram entropy of each fact's continuations, mean over statement and paraphrase."""
+    texts = [text for fact in facts for text in (fact.prompt, fact.paraphrases[0])]
+    bits = []
+    for start in range(0, len(texts), 32):
+        asked = model.tokenizer(texts[start : start + 32], padding=True, padding_side="left", return_tensors="pt")
         torch.manual_seed(start)
-        out = model.module.generate(**asked, do_sample=True, top_k=5, temperature=1.0, top_p=1.0, max_length=WRITTEN)
-        rows = out[:, asked.input_ids.shape[1] :].tolist()
-        found = model.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        written += [Generation(text, tuple(row), ended=False) for text, row in zip(found, rows, strict=True)]
-    return degeneration(written).ngram_entropy_bits
+        out = model.module.generate(
+            **asked, do_sample=True, top_k=5, temperature=1.0, top_p=1.0, min_new_tokens=WRITTEN, max_new_tokens=WRITTEN
+        )
+        bits += [ngram_entropy(row) for row in out[:, asked.input_ids.shape[1] :].tolist()]
+    return [(a + b) / 2 for a, b in zip(bits[::2], bits[1::2], strict=True)]
+
+
+def _fluent(bits: list[float], untouched: list[float]) -> dict[str, Any]:
+    """Mean bits and, as shares of the untouched model's, their change with its interval."""
+    level = sum(untouched) / len(untouched)
+    change = mean_interval((np.array(bits) - np.array(untouched)) / level)
+    return {
+        "fluency": sum(bits) / len(bits),
+        "fluency_change": [change.mean, change.low, change.high],
+        "fluency_rows": bits,
+    }
 
 
 if __name__ == "__main__":
