@@ -28,7 +28,7 @@ demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity
 	$(BIN)/conviction study obesity --interventions system_prompt,steer,dpo --wear 0 --no-placebo --budget 6 --run $$run || test -s $$run/report.html
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4  # tiny models: a core each
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4
 	@$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/stamp-dev  ## lint, types, import contracts, documentation

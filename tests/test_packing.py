@@ -21,13 +21,13 @@ def laid_out(blocks):
     for block in blocks:
         for pack in block.packs:
             for tree in pack.trees:
-                for answer, pairs in tree.answers.items():
+                for row, pairs in tree.answers.items():
                     path, node = [], pairs[-1][0]
                     while node >= 0:
                         path.append(tree.tokens[node])
                         node = tree.parents[node]
                     context = block.prefix + tuple(reversed(path))
-                    found[tree.prompt, answer] = (context, tuple(t for _, t in pairs))
+                    found[row] = (context, tuple(t for _, t in pairs))
     return found
 
 
@@ -71,9 +71,18 @@ def test_shared_context_is_computed_once():
     assert plan_tokens([block]) == 400 + 20 * 3  # the question's token and one node per answer
 
 
+def test_prompts_that_go_on_alike_share_a_tree():
+    question = tuple(range(40))
+    work = [((*question, 50 + i, *range(60, 70)), [(1,), (2,)]) for i in range(4)]
+    work += [((100 + i, *range(200, 230)), [(1,), (2,)]) for i in range(8)]  # of these, nothing
+    (block,) = plan(work, token_budget=1024, hidden_size=576)
+    sizes = sorted(len(tree.tokens) for pack in block.packs for tree in pack.trees)
+    assert sizes == [31] * 8 + [40 + 4 * 11]
+
+
 def test_two_contexts_give_two_blocks():
-    work = [((c, *range(300), 900 + i), [(1,), (2,)]) for c in (7, 8) for i in range(10)]
-    assert sorted(len(b.prefix) for b in plan(work, token_budget=1024, hidden_size=576)) == [301, 301]
+    work = [((c, *range(600), 900 + i), [(1,), (2,)]) for c in (7, 8) for i in range(10)]
+    assert sorted(len(b.prefix) for b in plan(work, token_budget=1024, hidden_size=576)) == [601, 601]
 
 
 def test_common_beginning_of_answers_is_shared():

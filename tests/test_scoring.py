@@ -13,7 +13,7 @@ from conviction.errors import InputError, ModelError
 from conviction.models.attention import KERNEL, Prefix
 from conviction.models.hf import HFModel
 from conviction.models.logprobs import Head, answer_logprobs, compute_prefix, find_head, predictions, token_logprobs
-from conviction.models.packing import plan
+from conviction.models.packing import pack_whole, plan
 from conviction.models.rows import score_rows
 
 words = st.text("abcdef ", min_size=1, max_size=30).filter(str.strip)
@@ -117,9 +117,9 @@ def test_gradients_are_those_of_separate_forwards():
         for a in q.answers
     ]
     weights = [p for p in module.parameters() if p.requires_grad]
-    (block,) = plan(((p, [a]) for p, a in rows), token_budget=4096, hidden_size=32, max_prefix=0)
-    values = answer_logprobs(module.base_model, find_head(module), block.packs[0], Prefix())
-    _, _, where = predictions(block.packs[0])
+    ((pack, _),) = pack_whole([(prompt, [answer]) for prompt, answer in rows], token_budget=4096)
+    values = answer_logprobs(module.base_model, find_head(module), pack, Prefix())
+    _, _, where = predictions(pack)
     packed = torch.autograd.grad(sum(values[where[r]].sum() for r in rows), weights)
     total = torch.zeros(())
     for prompt, answer in rows:

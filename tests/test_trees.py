@@ -179,10 +179,10 @@ def read_pack(module: Any, pack: Pack, *, head: Head | None = None) -> dict[Any,
 def read_rows(module: Any, pack: Pack) -> dict[Any, Tensor]:
     found = {}
     for tree in pack.trees:
-        for answer in tree.answers:
-            ids = torch.tensor([(tree.prompt + answer)[:-1]])
-            out = module(input_ids=ids, use_cache=False).logits[0, len(tree.prompt) - 1 :]
-            found[tree.prompt, answer] = torch.log_softmax(out, -1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+        for prompt, answer in tree.answers:
+            ids = torch.tensor([(prompt + answer)[:-1]])
+            out = module(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
+            found[prompt, answer] = torch.log_softmax(out, -1).gather(1, torch.tensor(answer)[:, None])[:, 0]
     return found
 
 
@@ -278,6 +278,20 @@ def test_any_trees_are_read_as_separate_rows(requests, architecture):
         found, expected = read_pack(module, pack), read_rows(module, pack)
     for key, values in expected.items():
         torch.testing.assert_close(found[key], values, atol=1e-4, rtol=1e-4)
+
+
+@given(many, st.sampled_from(["llama", "mistral-sliding"]), st.integers(1, 60))
+@settings(deadline=None, max_examples=40)
+def test_any_plan_is_read_as_separate_rows(requests, architecture, budget):
+    module = _BUILT.setdefault(architecture, _BUILT.get(architecture) or ready(architecture))
+    with torch.inference_mode():
+        for block in plan(requests, token_budget=budget, hidden_size=4096):  # so wide that prompts often share a tree
+            prefix = logprobs.compute_prefix(module.base_model, block.prefix, CPU)
+            for pack in block.packs:
+                values = answer_logprobs(module.base_model, find_head(module), pack, prefix)
+                _, _, where = predictions(pack)
+                for key, expected in read_rows(module, pack).items():
+                    torch.testing.assert_close(values[where[key]], expected, atol=1e-4, rtol=1e-4)
 
 
 @given(many)

@@ -74,9 +74,7 @@ def compute_prefix(body: nn.Module, ids: Ids, device: torch.device) -> Prefix:
     """Run the prefix once and keep every layer's keys and values."""
     if not ids:
         return Prefix()
-    chain = Tree(
-        prompt=ids, tokens=list(ids), parents=list(range(-1, len(ids) - 1)), depths=list(range(len(ids))), answers={}
-    )
+    chain = Tree(tokens=list(ids), parents=list(range(-1, len(ids) - 1)), depths=list(range(len(ids))), answers={})
     recorded: dict[int, tuple[Tensor, Tensor]] = {}
     attention = layout((chain,), [0], Prefix(), device, record=recorded)
     run_body(body, np.array(ids), np.arange(len(ids)), attention)
@@ -250,9 +248,9 @@ def predictions(pack: Pack) -> tuple[list[int], list[int], dict[tuple[Ids, Ids],
     index: dict[tuple[int, int], int] = {}
     where: dict[tuple[Ids, Ids], Tensor] = {}
     for start, tree in zip(pack.starts, pack.trees, strict=True):
-        for answer, pairs in tree.answers.items():
+        for row, pairs in tree.answers.items():
             flat = [index.setdefault((start + node, target), len(index)) for node, target in pairs]
-            where[tree.prompt, answer] = torch.tensor(flat)
+            where[row] = torch.tensor(flat)
     return [node for node, _ in index], [target for _, target in index], where
 
 

@@ -6,8 +6,9 @@ tokens. Here the requests become token trees:
 * the beginning common to many prompts (a chat template's header, a context) is
   a *prefix*: computed once, its keys and values are kept and attended to by
   all (``Block``);
-* what is left of a prompt is the *trunk* of a tree, and its answers branch off
-  it, sharing their own common beginnings (``Tree``);
+* what is left of the prompts is the *trunk* of trees, from which their answers
+  branch off; answers share their common beginnings, and so do prompts that go
+  on alike beyond the prefix (``Tree``);
 * many trees lie one after another in one flat row without padding (``Pack``).
   Positions restart at every branch, and a token attends to its ancestors only.
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,21 +42,20 @@ BLOCK_OVERHEAD = 48
 
 @dataclass(frozen=True, kw_only=True)
 class Tree:
-    """One prompt's trunk with its answers as branches. n nodes, parents before children.
+    """A trunk, for one prompt or several that begin alike, with answers as branches. n nodes, parents before children.
 
     tokens      [n] token ids
     parents     [n] index of the node before, -1 for the first trunk token
     depths      [n] 0 for the first trunk token (the position, less the prefix)
-    answers     per answer, the (node, target) pairs that give its log-probs:
-                node i predicts the target id. An answer's last token is only
-                ever a target, never a node.
+    answers     per prompt and answer, the (node, target) pairs that give its
+                log-probs: node i predicts the target id. An answer's last token
+                is only ever a target, never a node.
     """
 
-    prompt: Ids
     tokens: list[int]
     parents: list[int]
     depths: list[int]
-    answers: dict[Ids, list[tuple[int, int]]]
+    answers: dict[tuple[Ids, Ids], list[tuple[int, int]]]
 
     def ancestors(self) -> NDArray[np.bool_]:
         """[n, n] True where column is row itself or one of its ancestors."""
@@ -113,14 +114,12 @@ def plan(
     *,
     token_budget: int,
     hidden_size: int,
-    max_prefix: int | None = None,
 ) -> list[Block]:
     """Lay out ``(prompt ids, [answer ids, …])`` requests in blocks of packs.
 
     token_budget  tokens in one forward pass (a tree is never cut, so one larger
                   than the budget gets a pack of its own)
-    hidden_size   of the model: decides when a tree is too wide (see ``_split``)
-    max_prefix    0 turns prefix reuse off
+    hidden_size   of the model: decides when a tree is too wide (see ``_split`` and ``_Costs``)
 
     Requests with the same prompt are merged and duplicate answers scored once.
     Prompts and answers must not be empty.
@@ -133,14 +132,16 @@ def plan(
             raise ValueError("an answer needs at least one token")
         merged.setdefault(prompt, set()).update(answers)
     jobs = [
-        (prompt, chunk)
+        _Job(prompt, tuple(chunk), len(_tree(len(prompt), [(prompt, chunk)]).tokens))
         for prompt in sorted(merged)
         for chunk in _split(sorted(merged[prompt]), len(prompt), hidden_size)
     ]
+    costs = _Costs(token_budget, 6 * hidden_size)
     blocks = []
-    for prefix_length, members in _choose_blocks(jobs, max_prefix):
-        trees = [_tree(prompt, prefix_length, answers) for prompt, answers in members]
-        prefix = members[0][0][:prefix_length]
+    for prefix_length, members in _cheapest(jobs, costs)[1] if jobs else ():
+        groups = _together(members, prefix_length, costs)[1]
+        trees = [_tree(prefix_length, [(job.prompt, job.answers) for job in group]) for group in groups]
+        prefix = members[0].prompt[:prefix_length]
         blocks.append(Block(prefix=prefix, packs=tuple(_packs(trees, token_budget))))
     return blocks
 
@@ -150,7 +151,7 @@ def pack_whole(requests: Sequence[tuple[Ids, Sequence[Ids]]], *, token_budget: i
 
     Trees of about equal size come together, longest first; none is merged, cut or given a prefix.
     """
-    trees = [_tree(prompt, 0, answers) for prompt, answers in requests]
+    trees = [_tree(0, [request]) for request in requests]
     order = {id(tree): i for i, tree in enumerate(trees)}
     return [(pack, [order[id(tree)] for tree in pack.trees]) for pack in _packs(trees, token_budget)]
 
@@ -181,30 +182,34 @@ def _split(answers: list[Ids], trunk: int, hidden_size: int) -> list[list[Ids]]:
     return chunks
 
 
-def _tree(prompt: Ids, prefix_length: int, answers: Sequence[Ids]) -> Tree:
-    """A trunk of what is left of the prompt, then a trie of the answers."""
-    trunk = prompt[prefix_length:]
-    tokens = list(trunk)
-    parents = list(range(-1, len(trunk) - 1))
-    depths = list(range(len(trunk)))
+def _tree(prefix_length: int, requests: Sequence[tuple[Ids, Sequence[Ids]]]) -> Tree:
+    """A trie of what is left of the prompts and of their answers."""
+    tokens: list[int] = []
+    parents: list[int] = []
+    depths: list[int] = []
     children: dict[tuple[int, int], int] = {}
-    spans: dict[Ids, list[tuple[int, int]]] = {}
-    for answer in answers:
-        node = len(trunk) - 1
-        pairs = []
-        for k, token in enumerate(answer):
-            pairs.append((node, token))
-            if k == len(answer) - 1:
-                break  # nothing is predicted from the last token
-            child = children.get((node, token))
-            if child is None:
-                child = children[node, token] = len(tokens)
-                tokens.append(token)
-                parents.append(node)
-                depths.append(depths[node] + 1)
-            node = child
-        spans[answer] = pairs
-    return Tree(prompt=prompt, tokens=tokens, parents=parents, depths=depths, answers=spans)
+    spans: dict[tuple[Ids, Ids], list[tuple[int, int]]] = {}
+
+    def step(node: int, token: int) -> int:
+        child = children.get((node, token))
+        if child is None:
+            child = children[node, token] = len(tokens)
+            tokens.append(token)
+            parents.append(node)
+            depths.append(depths[node] + 1 if node >= 0 else 0)
+        return child
+
+    for prompt, answers in requests:
+        trunk = -1
+        for token in prompt[prefix_length:]:
+            trunk = step(trunk, token)
+        for answer in answers:
+            node, pairs = trunk, [(trunk, answer[0])]
+            for token, following in pairwise(answer):  # nothing is predicted from the last token
+                node = step(node, token)
+                pairs.append((node, following))
+            spans[prompt, answer] = pairs
+    return Tree(tokens=tokens, parents=parents, depths=depths, answers=spans)
 
 
 def _packs(trees: list[Tree], token_budget: int) -> list[Pack]:
@@ -213,7 +218,7 @@ def _packs(trees: list[Tree], token_budget: int) -> list[Pack]:
     Longest first, so that running out of memory happens at once. Equal sizes
     lie together, which keeps the padding inside attention small.
     """
-    ordered = sorted(trees, key=lambda t: (-len(t.tokens), t.prompt, tuple(t.answers)))
+    ordered = sorted(trees, key=lambda t: (-len(t.tokens), tuple(t.answers)))
     packs: list[list[Tree]] = []
     filled = 0
     for tree in ordered:
@@ -226,58 +231,85 @@ def _packs(trees: list[Tree], token_budget: int) -> list[Pack]:
     return [Pack(trees=tuple(p)) for p in packs]
 
 
-Job = tuple[Ids, list[Ids]]
+@dataclass(frozen=True)
+class _Job:
+    """A prompt with some of its answers. branches: nodes of the answers alone."""
+
+    prompt: Ids
+    answers: tuple[Ids, ...]
+    branches: int
 
 
-def _choose_blocks(jobs: list[Job], max_prefix: int | None) -> list[tuple[int, list[Job]]]:
-    """Group sorted jobs so that the fewest tokens are computed.
+@dataclass(frozen=True)
+class _Costs:
+    """What a tree costs, in tokens: its nodes through the body, and each of them attending to all of them.
+
+    room    nodes that a tree of several prompts may have
+    width   nodes for whose attention a token costs as much as for the body: about six times the hidden size
+    """
+
+    room: int
+    width: int
+
+    def __call__(self, nodes: int) -> int:
+        return nodes + nodes * nodes // self.width
+
+
+def _together(jobs: Sequence[_Job], prefix: int, costs: _Costs) -> tuple[int, list[list[_Job]]]:
+    """(cost, trees) of sorted jobs behind one prefix; those that go on alike share a tree where that is cheaper."""
+    groups: list[list[_Job]] = []
+    sizes: list[int] = []
+    for job in jobs:
+        alone = len(job.prompt) - prefix + job.branches
+        if groups:
+            joined = sizes[-1] + alone - _common(groups[-1][-1].prompt, job.prompt, prefix)
+            if joined <= costs.room and costs(joined) < costs(sizes[-1]) + costs(alone):
+                groups[-1].append(job)
+                sizes[-1] = joined
+                continue
+        groups.append([job])
+        sizes.append(alone)
+    return sum(map(costs, sizes)), groups
+
+
+def _cheapest(jobs: list[_Job], costs: _Costs) -> tuple[int, list[tuple[int, list[_Job]]]]:
+    """(cost, blocks as prefix length and jobs) of sorted jobs, best way.
 
     Walks the radix tree of the prompts from the root: a node's jobs either form
     one block on their common prefix, or its children do, each on their own
-    longer one. Returns (prefix length, jobs) per block.
+    longer one.
     """
-    if not jobs:
-        return []
-    if max_prefix == 0:
-        return [(0, jobs)]
-    return _cheapest(jobs)[1]
-
-
-def _cheapest(jobs: list[Job]) -> tuple[int, list[tuple[int, list[Job]]]]:
-    """(tokens of trunks and prefixes, blocks) for sorted jobs, best way."""
-    first, last = jobs[0][0], jobs[-1][0]
-    common = _common(first, last)  # of the sorted extremes, hence of all
+    common = _common(jobs[0].prompt, jobs[-1].prompt)  # of the sorted extremes, hence of all
     # One token stays in the trunk: the first answer token is predicted from it.
-    prefix = min(common, min(len(p) for p, _ in jobs) - 1)
+    prefix = min(common, min(len(job.prompt) for job in jobs) - 1)
     if len(jobs) == 1:
         prefix = 0  # a prefix that nobody shares is only an extra pass
-    together = prefix + sum(len(p) - prefix for p, _ in jobs) + BLOCK_OVERHEAD
+    together = prefix + _together(jobs, prefix, costs)[0] + BLOCK_OVERHEAD
     children = _children(jobs, common)
     if len(children) < 2:
         return together, [(prefix, jobs)]
-    # Lone children are gathered in one block on the common prefix.
-    apart, blocks, lone = 0, [], []
+    # Children that gain nothing from a prefix of their own are gathered in one block on the common one.
+    apart, blocks, rest = 0, [], []
     for child in children:
-        cost, found = _cheapest(child)
-        saved_here = sum(len(p) - prefix for p, _ in child)
-        if len(child) > 1 and cost < saved_here:
+        cost, found = _cheapest(child, costs)
+        if len(child) > 1 and cost < _together(child, prefix, costs)[0]:
             apart += cost
             blocks += found
         else:
-            lone += child
-    if lone:
-        lone_prefix = prefix if len(lone) > 1 else 0
-        apart += lone_prefix + sum(len(p) - lone_prefix for p, _ in lone) + BLOCK_OVERHEAD
-        blocks.append((lone_prefix, lone))
+            rest += child
+    if rest:
+        shared = prefix if len(rest) > 1 else 0
+        apart += shared + _together(rest, shared, costs)[0] + BLOCK_OVERHEAD
+        blocks.append((shared, rest))
     return (apart, blocks) if apart < together else (together, [(prefix, jobs)])
 
 
-def _children(jobs: list[Job], depth: int) -> list[list[Job]]:
+def _children(jobs: list[_Job], depth: int) -> list[list[_Job]]:
     """Sorted jobs split by their token at ``depth`` (a prompt that ends there is its own child)."""
-    groups: list[list[Job]] = []
+    groups: list[list[_Job]] = []
     key: object = None
     for job in jobs:
-        here = job[0][depth] if depth < len(job[0]) else -1
+        here = job.prompt[depth] if depth < len(job.prompt) else -1
         if not groups or here != key:
             groups.append([])
             key = here
@@ -285,8 +317,9 @@ def _children(jobs: list[Job], depth: int) -> list[list[Job]]:
     return groups
 
 
-def _common(a: Ids, b: Ids) -> int:
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+def _common(a: Ids, b: Ids, start: int = 0) -> int:
+    """How many tokens from ``start`` on are the same."""
+    for i, (x, y) in enumerate(zip(a[start:], b[start:], strict=False)):
         if x != y:
             return i
-    return min(len(a), len(b))
+    return min(len(a), len(b)) - start
