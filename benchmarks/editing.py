@@ -96,7 +96,7 @@ def _singly(session: Session, layer: int, form: Any, untouched: list[float] | No
         moved = edited(session.model, delta, id="one", check=False)
         readings += read_facts(moved, [fact], write=False)
         if untouched is not None:
-            fluency += _fluency(moved, [fact])
+            fluency += _fluency(moved, [fact], seed=i)
         if i < DROPS:
             drops.append(session.neutral_drop(moved))
     found = vars(score_edits(readings)) | {"neutral_drop_of_10": sum(drops) / len(drops)}
@@ -150,13 +150,13 @@ def _together(
     }
 
 
-def _fluency(model: HFModel, facts: Sequence[Fact]) -> list[float]:
+def _fluency(model: HFModel, facts: Sequence[Fact], seed: int = 0) -> list[float]:
     """Bits of n-gram entropy of each fact's continuations, mean over statement and paraphrase."""
     texts = [text for fact in facts for text in (fact.prompt, fact.paraphrases[0])]
     bits = []
     for start in range(0, len(texts), 32):
         asked = model.tokenizer(texts[start : start + 32], padding=True, padding_side="left", return_tensors="pt")
-        torch.manual_seed(start)
+        torch.manual_seed(seed + start)
         out = model.module.generate(
             **asked, do_sample=True, top_k=5, temperature=1.0, top_p=1.0, min_new_tokens=WRITTEN, max_new_tokens=WRITTEN
         )

@@ -51,7 +51,7 @@ def test_order_of_requests_and_answers_does_not_matter(work, rng: random.Random)
 @given(requests)
 def test_never_more_tokens_than_separate_rows(work):
     naive = sum(len(p) + len(a) - 1 for p, a in {(p, a) for p, answers in work for a in answers})
-    # a second trunk for very wide trees is the one thing that may be computed again
+    # at so wide a model, what is computed again is the beginning of a prompt that stands alone
     assert plan_tokens(plan(work, token_budget=64, hidden_size=4096)) <= naive
 
 
@@ -78,6 +78,12 @@ def test_prompts_that_go_on_alike_share_a_tree():
     (block,) = plan(work, token_budget=1024, hidden_size=576)
     sizes = sorted(len(tree.tokens) for pack in block.packs for tree in pack.trees)
     assert sizes == [31] * 8 + [40 + 4 * 11]
+
+
+def test_prompts_that_each_begin_another_do_not_nest_without_end():
+    work = [(tuple(range(n)), [(1, 2)]) for n in range(1, 1500)]
+    blocks = plan(work, token_budget=1024, hidden_size=576)
+    assert len(laid_out(blocks)) == len(work)
 
 
 def test_two_contexts_give_two_blocks():

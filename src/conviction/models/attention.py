@@ -7,8 +7,8 @@ padded bins, attended, and scattered back. A bin holds either
 * *rows*: each answer's path from the root, trunk included, under a causal mask,
   which the fused kernels skip half of (for a preference pair this is never
   more work than the dense tree: (p+c)²/2 + (p+r)²/2 ≤ (p+c+r)²); or
-* *trees*: all nodes under their ancestor mask, where many answers share a long
-  trunk, or where a prefix stands before them.
+* *trees*: all nodes under their ancestor mask, where many answers or prompts share a
+  long trunk, or where a prefix stands before them.
 """
 
 from __future__ import annotations

@@ -38,6 +38,11 @@ Ids = tuple[int, ...]
 # cores (a 16-token forward of a 135M model costs about as much as 40 tokens of
 # a long one). It only steers the choice of blocks, never the result.
 BLOCK_OVERHEAD = 48
+# Nodes of a tree of several prompts: the mask of its attention has their square.
+WIDEST = 1024
+# Branchings that one after another may lead to blocks of their own: prompts each
+# of which begins another would nest without end.
+LEVELS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,7 @@ class Tree:
         return mask
 
     def paths(self) -> list[list[int]]:
-        """Nodes from the root to each answer's last node (to each leaf without answers), longest first."""
+        """Nodes from the root to each leaf, longest first. Every node is on one: an answer may end on the way."""
         inner = set(self.parents)
         paths = []
         for leaf in (i for i in range(len(self.tokens)) if i not in inner):
@@ -131,12 +136,12 @@ def plan(
         if not all(answers):
             raise ValueError("an answer needs at least one token")
         merged.setdefault(prompt, set()).update(answers)
-    jobs = [
-        _Job(prompt, tuple(chunk), len(_tree(len(prompt), [(prompt, chunk)]).tokens))
-        for prompt in sorted(merged)
-        for chunk in _split(sorted(merged[prompt]), len(prompt), hidden_size)
-    ]
-    costs = _Costs(token_budget, 6 * hidden_size)
+    jobs = []
+    for prompt in sorted(merged):
+        for chunk in _split(sorted(merged[prompt]), len(prompt), hidden_size):
+            shared = _common(jobs[-1].prompt, prompt) if jobs else 0
+            jobs.append(_Job(prompt, tuple(chunk), len(_tree(len(prompt), [(prompt, chunk)]).tokens), shared))
+    costs = _Costs(min(token_budget, WIDEST), 6 * hidden_size)
     blocks = []
     for prefix_length, members in _cheapest(jobs, costs)[1] if jobs else ():
         groups = _together(members, prefix_length, costs)[1]
@@ -167,7 +172,8 @@ def _split(answers: list[Ids], trunk: int, hidden_size: int) -> list[list[Ids]]:
     A tree's attention is dense over its nodes: with s answer tokens it costs
     about s/(6·hidden) of the body per token, a second trunk costs trunk/s.
     Their sum is least at s = sqrt(6 · hidden · trunk). Two answers always stay
-    together: a preference pair is one tree.
+    together: a preference pair is one tree. (``_together`` may join two parts
+    again, where the last one is small.)
     """
     width = max(64, math.isqrt(6 * hidden_size * trunk))
     chunks: list[list[Ids]] = []
@@ -233,11 +239,15 @@ def _packs(trees: list[Tree], token_budget: int) -> list[Pack]:
 
 @dataclass(frozen=True)
 class _Job:
-    """A prompt with some of its answers. branches: nodes of the answers alone."""
+    """A prompt with some of its answers. branches: nodes of the answers alone.
+
+    shared  tokens that the prompt has in common with that of the job before, in sorted order
+    """
 
     prompt: Ids
     answers: tuple[Ids, ...]
     branches: int
+    shared: int
 
 
 @dataclass(frozen=True)
@@ -262,7 +272,8 @@ def _together(jobs: Sequence[_Job], prefix: int, costs: _Costs) -> tuple[int, li
     for job in jobs:
         alone = len(job.prompt) - prefix + job.branches
         if groups:
-            joined = sizes[-1] + alone - _common(groups[-1][-1].prompt, job.prompt, prefix)
+            # Where jobs between these two went elsewhere, all share no more than their common node: still right.
+            joined = sizes[-1] + alone - (job.shared - prefix)
             if joined <= costs.room and costs(joined) < costs(sizes[-1]) + costs(alone):
                 groups[-1].append(job)
                 sizes[-1] = joined
@@ -272,27 +283,27 @@ def _together(jobs: Sequence[_Job], prefix: int, costs: _Costs) -> tuple[int, li
     return sum(map(costs, sizes)), groups
 
 
-def _cheapest(jobs: list[_Job], costs: _Costs) -> tuple[int, list[tuple[int, list[_Job]]]]:
+def _cheapest(jobs: list[_Job], costs: _Costs, level: int = 0) -> tuple[int, list[tuple[int, list[_Job]]]]:
     """(cost, blocks as prefix length and jobs) of sorted jobs, best way.
 
     Walks the radix tree of the prompts from the root: a node's jobs either form
     one block on their common prefix, or its children do, each on their own
     longer one.
     """
-    common = _common(jobs[0].prompt, jobs[-1].prompt)  # of the sorted extremes, hence of all
+    common = min((job.shared for job in jobs[1:]), default=len(jobs[0].prompt))
     # One token stays in the trunk: the first answer token is predicted from it.
     prefix = min(common, min(len(job.prompt) for job in jobs) - 1)
     if len(jobs) == 1:
         prefix = 0  # a prefix that nobody shares is only an extra pass
     together = prefix + _together(jobs, prefix, costs)[0] + BLOCK_OVERHEAD
     children = _children(jobs, common)
-    if len(children) < 2:
+    if len(children) < 2 or level == LEVELS:
         return together, [(prefix, jobs)]
     # Children that gain nothing from a prefix of their own are gathered in one block on the common one.
     apart, blocks, rest = 0, [], []
     for child in children:
-        cost, found = _cheapest(child, costs)
-        if len(child) > 1 and cost < _together(child, prefix, costs)[0]:
+        cost, found = _cheapest(child, costs, level + 1) if len(child) > 1 else (0, [])
+        if found and cost < _together(child, prefix, costs)[0]:
             apart += cost
             blocks += found
         else:
@@ -317,9 +328,8 @@ def _children(jobs: list[_Job], depth: int) -> list[list[_Job]]:
     return groups
 
 
-def _common(a: Ids, b: Ids, start: int = 0) -> int:
-    """How many tokens from ``start`` on are the same."""
-    for i, (x, y) in enumerate(zip(a[start:], b[start:], strict=False)):
+def _common(a: Ids, b: Ids) -> int:
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return i
-    return min(len(a), len(b)) - start
+    return min(len(a), len(b))
