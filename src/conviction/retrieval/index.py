@@ -65,7 +65,6 @@ class Index:
                 .vector(vector)
                 .text(_plain(question))
                 .rerank(RRFReranker())
-                .select(["id", "document", "text"])
                 .limit(max(POOL, count))
                 .to_list()
             )
