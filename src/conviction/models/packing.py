@@ -136,7 +136,7 @@ def plan(
         if not all(answers):
             raise ValueError("an answer needs at least one token")
         merged.setdefault(prompt, set()).update(answers)
-    jobs = []
+    jobs: list[_Job] = []
     for prompt in sorted(merged):
         for chunk in _split(sorted(merged[prompt]), len(prompt), hidden_size):
             shared = _common(jobs[-1].prompt, prompt) if jobs else 0
