@@ -143,11 +143,9 @@ def plan(
             jobs.append(_Job(prompt, tuple(chunk), len(_tree(len(prompt), [(prompt, chunk)]).tokens), shared))
     costs = _Costs(min(token_budget, WIDEST), 6 * hidden_size)
     blocks = []
-    for prefix_length, members in _cheapest(jobs, costs)[1] if jobs else ():
-        groups = _together(members, prefix_length, costs)[1]
-        trees = [_tree(prefix_length, [(job.prompt, job.answers) for job in group]) for group in groups]
-        prefix = members[0].prompt[:prefix_length]
-        blocks.append(Block(prefix=prefix, packs=tuple(_packs(trees, token_budget))))
+    for length, groups in _cheapest(jobs, costs)[1] if jobs else ():
+        trees = [_tree(length, [(job.prompt, job.answers) for job in group]) for group in groups]
+        blocks.append(Block(prefix=groups[0][0].prompt[:length], packs=tuple(_packs(trees, token_budget))))
     return blocks
 
 
@@ -283,8 +281,8 @@ def _together(jobs: Sequence[_Job], prefix: int, costs: _Costs) -> tuple[int, li
     return sum(map(costs, sizes)), groups
 
 
-def _cheapest(jobs: list[_Job], costs: _Costs, level: int = 0) -> tuple[int, list[tuple[int, list[_Job]]]]:
-    """(cost, blocks as prefix length and jobs) of sorted jobs, best way.
+def _cheapest(jobs: list[_Job], costs: _Costs, level: int = 0) -> tuple[int, list[tuple[int, list[list[_Job]]]]]:
+    """(cost, blocks as prefix length and trees) of sorted jobs, best way.
 
     Walks the radix tree of the prompts from the root: a node's jobs either form
     one block on their common prefix, or its children do, each on their own
@@ -295,10 +293,11 @@ def _cheapest(jobs: list[_Job], costs: _Costs, level: int = 0) -> tuple[int, lis
     prefix = min(common, min(len(job.prompt) for job in jobs) - 1)
     if len(jobs) == 1:
         prefix = 0  # a prefix that nobody shares is only an extra pass
-    together = prefix + _together(jobs, prefix, costs)[0] + BLOCK_OVERHEAD
+    nodes, trees = _together(jobs, prefix, costs)
+    together = prefix + nodes + BLOCK_OVERHEAD
     children = _children(jobs, common)
     if len(children) < 2 or level == LEVELS:
-        return together, [(prefix, jobs)]
+        return together, [(prefix, trees)]
     # Children that gain nothing from a prefix of their own are gathered in one block on the common one.
     apart, blocks, rest = 0, [], []
     for child in children:
@@ -310,9 +309,10 @@ def _cheapest(jobs: list[_Job], costs: _Costs, level: int = 0) -> tuple[int, lis
             rest += child
     if rest:
         shared = prefix if len(rest) > 1 else 0
-        apart += shared + _together(rest, shared, costs)[0] + BLOCK_OVERHEAD
-        blocks.append((shared, rest))
-    return (apart, blocks) if apart < together else (together, [(prefix, jobs)])
+        nodes, lone = _together(rest, shared, costs)
+        apart += shared + nodes + BLOCK_OVERHEAD
+        blocks.append((shared, lone))
+    return (apart, blocks) if apart < together else (together, [(prefix, trees)])
 
 
 def _children(jobs: list[_Job], depth: int) -> list[list[_Job]]:
