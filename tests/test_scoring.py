@@ -15,6 +15,7 @@ from conviction.models.hf import HFModel
 from conviction.models.logprobs import Head, answer_logprobs, compute_prefix, find_head, predictions, token_logprobs
 from conviction.models.packing import pack_whole, plan
 from conviction.models.rows import score_rows
+from conviction.models.selfcheck import check_packing
 
 words = st.text("abcdef ", min_size=1, max_size=30).filter(str.strip)
 conversations = st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=4)), min_size=1, max_size=6)
@@ -83,14 +84,15 @@ def _built(architecture: str) -> HFModel:
     return _MODELS[architecture]
 
 
-def test_a_wrong_kernel_is_caught_at_load(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wrong_kernel_is_caught_at_load(dtype, monkeypatch):
     """A mask that lets answers see each other must not pass the self-check."""
     from conviction.models.packing import Tree
 
     monkeypatch.setattr(
         Tree, "ancestors", lambda self: torch.ones(len(self.tokens), len(self.tokens)).numpy().astype(bool)
     )
-    model = tiny_model("llama")
+    model = HFModel(id="wrong", module=tiny_module("llama").to(dtype), tokenizer=byte_tokenizer())
     assert not model.check.packed
     assert flat(model.logprobs(QUERIES)) == pytest.approx(separately(model, QUERIES), abs=1e-4)
 
@@ -221,6 +223,16 @@ def test_bf16_reports_its_noise_and_stays_close_to_fp32():
     means = [s.logp_mean for g in model.logprobs(QUERIES) for s in g]
     exact = [s.logp_mean for g in tiny_model().logprobs(QUERIES) for s in g]
     assert means == pytest.approx(exact, abs=0.5)
+
+
+def test_rounding_that_a_batch_does_not_show_is_allowed_for():
+    """As on a GPU, where rows in a batch come out bit for bit as alone, and packing, which rounds less, does not."""
+    module, encoder = tiny_module("llama").to(torch.bfloat16), tiny_model().encoder
+    exact = tiny_module("llama")
+    check = check_packing(module, encoder, torch.bfloat16, lambda rows: dict(zip(rows, score_rows(exact, rows), strict=True)))
+    assert check.difference is not None
+    assert 0 < check.difference <= check.tolerance
+    assert check.packed
 
 
 def test_greedy_answers_equal_one_at_a_time():

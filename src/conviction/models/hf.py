@@ -197,7 +197,6 @@ class HFModel:
     def _separate(
         self, rows: Sequence[Row], keep: Keep, progress: Progress | None = None, sums: StateSums | None = None
     ) -> None:
-        # One row at a time is exact for recurrent layers, which padding can disturb.
         for i, row in enumerate(sorted(rows, key=lambda r: (-len(r[0]) - len(r[1]), r))):
             states: list[Any] = []
             keep({row: score_rows(self.module, [row], sums=None if sums is None else states)[0]})
