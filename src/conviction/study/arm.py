@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conviction.core.depth import Readings
+from conviction.core.depth import Judgement, Readings
 from conviction.core.judging import judge
 from conviction.core.protocols import LanguageModel, WeightModel, chat
 from conviction.core.run import Run
@@ -113,15 +113,16 @@ def _measured(
     )
     check_same(setup.topic, after)
     judgement = judge(setup.readings, after)
-    shift = judgement.find("shift")
-    if shift is not None and shift.outcome == "yes":
-        worn = notes.beside("durability", lambda: _worn(setup, own, moved))
+    if _shifted(judgement):
         other = notes.beside("the placebo", placebo)
         if other is not None and other.provenance.get("trip"):
             notes.add(
                 f"the placebo was stopped by the guard and corrects for less training: {other.provenance['trip']}"
             )
-        judgement = judge(setup.readings, after, placebo=other, worn=worn)
+        judgement = judge(setup.readings, after, placebo=other)
+        if _shifted(judgement):  # what a placebo does as well needs no wear to be none
+            worn = notes.beside("durability", lambda: _worn(setup, own, moved))
+            judgement = judge(setup.readings, after, placebo=other, worn=worn)
     score = (
         notes.beside("the forecast's score", lambda: _held_to(setup, own, made_in)) if expected is not None else None
     )
@@ -134,6 +135,11 @@ def _measured(
             "notes": tuple(notes.lines),
         }
     )
+
+
+def _shifted(judgement: Judgement) -> bool:
+    shift = judgement.find("shift")
+    return shift is not None and shift.outcome == "yes"
 
 
 def _worn(setup: Setup, own: Run, moved: LanguageModel) -> Readings | None:
