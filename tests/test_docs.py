@@ -140,6 +140,21 @@ def test_the_study_on_the_page_is_what_was_measured():
     assert f"took {found['seconds'] / 60:.0f} minutes" in page
 
 
+def test_the_study_on_a_gpu_is_what_was_measured():
+    from conviction.core.study import Arm
+    from conviction.report.words import cells
+
+    page = (DOCS / "study.md").read_text(encoding="utf-8")
+    found = json.loads((DOCS.parent / "benchmarks" / "results" / "study_h100.json").read_text(encoding="utf-8"))
+    for arm in [*found["arms"], *found["arms_before"]]:
+        name, *rest = cells(Arm.model_validate(arm))
+        assert f"| `{name}` | {' | '.join(rest)} |" in page
+    assert f"came in {sum(found['seconds_by_step'].values()):.0f} seconds" in page
+    gaps = found["gaps_against_two_cores_fp32"]
+    assert f"the kit's {gaps['items']} items differ by {gaps['mean_nats']:.3f} nats" in page
+    assert f"by {gaps['max_nats']:.3f} at most" in page
+
+
 def test_every_flag_of_probe_is_explained():
     rows = re.findall(r"^\| (`-.+?) \|", (DOCS / "probe.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {flag for cell in rows for flag in re.findall(r"`(-[\w-]+)`", cell)} == flags_of("probe")

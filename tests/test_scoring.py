@@ -229,7 +229,9 @@ def test_rounding_that_a_batch_does_not_show_is_allowed_for():
     """As on a GPU, where rows in a batch come out bit for bit as alone, and packing, which rounds less, does not."""
     module, encoder = tiny_module("llama").to(torch.bfloat16), tiny_model().encoder
     exact = tiny_module("llama")
-    check = check_packing(module, encoder, torch.bfloat16, lambda rows: dict(zip(rows, score_rows(exact, rows), strict=True)))
+    check = check_packing(
+        module, encoder, torch.bfloat16, lambda rows: dict(zip(rows, score_rows(exact, rows), strict=True))
+    )
     assert check.difference is not None
     assert 0 < check.difference <= check.tolerance
     assert check.packed

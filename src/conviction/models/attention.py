@@ -13,6 +13,8 @@ padded bins, attended, and scattered back. A bin holds either
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
@@ -28,12 +31,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from conviction.models.causal import MIN_TOKENS, causal_attention
 from conviction.models.packing import Tree
 
-__all__ = ["KERNEL", "Prefix", "TreeAttention", "layout"]
+__all__ = ["KERNEL", "WITHOUT_PLANS", "Prefix", "TreeAttention", "layout"]
 
 KERNEL = "conviction_tree"
 
 # At most this share of a bin is padding; members that would add more begin another.
 MAX_PADDING = 0.25
+# cuDNN makes a plan for every new shape, 40 to 500 ms each on an H100 (benchmarks/attention_cuda.py), and packs
+# hardly ever have the shape of another; these kernels need none.
+WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # Rows for inexact kernels are padded to multiples of it: oneDNN compiles one per shape.
 GRAIN = 64
 
@@ -115,6 +121,10 @@ class TreeAttention:
                 before_k, before_v = self.prefix.layers[layer]
                 k = torch.cat([before_k.expand(len(k), -1, -1, -1), k], dim=2)
                 v = torch.cat([before_v.expand(len(v), -1, -1, -1), v], dim=2)
+            grouped = q.shape[1] != k.shape[1]
+            if grouped and mask is not None and q.is_cuda:  # no kernel there takes both: three times as long
+                k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+                grouped = False
             out = scaled_dot_product_attention(
                 q,
                 k,
@@ -123,7 +133,7 @@ class TreeAttention:
                 is_causal=mask is None,
                 dropout_p=dropout,
                 scale=scale,
-                enable_gqa=q.shape[1] != k.shape[1],
+                enable_gqa=grouped,
             )
             outputs.append(out.transpose(1, 2).flatten(0, 1))
         joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
@@ -146,24 +156,37 @@ def _tree_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The registered kernel: trees where a forward pass brings some, plain SDPA elsewhere."""
-    if token_tree is None:
-        plain: tuple[Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return plain
+    with sdpa_kernel(WITHOUT_PLANS) if query.is_cuda else nullcontext():
+        if token_tree is None:
+            plain: tuple[Tensor, None] = sdpa_attention_forward(
+                module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+            )
+            return plain
+        return _attend(module, token_tree, query, key, value, scaling, dropout, kwargs), None
+
+
+def _attend(
+    module: nn.Module,
+    tree: TreeAttention,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float | None,
+    dropout: float,
+    more: Mapping[str, Any],
+) -> Tensor:
     for unsupported in ("softcap", "s_aux", "position_bias"):
-        if kwargs.get(unsupported) is not None:
+        if more.get(unsupported) is not None:
             raise NotImplementedError(f"packed attention with {unsupported}")
-    out = token_tree.attend(
+    return tree.attend(
         query,
         key,
         value,
         layer=int(module.layer_idx),  # type: ignore[arg-type]
-        scale=scaling,
-        window=kwargs.get("sliding_window"),
+        scale=scale,
+        window=more.get("sliding_window"),
         dropout=dropout,
     )
-    return out, None
 
 
 ALL_ATTENTION_FUNCTIONS.register(KERNEL, _tree_attention)
