@@ -41,6 +41,7 @@ from conviction.models.delta import Delta, LowRank, edited
 from conviction.models.hf import HFModel
 from conviction.models.loading import load
 from conviction.probe.health import neutral_text, ngram_entropy
+from conviction.train.guard import Guard
 from conviction.train.loop import Watch
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "counterfact_1k.json"
@@ -55,9 +56,10 @@ def main(count: int = 100) -> None:
     facts = read_material(DATA).facts
     found: dict[str, Any] = {"dtype": str(model.dtype), "facts": count}
     found["covariance_seconds"] = _time_covariance(model)
-    choosing = begin(model, Material("choosing", facts=facts[CHOOSING]), text=None, watch=Watch())
+    idle = Guard(mode="off")
+    choosing = begin(model, Material("choosing", facts=facts[CHOOSING]), text=None, guard=idle, watch=Watch())
     layer = Rome()._layer(choosing)
-    session = begin(model, Material("counterfact", facts=facts[:count]), text=None, watch=Watch())
+    session = begin(model, Material("counterfact", facts=facts[:count]), text=None, guard=idle, watch=Watch())
     found |= {"layer": layer, "left_out": list(session.notes)}
     untouched = _fluency(model, session.facts)
     _keep(found, "before", vars(score_edits(session.before)) | _fluent(untouched, untouched))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -27,7 +29,7 @@ from conviction.models.delta import Delta, LowRank, edited, load_delta
 from conviction.models.logprobs import find_head
 from conviction.models.states import hooked, states_of
 from conviction.models.variant import kinship
-from conviction.train.guard import Guard
+from conviction.train.guard import Guard, SampleReading
 from conviction.train.loop import Watch
 
 ARCHITECTURES = ["llama", "qwen2", "gemma3-sliding", "gpt2", "gemma2-softcap", "mistral-sliding"]
@@ -212,7 +214,7 @@ def test_of_depths_that_take_the_fact_in_the_one_is_chosen_that_disturbs_least(t
 
     model = tiny_model(num_hidden_layers=3)
     plan = Rome(text=str(tmp_path / "prose.txt"), descent=Descent(steps=1))
-    session = begin(model, Material("town", facts=(FACT,)), text=plan.text, watch=Watch())
+    session = begin(model, Material("town", facts=(FACT,)), text=plan.text, guard=OFF, watch=Watch())
     monkeypatch.setattr("conviction.editing.scores.read_facts", read)
     assert plan._layer(session) == 1
 
@@ -228,6 +230,40 @@ def test_a_guard_takes_back_what_breaks_the_model(method, tmp_path, monkeypatch)
     assert "taken back" in str(done.trip)
     ours, theirs = (m.text_logprobs(["As it was before."])[0].logprobs for m in (done.model, model))
     assert ours == pytest.approx(theirs)
+
+
+LOOPS = SampleReading(repetition_rise=0.6, non_alphanumeric_rise=0.0, empty=0, subject=0.9)
+FINE = SampleReading(repetition_rise=0.0, non_alphanumeric_rise=0.0, empty=0, subject=0.9)
+
+
+LOOPED, DULLED = (
+    "samples repeat themselves (+60%, limit 25%) after",
+    "neutral text had lost 0.50 nats per token (limit 0.1) after",
+)
+
+
+@pytest.mark.parametrize(
+    ("every", "neutral", "looks", "kept", "trip"),
+    [
+        pytest.param(2, [], [FINE, LOOPS], 2, f"{LOOPED} f3; facts taken back: 1", id="the last look finds loops"),
+        pytest.param(9, [], [LOOPS, LOOPS], 0, f"{LOOPED} f3; facts taken back: 3", id="they were there before"),
+        pytest.param(9, [], [LOOPS, FINE], 2, f"{LOOPED} f3; facts taken back: 1", id="they were not"),
+        pytest.param(9, [0, 0.5], [LOOPS], 0, f"{DULLED} f2; facts taken back: 2", id="neutral text, and loops before"),
+        pytest.param(1, [0, 0.5], [FINE], 1, f"{DULLED} f2; facts taken back: 1", id="neutral text, after a look"),
+        pytest.param(2, [], [FINE, FINE], 3, "None", id="all is well"),
+    ],
+)
+def test_rome_goes_back_to_where_the_model_still_wrote_sense(every, neutral, looks, kept, trip, tmp_path, monkeypatch):
+    (tmp_path / "prose.txt").write_text(PROSE)
+    lost, seen = itertools.chain([0, *neutral], itertools.repeat(0)), iter(looks)
+    monkeypatch.setattr("conviction.editing.session.neutral_level", lambda _: -3.0 - next(lost))
+    monkeypatch.setattr("conviction.editing.session.read_samples", lambda *_: next(seen))
+    facts = tuple(replace(FACT, id=f"f{i}", subject=f"the {i} old town") for i in (1, 2, 3))
+    plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
+    done = plan.apply(tiny_model(), Material("town", facts=facts), guard=Guard(sample_every=every))
+    assert str(done.trip) == trip
+    assert len(done.evidence["facts"]) == kept
+    assert next(seen, None) is None, "no look was left out"
 
 
 @pytest.mark.parametrize("architecture", ["mamba-recurrent", "qwen3-next-hybrid"])

@@ -13,6 +13,7 @@ from torch import Tensor
 from conviction.core.applied import Applied, record_applied
 from conviction.core.facts import Fact
 from conviction.core.material import Material, paragraphs
+from conviction.core.protocols import Generation, Message, Query, chat
 from conviction.core.storage import storage_errors, user_path
 from conviction.editing.covariance import covariances
 from conviction.editing.requests import beginnings
@@ -23,8 +24,9 @@ from conviction.models.delta import Delta, edited, save_edited
 from conviction.models.hf import HFModel
 from conviction.models.variant import kinship
 from conviction.probe.health import neutral_level, neutral_text
-from conviction.train.guard import Guard
+from conviction.train.guard import Guard, broken_samples
 from conviction.train.loop import Watch
+from conviction.train.sensors import EVERYDAY, choose_samples, read_samples
 
 __all__ = ["Session", "begin", "finish"]
 
@@ -35,12 +37,19 @@ UNCHANGED = 1e-4  # nats per token: less is no edit
 
 @dataclass(frozen=True)
 class Session:
-    """A model about to be edited. before: its readings of the facts; neutral: nats per token of neutral text."""
+    """A model about to be edited.
+
+    before   its readings of the facts
+    neutral  nats per token of neutral text
+    samples  everyday questions with its own greedy answers; none under a guard that is off
+    """
 
     model: HFModel
+    guard: Guard
     facts: tuple[Fact, ...]
     before: tuple[Reading, ...]
     neutral: float
+    samples: tuple[tuple[tuple[Message, ...], Generation], ...]
     sites: tuple[Site, ...]
     contexts: tuple[str, ...]
     texts: tuple[str, ...]
@@ -57,15 +66,24 @@ class Session:
         """Nats per token that neutral text has lost."""
         return self.neutral - neutral_level(moved)
 
-    def broken(self, moved: HFModel, guard: Guard) -> str | None:
-        """Why the guard does not let this model pass; None: it does, or is off."""
-        drop = self.neutral_drop(moved)
-        if drop <= guard.max_neutral_drop or guard.idle:
+    def broken(self, moved: HFModel, *, written: bool) -> str | None:
+        """Why the guard does not let this model pass; None: it does, or is off.
+
+        written  also look at what it writes, which takes as long as an edit
+        """
+        if self.guard.idle:
             return None
-        return f"neutral text had lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g})"
+        drop, limit = self.neutral_drop(moved), self.guard.max_neutral_drop
+        if drop > limit:
+            return f"neutral text had lost {drop:.2f} nats per token (limit {limit:g})"
+        if not written or not self.samples:
+            return None
+        prompts, before = zip(*self.samples, strict=True)
+        now = moved.generate(prompts, max_new_tokens=self.guard.sample_tokens)
+        return "; ".join(broken_samples(read_samples(prompts, before, now), self.guard)) or None
 
 
-def begin(model: HFModel, material: Material, *, text: str | None, watch: Watch) -> Session:
+def begin(model: HFModel, material: Material, *, text: str | None, guard: Guard, watch: Watch) -> Session:
     """Read the facts as they are. Raises InputError without facts, or if the model says all of them already."""
     if not material.facts:
         raise InputError(
@@ -85,6 +103,8 @@ def begin(model: HFModel, material: Material, *, text: str | None, watch: Watch)
     notes = (f"left out, the model says so already: {', '.join(known)}",) if known else ()
     return Session(
         model=model,
+        guard=guard,
+        samples=() if guard.idle else _samples(model, guard),
         facts=tuple(f for f, _ in kept),
         before=tuple(r for _, r in kept),
         neutral=neutral_level(model),
@@ -103,7 +123,6 @@ def finish(
     delta: Delta,
     material: Material,
     *,
-    guard: Guard,
     folder: Path | None,
     settings: dict[str, Any],
     done: int,
@@ -133,7 +152,7 @@ def finish(
     report = [
         ("facts", f"{done} of {len(session.facts)} written, {settings['where']}"),
         *_lines(old, new),
-        ("neutral text", f"{-drop:+.3f} nats per token (limit -{guard.max_neutral_drop:g})"),
+        ("neutral text", f"{-drop:+.3f} nats per token (limit -{session.guard.max_neutral_drop:g})"),
         *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
         *(("note", note) for note in session.notes),
     ]
@@ -143,12 +162,19 @@ def finish(
     applied = Applied(
         model=moved,
         settings=settings,
-        verdict=_verdict(trip, within=drop <= guard.max_neutral_drop),
+        verdict=_verdict(trip, within=drop <= session.guard.max_neutral_drop),
         report=tuple(report),
         trip=trip,
         evidence=evidence,
     )
     return record_applied(intervention, applied, session.model, material, folder)
+
+
+def _samples(model: HFModel, guard: Guard) -> tuple[tuple[tuple[Message, ...], Generation], ...]:
+    """Everyday questions that the model answers without looping, with its answers."""
+    asked = [p for q in EVERYDAY if model.fits(Query(p := chat(q), ()), room=guard.sample_tokens)]
+    answers = model.generate(asked, max_new_tokens=guard.sample_tokens)
+    return tuple(zip(*choose_samples(asked, answers), strict=True))
 
 
 def _verdict(trip: str | None, *, within: bool) -> str:

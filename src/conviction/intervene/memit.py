@@ -68,13 +68,13 @@ class Memit:
 
         untracked(self.name, track)
         loaded, watch, guard = with_weights(model, self.name), watch or Watch(), guard or Guard()
-        session = begin(loaded, material, text=self.text, watch=watch)
+        session = begin(loaded, material, text=self.text, guard=guard, watch=watch)
         depth = len(session.sites)
         last = check_layer(self.layer, depth) if self.layer is not None else round(DEEPEST * depth)
         layers = list(range(max(0, last - self.layers + 1), last + 1))
         delta = self.write(session, layers, self.wanted(session, layers[-1]))
         trip, done = None, len(session.facts)
-        if reason := session.broken(edited(loaded, delta, id=loaded.id, check=False), guard):
+        if reason := session.broken(edited(loaded, delta, id=loaded.id, check=False), written=True):
             trip = f"{reason}; all facts were taken back"
             delta, done = Delta({}, session.kinship), 0
         return finish(
@@ -82,7 +82,6 @@ class Memit:
             session,
             delta,
             material,
-            guard=guard,
             folder=folder,
             settings={"where": f"blocks {layers[0]} to {layers[-1]}"},
             done=done,

@@ -65,28 +65,31 @@ class Rome:
 
         untracked(self.name, track)
         loaded, watch, guard = with_weights(model, self.name), watch or Watch(), guard or Guard()
-        session = begin(loaded, material, text=self.text, watch=watch)
+        session = begin(loaded, material, text=self.text, guard=guard, watch=watch)
         layer = self._layer(session)
         delta = Delta({}, session.kinship)
         moment = session.moments([layer])[layer]
-        progress, trip, done = watch.bars("writing facts"), None, 0
-        current = loaded
-        for number in range(len(session.facts)):
-            update = self.update(session, current, number, layer, moment)
+        progress, trip, done, total = watch.bars("writing facts"), None, 0, len(session.facts)
+        current, sound = loaded, (delta, done)
+        for number, fact in enumerate(session.facts, start=1):
+            update = self.update(session, current, number - 1, layer, moment)
             tried = delta + Delta({session.sites[layer].name: update}, session.kinship)
             moved = edited(loaded, tried, id=loaded.id, check=False)
-            if reason := session.broken(moved, guard):
-                trip = f"{reason} after {session.facts[number].id}, which was taken back"
+            looked = number % guard.sample_every == 0 or number == total
+            if reason := session.broken(moved, written=looked):
+                if done > sound[1] and session.broken(current, written=True):  # it broke unseen, before this fact
+                    delta, done = sound
+                trip = f"{reason} after {fact.id}; facts taken back: {number - done}"
                 break
-            delta, current, done = tried, moved, number + 1
+            delta, current, done = tried, moved, number
+            sound = (delta, done) if looked else sound
             if progress is not None:
-                progress(done, len(session.facts))
+                progress(done, total)
         return finish(
             self,
             session,
             delta,
             material,
-            guard=guard,
             folder=folder,
             settings={"layer": layer, "where": f"block {layer}"},
             done=done,

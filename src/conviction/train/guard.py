@@ -22,7 +22,7 @@ from typing import Literal
 
 from conviction.core.settings import check_settings, setting
 
-__all__ = ["Guard", "Judgement", "Reading", "SampleReading", "Trip", "judge", "sampling_is_due"]
+__all__ = ["Guard", "Judgement", "Reading", "SampleReading", "Trip", "broken_samples", "judge", "sampling_is_due"]
 
 Zone = Literal["healthy", "warning", "stop"]
 
@@ -147,12 +147,11 @@ def _broken(history: Sequence[Reading], guard: Guard) -> list[str]:
         found.append(f"entropy fell by {-now.entropy_change:.0%} (limit {guard.max_entropy_drop:.0%})")
     if _over(now.top_mass_drop, guard.max_top_mass_drop):
         found.append(f"the ten likeliest tokens lost {now.top_mass_drop:.2f} (limit {guard.max_top_mass_drop:g})")
-    return found + _broken_samples(now.sample, guard)
+    return found if now.sample is None else found + broken_samples(now.sample, guard)
 
 
-def _broken_samples(sample: SampleReading | None, guard: Guard) -> list[str]:
-    if sample is None:
-        return []
+def broken_samples(sample: SampleReading, guard: Guard) -> list[str]:
+    """The limits of samples that are passed, in words."""
     found = []
     if sample.repetition_rise > guard.max_repetition:
         found.append(f"samples repeat themselves (+{sample.repetition_rise:.0%}, limit {guard.max_repetition:.0%})")
