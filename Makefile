@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
+# pip would compile on one core, and every process that finds nothing compiled does so itself.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench clean
@@ -16,11 +18,13 @@ $(VENV)/stamp-base: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing conviction (once; about a minute)" >&2
 	@$(PIP) --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/stamp-%: $(VENV)/stamp-base
 	@echo "installing the '$*' tools (once)" >&2
 	@$(PIP) --editable '.[$*]'
+	@$(COMPILE)
 	@touch $@
 
 demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity`, in about six minutes: one page at the end
@@ -29,7 +33,7 @@ demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4
-	@$(BIN)/python -m pytest -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n logical --maxprocesses 2 --dist worksteal
 
 check: $(VENV)/stamp-dev  ## lint, types, import contracts, documentation
 	@$(BIN)/ruff check .
