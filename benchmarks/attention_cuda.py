@@ -3,7 +3,8 @@
     python -m benchmarks.attention_cuda
 
 Packs hardly ever have the shape of another, so that what a kernel does once for a shape is done every time.
-Grouped heads (nine queries to three keys, as in the embedded model), bf16, with and without a backward pass.
+Grouped heads (nine queries to three keys, as in the embedded model), bf16, with and without a backward pass to the
+queries.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def embedded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def session_cache(embedded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the embedded model in it and no scores yet."""
+    """A cache with the embedded model in it, and scores of tests of this session alone."""
     own = tmp_path_factory.getbasetemp()
     cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "session"  # one for all workers
     cache.mkdir(exist_ok=True)

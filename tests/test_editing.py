@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from conviction.core.facts import Fact, Neighbour
 from conviction.core.material import Material
+from conviction.core.protocols import Query, chat
 from conviction.editing.covariance import covariances
 from conviction.editing.descent import Descent
 from conviction.editing.requests import request
@@ -26,6 +27,7 @@ from conviction.errors import InputError, ModelError
 from conviction.intervene.memit import Memit
 from conviction.intervene.rome import Rome
 from conviction.models.delta import Delta, LowRank, edited, load_delta
+from conviction.models.hf import HFModel
 from conviction.models.logprobs import find_head
 from conviction.models.states import hooked, states_of
 from conviction.models.variant import kinship
@@ -44,6 +46,7 @@ FACT = Fact(
 )
 PROSE = "\n\n".join(f"Paragraph {i} tells of rivers, hills and weather in plain words." for i in range(40))
 OFF = Guard(mode="off")
+ASKED = [Query(chat("What do people drink?"), ("Milk.", "Water."))]
 
 
 def matrix(rows: int, columns: int, seed: int) -> torch.Tensor:
@@ -258,12 +261,57 @@ def test_rome_goes_back_to_where_the_model_still_wrote_sense(every, neutral, loo
     lost, seen = itertools.chain([0, *neutral], itertools.repeat(0)), iter(looks)
     monkeypatch.setattr("conviction.editing.session.neutral_level", lambda _: -3.0 - next(lost))
     monkeypatch.setattr("conviction.editing.session.read_samples", lambda *_: next(seen))
-    facts = tuple(replace(FACT, id=f"f{i}", subject=f"the {i} old town") for i in (1, 2, 3))
+
+    def material(count: int) -> Material:
+        numbers = range(1, count + 1)
+        return Material("town", facts=tuple(replace(FACT, id=f"f{i}", subject=f"the {i} old town") for i in numbers))
+
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
-    done = plan.apply(tiny_model(), Material("town", facts=facts), guard=Guard(sample_every=every))
+    done = plan.apply(tiny_model(), material(3), guard=Guard(sample_every=every))
     assert str(done.trip) == trip
     assert len(done.evidence["facts"]) == kept
+    expected = plan.apply(tiny_model(), material(kept), guard=OFF).model if kept else tiny_model()
+    assert done.model.logprobs(ASKED) == expected.logprobs(ASKED)
     assert next(seen, None) is None, "no look was left out"
+
+
+def test_memit_takes_all_back_when_the_model_loops(tmp_path, monkeypatch):
+    (tmp_path / "prose.txt").write_text(PROSE)
+    monkeypatch.setattr("conviction.editing.session.read_samples", lambda *_: LOOPS)
+    plan = Memit(layer=1, layers=2, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
+    model = tiny_model()
+    done = plan.apply(model, Material("town", facts=(FACT,)))
+    assert done.trip == "samples repeat themselves (+60%, limit 25%); all facts were taken back"
+    assert done.model.logprobs(ASKED) == model.logprobs(ASKED)
+
+
+def test_what_the_guard_saw_can_be_read(tmp_path):
+    (tmp_path / "prose.txt").write_text(PROSE)
+    plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
+    patient = Guard(max_neutral_drop=9, max_repetition=1, max_non_alphanumeric=1, min_subject=0, sample_tokens=8)
+    model = tiny_model()
+    done = plan.apply(model, Material("town", facts=(FACT,)), guard=patient)
+    (look,) = done.evidence["looks"]
+    assert look["answers"]
+    for answer in look["answers"]:
+        for key, wrote in (("before", model), ("after", done.model)):
+            (alone,) = wrote.generate([chat(answer["prompt"])], max_new_tokens=8)
+            assert answer[key] == alone.text
+    assert dict(done.report)["everyday answers"].startswith("repeated 4-grams ")
+
+
+def test_an_idle_guard_writes_nothing(tmp_path, monkeypatch):
+    (tmp_path / "prose.txt").write_text(PROSE)
+    monkeypatch.setattr(HFModel, "generate", lambda *_a, **_k: pytest.fail("the guard is off"))
+    plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
+    assert plan.apply(tiny_model(), Material("town", facts=(FACT,)), guard=OFF).evidence["looks"] == []
+
+
+def test_a_context_without_room_for_a_question_is_told(tmp_path):
+    (tmp_path / "prose.txt").write_text(PROSE)
+    plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
+    done = plan.apply(tiny_model(), Material("town", facts=(FACT,)), guard=Guard(sample_tokens=100_000))
+    assert "no everyday question fits" in dict(done.report)["note"]
 
 
 @pytest.mark.parametrize("architecture", ["mamba-recurrent", "qwen3-next-hybrid"])

@@ -72,31 +72,46 @@ def test_the_cause_tree_in_errors_names_every_error():
             assert name in (errors.__doc__ or "")
 
 
-def _commands() -> list[str]:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```console\n(.*?)```", readme, flags=re.DOTALL)
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+def _commands() -> dict[str, list[str]]:
+    """Heading → the commands of its section of the README."""
+    sections = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## ")
+    return {
+        section.partition("\n")[0]: [line[2:] for line in "".join(blocks).splitlines() if line.startswith("$ ")]
+        for section in sections
+        if (blocks := re.findall(r"```console\n(.*?)```", section, flags=re.DOTALL))
+    }
 
 
 def test_the_readme_names_only_targets_that_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE)
-    wanted = [c.split()[1] for c in _commands() if c.startswith("make ")]
+    wanted = [c.split()[1] for commands in _commands().values() for c in commands if c.startswith("make ")]
     assert {"demo", "test"} <= set(wanted) <= set(targets)
+
+
+SECTIONS = [
+    pytest.param(name, marks=[pytest.mark.xdist_group("probes" if any(" probe " in line for line in lines) else name)])
+    for name, lines in _commands().items()
+    if any(line.startswith("conviction ") for line in lines)
+]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_scores")
-def test_the_readmes_commands_run(run, tmp_path):
-    commands = [c for c in _commands() if c.startswith("conviction ")]
-    assert len(commands) >= 4
-    for command in commands:
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_readmes_commands_run(section, run, tmp_path):
+    for command in _commands()[section]:
         expected = int(command.partition("# exit ")[2] or 0)
         arguments = shlex.split(command, comments=True)[1:]
         less = LESS if arguments[0] == "forecast" else []
         code, _, said = run(*arguments, *less)
         assert code == expected, f"{command}\n{said}"
-    _check_that_the_seeds_collapse_was_stopped(tmp_path / "runs" / "hot")
+    if (hot := tmp_path / "runs" / "hot").exists():
+        _check_that_the_seeds_collapse_was_stopped(hot)
+
+
+def test_the_readme_shows_the_seeds_collapse():
+    assert any("--run runs/hot" in command for commands in _commands().values() for command in commands)
 
 
 def _check_that_the_seeds_collapse_was_stopped(run: Path) -> None:

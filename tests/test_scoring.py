@@ -225,16 +225,53 @@ def test_bf16_reports_its_noise_and_stays_close_to_fp32():
     assert means == pytest.approx(exact, abs=0.5)
 
 
-def test_rounding_that_a_batch_does_not_show_is_allowed_for():
-    """As on a GPU, where rows in a batch come out bit for bit as alone, and packing, which rounds less, does not."""
-    module, encoder = tiny_module("llama").to(torch.bfloat16), tiny_model().encoder
-    exact = tiny_module("llama")
-    check = check_packing(
-        module, encoder, torch.bfloat16, lambda rows: dict(zip(rows, score_rows(exact, rows), strict=True))
-    )
-    assert check.difference is not None
-    assert 0 < check.difference <= check.tolerance
-    assert check.packed
+def test_scores_that_round_less_than_separate_rows_are_accepted():
+    """On a GPU rows in a batch come out bit for bit as alone, and packing, which rounds less, does not."""
+    module, encoder, exact = tiny_module("llama").to(torch.bfloat16), tiny_model().encoder, tiny_module("llama")
+
+    def score(rows):
+        return dict(zip(rows, score_rows(exact, rows), strict=True))
+
+    check = check_packing(module, encoder, torch.bfloat16, score)
+    assert check.packed, check.reason
+    assert check.difference > 0
+    with_fp32_limits = check_packing(exact, encoder, torch.float32, lambda rows: shifted(score(rows), check.difference))
+    assert not with_fp32_limits.packed
+
+
+@pytest.mark.parametrize("fault", [0.25, float("nan")])
+def test_a_small_fault_of_every_token_is_not_taken_for_rounding(fault):
+    """A quarter of a nat is within what rounding does to single tokens, and far beyond what it does to a mean."""
+    module = tiny_module("llama").to(torch.bfloat16)
+
+    def score(rows):
+        return shifted(dict(zip(rows, score_rows(module, rows), strict=True)), fault)
+
+    check = check_packing(module, tiny_model().encoder, torch.bfloat16, score)
+    assert not check.packed
+    assert "answer's mean" in check.reason
+
+
+def shifted(scores, by: float):
+    return {row: [value + by for value in values] for row, values in scores.items()}
+
+
+def test_embeddings_that_cannot_be_reached_cost_speed_and_no_load():
+    class Foreign(torch.nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def get_input_embeddings(self):
+            raise NotImplementedError("remote code")
+
+        def forward(self, **inputs):
+            return self.inner(**inputs)
+
+    module = Foreign(tiny_module("llama").to(torch.bfloat16))
+    check = check_packing(module, tiny_model().encoder, torch.bfloat16, lambda _: pytest.fail("not reached"))
+    assert not check.packed
+    assert "remote code" in check.reason
 
 
 def test_greedy_answers_equal_one_at_a_time():

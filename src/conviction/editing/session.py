@@ -24,15 +24,25 @@ from conviction.models.delta import Delta, edited, save_edited
 from conviction.models.hf import HFModel
 from conviction.models.variant import kinship
 from conviction.probe.health import neutral_level, neutral_text
-from conviction.train.guard import Guard, broken_samples
+from conviction.train.guard import Guard, SampleReading, broken_samples
 from conviction.train.loop import Watch
 from conviction.train.sensors import EVERYDAY, choose_samples, read_samples
 
-__all__ = ["Session", "begin", "finish"]
+__all__ = ["Look", "Session", "begin", "finish"]
 
 BEGINNINGS = 4
 SHOWN = 5
 UNCHANGED = 1e-4  # nats per token: less is no edit
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the guard saw. reason: why the model does not pass; None: it does."""
+
+    facts: int
+    reason: str | None = None
+    sample: SampleReading | None = None
+    answers: tuple[Generation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ class Session:
 
     before   its readings of the facts
     neutral  nats per token of neutral text
-    samples  everyday questions with its own greedy answers; none under a guard that is off
+    samples  everyday questions with its own greedy answers; none under an idle guard, or where none fits its context
     """
 
     model: HFModel
@@ -66,21 +76,22 @@ class Session:
         """Nats per token that neutral text has lost."""
         return self.neutral - neutral_level(moved)
 
-    def broken(self, moved: HFModel, *, written: bool) -> str | None:
-        """Why the guard does not let this model pass; None: it does, or is off.
+    def look(self, moved: HFModel, facts: int, *, written: bool) -> Look:
+        """The guard's look at a model that holds so many of the facts. An idle guard does not look.
 
-        written  also look at what it writes, which takes as long as an edit
+        written  also at what it writes, which takes as long as an edit
         """
         if self.guard.idle:
-            return None
+            return Look(facts)
         drop, limit = self.neutral_drop(moved), self.guard.max_neutral_drop
-        if drop > limit:
-            return f"neutral text had lost {drop:.2f} nats per token (limit {limit:g})"
+        if not drop <= limit:
+            return Look(facts, f"neutral text had lost {drop:.2f} nats per token (limit {limit:g})")
         if not written or not self.samples:
-            return None
+            return Look(facts)
         prompts, before = zip(*self.samples, strict=True)
-        now = moved.generate(prompts, max_new_tokens=self.guard.sample_tokens)
-        return "; ".join(broken_samples(read_samples(prompts, before, now), self.guard)) or None
+        now = tuple(moved.generate(prompts, max_new_tokens=self.guard.sample_tokens))
+        found = read_samples(prompts, before, now)
+        return Look(facts, "; ".join(broken_samples(found, self.guard)) or None, found, now)
 
 
 def begin(model: HFModel, material: Material, *, text: str | None, guard: Guard, watch: Watch) -> Session:
@@ -100,17 +111,21 @@ def begin(model: HFModel, material: Material, *, text: str | None, guard: Guard,
             hint="an edit needs a target that is not the model's answer; `conviction probe` first",
         )
     kept = [(f, r) for f, r in zip(facts, before, strict=True) if r.fact not in known]
-    notes = (f"left out, the model says so already: {', '.join(known)}",) if known else ()
+    notes: tuple[str, ...] = (f"left out, the model says so already: {', '.join(known)}",) if known else ()
+    contexts, texts = tuple(beginnings(model, BEGINNINGS)), tuple(_text(text))
+    samples = () if guard.idle else _samples(model, guard)
+    if not samples and not guard.idle:
+        notes += ("what it writes is not looked at: no everyday question fits its context",)
     return Session(
         model=model,
         guard=guard,
-        samples=() if guard.idle else _samples(model, guard),
+        samples=samples,
         facts=tuple(f for f, _ in kept),
         before=tuple(r for _, r in kept),
         neutral=neutral_level(model),
         sites=tuple(sites),
-        contexts=tuple(beginnings(model, BEGINNINGS)),
-        texts=tuple(_text(text)),
+        contexts=contexts,
+        texts=texts,
         kinship=kinship(model.module),
         notes=notes,
         watch=watch,
@@ -127,11 +142,13 @@ def finish(
     settings: dict[str, Any],
     done: int,
     trip: str | None,
+    looks: Sequence[Look],
 ) -> Applied:
     """Verify the edit, save it, and say what it did. Raises ModelError for one that changed nothing.
 
     done  so many of the session's facts were written, the first ones
     """
+    seen = [look for look in looks if look.sample is not None]
     moved = edited(session.model, delta, id=f"{session.model.id}+{intervention.name}", check=False)
     facts, before = session.facts[:done], session.before[:done]
     after = read_facts(moved, facts)
@@ -144,6 +161,7 @@ def finish(
     evidence = {
         "scores": {"before": _finite(old), "after": _finite(new)},
         "neutral_drop": drop,
+        "looks": [_seen(session, look) for look in seen],
         "facts": [
             {"statement": f.prompt, "target": f.target, "before": vars(b), "after": vars(a)}
             for f, b, a in zip(facts, before, after, strict=True)
@@ -153,6 +171,7 @@ def finish(
         ("facts", f"{done} of {len(session.facts)} written, {settings['where']}"),
         *_lines(old, new),
         ("neutral text", f"{-drop:+.3f} nats per token (limit -{session.guard.max_neutral_drop:g})"),
+        *_looked(seen),
         *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
         *(("note", note) for note in session.notes),
     ]
@@ -171,10 +190,24 @@ def finish(
 
 
 def _samples(model: HFModel, guard: Guard) -> tuple[tuple[tuple[Message, ...], Generation], ...]:
-    """Everyday questions that the model answers without looping, with its answers."""
+    """Everyday questions with the model's answers: those that do not loop, where there are any."""
     asked = [p for q in EVERYDAY if model.fits(Query(p := chat(q), ()), room=guard.sample_tokens)]
     answers = model.generate(asked, max_new_tokens=guard.sample_tokens)
     return tuple(zip(*choose_samples(asked, answers), strict=True))
+
+
+def _looked(looks: Sequence[Look]) -> list[tuple[str, str]]:
+    rises = ", ".join(f"{look.sample.repetition_rise:+.0%} after {look.facts}" for look in looks if look.sample)
+    return [("everyday answers", f"repeated 4-grams {rises} facts")] if rises else []
+
+
+def _seen(session: Session, look: Look) -> dict[str, Any]:
+    """As evidence: the guard's measures, and the answers before and after."""
+    answers = [
+        {"prompt": prompt[-1].content, "before": before.text, "after": now.text}
+        for (prompt, before), now in zip(session.samples, look.answers, strict=True)
+    ]
+    return {"facts": look.facts, "reason": look.reason, "sample": vars(look.sample), "answers": answers}
 
 
 def _verdict(trip: str | None, *, within: bool) -> str:

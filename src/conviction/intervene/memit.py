@@ -74,8 +74,9 @@ class Memit:
         layers = list(range(max(0, last - self.layers + 1), last + 1))
         delta = self.write(session, layers, self.wanted(session, layers[-1]))
         trip, done = None, len(session.facts)
-        if reason := session.broken(edited(loaded, delta, id=loaded.id, check=False), written=True):
-            trip = f"{reason}; all facts were taken back"
+        look = session.look(edited(loaded, delta, id=loaded.id, check=False), done, written=True)
+        if look.reason:
+            trip = f"{look.reason}; all facts were taken back"
             delta, done = Delta({}, session.kinship), 0
         return finish(
             self,
@@ -86,6 +87,7 @@ class Memit:
             settings={"where": f"blocks {layers[0]} to {layers[-1]}"},
             done=done,
             trip=trip,
+            looks=[look],
         )
 
     def wanted(self, session: Session, layer: int) -> Tensor:

@@ -30,7 +30,7 @@ TRIED = 2  # facts that depths are compared on
 
 @dataclass(frozen=True, kw_only=True)
 class Rome:
-    """Write facts into one MLP matrix, one by one; the guard reads neutral text after each."""
+    """Write facts into one MLP matrix, one by one; the guard reads neutral text after each, and looks at answers."""
 
     name: ClassVar[str] = "rome"
     changes: ClassVar[str] = "one matrix, by a rank-one update a fact"
@@ -70,15 +70,18 @@ class Rome:
         delta = Delta({}, session.kinship)
         moment = session.moments([layer])[layer]
         progress, trip, done, total = watch.bars("writing facts"), None, 0, len(session.facts)
-        current, sound = loaded, (delta, done)
+        current, sound, looks = loaded, (delta, done), []
         for number, fact in enumerate(session.facts, start=1):
             update = self.update(session, current, number - 1, layer, moment)
             tried = delta + Delta({session.sites[layer].name: update}, session.kinship)
             moved = edited(loaded, tried, id=loaded.id, check=False)
             looked = number % guard.sample_every == 0 or number == total
-            if reason := session.broken(moved, written=looked):
-                if done > sound[1] and session.broken(current, written=True):  # it broke unseen, before this fact
-                    delta, done = sound
+            looks.append(session.look(moved, number, written=looked))
+            if reason := looks[-1].reason:
+                if done > sound[1]:
+                    looks.append(session.look(current, done, written=True))
+                    if looks[-1].reason:  # it broke unseen, before this fact
+                        delta, done = sound
                 trip = f"{reason} after {fact.id}; facts taken back: {number - done}"
                 break
             delta, current, done = tried, moved, number
@@ -94,6 +97,7 @@ class Rome:
             settings={"layer": layer, "where": f"block {layer}"},
             done=done,
             trip=trip,
+            looks=looks,
         )
 
     def update(self, session: Session, model: HFModel, number: int, layer: int, moment: Tensor) -> LowRank:

@@ -37,8 +37,8 @@ KERNEL = "conviction_tree"
 
 # At most this share of a bin is padding; members that would add more begin another.
 MAX_PADDING = 0.25
-# cuDNN makes a plan for every new shape, 40 to 500 ms each on an H100 (benchmarks/attention_cuda.py), and packs
-# hardly ever have the shape of another; these kernels need none.
+# cuDNN makes a plan for every new shape, 40 ms each on an H100 and 100 with the backward pass
+# (benchmarks/attention_cuda.py), and packs hardly ever have the shape of another; these kernels need none.
 WITHOUT_PLANS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 # Rows for inexact kernels are padded to multiples of it: oneDNN compiles one per shape.
 GRAIN = 64
@@ -122,7 +122,8 @@ class TreeAttention:
                 k = torch.cat([before_k.expand(len(k), -1, -1, -1), k], dim=2)
                 v = torch.cat([before_v.expand(len(v), -1, -1, -1), v], dim=2)
             grouped = q.shape[1] != k.shape[1]
-            if grouped and mask is not None and q.is_cuda:  # no kernel there takes both: three times as long
+            flash = mask is None and q.dtype != torch.float32  # the one of its kernels that takes grouped heads
+            if grouped and q.is_cuda and not flash:  # else it falls back to plain products, three times as slow
                 k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
                 grouped = False
             out = scaled_dot_product_attention(

@@ -54,7 +54,7 @@ class Guard:
     early_loss: float = setting(0.3, "a preference loss below it in the first tenth of a run is a sign", above=0)
     margin_sign: float = setting(1.5, "a reward margin over it is a sign", above=0)
     margin_cap: float = setting(2.0, "a reward margin over it is a second sign", above=0)
-    sample_every: int = setting(9, "steps between greedy samples; after a sign a third of it", at_least=1)
+    sample_every: int = setting(9, "steps (facts) between greedy samples; after a sign a third of it", at_least=1)
     sample_tokens: int = setting(32, "tokens of a greedy sample", at_least=8)
 
     def __post_init__(self) -> None:
