@@ -17,6 +17,7 @@ from conviction.core.material import Material
 from conviction.core.protocols import Query, chat
 from conviction.editing.covariance import covariances
 from conviction.editing.descent import Descent
+from conviction.editing.looking import Look
 from conviction.editing.requests import request
 from conviction.editing.scores import Reading, score_edits
 from conviction.editing.session import begin
@@ -235,32 +236,35 @@ def test_a_guard_takes_back_what_breaks_the_model(method, tmp_path, monkeypatch)
     assert ours == pytest.approx(theirs)
 
 
-LOOPS = SampleReading(repetition_rise=0.6, non_alphanumeric_rise=0.0, empty=0, subject=0.9)
-FINE = SampleReading(repetition_rise=0.0, non_alphanumeric_rise=0.0, empty=0, subject=0.9)
+LOOPS = SampleReading(repetition_rise=0.6, non_alphanumeric_rise=0.0, empty=0, subject=0.0)
+SENSE, NONSENSE = None, "samples turn into signs"
 
 
-LOOPED, DULLED = (
-    "samples repeat themselves (+60%, limit 25%) after",
-    "neutral text had lost 0.50 nats per token (limit 0.1) after",
-)
+LOOPED, DULLED = f"{NONSENSE} after", "neutral text had lost 0.50 nats per token (limit 0.1) after"
 
 
 @pytest.mark.parametrize(
     ("every", "neutral", "looks", "kept", "trip"),
     [
-        pytest.param(2, [], [FINE, LOOPS], 2, f"{LOOPED} f3; facts taken back: 1", id="the last look finds loops"),
-        pytest.param(9, [], [LOOPS, LOOPS], 0, f"{LOOPED} f3; facts taken back: 3", id="they were there before"),
-        pytest.param(9, [], [LOOPS, FINE], 2, f"{LOOPED} f3; facts taken back: 1", id="they were not"),
-        pytest.param(9, [0, 0.5], [LOOPS], 0, f"{DULLED} f2; facts taken back: 2", id="neutral text, and loops before"),
-        pytest.param(1, [0, 0.5], [FINE], 1, f"{DULLED} f2; facts taken back: 1", id="neutral text, after a look"),
-        pytest.param(2, [], [FINE, FINE], 3, "None", id="all is well"),
+        pytest.param(2, [], [SENSE, NONSENSE], 2, f"{LOOPED} f3; facts taken back: 1", id="the last look finds loops"),
+        pytest.param(9, [], [NONSENSE, NONSENSE], 0, f"{LOOPED} f3; facts taken back: 3", id="they were there before"),
+        pytest.param(9, [], [NONSENSE, SENSE], 2, f"{LOOPED} f3; facts taken back: 1", id="they were not"),
+        pytest.param(
+            9, [0, 0.5], [NONSENSE], 0, f"{DULLED} f2; facts taken back: 2", id="neutral text, and loops before"
+        ),
+        pytest.param(1, [0, 0.5], [SENSE], 1, f"{DULLED} f2; facts taken back: 1", id="neutral text, after a look"),
+        pytest.param(2, [], [SENSE, SENSE], 3, "None", id="all is well"),
     ],
 )
 def test_rome_goes_back_to_where_the_model_still_wrote_sense(every, neutral, looks, kept, trip, tmp_path, monkeypatch):
     (tmp_path / "prose.txt").write_text(PROSE)
     lost, seen = itertools.chain([0, *neutral], itertools.repeat(0)), iter(looks)
+
+    def look(_model, asked, number: int) -> Look:
+        return Look(number, next(seen)) if asked else Look(number)
+
     monkeypatch.setattr("conviction.editing.session.neutral_level", lambda _: -3.0 - next(lost))
-    monkeypatch.setattr("conviction.editing.session.read_samples", lambda *_: next(seen))
+    monkeypatch.setattr("conviction.editing.session.look", look)
 
     def material(count: int) -> Material:
         numbers = range(1, count + 1)
@@ -277,11 +281,15 @@ def test_rome_goes_back_to_where_the_model_still_wrote_sense(every, neutral, loo
 
 def test_memit_takes_all_back_when_the_model_loops(tmp_path, monkeypatch):
     (tmp_path / "prose.txt").write_text(PROSE)
-    monkeypatch.setattr("conviction.editing.session.read_samples", lambda *_: LOOPS)
+    monkeypatch.setattr("conviction.editing.looking.read_samples", lambda *_: LOOPS)
     plan = Memit(layer=1, layers=2, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
     model = tiny_model()
     done = plan.apply(model, Material("town", facts=(FACT,)))
-    assert done.trip == "samples repeat themselves (+60%, limit 25%); all facts were taken back"
+    repeat = "samples repeat themselves (+60%, limit 25%)"
+    assert done.trip == (
+        f"asked about the subjects, {repeat}; asked about everyday matters, {repeat}, samples lost their subject "
+        "(0% of their words, limit 15%); all facts were taken back"
+    )
     assert done.model.logprobs(ASKED) == model.logprobs(ASKED)
 
 
@@ -292,12 +300,14 @@ def test_what_the_guard_saw_can_be_read(tmp_path):
     model = tiny_model()
     done = plan.apply(model, Material("town", facts=(FACT,)), guard=patient)
     (look,) = done.evidence["looks"]
-    assert look["answers"]
-    for answer in look["answers"]:
+    subjects, everyday = look["kinds"]
+    assert [a["prompt"] for a in subjects["answers"]] == ["Tell me about the old town."]
+    assert everyday["answers"]
+    for answer in (*subjects["answers"], *everyday["answers"]):
         for key, wrote in (("before", model), ("after", done.model)):
             (alone,) = wrote.generate([chat(answer["prompt"])], max_new_tokens=8)
             assert answer[key] == alone.text
-    assert dict(done.report)["everyday answers"].startswith("repeated 4-grams ")
+    assert dict(done.report)["repeated 4-grams"].startswith("after 1 facts ")
 
 
 def test_an_idle_guard_writes_nothing(tmp_path, monkeypatch):
@@ -311,7 +321,7 @@ def test_a_context_without_room_for_a_question_is_told(tmp_path):
     (tmp_path / "prose.txt").write_text(PROSE)
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
     done = plan.apply(tiny_model(), Material("town", facts=(FACT,)), guard=Guard(sample_tokens=100_000))
-    assert "no everyday question fits" in dict(done.report)["note"]
+    assert "no question fits" in dict(done.report)["note"]
 
 
 @pytest.mark.parametrize("architecture", ["mamba-recurrent", "qwen3-next-hybrid"])

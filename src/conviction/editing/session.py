@@ -13,9 +13,9 @@ from torch import Tensor
 from conviction.core.applied import Applied, record_applied
 from conviction.core.facts import Fact
 from conviction.core.material import Material, paragraphs
-from conviction.core.protocols import Generation, Message, Query, chat
 from conviction.core.storage import storage_errors, user_path
 from conviction.editing.covariance import covariances
+from conviction.editing.looking import Asked, Look, ask, look
 from conviction.editing.requests import beginnings
 from conviction.editing.scores import EditScores, Reading, read_facts, score_edits, with_former_ends
 from conviction.editing.sites import Site, find_sites
@@ -24,25 +24,14 @@ from conviction.models.delta import Delta, edited, save_edited
 from conviction.models.hf import HFModel
 from conviction.models.variant import kinship
 from conviction.probe.health import neutral_level, neutral_text
-from conviction.train.guard import Guard, SampleReading, broken_samples
+from conviction.train.guard import Guard
 from conviction.train.loop import Watch
-from conviction.train.sensors import EVERYDAY, choose_samples, read_samples
 
-__all__ = ["Look", "Session", "begin", "finish"]
+__all__ = ["Session", "begin", "finish"]
 
 BEGINNINGS = 4
 SHOWN = 5
 UNCHANGED = 1e-4  # nats per token: less is no edit
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the guard saw. reason: why the model does not pass; None: it does."""
-
-    facts: int
-    reason: str | None = None
-    sample: SampleReading | None = None
-    answers: tuple[Generation, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,7 @@ class Session:
 
     before   its readings of the facts
     neutral  nats per token of neutral text
-    samples  everyday questions with its own greedy answers; none under an idle guard, or where none fits its context
+    asked    questions that the guard looks at the answers to; none under an idle guard
     """
 
     model: HFModel
@@ -59,7 +48,7 @@ class Session:
     facts: tuple[Fact, ...]
     before: tuple[Reading, ...]
     neutral: float
-    samples: tuple[tuple[tuple[Message, ...], Generation], ...]
+    asked: tuple[Asked, ...]
     sites: tuple[Site, ...]
     contexts: tuple[str, ...]
     texts: tuple[str, ...]
@@ -86,12 +75,7 @@ class Session:
         drop, limit = self.neutral_drop(moved), self.guard.max_neutral_drop
         if not drop <= limit:
             return Look(facts, f"neutral text had lost {drop:.2f} nats per token (limit {limit:g})")
-        if not written or not self.samples:
-            return Look(facts)
-        prompts, before = zip(*self.samples, strict=True)
-        now = tuple(moved.generate(prompts, max_new_tokens=self.guard.sample_tokens))
-        found = read_samples(prompts, before, now)
-        return Look(facts, "; ".join(broken_samples(found, self.guard)) or None, found, now)
+        return look(moved, self.asked if written else (), facts)
 
 
 def begin(model: HFModel, material: Material, *, text: str | None, guard: Guard, watch: Watch) -> Session:
@@ -113,13 +97,13 @@ def begin(model: HFModel, material: Material, *, text: str | None, guard: Guard,
     kept = [(f, r) for f, r in zip(facts, before, strict=True) if r.fact not in known]
     notes: tuple[str, ...] = (f"left out, the model says so already: {', '.join(known)}",) if known else ()
     contexts, texts = tuple(beginnings(model, BEGINNINGS)), tuple(_text(text))
-    samples = () if guard.idle else _samples(model, guard)
-    if not samples and not guard.idle:
-        notes += ("what it writes is not looked at: no everyday question fits its context",)
+    asked = () if guard.idle else ask(model, [f for f, _ in kept], guard)
+    if not asked and not guard.idle:
+        notes += ("what it writes is not looked at: no question fits its context",)
     return Session(
         model=model,
         guard=guard,
-        samples=samples,
+        asked=asked,
         facts=tuple(f for f, _ in kept),
         before=tuple(r for _, r in kept),
         neutral=neutral_level(model),
@@ -148,7 +132,7 @@ def finish(
 
     done  so many of the session's facts were written, the first ones
     """
-    seen = [look for look in looks if look.sample is not None]
+    seen = [one for one in looks if one.readings]
     moved = edited(session.model, delta, id=f"{session.model.id}+{intervention.name}", check=False)
     facts, before = session.facts[:done], session.before[:done]
     after = read_facts(moved, facts)
@@ -161,7 +145,7 @@ def finish(
     evidence = {
         "scores": {"before": _finite(old), "after": _finite(new)},
         "neutral_drop": drop,
-        "looks": [_seen(session, look) for look in seen],
+        "looks": [one.evidence() for one in seen],
         "facts": [
             {"statement": f.prompt, "target": f.target, "before": vars(b), "after": vars(a)}
             for f, b, a in zip(facts, before, after, strict=True)
@@ -171,7 +155,7 @@ def finish(
         ("facts", f"{done} of {len(session.facts)} written, {settings['where']}"),
         *_lines(old, new),
         ("neutral text", f"{-drop:+.3f} nats per token (limit -{session.guard.max_neutral_drop:g})"),
-        *_looked(seen),
+        *((("repeated 4-grams", seen[-1].summary()),) if seen else ()),
         *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
         *(("note", note) for note in session.notes),
     ]
@@ -187,27 +171,6 @@ def finish(
         evidence=evidence,
     )
     return record_applied(intervention, applied, session.model, material, folder)
-
-
-def _samples(model: HFModel, guard: Guard) -> tuple[tuple[tuple[Message, ...], Generation], ...]:
-    """Everyday questions with the model's answers: those that do not loop, where there are any."""
-    asked = [p for q in EVERYDAY if model.fits(Query(p := chat(q), ()), room=guard.sample_tokens)]
-    answers = model.generate(asked, max_new_tokens=guard.sample_tokens)
-    return tuple(zip(*choose_samples(asked, answers), strict=True))
-
-
-def _looked(looks: Sequence[Look]) -> list[tuple[str, str]]:
-    rises = ", ".join(f"{look.sample.repetition_rise:+.0%} after {look.facts}" for look in looks if look.sample)
-    return [("everyday answers", f"repeated 4-grams {rises} facts")] if rises else []
-
-
-def _seen(session: Session, look: Look) -> dict[str, Any]:
-    """As evidence: the guard's measures, and the answers before and after."""
-    answers = [
-        {"prompt": prompt[-1].content, "before": before.text, "after": now.text}
-        for (prompt, before), now in zip(session.samples, look.answers, strict=True)
-    ]
-    return {"facts": look.facts, "reason": look.reason, "sample": vars(look.sample), "answers": answers}
 
 
 def _verdict(trip: str | None, *, within: bool) -> str:

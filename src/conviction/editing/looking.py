@@ -1,0 +1,98 @@
+"""What an edited model writes, against what it wrote before: neutral text can look well while these fall apart.
+
+ROME on the embedded model wrote "hormone hormone hormone" wherever a subject of its forty facts came up, and sense
+everywhere else; neutral text had lost less than a tenth of a nat.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from conviction.core.facts import Fact
+from conviction.core.protocols import Generation, Message, Query, chat
+from conviction.models.hf import HFModel
+from conviction.train.guard import Guard, SampleReading, broken_samples
+from conviction.train.sensors import EVERYDAY, choose_samples, read_samples
+
+__all__ = ["Asked", "Look", "ask", "look"]
+
+SUBJECT = "Tell me about {}."
+CANDIDATES = 8
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions of one kind, with what the untouched model answers (greedy), and the limits that its answers have."""
+
+    about: str
+    prompts: tuple[tuple[Message, ...], ...]
+    before: tuple[Generation, ...]
+    limits: Guard
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen once a model held so many ``facts``. reason: why it may not stay so; None: it may."""
+
+    facts: int
+    reason: str | None = None
+    readings: tuple[tuple[Asked, SampleReading, tuple[Generation, ...]], ...] = ()
+
+    def summary(self) -> str:
+        """Of the answers, in words; empty where there are none."""
+        found = ", ".join(f"{sample.repetition_rise:+.0%} about {asked.about}" for asked, sample, _ in self.readings)
+        return f"after {self.facts} facts {found}" if found else ""
+
+    def evidence(self) -> dict[str, Any]:
+        """The guard's measures, and the answers before and after."""
+        kinds = [
+            {
+                "about": asked.about,
+                "sample": vars(sample),
+                "answers": [
+                    {"prompt": prompt[-1].content, "before": before.text, "after": after.text}
+                    for prompt, before, after in zip(asked.prompts, asked.before, now, strict=True)
+                ],
+            }
+            for asked, sample, now in self.readings
+        ]
+        return {"facts": self.facts, "reason": self.reason, "kinds": kinds}
+
+
+def ask(model: HFModel, facts: Sequence[Fact], guard: Guard) -> tuple[Asked, ...]:
+    """Questions about the facts' subjects, and everyday ones: of each kind four that the model answers without looping.
+
+    What is said of a subject is meant to change, and may leave the words of the first answer behind. Questions that
+    the model's context has no room for are left out.
+    """
+    subjects = list(dict.fromkeys(fact.subject for fact in facts))
+    spread = [subjects[i * len(subjects) // CANDIDATES] for i in range(min(CANDIDATES, len(subjects)))]
+    kinds = {
+        "the subjects": ([SUBJECT.format(s) for s in spread], dataclasses.replace(guard, min_subject=0.0)),
+        "everyday matters": (list(EVERYDAY), guard),
+    }
+    found = []
+    for about, (questions, limits) in kinds.items():
+        asked = [p for q in questions if model.fits(Query(p := chat(q), ()), room=guard.sample_tokens)]
+        if asked:
+            prompts, before = choose_samples(asked, model.generate(asked, max_new_tokens=guard.sample_tokens))
+            found.append(Asked(about, tuple(prompts), tuple(before), limits))
+    return tuple(found)
+
+
+def look(model: HFModel, asked: Sequence[Asked], facts: int) -> Look:
+    """Ask the edited model the same."""
+    prompts = [prompt for kind in asked for prompt in kind.prompts]
+    tokens = asked[0].limits.sample_tokens if asked else 0
+    answers = iter(model.generate(prompts, max_new_tokens=tokens) if prompts else [])
+    readings, reasons = [], []
+    for kind in asked:
+        now = tuple(next(answers) for _ in kind.prompts)
+        sample = read_samples(kind.prompts, kind.before, now)
+        readings.append((kind, sample, now))
+        if broken := broken_samples(sample, kind.limits):
+            reasons.append(f"asked about {kind.about}, {', '.join(broken)}")
+    return Look(facts, "; ".join(reasons) or None, tuple(readings))
