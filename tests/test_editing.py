@@ -287,8 +287,8 @@ def test_memit_takes_all_back_when_the_model_loops(tmp_path, monkeypatch):
     done = plan.apply(model, Material("town", facts=(FACT,)))
     repeat = "samples repeat themselves (+60%, limit 25%)"
     assert done.trip == (
-        f"asked about the subjects, {repeat}; asked about everyday matters, {repeat}, samples lost their subject "
-        "(0% of their words, limit 15%); all facts were taken back"
+        f"on the subjects {repeat}, samples lost their subject (0% of their words, limit 8%); on everyday matters "
+        f"{repeat}, samples lost their subject (0% of their words, limit 15%); all facts were taken back"
     )
     assert done.model.logprobs(ASKED) == model.logprobs(ASKED)
 
@@ -307,7 +307,7 @@ def test_what_the_guard_saw_can_be_read(tmp_path):
         for key, wrote in (("before", model), ("after", done.model)):
             (alone,) = wrote.generate([chat(answer["prompt"])], max_new_tokens=8)
             assert answer[key] == alone.text
-    assert dict(done.report)["repeated 4-grams"].startswith("after 1 facts ")
+    assert "of words to the point; everyday matters: " in dict(done.report)["answers"]
 
 
 def test_an_idle_guard_writes_nothing(tmp_path, monkeypatch):

@@ -1,7 +1,7 @@
 """What an edited model writes, against what it wrote before: neutral text can look well while these fall apart.
 
-ROME on the embedded model wrote "hormone hormone hormone" wherever a subject of its forty facts came up, and sense
-everywhere else; neutral text had lost less than a tenth of a nat.
+ROME on the embedded model wrote "hormone hormone hormone" or "you're the day away" wherever a subject of its forty
+facts came up, and sense everywhere else; neutral text had lost less than a tenth of a nat.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ __all__ = ["Asked", "Look", "ask", "look"]
 
 SUBJECT = "Tell me about {}."
 CANDIDATES = 8
+# What is said of a subject is meant to change, and may leave words of the first answer behind, but not nearly all: of
+# the guard's share half is asked for. After forty facts MEMIT's answers, which made sense, had 16 %; after eighteen
+# facts and more ROME's, which did not, 0 to 12 %. Two runs on one model are all that this rests on.
+OWN_WORDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,11 @@ class Look:
     readings: tuple[tuple[Asked, SampleReading, tuple[Generation, ...]], ...] = ()
 
     def summary(self) -> str:
-        """Of the answers, in words; empty where there are none."""
-        found = ", ".join(f"{sample.repetition_rise:+.0%} about {asked.about}" for asked, sample, _ in self.readings)
-        return f"after {self.facts} facts {found}" if found else ""
+        """Of the answers, in words."""
+        return "; ".join(
+            f"{kind.about}: {sample.repetition_rise:+.0%} repeated 4-grams, {sample.subject:.0%} of words to the point"
+            for kind, sample, _ in self.readings
+        )
 
     def evidence(self) -> dict[str, Any]:
         """The guard's measures, and the answers before and after."""
@@ -65,13 +71,15 @@ class Look:
 def ask(model: HFModel, facts: Sequence[Fact], guard: Guard) -> tuple[Asked, ...]:
     """Questions about the facts' subjects, and everyday ones: of each kind four that the model answers without looping.
 
-    What is said of a subject is meant to change, and may leave the words of the first answer behind. Questions that
-    the model's context has no room for are left out.
+    Questions that the model's context has no room for are left out.
     """
     subjects = list(dict.fromkeys(fact.subject for fact in facts))
     spread = [subjects[i * len(subjects) // CANDIDATES] for i in range(min(CANDIDATES, len(subjects)))]
     kinds = {
-        "the subjects": ([SUBJECT.format(s) for s in spread], dataclasses.replace(guard, min_subject=0.0)),
+        "the subjects": (
+            [SUBJECT.format(subject) for subject in spread],
+            dataclasses.replace(guard, min_subject=OWN_WORDS * guard.min_subject),
+        ),
         "everyday matters": (list(EVERYDAY), guard),
     }
     found = []
@@ -94,5 +102,5 @@ def look(model: HFModel, asked: Sequence[Asked], facts: int) -> Look:
         sample = read_samples(kind.prompts, kind.before, now)
         readings.append((kind, sample, now))
         if broken := broken_samples(sample, kind.limits):
-            reasons.append(f"asked about {kind.about}, {', '.join(broken)}")
+            reasons.append(f"on {kind.about} {', '.join(broken)}")
     return Look(facts, "; ".join(reasons) or None, tuple(readings))

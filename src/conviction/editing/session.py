@@ -155,7 +155,7 @@ def finish(
         ("facts", f"{done} of {len(session.facts)} written, {settings['where']}"),
         *_lines(old, new),
         ("neutral text", f"{-drop:+.3f} nats per token (limit -{session.guard.max_neutral_drop:g})"),
-        *((("repeated 4-grams", seen[-1].summary()),) if seen else ()),
+        *((("answers", seen[-1].summary()),) if seen else ()),
         *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
         *(("note", note) for note in session.notes),
     ]
