@@ -33,7 +33,7 @@ demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n logical --maxprocesses 4 --dist loadgroup
+	@$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/stamp-dev  ## lint, types, import contracts, documentation
 	@$(BIN)/ruff check .

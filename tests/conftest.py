@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -145,11 +144,8 @@ def embedded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def session_cache(embedded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache with the embedded model in it, and scores of tests of this session alone."""
-    own = tmp_path_factory.getbasetemp()
-    cache = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "session"  # one for all workers
-    cache.mkdir(exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        (cache / "models").symlink_to(embedded_folder.parent, target_is_directory=True)
+    cache = tmp_path_factory.mktemp("session")
+    (cache / "models").symlink_to(embedded_folder.parent, target_is_directory=True)
     return cache
 
 

@@ -105,7 +105,6 @@ def test_packed_scores_of_the_real_model_equal_its_own_forward(smollm):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("probes")  # they ask the same of the same model: one after another, with one cache
 @pytest.mark.usefixtures("shared_scores")
 def test_the_real_model_leans_to_cico_and_knows_facts(smollm):
     """The finding that the project began with, on the seed's five questions; and the controls of the kit."""
@@ -140,7 +139,6 @@ def test_it_writes_english_and_its_chat_template_is_its_own(smollm):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("probes")
 @pytest.mark.usefixtures("shared_scores")
 def test_a_probe_of_the_command_line_agrees_with_the_library(smollm, tmp_path):
     command = [

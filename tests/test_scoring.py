@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 from conftest import FALLBACK, PACKABLE, byte_tokenizer, tiny_model, tiny_module
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from conviction import Query, chat
+from conviction import Query, chat, load_model
 from conviction.errors import InputError, ModelError
 from conviction.models.attention import KERNEL, Prefix
 from conviction.models.hf import HFModel
@@ -272,6 +274,15 @@ def test_embeddings_that_cannot_be_reached_cost_speed_and_no_load():
     check = check_packing(module, tiny_model().encoder, torch.bfloat16, lambda _: pytest.fail("not reached"))
     assert not check.packed
     assert "remote code" in check.reason
+
+
+def test_a_model_keeps_its_scores_where_its_folder_moves(tiny_folder, tmp_path, monkeypatch):
+    first = load_model(str(tiny_folder), dtype="fp32")
+    expected = first.logprobs(QUERIES)
+    moved = load_model(str(shutil.copytree(tiny_folder, tmp_path / "elsewhere")), dtype="fp32")
+    assert moved.scope() == first.scope()
+    monkeypatch.setattr(HFModel, "_packed", lambda *_a, **_k: pytest.fail("computed again"))
+    assert moved.logprobs(QUERIES) == expected
 
 
 def test_greedy_answers_equal_one_at_a_time():

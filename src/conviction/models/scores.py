@@ -23,8 +23,8 @@ from conviction.models.packing import Ids
 __all__ = ["ScoreCache", "fingerprint"]
 
 
-# What torch.nn.Module keeps for itself; hooks are looked at where the cache is used.
-_MODULE_MACHINERY = frozenset(vars(torch.nn.Module())) | {"config"}
+# What torch.nn.Module keeps for itself, and where a model was loaded from; hooks are looked at where the cache is used.
+_MODULE_MACHINERY = frozenset(vars(torch.nn.Module())) | {"config", "name_or_path"}
 
 
 def fingerprint(module: Any) -> str:
