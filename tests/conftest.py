@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -20,6 +21,12 @@ from conviction.cli import main
 from conviction.models.hf import HFModel
 
 REAL_CACHE = os.environ.get("CONVICTION_CACHE")
+
+# The same examples on every run and machine: a suite that fails by chance says nothing of the change before it.
+# HYPOTHESIS_PROFILE=fresh draws others; what they find is kept as an @example.
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("fresh", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conviction import Query, ScriptedModel, chat, load_topic
@@ -68,7 +68,7 @@ def test_all_file_formats_give_the_same_report(ending, tmp_path):
         path.write_text(json.dumps(rows, indent=1))
     else:
         data = "\n".join(map(json.dumps, rows)).encode()
-        path.write_bytes(gzip.compress(data) if ending.endswith("gz") else data)
+        path.write_bytes(gzip.compress(data, mtime=0) if ending.endswith("gz") else data)
     report = audit(path, select=FORM)
     first_line = 2 if ending in {".csv", ".tsv"} else 1
     assert (report.read, report.usable) == (31, 31)
@@ -306,8 +306,9 @@ def test_surfaces_are_counts(text):
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 60))
+@example(388836, 28)  # buckets in which neighbours differ and others are alike
 def test_similar_groups_are_those_of_all_pairs(seed, n):
-    """Against comparing every row with every other one: what the bands find and what they may miss."""
+    """Against comparing every row with every other one."""
     chance = np.random.default_rng(seed)
     base = chance.integers(0, 2**32, (n, PERMUTATIONS), dtype=np.uint32)
     for i in range(1, n):
@@ -317,7 +318,7 @@ def test_similar_groups_are_those_of_all_pairs(seed, n):
     close = (base[:, None] == base[None]).mean(axis=2) >= 0.8
     found = similar_groups(base)
     together = {(a, b) for group in found for a in group for b in group if a < b}
-    # every group is connected by similar pairs, and hardly a similar pair is missed
+    # every group is connected by similar pairs, and no similar pair is missed
     for group in found:
         inside = close[np.ix_(group, group)]
         reached = {0}
@@ -429,7 +430,7 @@ def test_a_copy_does_not_spoil_its_folder(tmp_path):
     other = jsonl(ROWS, tmp_path / "pairs.v2.jsonl")
     assert fixed_path(open_source(other)) == tmp_path / "pairs.v2.fixed.jsonl"
     packed = tmp_path / "pairs.jsonl.gz"
-    packed.write_bytes(gzip.compress(other.read_bytes()))
+    packed.write_bytes(gzip.compress(other.read_bytes(), mtime=0))
     assert fixed_path(open_source(packed)) == tmp_path / "pairs.fixed.jsonl"
 
 

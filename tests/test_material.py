@@ -365,7 +365,7 @@ def save(rows: list[dict[str, str]], path: Path) -> Path:
     elif path.suffix == ".json":
         path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     elif path.suffix == ".gz":
-        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+        path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode(), mtime=0))
     else:
         write_lines(path, rows)
     return path
@@ -529,7 +529,7 @@ def test_text_files_are_documents_by_paragraph(tmp_path):
     documents = (Document("notes.txt:1", "Tea is\na drink."), Document("notes.txt:5", "So is milk."))
     assert read_material(path) == Material("notes.txt", documents=documents)
     packed = tmp_path / "notes.txt.gz"
-    packed.write_bytes(gzip.compress(path.read_bytes()))
+    packed.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
     assert read_material(packed).digest == read_material(path).digest
 
 
@@ -547,46 +547,46 @@ def test_ids_are_lines_and_blank_lines_count(tmp_path):
 GOOD = json.dumps(PLAIN).encode()
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "said", "hint"),
-    [
-        (
-            "a.jsonl",
-            GOOD + b'\n{"prompt": ',
-            "a.jsonl:2: not JSON (Expecting value, column 12)",
-            "one JSON object a line",
-        ),
-        ("a.jsonl", GOOD + b"\n\n" + GOOD + GOOD, "a.jsonl:3: not JSON (Extra data", "one JSON object a line"),
-        ("a.jsonl", GOOD + b'\n"text"', "a.jsonl:2: a str, not an object", "a row holds"),
-        ("a.jsonl", GOOD + b'\n{"prompt": "\xff"}', "a.jsonl:2: not UTF-8 (byte 12", "save the file as UTF-8"),
-        ("a.jsonl", b'{"n": ' + b"9" * 5000 + b"}", "a.jsonl:1: not JSON", "one JSON object"),
-        ("a.jsonl", b"[" * 100_000, "a.jsonl:1: not JSON", "one JSON object"),
-        ("a.jsonl", GOOD + b'\n\n{"prompt": "a", "chosen": "b"}', "a.jsonl:3: field 'rejected' is missing", "add"),
-        ("a.json", b'[\n{"prompt": "a"},\n{"prompt" "b"}]', "a.json:3: not JSON", "one list of objects"),
-        ("a.json", b'[{"text": "a"}, ["b"]]', "a.json:2: a list, not an object", "a row holds"),
-        ("a.jsonl", b"", "a.jsonl: holds no rows", "a row holds"),
-        ("a.json", b"[]", "a.json: holds no rows", "a row holds"),
-        ("a.txt", b" \n", "a.txt: holds no rows", "text"),
-        ("a.txt", b"a\nb\xe4", "a.txt:2: not UTF-8 (byte 1", "UTF-8"),
-        ("a.csv", b"", "a.csv: holds no rows", "a row holds"),
-        ("a.csv", b"prompt,chosen,rejected\n", "a.csv: holds no rows", "a row holds"),
-        (
-            "a.csv",
-            b"prompt,chosen,rejected\na,b,c\nd,e,f,g\n",
-            "a.csv:3: 4 cells, the header has 3",
-            "double the quotes",
-        ),
-        ("a.csv", b"prompt,chosen,rejected\na,b,c\n\nd,e\n", "a.csv:4: 2 cells, the header has 3", "double the quotes"),
-        ("a.csv", b'prompt,chosen,rejected\na,b,"c"x\n', "a.csv:2: not CSV", "twice"),
-        ("a.csv", b'prompt,chosen,rejected\na,b,"c\n\n', "a.csv:2: not CSV (unexpected end", "twice"),
-        ("a.csv", b"prompt,chosen,chosen\na,b,c\n", "a.csv:1: column 'chosen' stands there twice", "rename"),
-        ("a.csv", b"prompt,chosen,rejected\na,,c\n", "a.csv:2: field 'chosen' is empty", "remove"),
-        ("a.csv", b"messages\n\"[{'role': 'user'}]\"\n", "a.csv:2: a list of messages, written as text", ".jsonl"),
-        ("a.jsonl.gz", GOOD, "a.jsonl.gz: not a whole gzip file", "again"),
-        ("a.jsonl.gz", gzip.compress(GOOD)[:-9], "a.jsonl.gz: not a whole gzip file", "again"),
-        ("a.josnl", GOOD, "a.josnl: cannot be read", "did you mean '.jsonl'?"),
-    ],
-)
+FAULTS = [
+    (
+        "a.jsonl",
+        GOOD + b'\n{"prompt": ',
+        "a.jsonl:2: not JSON (Expecting value, column 12)",
+        "one JSON object a line",
+    ),
+    ("a.jsonl", GOOD + b"\n\n" + GOOD + GOOD, "a.jsonl:3: not JSON (Extra data", "one JSON object a line"),
+    ("a.jsonl", GOOD + b'\n"text"', "a.jsonl:2: a str, not an object", "a row holds"),
+    ("a.jsonl", GOOD + b'\n{"prompt": "\xff"}', "a.jsonl:2: not UTF-8 (byte 12", "save the file as UTF-8"),
+    ("a.jsonl", b'{"n": ' + b"9" * 5000 + b"}", "a.jsonl:1: not JSON", "one JSON object"),
+    ("a.jsonl", b"[" * 100_000, "a.jsonl:1: not JSON", "one JSON object"),
+    ("a.jsonl", GOOD + b'\n\n{"prompt": "a", "chosen": "b"}', "a.jsonl:3: field 'rejected' is missing", "add"),
+    ("a.json", b'[\n{"prompt": "a"},\n{"prompt" "b"}]', "a.json:3: not JSON", "one list of objects"),
+    ("a.json", b'[{"text": "a"}, ["b"]]', "a.json:2: a list, not an object", "a row holds"),
+    ("a.jsonl", b"", "a.jsonl: holds no rows", "a row holds"),
+    ("a.json", b"[]", "a.json: holds no rows", "a row holds"),
+    ("a.txt", b" \n", "a.txt: holds no rows", "text"),
+    ("a.txt", b"a\nb\xe4", "a.txt:2: not UTF-8 (byte 1", "UTF-8"),
+    ("a.csv", b"", "a.csv: holds no rows", "a row holds"),
+    ("a.csv", b"prompt,chosen,rejected\n", "a.csv: holds no rows", "a row holds"),
+    (
+        "a.csv",
+        b"prompt,chosen,rejected\na,b,c\nd,e,f,g\n",
+        "a.csv:3: 4 cells, the header has 3",
+        "double the quotes",
+    ),
+    ("a.csv", b"prompt,chosen,rejected\na,b,c\n\nd,e\n", "a.csv:4: 2 cells, the header has 3", "double the quotes"),
+    ("a.csv", b'prompt,chosen,rejected\na,b,"c"x\n', "a.csv:2: not CSV", "twice"),
+    ("a.csv", b'prompt,chosen,rejected\na,b,"c\n\n', "a.csv:2: not CSV (unexpected end", "twice"),
+    ("a.csv", b"prompt,chosen,chosen\na,b,c\n", "a.csv:1: column 'chosen' stands there twice", "rename"),
+    ("a.csv", b"prompt,chosen,rejected\na,,c\n", "a.csv:2: field 'chosen' is empty", "remove"),
+    ("a.csv", b"messages\n\"[{'role': 'user'}]\"\n", "a.csv:2: a list of messages, written as text", ".jsonl"),
+    ("a.jsonl.gz", GOOD, "a.jsonl.gz: not a whole gzip file", "again"),
+    ("a.jsonl.gz", gzip.compress(GOOD, mtime=0)[:-9], "a.jsonl.gz: not a whole gzip file", "again"),
+    ("a.josnl", GOOD, "a.josnl: cannot be read", "did you mean '.jsonl'?"),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "said", "hint"), FAULTS, ids=[fault[2] for fault in FAULTS])
 def test_faults_of_a_file_are_named(tmp_path, name, data, said, hint):
     path = tmp_path / name
     path.write_bytes(data)

@@ -37,12 +37,14 @@ from conviction.audit.row import AuditRow, words
 from conviction.audit.rule import SHOWN, Fault, Rule, Setting
 from conviction.core.wording import counted, percent
 
-PERMUTATIONS, BANDS = 64, 16  # bands of four: a pair of similarity 0.8 meets in one with p = 0.9998
+PERMUTATIONS, WIDTH = 64, 4  # sixteen bands of four permutations each
+BUCKET = 256  # rows of one bucket that are all compared with each other
 SIMILAR = 0.8
 COMMON = 0.01
 SHINGLE = 3
 
 Signatures = NDArray[np.uint32]
+Indices = NDArray[np.intp]
 
 
 class _Check:
@@ -95,32 +97,66 @@ class _Check:
 
 
 def similar_groups(signatures: Signatures) -> list[list[int]]:
-    """Indices of rows connected by an estimated similarity of 0.8 or more; groups of two and more."""
+    """Indices of rows connected by an estimated similarity of 0.8 or more; groups of two and more.
+
+    signatures [rows, PERMUTATIONS]. Two rows that agree in 52 of 64 permutations differ in at most 12, so
+    at least 4 of their 16 bands agree: every similar pair shares a bucket. Neighbours of a bucket are compared
+    first; where they do not connect it, all its pairs are, up to BUCKET rows (beyond that pairs may be missed).
+    """
+    buckets = [_buckets(signatures[:, start : start + WIDTH]) for start in range(0, PERMUTATIONS, WIDTH)]
+    pairs = _similar(
+        signatures,
+        np.concatenate([order[:-1][same] for order, same in buckets]),
+        np.concatenate([order[1:][same] for order, same in buckets]),
+    )
+    labels = _components(pairs, len(signatures))
+    apart = [_unconnected(order, same, labels) for order, same in buckets]
+    pairs = np.concatenate([pairs, *(_similar(signatures, left, right) for left, right in apart)], axis=1)
+    labels = _components(pairs, len(signatures))
+    members: dict[int, list[int]] = {}
+    for index in np.unique(pairs).tolist():
+        members.setdefault(int(labels[index]), []).append(index)
+    return list(members.values())
+
+
+def _buckets(band: Signatures) -> tuple[Indices, NDArray[np.bool_]]:
+    """Rows in order of their band's hash, and whether each has the hash of the next one."""
+    keys = np.zeros(len(band), np.uint64)
+    for column in band.T:
+        keys = keys * np.uint64(0x9E3779B97F4A7C15) + column  # wraps; collisions fail the comparison of signatures
+    order = np.argsort(keys, kind="stable")
+    return order, keys[order[1:]] == keys[order[:-1]]
+
+
+def _similar(signatures: Signatures, left: Indices, right: Indices) -> Indices:
+    """[2, pairs] those of the given pairs that are similar."""
+    close = (signatures[left] == signatures[right]).mean(axis=1) >= SIMILAR
+    return np.stack([left[close], right[close]])
+
+
+def _components(pairs: Indices, n: int) -> NDArray[np.int32]:
+    """[n] the connected component of each row."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    lefts, rights = [], []
-    width = PERMUTATIONS // BANDS
-    for start in range(0, PERMUTATIONS, width):
-        band = np.zeros(len(signatures), np.uint64)
-        for column in range(start, start + width):
-            band = band * np.uint64(0x9E3779B97F4A7C15) + signatures[:, column]  # wraps; collisions fail the test below
-        order = np.argsort(band, kind="stable")
-        # neighbours in order stand for all pairs of a bucket: linear, where a bucket of k has k²/2 pairs
-        same = np.flatnonzero(band[order[1:]] == band[order[:-1]])
-        left, right = order[same], order[same + 1]
-        close = (signatures[left] == signatures[right]).mean(axis=1) >= SIMILAR
-        lefts.append(left[close])
-        rights.append(right[close])
-    left, right = np.concatenate(lefts), np.concatenate(rights)
-    if not left.size:
-        return []
-    n = len(signatures)
-    _, labels = connected_components(coo_array((np.ones(left.size, np.int8), (left, right)), shape=(n, n)))
-    members: dict[int, list[int]] = {}
-    for index in np.unique(np.concatenate([left, right])).tolist():
-        members.setdefault(int(labels[index]), []).append(index)
-    return list(members.values())
+    labels: NDArray[np.int32] = connected_components(
+        coo_array((np.ones(pairs.shape[1], np.int8), pairs), shape=(n, n))
+    )[1]
+    return labels
+
+
+def _unconnected(order: Indices, same: NDArray[np.bool_], labels: NDArray[np.int32]) -> tuple[Indices, Indices]:
+    """Pairs of rows that share a bucket, but no component yet."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(np.int8)))
+    left, right = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
+    for begin, end in edges.reshape(-1, 2):
+        bucket = order[begin : end + 1]
+        if len(bucket) <= BUCKET and len(np.unique(labels[bucket])) > 1:
+            i, j = np.triu_indices(len(bucket), 1)
+            apart = labels[bucket[i]] != labels[bucket[j]]
+            left.append(bucket[i[apart]])
+            right.append(bucket[j[apart]])
+    return np.concatenate(left), np.concatenate(right)
 
 
 RULE = Rule(code="PD202", name="near-duplicate", since="0.1.0", begin=_Check)
