@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.machine import save
-from conviction.models.attention import WITHOUT_PLANS
+from conviction.models.engine.attention import WITHOUT_PLANS
 
 SHAPES, AGAIN = 10, 10
 WAYS: dict[str, tuple[Callable[[], AbstractContextManager[None]], bool]] = {

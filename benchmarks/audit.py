@@ -22,9 +22,9 @@ from typing import Any
 
 from benchmarks.machine import save
 from conviction import Query, load_model, load_topic
-from conviction.audit import audit
-from conviction.core.material import Material
-from conviction.core.reading import read_material
+from conviction.auditing.linter import audit
+from conviction.data.reading import read_training_data
+from conviction.data.training_data import TrainingData
 
 HH = Path(__file__).parents[2] / "shared" / "data" / "hh_harmless_test.jsonl.gz"
 PAIRS = 100_000
@@ -102,8 +102,8 @@ def with_model() -> dict[str, Any]:
         path = Path(folder) / "pairs.jsonl"
         usable = [row for row in rows if all(row[s].rpartition("Assistant:")[2].strip() for s in row)]
         path.write_text("".join(json.dumps(row) + "\n" for row in usable[:MEASURED]), encoding="utf-8")
-        material: Material = read_material(path)
-    queries = [Query(p.messages, (p.chosen, p.rejected)) for p in material.pairs]
+        training_data: TrainingData = read_training_data(path)
+    queries = [Query(p.messages, (p.chosen, p.rejected)) for p in training_data.pairs]
     plain, audited = [], []
     for _ in range(ROUNDS):
         begin = time.perf_counter()
@@ -112,7 +112,7 @@ def with_model() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as nothing_known:
             os.environ["CONVICTION_CACHE"] = nothing_known
             begin = time.perf_counter()
-            report = audit(material, model=model, select=["PD4", "PD501"])
+            report = audit(training_data, model=model, select=["PD4", "PD501"])
             audited.append(time.perf_counter() - begin)
         print(f"scoring pass {plain[-1]:.1f} s, audit {audited[-1]:.1f} s", flush=True)
     ratios = [a / p for a, p in zip(audited, plain, strict=True)]

@@ -15,7 +15,7 @@ from conviction.models.embedded import EMBEDDED, ensure
 
 COMMANDS = {
     "conviction --help": (["--help"], 7, 0.4),
-    "conviction probe obesity --seed-only": (["probe", "obesity", "--seed-only"], 5, 12.0),
+    "conviction probe obesity --quick": (["probe", "obesity", "--quick"], 5, 12.0),
     "conviction probe obesity": (["probe", "obesity"], 3, None),
 }
 

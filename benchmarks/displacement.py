@@ -14,29 +14,29 @@ import numpy as np
 from benchmarks.machine import save
 from benchmarks.questions import pairs
 from conviction import Query, chat
-from conviction.audit.measuring import measure
-from conviction.audit.rows import rows_of_material
-from conviction.core.material import Material, Pair
-from conviction.intervene.dpo import Dpo
+from conviction.auditing.measuring import measure
+from conviction.auditing.rows import rows_of_training_data
+from conviction.data.training_data import PreferencePair, TrainingData
+from conviction.interventions.dpo import Dpo
+from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
-from conviction.models.loading import load
-from conviction.train.guard import Guard
-from conviction.train.settings import Training
+from conviction.training.guard import Guard
+from conviction.training.settings import Training
 
 GROUPS, STEPS = 5, 16
 RATES = (2e-4, 1e-3)
 
 
-def means(model: Any, group: list[Pair]) -> np.ndarray[Any, Any]:
+def means(model: Any, group: list[PreferencePair]) -> np.ndarray[Any, Any]:
     """[n, 2] nats per token of chosen and rejected."""
     scores = model.logprobs([Query(p.messages, (p.chosen, p.rejected)) for p in group])
     return np.array([[chosen.logp_mean, rejected.logp_mean] for chosen, rejected in scores])
 
 
-def run(model: HFModel, group: list[Pair], rate: float) -> dict[str, float]:
+def run(model: HFModel, group: list[PreferencePair], rate: float) -> dict[str, float]:
     training = Training(learning_rate=rate, epochs=40, max_steps=STEPS)
     guard = Guard(mode="off", sample_every=1000)
-    trained = Dpo(training=training).apply(model, Material("group", tuple(group)), guard=guard)
+    trained = Dpo(training=training).apply(model, TrainingData("group", tuple(group)), guard=guard)
     moved = means(trained.model, group) - means(model, group)
     return {
         "learning_rate": rate,
@@ -49,8 +49,8 @@ def run(model: HFModel, group: list[Pair], rate: float) -> dict[str, float]:
 def main() -> None:
     model = load("smollm2-135m")
     name, found = pairs(400)
-    material = Material(name, tuple(Pair(f"{i}", chat(q), a, b) for i, (q, a, b) in enumerate(found) if a != b))
-    measured, _ = measure(list(rows_of_material(material)), model)
+    training_data = TrainingData(name, tuple(PreferencePair(f"{i}", chat(q), a, b) for i, (q, a, b) in enumerate(found) if a != b))
+    measured, _ = measure(list(rows_of_training_data(training_data)), model)
     scores = []
     for row in measured:
         m = row.measured
@@ -62,10 +62,10 @@ def main() -> None:
     groups = []
     for part in np.array_split(np.argsort(scores), GROUPS):
         values = [scores[i] for i in part]
-        runs = [run(model, [material.pairs[i] for i in part], rate) for rate in RATES]
+        runs = [run(model, [training_data.pairs[i] for i in part], rate) for rate in RATES]
         groups.append({"ches": [round(min(values), 4), round(max(values), 4)], "runs": runs})
         print(groups[-1], flush=True)
-    save("displacement", {"data": name, "pairs": len(material.pairs), "steps": STEPS, "groups": groups})
+    save("displacement", {"data": name, "pairs": len(training_data.pairs), "steps": STEPS, "groups": groups})
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from benchmarks.machine import save
-from conviction.core.facts import Fact
-from conviction.core.material import Material
-from conviction.core.reading import read_material
-from conviction.core.stats import mean_interval
+from conviction.core.statistics import mean_interval
+from conviction.data.facts import Fact
+from conviction.data.reading import read_training_data
+from conviction.data.training_data import TrainingData
 from conviction.editing.covariance import covariances
 from conviction.editing.descent import Descent
 from conviction.editing.requests import request
@@ -35,14 +35,14 @@ from conviction.editing.scores import read_facts, score_edits
 from conviction.editing.session import Session, begin
 from conviction.editing.solve import rome_update
 from conviction.editing.values import find_values, keys, keys_and_states
-from conviction.intervene.memit import Memit
-from conviction.intervene.rome import Rome
+from conviction.interventions.memit import Memit
+from conviction.interventions.rome import Rome
+from conviction.models.backends.transformers import load
 from conviction.models.delta import Delta, LowRank, edited
 from conviction.models.hf import HFModel
-from conviction.models.loading import load
-from conviction.probe.health import neutral_text, ngram_entropy
-from conviction.train.guard import Guard
-from conviction.train.loop import Watch
+from conviction.probing.health import neutral_text, ngram_entropy
+from conviction.training.guard import Guard
+from conviction.core.context import RunContext
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "counterfact_1k.json"
 WRITTEN = 90  # tokens of a continuation: with the prompt about the 100 of the authors
@@ -53,13 +53,13 @@ DROPS = 10
 def main(count: int = 100) -> None:
     """Measure, print, save; what is finished is saved at once."""
     model = load("smollm2-135m")
-    facts = read_material(DATA).facts
+    facts = read_training_data(DATA).facts
     found: dict[str, Any] = {"dtype": str(model.dtype), "facts": count}
     found["covariance_seconds"] = _time_covariance(model)
     idle = Guard(mode="off")
-    choosing = begin(model, Material("choosing", facts=facts[CHOOSING]), text=None, guard=idle, watch=Watch())
+    choosing = begin(model, TrainingData("choosing", facts=facts[CHOOSING]), text=None, guard=idle, ctx=RunContext())
     layer = Rome()._layer(choosing)
-    session = begin(model, Material("counterfact", facts=facts[:count]), text=None, guard=idle, watch=Watch())
+    session = begin(model, TrainingData("counterfact", facts=facts[:count]), text=None, guard=idle, ctx=RunContext())
     found |= {"layer": layer, "left_out": list(session.notes)}
     untouched = _fluency(model, session.facts)
     _keep(found, "before", vars(score_edits(session.before)) | _fluent(untouched, untouched))
@@ -94,7 +94,7 @@ def _singly(session: Session, layer: int, form: Any, untouched: list[float] | No
     """Every fact by itself, written into a model that holds no other."""
     readings, fluency, drops = [], [], []
     for i, fact in enumerate(session.facts):
-        delta = Delta({session.sites[layer].name: form(i)}, session.kinship)
+        delta = Delta({session.sites[layer].name: form(i)}, session.weights_hash)
         moved = edited(session.model, delta, id="one", check=False)
         readings += read_facts(moved, [fact], write=False)
         if untouched is not None:
@@ -119,7 +119,7 @@ def _time_edits(session: Session, layer: int) -> list[float]:
     for number in range(3):
         start = time.perf_counter()
         update = Rome().update(session, session.model, number, layer, moment)
-        edited(session.model, Delta({session.sites[layer].name: update}, session.kinship), id="x", check=False)
+        edited(session.model, Delta({session.sites[layer].name: update}, session.weights_hash), id="x", check=False)
         seconds.append(time.perf_counter() - start)
     return seconds
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from benchmarks.machine import save
 from conviction import Query, Topic, chat, load_topic
-from conviction.core.material import Material, Pair, material_from_topic
-from conviction.intervene.dpo import Dpo
+from conviction.data.training_data import PreferencePair, TrainingData, 
+from conviction.interventions.dpo import Dpo
+from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
-from conviction.models.loading import load
-from conviction.train.guard import Guard
-from conviction.train.settings import Training
+from conviction.training.guard import Guard
+from conviction.training.settings import Training
 
 STEPS = 24
 SIZES = (2, 4, 8, 16, 27)
@@ -37,19 +37,19 @@ def held_out(topic: Topic) -> list[tuple[str, str, str]]:
     return [(i.question, i.answers[topic.target], i.answers[topic.other]) for i in items]
 
 
-def subset(topic: Topic, material: Material, size: int, seed: int) -> tuple[Pair, ...]:
+def subset(topic: Topic, training_data: TrainingData, size: int, seed: int) -> tuple[PreferencePair, ...]:
     names = {i.id: i.proposition for i in topic.items}
-    propositions = sorted({names[p.id] for p in material.pairs})
+    propositions = sorted({names[p.id] for p in training_data.pairs})
     kept = set(random.Random(seed).sample(propositions, min(size, len(propositions))))
-    return tuple(p for p in material.pairs if names[p.id] in kept)
+    return tuple(p for p in training_data.pairs if names[p.id] in kept)
 
 
 def run(model: HFModel, topic: Topic, size: int, seed: int) -> dict[str, Any]:
-    material = material_from_topic(topic)
-    pairs = subset(topic, material, size, seed)
+    training_data = TrainingData.from_topic(topic)
+    pairs = subset(topic, training_data, size, seed)
     training = Training(learning_rate=2e-4, epochs=40, max_steps=STEPS, seed=seed)
     guard = Guard(mode="off", sample_every=1000)
-    trained = Dpo(training=training).apply(model, dataclasses.replace(material, pairs=pairs), guard=guard)
+    trained = Dpo(training=training).apply(model, dataclasses.replace(training_data, pairs=pairs), guard=guard)
     asked = [(p.messages[-1].content, p.chosen, p.rejected) for p in pairs]
     moved = {}
     for name, questions in (("trained", asked), ("held_out", held_out(topic))):

@@ -24,18 +24,18 @@ import numpy as np
 from benchmarks.machine import RESULTS, save
 from benchmarks.questions import TRUTHFULQA
 from conviction import Query, chat, load_topic
-from conviction.core.forecast import Forecast
-from conviction.core.forecast_score import score_forecast
-from conviction.core.material import Material, Pair, material_from_topic
 from conviction.core.run import Run
-from conviction.forecast import forecast
-from conviction.forecast.rows import Asked, questions_of
-from conviction.intervene.dpo import Dpo
-from conviction.intervene.sft import Sft
+from conviction.data.training_data import PreferencePair, TrainingData, 
+from conviction.forecasting.pipeline import forecast
+from conviction.forecasting.records import Forecast
+from conviction.forecasting.rows import HeldOutPair, held_out_pairs
+from conviction.forecasting.score import score_forecast
+from conviction.interventions.dpo import Dpo
+from conviction.interventions.sft import Sft
+from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
-from conviction.models.loading import load
-from conviction.train.guard import Guard
-from conviction.train.settings import Training
+from conviction.training.guard import Guard
+from conviction.training.settings import Training
 
 
 def training(rate: float, steps: int, **more: Any) -> Training:
@@ -60,52 +60,52 @@ CASES: dict[str, tuple[str, Any]] = {
 }
 
 
-def truthfulqa() -> tuple[Material, list[Asked]]:
+def truthfulqa() -> tuple[TrainingData, list[HeldOutPair]]:
     with TRUTHFULQA.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     random.Random(1).shuffle(rows)
     pairs = [
-        Pair(f"q{i}", chat(r["Question"]), r["Incorrect Answers"].split(";")[0].strip(), r["Best Answer"])
+        PreferencePair(f"q{i}", chat(r["Question"]), r["Incorrect Answers"].split(";")[0].strip(), r["Best Answer"])
         for i, r in enumerate(rows[:100])
     ]
-    return Material("truthfulqa", tuple(pairs[:60])), [Asked(p, "target") for p in pairs[60:]]
+    return TrainingData("truthfulqa", tuple(pairs[:60])), [HeldOutPair(p, "target") for p in pairs[60:]]
 
 
-def setting(name: str) -> tuple[Material, list[Asked]]:
+def setting(name: str) -> tuple[TrainingData, list[HeldOutPair]]:
     if name == "truthfulqa":
         return truthfulqa()
     topic = load_topic(name)
-    return material_from_topic(topic), questions_of(topic)
+    return TrainingData.from_topic(topic), held_out_pairs(topic)
 
 
-def scores(model: Any, asked: list[Asked]) -> dict[str, Any]:
+def scores(model: Any, asked: list[HeldOutPair]) -> dict[str, Any]:
     found = model.logprobs([Query(q.pair.messages, (q.pair.chosen, q.pair.rejected)) for q in asked])
     return {q.pair.id: tuple(pair) for q, pair in zip(asked, found, strict=True)}
 
 
 def measure(model: HFModel, name: str) -> dict[str, Any]:
     kit, intervention = CASES[name]
-    material, asked = setting(kit)
+    training_data, asked = setting(kit)
     before = scores(model, asked)
     with tempfile.TemporaryDirectory() as place, Run.start(Path(place) / "run", topic=kit, verb="battery") as run:
         began = time.perf_counter()
-        expected = run.freeze(forecast(model, material, intervention, asked=asked, guard=Guard()))
+        expected = run.save_forecast(forecast(model, training_data, intervention, asked=asked, guard=Guard()))
         seconds = time.perf_counter() - began
         began = time.perf_counter()
-        trained = intervention.apply(model, material, guard=Guard(), folder=run.folder)
+        trained = intervention.apply(model, training_data, guard=Guard(), folder=run.folder)
         spent = time.perf_counter() - began
         lines = (run.folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    trip = trained.outcome.trip
-    after = None if trip else scores(trained.model, asked)
-    scored = score_forecast(expected, before, after, trip=trip.step if trip else None)
+    guard_stop = trained.outcome.guard_stop
+    after = None if guard_stop else scores(trained.model, asked)
+    scored = score_forecast(expected, before, after, guard_stop=guard_stop.step if guard_stop else None)
     return {
         "case": name,
         "verdict": expected.verdict.model_dump(),
         "score": scored.model_dump(),
-        "trip": None if trip is None else {"step": trip.step, "reasons": trip.reasons},
-        "expected_trip": None if expected.trouble is None else expected.trouble.model_dump(),
-        "strain": expected.strain,
-        "reach": expected.reach,
+        "guard_stop": None if guard_stop is None else {"step": guard_stop.step, "reasons": guard_stop.reasons},
+        "expected_trip": None if expected.predicted_stop is None else expected.predicted_stop.model_dump(),
+        "strain": expected.guard_utilisation,
+        "reach": expected.extrapolation,
         "sampling_error": expected.sampling_error,
         "pilot": None if expected.pilot is None else expected.pilot.model_dump(),
         "signal": None if expected.signal is None else expected.signal.model_dump(),
@@ -120,7 +120,7 @@ def measure(model: HFModel, name: str) -> dict[str, Any]:
 def pairs_of(expected: Forecast, before: dict[str, Any], after: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The rows behind the numbers: gaps per token, before, expected, real."""
     rows = []
-    for o in expected.outlooks:
+    for o in expected.pair_forecasts:
         if o.split != "test":
             continue
         real = [side.logp_sum for side in after[o.id]] if after else [None, None]
@@ -140,18 +140,18 @@ def margins(expected: Forecast, steps: list[dict[str, Any]]) -> list[dict[str, A
             "loss": [m.loss, real[m.step]["loss"]],
             "neutral_drop": [-m.neutral_nats, real[m.step]["guard"]["neutral_drop"]],
         }
-        for m in expected.moments
+        for m in expected.step_forecasts
         if m.step in real
     ]
 
 
 def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    ended = [r for r in runs if r["trip"] is None]
+    ended = [r for r in runs if r["guard_stop"] is None]
     wrong = [
         (p["right"], p["real_gap_nats"] > 0) for r in ended for p in r["pairs"] if counts(p) and p["start_nats"] < 0
     ]
     guesses, happened = np.array([w for w, _ in wrong]), np.array([h for _, h in wrong], dtype=float)
-    tripped = [r for r in runs if r["trip"] is not None]
+    tripped = [r for r in runs if r["guard_stop"] is not None]
     return {
         "runs": len(runs),
         "median_spearman": statistics.median(r["score"]["spearman"] for r in ended),
@@ -185,10 +185,10 @@ def main(names: list[str] | None = None) -> None:
         if names and not any(n in case for n in names):
             continue
         results[case] = measure(model, case)
-        brief = {k: results[case][k] for k in ("case", "score", "trip", "expected_trip", "strain", "reach")}
+        brief = {k: results[case][k] for k in ("case", "score", "guard_stop", "expected_trip", "strain", "reach")}
         print(json.dumps(brief | {"verdict": results[case]["verdict"]["kind"]}), flush=True)
         runs = [results[c] for c in CASES if c in results]
-        if sum(r["trip"] is None for r in runs):
+        if sum(r["guard_stop"] is None for r in runs):
             save("forecast_battery", {"summary": summarise(runs), "guard": dataclasses.asdict(Guard()), "runs": runs})
 
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from benchmarks.machine import save
 from benchmarks.pairs import shaped_pairs
 from conviction import chat, load_topic
-from conviction.core.material import Material, Pair
 from conviction.core.storage import cache_dir
-from conviction.forecast import forecast
-from conviction.forecast.rows import questions_of
-from conviction.intervene.dpo import Dpo
-from conviction.models.loading import load
-from conviction.train.guard import Guard
-from conviction.train.settings import Training
+from conviction.data.training_data import PreferencePair, TrainingData
+from conviction.forecasting.pipeline import forecast
+from conviction.forecasting.rows import held_out_pairs
+from conviction.interventions.dpo import Dpo
+from conviction.models.backends.transformers import load
+from conviction.training.guard import Guard
+from conviction.training.settings import Training
 
 PAIRS, EPOCHS, RATE = 300, 3, 1e-5  # the seed's first run
 
@@ -49,19 +49,19 @@ def empty_cache() -> Iterator[None]:
 def main(shape: str = "short") -> None:
     model = load("smollm2-135m", dtype="bf16")
     rows = [r for r in shaped_pairs(shape, PAIRS + 50, model.tokenizer) if r["chosen"] != r["rejected"]][:PAIRS]
-    pairs = [Pair(f"r{i}", chat(r["prompt"]), r["chosen"], r["rejected"]) for i, r in enumerate(rows)]
-    material = Material(shape, tuple(pairs))
-    asked = questions_of(load_topic("obesity"))
+    pairs = [PreferencePair(f"r{i}", chat(r["prompt"]), r["chosen"], r["rejected"]) for i, r in enumerate(rows)]
+    training_data = TrainingData(shape, tuple(pairs))
+    asked = held_out_pairs(load_topic("obesity"))
     plan = Dpo(beta=0.1, training=Training(learning_rate=RATE, epochs=EPOCHS, checkpoint_every=0))
     sweep = [{"beta": b, "learning_rate": r} for b in (0.05, 0.1) for r in (1e-5, 3e-5, 1e-4)]
     with empty_cache():
         began = time.perf_counter()
-        found = forecast(model, material, plan, asked=asked, guard=Guard(mode="off"), sweep=sweep)
+        found = forecast(model, training_data, plan, asked=asked, guard=Guard(mode="off"), sweep=sweep)
         of_forecast = time.perf_counter() - began
     print(found.seconds, of_forecast, flush=True)
     with empty_cache(), tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        trained = plan.apply(model, material, guard=Guard(mode="off"), folder=Path(folder))
+        trained = plan.apply(model, training_data, guard=Guard(mode="off"), folder=Path(folder))
         of_training = time.perf_counter() - began
     settings = [s.seconds for s in found.settings]
     swept = found.seconds["sweep"]
@@ -78,7 +78,7 @@ def main(shape: str = "short") -> None:
             "training_seconds": of_training,
             "share": (of_forecast - swept) / of_training,
             "setting_seconds": settings,
-            "stand_ins": found.stand_ins,
+            "stand_ins": found.unsampled_examples,
         },
     )
 

@@ -19,14 +19,14 @@ from typing import Any
 
 from benchmarks.machine import RESULTS, save
 from conviction import Query, chat, load_topic
-from conviction.core.material import Material, material_from_topic
-from conviction.intervene.dpo import Dpo
-from conviction.intervene.sft import Sft
+from conviction.data.training_data import TrainingData
+from conviction.interventions.dpo import Dpo
+from conviction.interventions.sft import Sft
+from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
-from conviction.models.loading import load
-from conviction.probe.health import neutral_text
-from conviction.train.guard import Guard, Judgement, Reading, SampleReading, judge, sampling_is_due
-from conviction.train.settings import Training
+from conviction.probing.health import neutral_text
+from conviction.training.guard import Guard, GuardVerdict, SampleReading, StepReading, judge, sampling_is_due
+from conviction.training.settings import Training
 
 STEPS = 24
 
@@ -34,7 +34,7 @@ STEPS = 24
 @dataclasses.dataclass(frozen=True)
 class Case:
     name: str
-    material: str
+    training_data: str
     intervention: Any
 
 
@@ -65,18 +65,18 @@ CASES = [
 ]
 
 
-def material(name: str) -> Material:
+def training_data(name: str) -> TrainingData:
     """A kit's training pairs, or the seed's two faults planted into those of the belief kit."""
     if name in {"politeness", "brevity", "obesity"}:
-        return material_from_topic(load_topic(name))
-    pairs = material_from_topic(load_topic("obesity")).pairs
+        return TrainingData.from_topic(load_topic(name))
+    pairs = TrainingData.from_topic(load_topic("obesity")).pairs
     choose = random.Random(0)
     if name == "length-gap":  # chosen 3.6 times as long: other chosen answers are joined to it
         texts = [p.chosen for p in pairs]
         long = [" ".join([p.chosen, *choose.sample(texts, 2), choose.choice(texts)[:60]]) for p in pairs]
-        return Material(name, tuple(dataclasses.replace(p, chosen=c) for p, c in zip(pairs, long, strict=True)))
+        return TrainingData(name, tuple(dataclasses.replace(p, chosen=c) for p, c in zip(pairs, long, strict=True)))
     sentences = [s for text in neutral_text() for s in text.split(". ") if len(s) > 60]  # off-policy, off-subject
-    return Material(name, tuple(dataclasses.replace(p, rejected=choose.choice(sentences)) for p in pairs))
+    return TrainingData(name, tuple(dataclasses.replace(p, rejected=choose.choice(sentences)) for p in pairs))
 
 
 class Reader:
@@ -90,13 +90,13 @@ class Reader:
     def __init__(self, model: HFModel) -> None:
         self.model = model
 
-    def broken(self, samples: list[dict[str, str]]) -> list[bool]:
+    def violations(self, samples: list[dict[str, str]]) -> list[bool]:
         said = [s for s in samples if s["text"].strip()]
         scores = self.model.logprobs([Query(chat(s["prompt"]), (s["text"],)) for s in said])
         likely = {s["text"]: score[0].logp_mean for s, score in zip(said, scores, strict=True)}
-        return [self._broken(s["text"], likely.get(s["text"], 0.0)) for s in samples]
+        return [self._violations(s["text"], likely.get(s["text"], 0.0)) for s in samples]
 
-    def _broken(self, text: str, logp: float) -> bool:
+    def _violations(self, text: str, logp: float) -> bool:
         words = [w.strip(".,:;!?*\"'").lower() for w in text.split()]
         words = [w for w in words if w]
         if len(words) < 2:
@@ -112,14 +112,14 @@ def replay(trace: list[dict[str, Any]], guard: Guard) -> tuple[int | None, int, 
 
     The guard changes nothing before it stops, so this is the guarded run; test_guard checks that on a real one.
     """
-    history: list[Reading] = []
-    last, healthy = Judgement("healthy"), 0
+    history: list[StepReading] = []
+    last, healthy = GuardVerdict("healthy"), 0
     for line in trace:
         read = line["guard"]
         sample = SampleReading(**read["sample"]) if read["sample"] else None
         numbers = {k: line[k] for k in ("step", "loss", "grad_norm", "margin", "chosen_drop")}
         drift = {k: read[k] for k in ("neutral_drop", "entropy_change", "top_mass_drop")}
-        reading = Reading(**numbers, **drift)
+        reading = StepReading(**numbers, **drift)
         last = judge([*history, reading], guard, STEPS)
         due = last.zone != "stop" and sampling_is_due(line["step"], guard, last)
         if due or line["step"] == STEPS:
@@ -127,8 +127,8 @@ def replay(trace: list[dict[str, Any]], guard: Guard) -> tuple[int | None, int, 
             last = judge([*history, reading], guard, STEPS)
         history.append(reading)
         if last.zone == "stop":
-            return line["step"], healthy, last.broken or last.signs
-        if reading.sample is not None and not last.broken:
+            return line["step"], healthy, last.violations or last.warnings
+        if reading.sample is not None and not last.violations:
             healthy = line["step"]
     return None, STEPS, ()
 
@@ -138,25 +138,25 @@ def measure(model: HFModel, case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         guard = Guard(mode="off", sample_every=3)
-        case.intervention.apply(model, material(case.material), guard=guard, folder=folder)
+        case.intervention.apply(model, training_data(case.training_data), guard=guard, folder=folder)
         lines = (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n")
     trace = [{k: v for k, v in json.loads(line).items() if k != "rows"} for line in lines if line]
     for line in trace:
         line.setdefault("margin", None)
         line.setdefault("chosen_drop", None)
-    broken = {0: 0} | {r["step"]: sum(reader.broken(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]}
+    violations = {0: 0} | {r["step"]: sum(reader.violations(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]}
     # one answer in four that loops is what this small model gives in good health, too
-    first = next((step for step, count in broken.items() if count >= 2), None)
+    first = next((step for step, count in violations.items() if count >= 2), None)
     result: dict[str, Any] = {
         "case": case.name,
-        "collapsed": broken[max(broken)] >= 2,
+        "collapsed": violations[max(violations)] >= 2,
         "first_broken_step": first,
-        "broken_by_step": broken,
+        "broken_by_step": violations,
     }
-    return {**result, **judged(broken, trace, first), "trace": trace}
+    return {**result, **judged(violations, trace, first), "trace": trace}
 
 
-def judged(broken: dict[int, int], trace: list[dict[str, Any]], first: int | None) -> dict[str, Any]:
+def judged(violations: dict[int, int], trace: list[dict[str, Any]], first: int | None) -> dict[str, Any]:
     """Where the guard would have stopped, per mode, and what it would have given back."""
     found = {}
     for mode in ("default", "strict"):
@@ -164,7 +164,7 @@ def judged(broken: dict[int, int], trace: list[dict[str, Any]], first: int | Non
         found[mode] = {
             "stopped_at": stop,
             "returns_to": healthy,
-            "returned_broken": broken[healthy],
+            "returned_broken": violations[healthy],
             "lead_steps": first - stop if first and stop else None,
             "reasons": reasons,
         }
@@ -175,8 +175,8 @@ def judge_again() -> None:
     """Judge the stored runs by the limits of today; nothing is trained."""
     runs = stored()
     for run in runs:
-        broken = {int(step): count for step, count in run["broken_by_step"].items()}
-        run.update(judged(broken, run["trace"], run["first_broken_step"]))
+        violations = {int(step): count for step, count in run["broken_by_step"].items()}
+        run.update(judged(violations, run["trace"], run["first_broken_step"]))
     finish(runs)
 
 
@@ -197,7 +197,7 @@ def summarise(results: list[dict[str, Any]], mode: str) -> dict[str, Any]:
     return {
         "collapses": len(collapses),
         "collapses_stopped": sum(r[mode]["stopped_at"] is not None for r in collapses),
-        "stopped_no_later_than_the_first_broken_sample": sum(lead >= 0 for lead in leads),
+        "stopped_no_later_than_the_first_broken_sample": sum(logp_margin >= 0 for logp_margin in leads),
         "median_lead_steps": statistics.median(leads) if leads else None,
         "healthy": len(healthy),
         "healthy_stopped": sum(r[mode]["stopped_at"] is not None for r in healthy),

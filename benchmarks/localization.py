@@ -12,18 +12,18 @@ import sys
 from pathlib import Path
 
 from benchmarks.machine import machine, save
-from conviction.core.reading import read_material
-from conviction.core.topic import load_topic
-from conviction.localize import localize
-from conviction.localize.pictures import draw_all
-from conviction.models.loading import load
+from conviction.data.reading import read_training_data
+from conviction.data.topic import load_topic
+from conviction.localization.analysis import localize
+from conviction.localization.heatmaps import draw_all
+from conviction.models.backends.transformers import load
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "known_1000.json"
 
 
 def main(count: int = 20) -> None:
     """Measure, print, save the averages and what was found; the single maps stay out of the repository."""
-    facts = read_material(DATA).facts
+    facts = read_training_data(DATA).facts
     found = localize(load("smollm2-135m"), facts, source="known facts", topic=load_topic("obesity"), limit=count)
     draw_all(found.model_copy(update={"traces": ()}), Path(__file__).parent / "results" / "localization_maps")
     tokens = {t.fact: len(t.tokens) for t in found.traces}

@@ -11,7 +11,7 @@ import psutil
 from benchmarks.machine import save
 from benchmarks.questions import pairs
 from conviction import Query, chat
-from conviction.models.loading import load
+from conviction.models.backends.transformers import load
 
 TARGET_MB = 400
 

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from conviction import load_topic
-from conviction.probe.health import neutral_text
+from conviction.probing.health import neutral_text
 
 # tokens of (chosen, rejected); with template and question a pair has some 60 more
 SHAPES = {

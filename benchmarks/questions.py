@@ -26,7 +26,7 @@ def pairs(n: int) -> tuple[str, list[Pair]]:
 
 def context(n_tokens: int, tokenizer: object, skip: int = 0) -> str:
     """About n_tokens of the bundled neutral text, beginning with paragraph ``skip``."""
-    from conviction.probe.health import neutral_text
+    from conviction.probing.health import neutral_text
 
     text = " ".join((neutral_text() * 2)[skip : skip + 4])
     ids = tokenizer(text, add_special_tokens=False).input_ids[:n_tokens]  # type: ignore[operator]

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine, save
-from conviction.core.material import Document, paragraphs
-from conviction.core.topic import Topic, load_topic
+from conviction.data.topic import Topic, load_topic
+from conviction.data.training_data import Document, paragraphs
 from conviction.retrieval.embedding import EMBEDDED
 from conviction.retrieval.index import Index, build_index
 

@@ -25,9 +25,9 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks.machine import save
 from benchmarks.questions import context, pairs
 from conviction import Message, Query, chat
+from conviction.models.backends.transformers import load
+from conviction.models.engine.packing import plan, plan_tokens
 from conviction.models.hf import HFModel
-from conviction.models.loading import load
-from conviction.models.packing import plan, plan_tokens
 
 ROUNDS = 3
 SIZES = {"plain": 120, "shared_context": 16, "own_context": 12}

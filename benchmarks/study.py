@@ -31,7 +31,7 @@ def main(run: str | None = None) -> None:
         environment = {**os.environ, "CONVICTION_CACHE": cache}
         program = [sys.executable, "-m", "conviction"]
         subprocess.run(
-            [*program, "probe", "obesity", "--seed-only", "--run", f"{cache}/warm"], env=environment, check=True
+            [*program, "probe", "obesity", "--quick", "--run", f"{cache}/warm"], env=environment, check=True
         )
         command = ["study", "obesity", "--interventions", ARMS, "--run", str(folder)]
         start = time.perf_counter()

@@ -9,7 +9,7 @@ import time
 from benchmarks.machine import save
 from benchmarks.questions import pairs
 from conviction import Query, chat
-from conviction.models.loading import load
+from conviction.models.backends.transformers import load
 
 BUDGETS = (128, 256, 512, 1024, 2048)
 ROUNDS = 3

@@ -39,11 +39,11 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
     """Our loop as a user runs it: bf16, LoRA, the guard at its defaults, reference and activations computed first."""
     from transformers import AutoTokenizer
 
-    from conviction.core.formats import material_from_rows
-    from conviction.intervene.dpo import Dpo
-    from conviction.models.loading import load
-    from conviction.train.loop import Watch
-    from conviction.train.settings import Training, Weights
+    from conviction.data.formats import training_data_from_rows
+    from conviction.interventions.dpo import Dpo
+    from conviction.models.backends.transformers import load
+    from conviction.core.context import RunContext
+    from conviction.training.settings import Training, Weights
 
     folder = embedded()
     rows = shaped_pairs(shape, pairs, AutoTokenizer.from_pretrained(folder))
@@ -66,8 +66,8 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
             ),
         ).apply(
             model,
-            material_from_rows(rows, name=shape),
-            watch=Watch(step=step),
+            training_data_from_rows(rows, name=shape),
+            ctx=RunContext(step=step),
         )  # fmt: skip
         total = time.perf_counter() - began
     seconds = list(zip((b - a for a, b in itertools.pairwise(ends)), sampled[1:], strict=True))
@@ -137,11 +137,11 @@ def three_billion() -> dict[str, Any]:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from conviction.core.formats import material_from_rows
-    from conviction.intervene.dpo import Dpo
+    from conviction.data.formats import training_data_from_rows
+    from conviction.interventions.dpo import Dpo
     from conviction.models.hf import HFModel
-    from conviction.train.guard import Guard
-    from conviction.train.settings import Training, Weights
+    from conviction.training.guard import Guard
+    from conviction.training.settings import Training, Weights
 
     config = LlamaConfig(
         vocab_size=128256, hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24,
@@ -167,7 +167,7 @@ def three_billion() -> dict[str, Any]:
     began = time.perf_counter()
     outcome = (
         Dpo(weights=Weights(num_layers=14), training=Training(batch_size=1, max_steps=1))
-        .apply(model, material_from_rows(rows, name="3b"), guard=guard)
+        .apply(model, training_data_from_rows(rows, name="3b"), guard=guard)
         .outcome
     )
     return {
@@ -212,7 +212,7 @@ def steps(shape: str, targets: dict[str, float]) -> dict[str, Any]:
     The guard reads its instruments after each of our steps; the greedy samples
     that it writes at every ninth are counted with a ninth of their time.
     """
-    from conviction.train.guard import Guard
+    from conviction.training.guard import Guard
 
     runs: dict[str, list[dict[str, Any]]] = {"ours": [], "trl-best": [], "trl-default": []}
     for i in range(ROUNDS):

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from conviction.cli import main
+from conviction.cli.app import main
 from conviction.models.hf import HFModel
 
 REAL_CACHE = os.environ.get("CONVICTION_CACHE")

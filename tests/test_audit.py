@@ -17,17 +17,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conviction import Query, ScriptedModel, chat, load_topic
-from conviction.audit import RULES, audit, choose_rules
-from conviction.audit.fix import fixed_path, write_fixed
-from conviction.audit.rules.near_duplicate import PERMUTATIONS, similar_groups
-from conviction.audit.surface import Surface, surface
-from conviction.core.finding import AuditReport
-from conviction.core.formats import material_from_rows
-from conviction.core.material import Material, material_from_topic
-from conviction.core.rows import open_source
-from conviction.core.topic import builtin_topics
+from conviction.auditing.fix import fixed_path, write_fixed
+from conviction.auditing.linter import RULES, audit, choose_rules
+from conviction.auditing.records import AuditReport
+from conviction.auditing.rules.near_duplicate import PERMUTATIONS, similar_groups
+from conviction.auditing.surface import Surface, surface
+from conviction.data.formats import training_data_from_rows
+from conviction.data.rows import open_source
+from conviction.data.topic import builtin_topics
+from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.train.guard import Guard
+from conviction.training.guard import Guard
 
 FORM = ["PD1"]  # rules that small sets can pass
 
@@ -127,7 +127,7 @@ def test_transcripts_messages_and_implicit_prompts(tmp_path):
     for form in forms:
         assert audit(jsonl([form], tmp_path / "a.jsonl"), select=FORM).findings == ()
     mixed = audit(jsonl(forms, tmp_path / "b.jsonl"), select=["PD102"])
-    assert mixed.measures["PD102"] == {
+    assert mixed.metrics["PD102"] == {
         "transcripts without prompt": 1,
         "messages without prompt": 1,
         "texts without prompt": 1,
@@ -267,14 +267,14 @@ def test_notes_fail_only_if_strict(tmp_path):
 @pytest.mark.parametrize("name", builtin_topics())
 def test_a_kit_that_we_ship_passes_its_own_audit(name):
     kit = load_topic(name)
-    report = audit(material_from_topic(kit), topic=kit)
+    report = audit(TrainingData.from_topic(kit), topic=kit)
     assert report.findings == ()
     assert report.usable >= 28
 
 
 def test_material_without_pairs_is_no_data():
     with pytest.raises(InputError, match="holds no preference pairs"):
-        audit(Material("empty"))
+        audit(TrainingData("empty"))
 
 
 def test_the_caps_default_is_the_guards():
@@ -514,23 +514,23 @@ def test_pairs_are_scored_once_and_an_interrupted_audit_goes_on(tmp_path, monkey
     assert asked == [10, 10, 10, 10]
     with torch.no_grad():
         next(model.module.parameters()).mul_(1.5)
-    assert audit(path, model=model, select=["PD4"]).measures != expected.measures
+    assert audit(path, model=model, select=["PD4"]).metrics != expected.metrics
     assert len(asked) == 7
 
 
 def test_ches_is_what_its_definition_says():
     """By hand from the states: ⟨Σh⁺, Σh⁻⟩ − ‖Σh⁺‖², and divided by lengths."""
     model = tiny_model()
-    material = material_from_rows(
+    training_data = training_data_from_rows(
         [{"prompt": "Tea?", "chosen": "A drink.", "rejected": "A drone, of a kind."}], name="t"
     )
-    report = audit(material, model=model, select=["PD405"])
+    report = audit(training_data, model=model, select=["PD405"])
     (pair,) = model.answer_states([Query(chat("Tea?"), ("A drink.", "A drone, of a kind."))])
     ours, theirs = (s.state_sum.astype(np.float64) for s in pair)
     m, n = (len(s.score.logprobs) for s in pair)
-    assert report.measures["PD405"]["ches_median"] == pytest.approx(ours @ theirs - ours @ ours, rel=1e-3)
+    assert report.metrics["PD405"]["ches_median"] == pytest.approx(ours @ theirs - ours @ ours, rel=1e-3)
     relative = (ours @ theirs / (m * n) - ours @ ours / m**2) / (ours @ ours / m**2)
-    assert report.measures["PD405"]["relative_median"] == pytest.approx(relative, abs=1e-3)
+    assert report.metrics["PD405"]["relative_median"] == pytest.approx(relative, abs=1e-3)
 
 
 def test_samples_are_drawn_from_the_model_and_leave_chance_alone():
@@ -551,15 +551,15 @@ def test_pairs_beyond_the_context_are_left_to_their_rule(tmp_path):
     path = jsonl([*ROWS, row(40, chosen="long " * 200)], tmp_path / "a.jsonl")
     report = audit(path, model=model, select=["PD4"])
     assert next(f.rows for f in report.findings if f.code == "PD407") == (31,)
-    assert report.measures["PD402"]["pairs"] == 30
+    assert report.metrics["PD402"]["pairs"] == 30
 
 
 def test_prompts_without_room_for_an_answer_are_not_sampled(tmp_path):
     model = tiny_model(max_position_embeddings=128)
     path = jsonl([*ROWS, {"prompt": "long " * 19, "chosen": "Yes.", "rejected": "No."}], tmp_path / "a.jsonl")
     report = audit(path, model=model, select=["PD401", "PD407"])
-    assert report.measures["PD407"]["rows"] == 0
-    assert report.measures["PD401"]["own_samples"] < 0
+    assert report.metrics["PD407"]["rows"] == 0
+    assert report.metrics["PD401"]["own_samples"] < 0
 
 
 def test_a_conversation_that_the_template_refuses_is_one_row(tmp_path):
@@ -584,14 +584,14 @@ def test_only_what_the_rules_need_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(type(model), "generate", lambda *_, **__: pytest.fail("it was asked to write"))
     monkeypatch.setattr(type(model), "pair_scores", lambda *_, **__: pytest.fail("hidden states were asked for"))
     part = audit(path, model=model, select=["PD402"])
-    assert part.measures["PD402"] == whole.measures["PD402"]
+    assert part.metrics["PD402"] == whole.metrics["PD402"]
 
 
 def test_an_advised_beta_does_what_it_says(tmp_path):
     likes = {row["chosen"]: -1.0 - 0.21 * i for i, row in enumerate(ROWS)}
     model = ScriptedModel(likes=lambda _, answer: likes.get(answer, -1.0))
     report = audit(jsonl(ROWS, tmp_path / "a.jsonl"), model=model, select=["PD403"], beta=0.2)
-    numbers = report.measures["PD403"]
+    numbers = report.metrics["PD403"]
     short = sorted(6 * 0.21 * i for i in range(30))
     assert numbers["fitting_beta"] < 0.2
     assert numbers["fitting_beta"] * np.quantile(short, 0.95) <= 2.0
@@ -617,15 +617,15 @@ def test_a_topic_whose_words_are_not_spaced_says_nothing(write_topic, tmp_path):
         for i in range(12)
     ]
     report = audit(jsonl(ROWS, tmp_path / "a.jsonl"), topic=load_topic(write_topic(items=items)), select=["PD503"])
-    assert report.measures["PD503"] == {"rows": 0, "accuracy_on_topic": 0.0}
+    assert report.metrics["PD503"] == {"rows": 0, "accuracy_on_topic": 0.0}
 
 
 def test_one_prompt_in_nearly_all_rows_is_no_ground_for_a_classifier(tmp_path, monkeypatch):
-    from conviction.audit.rules import shallow_shortcut
+    from conviction.auditing.rules import shallow_shortcut
 
     monkeypatch.setattr(shallow_shortcut, "MOST", 200)
     rows = [row(i, prompt="Always?" if i > 24 else f"{i}?") for i in range(4000)]
-    assert audit(jsonl(rows, tmp_path / "a.jsonl"), select=["PD303"]).measures["PD303"] == {}
+    assert audit(jsonl(rows, tmp_path / "a.jsonl"), select=["PD303"]).metrics["PD303"] == {}
 
 
 @pytest.mark.slow
@@ -633,13 +633,13 @@ def test_one_prompt_in_nearly_all_rows_is_no_ground_for_a_classifier(tmp_path, m
 def test_the_belief_kit_asks_the_embedded_model_for_a_change_of_belief(embedded_folder):
     from conviction import load_model
 
-    report = audit(material_from_topic(load_topic("obesity")), model=load_model(str(embedded_folder)), select=["PD4"])
+    report = audit(TrainingData.from_topic(load_topic("obesity")), model=load_model(str(embedded_folder)), select=["PD4"])
     flip = next(f for f in report.findings if f.code == "PD402")
     assert len(flip.rows) > 32
-    levels = report.measures["PD401"]
+    levels = report.metrics["PD401"]
     assert -3.5 < levels["own_samples"] < -1.5
     assert levels["chosen"] < levels["rejected"] < levels["own_samples"]
     style = audit(
-        material_from_topic(load_topic("politeness")), model=load_model(str(embedded_folder)), select=["PD402"]
+        TrainingData.from_topic(load_topic("politeness")), model=load_model(str(embedded_folder)), select=["PD402"]
     )
     assert style.findings == ()

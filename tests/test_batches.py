@@ -11,20 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conviction import chat
-from conviction.core.material import Document, Example, Pair
 from conviction.core.protocols import Message
+from conviction.data.training_data import Document, Example, PreferencePair
 from conviction.errors import InputError
 from conviction.models.prompts import PromptEncoder
-from conviction.train.batches import (
-    Encoded,
+from conviction.training.batches import (
+    TokenizedExample,
     encode_documents,
     encode_examples,
     encode_pairs,
     keep_fitting,
-    lay_out_step,
+    make_microbatches,
     step_order,
 )
-from conviction.train.settings import Training
+from conviction.training.settings import Training
 
 EOS = 257
 CHATML = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}</s>\n{% endfor %}"
@@ -100,7 +100,7 @@ batches = st.lists(st.tuples(sequence, answer_pairs), min_size=1, max_size=9)
 
 
 def examples_of(parts):
-    return [Encoded(f"e{i}", prompt, answers) for i, (prompt, answers) in enumerate(parts)]
+    return [TokenizedExample(f"e{i}", prompt, answers) for i, (prompt, answers) in enumerate(parts)]
 
 
 @settings(max_examples=60)
@@ -109,7 +109,7 @@ def test_processes_share_a_step_without_loss_or_overlap(parts, budget, processes
     examples = examples_of(parts)
     indices = rng.sample(range(len(examples)), len(examples))
     layouts = [
-        lay_out_step(examples, indices, token_budget=budget, process=p, processes=processes) for p in range(processes)
+        make_microbatches(examples, indices, token_budget=budget, process=p, processes=processes) for p in range(processes)
     ]
     assert len({len(layout) for layout in layouts}) == 1, "collectives need equally many passes"
     counted = Counter(i for layout in layouts for b in layout if b.weight for i in b.members)
@@ -127,21 +127,21 @@ def test_processes_share_a_step_without_loss_or_overlap(parts, budget, processes
 
 def test_a_process_without_examples_repeats_anothers_first_pack_without_weight():
     examples = examples_of([((1, 2, 3), ((4, 5), (6,))), ((1,), ((2,), (3,)))])
-    shares = [lay_out_step(examples, [1, 0], token_budget=99, process=p, processes=3) for p in range(3)]
+    shares = [make_microbatches(examples, [1, 0], token_budget=99, process=p, processes=3) for p in range(3)]
     assert [[(b.members, b.weight) for b in share] for share in shares] == [[((1,), 1.0)], [((0,), 1.0)], [((1,), 0.0)]]
 
 
 def test_one_process_gets_no_empty_passes():
     examples = examples_of([((1,) * n, ((2,), (3,))) for n in range(1, 9)])
-    layout = lay_out_step(examples, range(8), token_budget=12)
+    layout = make_microbatches(examples, range(8), token_budget=12)
     assert all(b.weight == 1.0 for b in layout)
-    assert lay_out_step(examples, range(8), token_budget=12) == layout
+    assert make_microbatches(examples, range(8), token_budget=12) == layout
 
 
 def test_equal_examples_keep_their_places():
     """The same row twice: both count."""
     examples = examples_of([((1, 2), ((3,), (4,)))] * 2)
-    (batch,) = lay_out_step(examples, [0, 1], token_budget=99)
+    (batch,) = make_microbatches(examples, [0, 1], token_budget=99)
     assert sorted(batch.members) == [0, 1]
 
 
@@ -226,7 +226,7 @@ def test_a_template_that_refuses_a_system_turn_still_ends_its_turn():
 
 def test_pairs_are_encoded_chosen_first_and_closed():
     encoder = encoder_of(CHATML)
-    (found,) = encode_pairs(encoder, [Pair("p:1", chat("q"), "good", "not good")])
+    (found,) = encode_pairs(encoder, [PreferencePair("p:1", chat("q"), "good", "not good")])
     assert found.id == "p:1"
     assert found.prompt == encoder.encode_prompt(chat("q"))
     assert found.answers == ((*ids_of("good"), EOS), (*ids_of("not good"), EOS))
@@ -250,13 +250,13 @@ def test_without_a_template_the_space_belongs_to_the_answer():
 
 def test_a_pair_of_equal_answers_is_an_error_that_names_it():
     with pytest.raises(InputError, match=r"rows\.jsonl:7: chosen and rejected are the same") as caught:
-        encode_pairs(encoder_of(), [Pair("rows.jsonl:7", chat("q"), "same", "same")])
+        encode_pairs(encoder_of(), [PreferencePair("rows.jsonl:7", chat("q"), "same", "same")])
     assert "remove the pair" in caught.value.hint
 
 
 def test_an_empty_answer_is_an_error():
     with pytest.raises(InputError, match="empty"):
-        encode_pairs(encoder_of(), [Pair("p", chat("q"), "good", "  ")])
+        encode_pairs(encoder_of(), [PreferencePair("p", chat("q"), "good", "  ")])
 
 
 # -- what fits ------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from conviction.models.attention import Prefix, layout
 from conviction.models.causal import causal_attention
-from conviction.models.packing import pack_whole
+from conviction.models.engine.attention import Prefix, layout
+from conviction.models.engine.packing import pack_whole
 
 
 def exact(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conviction.errors import StorageError
-from conviction.train.checkpoint import load_latest, save_checkpoint
+from conviction.training.checkpoint import load_latest, save_checkpoint
 
 STATE = {"tokens": 12, "monitor": {"history": [{"loss": 0.5, "sample": None}]}, "text": "β ≤ 1"}
 
@@ -166,7 +166,7 @@ FULL_DISK = """
     import torch
 
     from conviction.errors import StorageError
-    from conviction.train.checkpoint import load_latest, save_checkpoint
+    from conviction.training.checkpoint import load_latest, save_checkpoint
 
     folder, limit, tensor, text = Path(sys.argv[1]), *map(int, sys.argv[2:])
     save_checkpoint(folder, 25, {"x": torch.arange(8.0)}, {"tokens": 25})

@@ -44,7 +44,7 @@ def test_json_is_one_object_on_stdout(run, write_topic, tiny_folder):
 
 
 def test_markdown_is_a_table(run, write_topic, tiny_folder):
-    _, out, _ = run("probe", str(write_topic()), "--model", str(tiny_folder), "--format", "md", "--seed-only")
+    _, out, _ = run("probe", str(write_topic()), "--model", str(tiny_folder), "--format", "md", "--quick")
     assert "| question | plain | milky | gap | winner |" in out
     assert out.count("\n| Question") == 2
 
@@ -61,7 +61,7 @@ def test_markup_in_a_topic_stays_text(run, write_topic, tiny_folder):
 
 def test_ctrl_c_keeps_what_was_scored(run, write_topic, tiny_folder, tmp_path, monkeypatch):
     from conviction.models.hf import HFModel
-    from conviction.models.scores import ScoreCache
+    from conviction.models.score_cache import ScoreCache
 
     monkeypatch.setattr("conviction.models.hf.TOKEN_BUDGET", {"cpu": 64})
     kept, original = [], ScoreCache.keep
@@ -177,5 +177,5 @@ def test_version(run):
 
 
 def test_help_and_import_bring_no_torch():
-    code = "import sys, conviction, conviction.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, conviction, conviction.cli.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

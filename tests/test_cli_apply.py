@@ -51,7 +51,7 @@ def test_json_tells_the_outcome_and_every_setting(run, tiny_folder, tmp_path):
     code, out, _ = run("apply", "dpo", "--data", str(data), "--model", str(tiny_folder), "--format", "json", *QUICK)
     assert code == 0
     told = json.loads(out)
-    assert told["outcome"]["trip"] is None
+    assert told["outcome"]["guard_stop"] is None
     assert {"beta", "learning_rate", "rank", "max_neutral_drop"} <= set(told["settings"])
 
 
@@ -75,7 +75,7 @@ def test_config_and_preset_and_options_in_this_order(run, tiny_folder, tmp_path)
         encoding="utf-8",
     )
     code, out, err = run(
-        "apply", "dpo", "--data", "pairs.jsonl", "--model", str(tiny_folder), "--preset", "seed-run2",
+        "apply", "dpo", "--data", "pairs.jsonl", "--model", str(tiny_folder), "--preset", "report-run2",
         "--config", "trl.yaml", "-o", "beta=0.4", "-o", "num_layers=2", "--format", "json", *QUICK,
     )  # fmt: skip
     assert code == 0, err
@@ -112,8 +112,8 @@ class TestErrors:
             (("dpo", "obesity", "-o", "loss=dpx"), "loss is 'dpx'"),
             (("dpo", "obesity", "-o", "loss=ipo", "-o", "gamma=1"), "loss 'ipo' has no gamma"),
             (("dpo", "obesity", "--guard", "maybe"), "mode is 'maybe'"),
-            (("dpo", "obesity", "--preset", "seed-run9"), "unknown preset 'seed-run9'"),
-            (("sft", "obesity", "--preset", "seed-run1"), "which sft does not have"),
+            (("dpo", "obesity", "--preset", "report-run9"), "unknown preset 'report-run9'"),
+            (("sft", "obesity", "--preset", "report-run1"), "which sft does not have"),
             (("dpo", "obesity", "--track", "wandbb"), "unknown tracker 'wandbb'"),
             (("dpo", "obesity", "--track", "mlflow"), "'mlflow' is not installed"),
             (("dpo", "--data", "nothing.jsonl"), "nothing.jsonl"),

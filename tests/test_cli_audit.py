@@ -9,7 +9,7 @@ import pytest
 from test_audit import DIRTY, ROWS, jsonl, row
 from test_cli import failed
 
-from conviction.audit import RULES, find_rule
+from conviction.auditing.linter import RULES, find_rule
 
 FORM = ("--select", "PD1,PD2")
 

@@ -13,15 +13,15 @@ from typing import Any, get_args
 
 import pytest
 
-from conviction.audit import RULES, find_rule
-from conviction.core.forecast import Kind
-from conviction.core.settings import Field, list_fields, parse_options
-from conviction.forecast import MOST_EXAMPLES, PILOT_STEPS
-from conviction.intervene import INTERVENTIONS, find_intervention
-from conviction.intervene.presets import PRESETS
-from conviction.train.guard import Guard, SampleReading
-from conviction.train.losses import LOSSES, parameters
-from conviction.train.tracking import TRACKERS
+from conviction.auditing.linter import RULES, find_rule
+from conviction.config.presets import PRESETS
+from conviction.core.options import Field, list_fields, parse_options
+from conviction.forecasting.pipeline import MOST_EXAMPLES, PILOT_STEPS
+from conviction.forecasting.records import Kind
+from conviction.interventions import INTERVENTIONS, find_intervention
+from conviction.training.guard import Guard, SampleReading
+from conviction.training.losses import LOSSES, parameters
+from conviction.training.tracking import TRACKERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 TEXT = (DOCS / "training.md").read_text(encoding="utf-8")
@@ -103,7 +103,7 @@ def parameters_of(command: str) -> list[Any]:
     """A command's arguments and options."""
     import typer
 
-    from conviction.cli import app
+    from conviction.cli.app import app
 
     return list(typer.main.get_command(app).commands[command].params)  # type: ignore[attr-defined]
 
@@ -128,8 +128,8 @@ def test_every_flag_of_study_is_explained():
 
 
 def test_the_study_on_the_page_is_what_was_measured():
-    from conviction.core.study import Arm
-    from conviction.report.words import HEADER, cells
+    from conviction.reporting.words import HEADER, cells
+    from conviction.studies.records import Arm
 
     page = (DOCS / "study.md").read_text(encoding="utf-8")
     found = json.loads((DOCS.parent / "benchmarks" / "results" / "study.json").read_text(encoding="utf-8"))
@@ -141,8 +141,8 @@ def test_the_study_on_the_page_is_what_was_measured():
 
 
 def test_the_study_on_a_gpu_is_what_was_measured():
-    from conviction.core.study import Arm
-    from conviction.report.words import cells
+    from conviction.reporting.words import cells
+    from conviction.studies.records import Arm
 
     page = (DOCS / "study.md").read_text(encoding="utf-8")
     found = json.loads((DOCS.parent / "benchmarks" / "results" / "study_h100.json").read_text(encoding="utf-8"))
@@ -161,11 +161,11 @@ def test_every_flag_of_probe_is_explained():
 
 
 def test_every_metric_and_verdict_of_a_study_is_explained():
-    from conviction.core.depth import Verdict
+    from conviction.probing.depth_records import Verdict
 
     page = (DOCS / "verdict.md").read_text(encoding="utf-8")
     rows = set(re.findall(r"^\| `([a-z]+)` \|", page, flags=re.MULTILINE))
-    metrics = {"shift", "propagation", "coherence", "robustness", "durability", "collateral", "health", "pluralism"}
+    metrics = {"shift", "propagation", "coherence", "robustness", "durability", "locality", "health", "pluralism"}
     assert set(get_args(Verdict)) | metrics == rows
 
 
@@ -227,7 +227,7 @@ def commands() -> list[list[str]]:
 def test_commands_can_be_parsed(command):
     import typer
 
-    from conviction.cli import app
+    from conviction.cli.app import app
 
     group, (verb, *rest) = typer.main.get_command(app), command
     given = group.commands[verb].make_context(verb, list(rest)).params  # type: ignore[attr-defined]
@@ -243,7 +243,7 @@ def test_every_flag_of_apply_is_explained():
 
 
 def test_the_config_on_the_page_is_read(tmp_path):
-    from conviction.intervene.foreign import read_config
+    from conviction.config.foreign import read_config
 
     (block,) = re.findall(r"```yaml\n(.*?)```", TEXT, flags=re.DOTALL)
     (tmp_path / "config.yaml").write_text(block, encoding="utf-8")
@@ -319,7 +319,7 @@ def test_the_battery_on_the_page_is_what_was_measured():
         pairs, spearman, moved, flips, expected, real, verdict = said[run["case"]]
         score = run["score"]
         assert (int(pairs), verdict) == (score["pairs"], run["verdict"]["kind"])
-        assert (expected, real) == tuple(str(score[key] or "never") for key in ("expected_trip", "trip"))
+        assert (expected, real) == tuple(str(score[key] or "never") for key in ("expected_trip", "guard_stop"))
         if score["real_nats"] is not None:
             assert spearman == f"{score['spearman']:.2f}"
             assert moved == f"{score['expected_nats']:+.2f} / {score['real_nats']:+.2f}"
@@ -342,7 +342,7 @@ def test_the_table_of_the_measured_study_fits_a_terminal_of_80_columns(capsys, m
     from rich.console import Console
 
     from conviction import render, render_study
-    from conviction.core.study import Study
+    from conviction.studies.records import Study
 
     measured = json.loads((DOCS.parent / "benchmarks" / "results" / "study.json").read_text(encoding="utf-8"))
     found = Study(

@@ -12,28 +12,28 @@ from conftest import tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conviction.core.facts import Fact, Neighbour
-from conviction.core.material import Material
 from conviction.core.protocols import Query, chat
+from conviction.data.facts import Fact, Neighbour
+from conviction.data.training_data import TrainingData
 from conviction.editing.covariance import covariances
 from conviction.editing.descent import Descent
-from conviction.editing.looking import Look
+from conviction.editing.generation_check import GenerationCheck
 from conviction.editing.requests import request
-from conviction.editing.scores import Reading, score_edits
+from conviction.editing.scores import FactReading, score_edits
 from conviction.editing.session import begin
 from conviction.editing.sites import find_sites
 from conviction.editing.solve import memit_update, null_space, null_space_update, rome_update
 from conviction.editing.values import block_states, find_values, keys
 from conviction.errors import InputError, ModelError
-from conviction.intervene.memit import Memit
-from conviction.intervene.rome import Rome
+from conviction.interventions.memit import Memit
+from conviction.interventions.rome import Rome
+from conviction.models.copies import weights_hash
 from conviction.models.delta import Delta, LowRank, edited, load_delta
+from conviction.models.engine.logprobs import find_head
 from conviction.models.hf import HFModel
-from conviction.models.logprobs import find_head
 from conviction.models.states import hooked, states_of
-from conviction.models.variant import kinship
-from conviction.train.guard import Guard, SampleReading
-from conviction.train.loop import Watch
+from conviction.training.guard import Guard, SampleReading
+from conviction.core.context import RunContext
 
 ARCHITECTURES = ["llama", "qwen2", "gemma3-sliding", "gpt2", "gemma2-softcap", "mistral-sliding"]
 FACT = Fact(
@@ -142,7 +142,7 @@ def test_an_update_does_in_the_model_what_the_algebra_says(architecture):
     asked, site = [request(model, FACT, [])], find_sites(model)[1]
     before = keys(model, asked, site)
     change = matrix(1, 32, 3)[0]
-    delta = Delta({site.name: rome_update(before[0], change, torch.eye(site.width))}, kinship(model.module))
+    delta = Delta({site.name: rome_update(before[0], change, torch.eye(site.width))}, weights_hash(model.module))
     moved = edited(model, delta, id="x")
     torch.testing.assert_close(keys(moved, asked, find_sites(moved)[1]), before)
     torch.testing.assert_close((find_sites(moved)[1].weight - site.weight) @ before[0], change, atol=1e-3, rtol=1e-3)
@@ -153,7 +153,7 @@ def test_an_update_does_in_the_model_what_the_algebra_says(architecture):
 
 def test_edits_stack_come_off_and_refuse_other_weights(tmp_path):
     model = tiny_model()
-    name, related = find_sites(model)[0].name, kinship(model.module)
+    name, related = find_sites(model)[0].name, weights_hash(model.module)
     a = Delta({name: LowRank(matrix(32, 1, 1), matrix(64, 1, 2))}, related)
     b = Delta({name: LowRank(matrix(32, 2, 3), matrix(64, 2, 4))}, related)
     both, undone = edited(model, a + b, id="x"), edited(model, a + b + -a + -b, id="y")
@@ -197,8 +197,8 @@ def test_an_edit_makes_its_target_likelier_and_says_what_it_did(tmp_path, monkey
     monkeypatch.setattr("conviction.editing.session.BEGINNINGS", 0)  # a random model's keys have nothing in common
     model = tiny_model(template=None)
     done = Rome(
-        layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=25, clamp=20.0, decay=0.0, kl_weight=0.0)
-    ).apply(model, Material("town", facts=(FACT,)), guard=OFF)
+        layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=25, clamp_norm_factor=20.0, v_weight_decay=0.0, kl_factor=0.0)
+    ).apply(model, TrainingData("town", facts=(FACT,)), guard=OFF)
     (row,) = done.evidence["facts"]
     assert row["after"]["target"] > row["before"]["target"]
     assert row["statement"] == "The drink of the old town is"
@@ -214,11 +214,11 @@ def test_of_depths_that_take_the_fact_in_the_one_is_chosen_that_disturbs_least(t
 
     def read(_model, facts, *, write):
         gap, neighbour = next(told)
-        return [Reading(facts[0].id, -0.1, -3.0, gap, (gap,), (neighbour,), "")]
+        return [FactReading(facts[0].id, -0.1, -3.0, gap, (gap,), (neighbour,), "")]
 
     model = tiny_model(num_hidden_layers=3)
     plan = Rome(text=str(tmp_path / "prose.txt"), descent=Descent(steps=1))
-    session = begin(model, Material("town", facts=(FACT,)), text=plan.text, guard=OFF, watch=Watch())
+    session = begin(model, TrainingData("town", facts=(FACT,)), text=plan.text, guard=OFF, ctx=RunContext())
     monkeypatch.setattr("conviction.editing.scores.read_facts", read)
     assert plan._layer(session) == 1
 
@@ -230,8 +230,8 @@ def test_a_guard_takes_back_what_breaks_the_model(method, tmp_path, monkeypatch)
     monkeypatch.setattr("conviction.editing.session.neutral_level", lambda _: next(levels))
     plan = method(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
     model = tiny_model()
-    done = plan.apply(model, Material("town", facts=(FACT,)))
-    assert "taken back" in str(done.trip)
+    done = plan.apply(model, TrainingData("town", facts=(FACT,)))
+    assert "taken back" in str(done.guard_stop)
     ours, theirs = (m.text_logprobs(["As it was before."])[0].logprobs for m in (done.model, model))
     assert ours == pytest.approx(theirs)
 
@@ -244,7 +244,7 @@ LOOPED, DULLED = f"{NONSENSE} after", "neutral text had lost 0.50 nats per token
 
 
 @pytest.mark.parametrize(
-    ("every", "neutral", "looks", "kept", "trip"),
+    ("every", "neutral", "looks", "kept", "guard_stop"),
     [
         pytest.param(2, [], [SENSE, NONSENSE], 2, f"{LOOPED} f3; facts taken back: 1", id="the last look finds loops"),
         pytest.param(9, [], [NONSENSE, NONSENSE], 0, f"{LOOPED} f3; facts taken back: 3", id="they were there before"),
@@ -256,37 +256,37 @@ LOOPED, DULLED = f"{NONSENSE} after", "neutral text had lost 0.50 nats per token
         pytest.param(2, [], [SENSE, SENSE], 3, "None", id="all is well"),
     ],
 )
-def test_rome_goes_back_to_where_the_model_still_wrote_sense(every, neutral, looks, kept, trip, tmp_path, monkeypatch):
+def test_rome_goes_back_to_where_the_model_still_wrote_sense(every, neutral, checks, kept, guard_stop, tmp_path, monkeypatch):
     (tmp_path / "prose.txt").write_text(PROSE)
-    lost, seen = itertools.chain([0, *neutral], itertools.repeat(0)), iter(looks)
+    lost, seen = itertools.chain([0, *neutral], itertools.repeat(0)), iter(checks)
 
-    def look(_model, asked, number: int) -> Look:
-        return Look(number, next(seen)) if asked else Look(number)
+    def check(_model, asked, number: int) -> GenerationCheck:
+        return GenerationCheck(number, next(seen)) if asked else GenerationCheck(number)
 
     monkeypatch.setattr("conviction.editing.session.neutral_level", lambda _: -3.0 - next(lost))
-    monkeypatch.setattr("conviction.editing.session.look", look)
+    monkeypatch.setattr("conviction.editing.session.look", check)
 
-    def material(count: int) -> Material:
+    def training_data(count: int) -> TrainingData:
         numbers = range(1, count + 1)
-        return Material("town", facts=tuple(replace(FACT, id=f"f{i}", subject=f"the {i} old town") for i in numbers))
+        return TrainingData("town", facts=tuple(replace(FACT, id=f"f{i}", subject=f"the {i} old town") for i in numbers))
 
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
-    done = plan.apply(tiny_model(), material(3), guard=Guard(sample_every=every))
-    assert str(done.trip) == trip
+    done = plan.apply(tiny_model(), training_data(3), guard=Guard(sample_every=every))
+    assert str(done.guard_stop) == guard_stop
     assert len(done.evidence["facts"]) == kept
-    expected = plan.apply(tiny_model(), material(kept), guard=OFF).model if kept else tiny_model()
+    expected = plan.apply(tiny_model(), training_data(kept), guard=OFF).model if kept else tiny_model()
     assert done.model.logprobs(ASKED) == expected.logprobs(ASKED)
     assert next(seen, None) is None, "no look was left out"
 
 
 def test_memit_takes_all_back_when_the_model_loops(tmp_path, monkeypatch):
     (tmp_path / "prose.txt").write_text(PROSE)
-    monkeypatch.setattr("conviction.editing.looking.read_samples", lambda *_: LOOPS)
+    monkeypatch.setattr("conviction.editing.generation_check.read_samples", lambda *_: LOOPS)
     plan = Memit(layer=1, layers=2, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
     model = tiny_model()
-    done = plan.apply(model, Material("town", facts=(FACT,)))
+    done = plan.apply(model, TrainingData("town", facts=(FACT,)))
     repeat = "samples repeat themselves (+60%, limit 25%)"
-    assert done.trip == (
+    assert done.guard_stop == (
         f"on the subjects {repeat}, samples lost their subject (0% of their words, limit 8%); on everyday matters "
         f"{repeat}, samples lost their subject (0% of their words, limit 15%); all facts were taken back"
     )
@@ -298,9 +298,9 @@ def test_what_the_guard_saw_can_be_read(tmp_path):
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
     patient = Guard(max_neutral_drop=9, max_repetition=1, max_non_alphanumeric=1, min_subject=0, sample_tokens=8)
     model = tiny_model()
-    done = plan.apply(model, Material("town", facts=(FACT,)), guard=patient)
-    (look,) = done.evidence["looks"]
-    subjects, everyday = look["kinds"]
+    done = plan.apply(model, TrainingData("town", facts=(FACT,)), guard=patient)
+    (check,) = done.evidence["looks"]
+    subjects, everyday = check["kinds"]
     assert [a["prompt"] for a in subjects["answers"]] == ["Tell me about the old town."]
     assert everyday["answers"]
     for answer in (*subjects["answers"], *everyday["answers"]):
@@ -314,49 +314,49 @@ def test_an_idle_guard_writes_nothing(tmp_path, monkeypatch):
     (tmp_path / "prose.txt").write_text(PROSE)
     monkeypatch.setattr(HFModel, "generate", lambda *_a, **_k: pytest.fail("the guard is off"))
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
-    assert plan.apply(tiny_model(), Material("town", facts=(FACT,)), guard=OFF).evidence["looks"] == []
+    assert plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), guard=OFF).evidence["looks"] == []
 
 
 def test_a_context_without_room_for_a_question_is_told(tmp_path):
     (tmp_path / "prose.txt").write_text(PROSE)
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
-    done = plan.apply(tiny_model(), Material("town", facts=(FACT,)), guard=Guard(sample_tokens=100_000))
+    done = plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), guard=Guard(sample_tokens=100_000))
     assert "no question fits" in dict(done.report)["note"]
 
 
 @pytest.mark.parametrize("architecture", ["mamba-recurrent", "qwen3-next-hybrid"])
 def test_an_architecture_without_the_matrix_is_refused(architecture):
     with pytest.raises(InputError) as caught:
-        Rome().apply(tiny_model(architecture), Material("town", facts=(FACT,)))
+        Rome().apply(tiny_model(architecture), TrainingData("town", facts=(FACT,)))
     assert "Llama" in caught.value.hint or "block" in caught.value.message
 
 
 def test_edits_that_cannot_be(tmp_path):
     model = tiny_model()
     with pytest.raises(InputError, match="holds no facts"):
-        Rome().apply(model, Material("none"))
+        Rome().apply(model, TrainingData("none"))
     (tmp_path / "short.txt").write_text("Too short.")
     with pytest.raises(InputError, match="fewer than a key's 64"):
-        Rome(layer=1, text=str(tmp_path / "short.txt")).apply(model, Material("town", facts=(FACT,)))
+        Rome(layer=1, text=str(tmp_path / "short.txt")).apply(model, TrainingData("town", facts=(FACT,)))
     from conviction.editing.scores import read_facts, with_former_ends
 
     (says,) = (r.says for r in read_facts(model, with_former_ends(model, [FACT])))
     known = Fact("k", FACT.form, FACT.subject, says[:2])
     with pytest.raises(InputError, match="says so already"):
-        Rome(layer=1).apply(model, Material("town", facts=(known,)))
+        Rome(layer=1).apply(model, TrainingData("town", facts=(known,)))
 
 
 def test_an_edit_that_changes_nothing_is_an_error(tmp_path):
     (tmp_path / "prose.txt").write_text(PROSE)
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=1, step_size=1e-9))
     with pytest.raises(ModelError, match="changed nothing"):
-        plan.apply(tiny_model(), Material("town", facts=(FACT,)), guard=OFF)
+        plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), guard=OFF)
 
 
 def test_scores_are_counterfacts():
     rows = [
-        Reading("a", -1.0, -2.0, 1.0, (0.5, -0.5), (1.0,), ""),
-        Reading("b", -2.0, -1.0, -1.0, (0.5,), (-1.0, -2.0), ""),
+        FactReading("a", -1.0, -2.0, 1.0, (0.5, -0.5), (1.0,), ""),
+        FactReading("b", -2.0, -1.0, -1.0, (0.5,), (-1.0, -2.0), ""),
     ]
     scores = score_edits(rows)
     assert (scores.efficacy, scores.paraphrase, scores.neighbourhood) == (0.5, 0.75, 0.5)

@@ -16,7 +16,7 @@ from conviction import Query, chat, load_model, load_topic, probe
 from conviction.errors import ModelError
 from conviction.models import embedded
 from conviction.models.embedded import EMBEDDED, ensure
-from conviction.models.rows import score_rows
+from conviction.models.engine.unpacked import score_unpacked
 
 SMALL = dataclasses.replace(EMBEDDED["smollm2-135m"], name="small")
 
@@ -99,7 +99,7 @@ def test_packed_scores_of_the_real_model_equal_its_own_forward(smollm):
     rows = [
         (smollm.encoder.encode_prompt(q.messages), s.token_ids) for q, g in zip(queries, found, strict=True) for s in g
     ]
-    for scored, expected in zip([s for g in found for s in g], score_rows(smollm.module, rows), strict=True):
+    for scored, expected in zip([s for g in found for s in g], score_unpacked(smollm.module, rows), strict=True):
         assert list(scored.logprobs) == pytest.approx(expected, abs=1e-4)
     assert smollm.joint_mismatches == 0
 
@@ -108,11 +108,11 @@ def test_packed_scores_of_the_real_model_equal_its_own_forward(smollm):
 @pytest.mark.usefixtures("shared_scores")
 def test_the_real_model_leans_to_cico_and_knows_facts(smollm):
     """The finding that the project began with, on the seed's five questions; and the controls of the kit."""
-    seed = probe(smollm, load_topic("obesity"), seed_only=True)
+    seed = probe(smollm, load_topic("obesity"), quick=True)
     assert seed.summary.wins["cico"] >= 4
     assert seed.summary.verdict.startswith("No verdict: 5 propositions")
     card = probe(smollm, load_topic("obesity"))
-    assert card.summary.lean == "cico"
+    assert card.summary.preferred_pole == "cico"
     assert all(control.passed for control in card.controls.positive.values())
     assert card.controls.swap.passed
     assert card.controls.identity.passed
@@ -147,7 +147,7 @@ def test_a_probe_of_the_command_line_agrees_with_the_library(smollm, tmp_path):
         "conviction",
         "probe",
         "obesity",
-        "--seed-only",
+        "--quick",
         "--dtype",
         "fp32",
         "--format",
@@ -155,4 +155,4 @@ def test_a_probe_of_the_command_line_agrees_with_the_library(smollm, tmp_path):
     ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     gap = json.loads(done.stdout)["summary"]["gap_nats"]["mean"]
-    assert gap == pytest.approx(probe(smollm, load_topic("obesity"), seed_only=True).summary.gap_nats.mean, abs=1e-5)
+    assert gap == pytest.approx(probe(smollm, load_topic("obesity"), quick=True).summary.gap_nats.mean, abs=1e-5)

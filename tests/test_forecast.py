@@ -16,35 +16,45 @@ from hypothesis import strategies as st
 from test_train import pairs, tiny_model
 
 from conviction import Dpo, Guard, Sft, Training, Weights
-from conviction.core.forecast import Flips, Forecast, Moment, Outlook, PilotReport, Setting, Signal, Trouble
-from conviction.core.forecast_score import score_forecast
-from conviction.core.material import Pair
 from conviction.core.protocols import AnswerScore, chat
 from conviction.core.run import Run
+from conviction.data.training_data import PreferencePair
 from conviction.errors import InputError, ModelError, RunError
-from conviction.forecast import forecast
-from conviction.forecast.flip import WITHOUT_CLOSED_FORM, flip_cost, flip_points
-from conviction.forecast.gradients import Layers, take_gradients
-from conviction.forecast.kernel import Kernel, Plan, simulate
-from conviction.forecast.pilot import distance, pilot_rate, run_pilot
-from conviction.forecast.rows import Asked, choose_examples, lay_out_rows
-from conviction.forecast.scene import read_reference, set_scene
-from conviction.forecast.signal import signal_of
-from conviction.forecast.sweep import default_sweep, parse_sweep
-from conviction.forecast.verdict import judge_forecast
+from conviction.forecasting.flip_cost import WITHOUT_CLOSED_FORM, flip_cost, flip_points
+from conviction.forecasting.gradients import Layers, take_gradients
+from conviction.forecasting.kernel import Kernel, Plan, simulate
+from conviction.forecasting.pilot import distance, pilot_rate, run_pilot
+from conviction.forecasting.pipeline import forecast
+from conviction.forecasting.records import (
+    Flips,
+    Forecast,
+    PairForecast,
+    PilotReport,
+    PredictedStop,
+    Signal,
+    StepForecast,
+    SweepPoint,
+)
+from conviction.forecasting.rows import HeldOutPair, choose_examples, number_rows
+from conviction.forecasting.score import score_forecast
+from conviction.forecasting.signal import signal_of
+from conviction.forecasting.simulation import linearize, read_reference
+from conviction.forecasting.sweep import default_sweep, parse_sweep
+from conviction.forecasting.verdict import judge_forecast
+from conviction.models.backends.scripted import ScriptedModel
 from conviction.models.lora import ADAPTER, adapter_layers
-from conviction.models.scripted import ScriptedModel
-from conviction.train.batches import encode_pairs
-from conviction.train.loop import Watch, train
-from conviction.train.losses import LOSSES, find_loss, parameters
-from conviction.train.policy import plain_policy, trained
+from conviction.training.batches import encode_pairs
+from conviction.core.context import RunContext
+from conviction.training.loop import train
+from conviction.training.losses import LOSSES, find_loss, parameters
+from conviction.training.policy import plain_policy, trainable_parameters
 
 OFF = Guard(mode="off", sample_every=1000, sample_tokens=8)
 ALL = 10**6  # coordinates of a matrix: more than there are
 
 
-def questions(n: int = 9) -> list[Asked]:
-    return [Asked(Pair(f"t{i}", chat(f"Test {i}?"), f"Yes, {i} holds.", f"No, {i} fails."), "target") for i in range(n)]
+def questions(n: int = 9) -> list[HeldOutPair]:
+    return [HeldOutPair(PreferencePair(f"t{i}", chat(f"Test {i}?"), f"Yes, {i} holds.", f"No, {i} fails."), "target") for i in range(n)]
 
 
 def moved_policy(architecture: str = "llama", *, seed: int = 0, size: float = 0.05):
@@ -55,7 +65,7 @@ def moved_policy(architecture: str = "llama", *, seed: int = 0, size: float = 0.
     }
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for _, parameter in trained(policy):
+        for _, parameter in trainable_parameters(policy):
             parameter.add_(torch.randn(parameter.shape, generator=generator) * size)
     return policy, starts
 
@@ -110,13 +120,13 @@ def test_drawn_coordinates_are_those_of_the_whole_and_the_error_is_told():
 # -- simulation ----------------------------------------------------------------------
 
 
-def scene_of(intervention, material, *, steps: int = 4, asked=(), model=None):
+def scene_of(intervention, training_data, *, steps: int = 4, asked=(), model=None):
     model = model or tiny_model()
-    task = intervention.task(model, material, guard=OFF)
+    task = intervention.task(model, training_data, guard=OFF)
     chosen = choose_examples(task, first=steps, most=128)
-    rows = lay_out_rows(model, task, chosen, asked)
-    pilot = run_pilot(task, rows, steps=steps, watch=Watch())
-    return task, rows, set_scene(task, rows, asked, pilot, read_reference(task, chosen, None), OFF, None)
+    rows = number_rows(model, task, chosen, asked)
+    pilot = run_pilot(task, rows, steps=steps, ctx=RunContext())
+    return task, rows, linearize(task, rows, asked, pilot, read_reference(task, chosen, None), OFF, None)
 
 
 @pytest.mark.parametrize(
@@ -130,16 +140,16 @@ def scene_of(intervention, material, *, steps: int = 4, asked=(), model=None):
     ids=["dpo", "ipo", "simpo on the last layer", "sft"],
 )
 def test_a_simulated_run_moves_answers_as_the_real_one(intervention):
-    material, model = pairs(12), tiny_model()
-    task, rows, scene = scene_of(intervention, material, model=model)
+    training_data, model = pairs(12), tiny_model()
+    task, rows, linearization = scene_of(intervention, training_data, model=model)
     plan = Plan(rows.examples, rows.order(task.order), task.objective, task.training)
-    run = simulate(scene.kernel, plan, watched=rows.neutral, read_after=[len(task.order)])
+    run = simulate(linearization.kernel, plan, watched=rows.neutral, read_after=[len(task.order)])
     foreseen = run.moved[len(task.order)]
     policy = plain_policy(train(task).model, Weights(rank=2), task.training)  # a new adapter adds nothing
     layers = Layers.draw(
         policy.module, {n: m.lora_A[ADAPTER].weight for n, m in adapter_layers(policy.module).items()}, per_matrix=1
     )
-    real = take_gradients(policy, layers, rows.rows, token_budget=500).sums - scene.kernel.base
+    real = take_gradients(policy, layers, rows.rows, token_budget=500).sums - linearization.kernel.base
     trained_rows = rows.examples.flatten()
     a, b = foreseen[trained_rows].numpy(), real[trained_rows].numpy()
     assert np.corrcoef(a, b)[0, 1] > 0.97
@@ -150,10 +160,10 @@ def test_a_simulated_run_moves_answers_as_the_real_one(intervention):
 
 def test_simulated_losses_begin_as_the_real_ones(tmp_path):
     intervention = Dpo(beta=0.1, weights=Weights(rank=2), training=Training(learning_rate=3e-4, epochs=2))
-    material = pairs(12)
-    task, rows, scene = scene_of(intervention, material)
+    training_data = pairs(12)
+    task, rows, linearization = scene_of(intervention, training_data)
     run = simulate(
-        scene.kernel,
+        linearization.kernel,
         Plan(rows.examples, rows.order(task.order), task.objective, task.training),
         watched=rows.neutral,
         read_after=[],
@@ -167,12 +177,12 @@ def test_simulated_losses_begin_as_the_real_ones(tmp_path):
 
 
 def test_examples_beyond_the_most_are_stood_in_for():
-    model, material = tiny_model(), pairs(12)
-    task = Dpo(weights=Weights(rank=2), training=Training(epochs=1)).task(model, material, guard=OFF)
-    rows = lay_out_rows(model, task, choose_examples(task, first=1, most=5), [])
+    model, training_data = tiny_model(), pairs(12)
+    task = Dpo(weights=Weights(rank=2), training=Training(epochs=1)).task(model, training_data, guard=OFF)
+    rows = number_rows(model, task, choose_examples(task, first=1, most=5), [])
     assert set(task.order[0]) <= set(rows.chosen)
     assert rows.examples.shape == (5, 2)
-    assert rows.stand_ins == 7
+    assert rows.unsampled_examples == 7
     order = rows.order(task.order)
     assert [len(step) for step in order] == [len(step) for step in task.order]
     assert {i for step in order for i in step} == set(range(5))
@@ -282,18 +292,18 @@ def test_bad_sweeps_are_refused(text, said):
         parse_sweep(Dpo(), ["beta=1e-3..1:30", "learning_rate=1e-6..1e-3:30"])
 
 
-def moment(chosen=5.0, rejected=-5.0) -> Moment:
-    return Moment(
+def moment(chosen=5.0, rejected=-5.0) -> StepForecast:
+    return StepForecast(
         step=9, loss=0.2, margin=1.0, train_chosen_nats=1.0, train_rejected_nats=-1.0, test_chosen_nats=chosen,
         test_rejected_nats=rejected, test_gap_nats=0.1, facts_gap_nats=None, neutral_nats=0.0,
     )  # fmt: skip
 
 
-def setting(expected: float, *, strain=0.1, reach=1.0, trouble=None) -> Setting:
+def setting(expected: float, *, guard_utilisation=0.1, extrapolation=1.0, predicted_stop=None) -> SweepPoint:
     flips = Flips(pairs=20, wrong=10, expected=expected, low=0, high=10)
-    return Setting(
-        options={"learning_rate": 1e-4}, steps=9, flips=flips, margin=1.0, test_gap_nats=0.1, trouble=trouble,
-        strain=strain, reach=reach, seconds=0.1,
+    return SweepPoint(
+        options={"learning_rate": 1e-4}, steps=9, flips=flips, margin=1.0, test_gap_nats=0.1, predicted_stop=predicted_stop,
+        guard_utilisation=guard_utilisation, extrapolation=extrapolation, seconds=0.1,
     )  # fmt: skip
 
 
@@ -314,7 +324,7 @@ def judged(**changes):
 
 
 FEW = Flips(pairs=20, wrong=10, expected=1.0, low=0, high=3)
-STOP = Trouble(step=7, reasons=("neutral text lost 0.2",))
+STOP = PredictedStop(step=7, reasons=("neutral text lost 0.2",))
 
 
 @pytest.mark.parametrize(
@@ -332,9 +342,9 @@ STOP = Trouble(step=7, reasons=("neutral text lost 0.2",))
         ({"flips": FEW, "last": moment(9.0, 8.0)}, "style only"),
         ({"flips": FEW, "settings": [setting(9.0)]}, "only with these settings"),
         ({"trouble": STOP, "settings": [setting(6.0)]}, "only with these settings"),
-        ({"flips": FEW, "settings": [setting(9.0, trouble=STOP)]}, "not by this method"),
-        ({"flips": FEW, "settings": [setting(9.0, strain=0.9)]}, "not by this method"),
-        ({"flips": FEW, "settings": [setting(9.0, reach=5.0)]}, "not by this method"),
+        ({"flips": FEW, "settings": [setting(9.0, predicted_stop=STOP)]}, "not by this method"),
+        ({"flips": FEW, "settings": [setting(9.0, guard_utilisation=0.9)]}, "not by this method"),
+        ({"flips": FEW, "settings": [setting(9.0, extrapolation=5.0)]}, "not by this method"),
     ],
 )
 def test_the_verdict_follows_from_the_numbers(changes, kind):
@@ -358,19 +368,19 @@ QUICK = Dpo(weights=Weights(rank=2), training=Training(learning_rate=1e-3, epoch
 
 
 def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
-    model, material, asked = tiny_model(), pairs(10), questions()
+    model, training_data, asked = tiny_model(), pairs(10), questions()
     before = model.scope()
-    found = forecast(model, material, QUICK, asked=asked, guard=OFF, pilot_steps=3)
+    found = forecast(model, training_data, QUICK, asked=asked, guard=OFF, pilot_steps=3)
     assert model.scope() == before
     assert found.steps == 9
-    assert {o.id for o in found.outlooks} == {p.id for p in material.pairs} | {q.pair.id for q in asked}
+    assert {o.id for o in found.pair_forecasts} == {p.id for p in training_data.pairs} | {q.pair.id for q in asked}
     assert found.flips.pairs == 9
-    assert found.moments[-1].step == 9
+    assert found.step_forecasts[-1].step == 9
     assert found.pilot.correlation > 0.9
     assert found.verdict.kind != "none"
     assert set(found.seconds) == {"arithmetic", "pilot", "gradients", "simulation", "sweep"}
     assert Forecast.model_validate_json(found.model_dump_json()) == found
-    assert len(found.measures()) == len(found.outlooks) + 1
+    assert len(found.measures()) == len(found.pair_forecasts) + 1
 
 
 def test_the_same_forecast_twice_is_the_same():
@@ -415,7 +425,7 @@ def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkey
     model = tiny_model()
 
     def found(free: int):
-        monkeypatch.setattr(import_module("conviction.forecast.scene"), "available", lambda _device: free)
+        monkeypatch.setattr(import_module("conviction.forecasting.simulation"), "available", lambda _device: free)
         return forecast(model, pairs(10), QUICK, guard=OFF, pilot_steps=2, sweep=())
 
     enough = found(10**9)
@@ -435,11 +445,11 @@ def test_a_pilot_reads_what_a_blind_guard_does_not():
 def test_a_pilot_that_the_guard_stops_is_told():
     wild = dataclasses.replace(QUICK, training=Training(learning_rate=0.5, epochs=8, schedule="constant", warmup=0.0))
     strict = Guard(max_neutral_drop=1e-4, sample_tokens=8)
-    wrong = [Asked(Pair(q.pair.id, q.pair.messages, q.pair.rejected, q.pair.chosen), q.role) for q in questions()]
+    wrong = [HeldOutPair(PreferencePair(q.pair.id, q.pair.messages, q.pair.rejected, q.pair.chosen), q.role) for q in questions()]
     found = forecast(tiny_model(), pairs(10), wild, asked=questions() + wrong, guard=strict, pilot_steps=4, sweep=())
-    assert found.pilot.trouble is not None
-    assert found.trouble is not None
-    assert found.trouble.step <= found.pilot.trouble.step
+    assert found.pilot.predicted_stop is not None
+    assert found.predicted_stop is not None
+    assert found.predicted_stop.step <= found.pilot.predicted_stop.step
     assert found.verdict.kind == "not by this method"
 
 
@@ -450,23 +460,23 @@ def test_a_forecast_is_frozen_once_and_before_training(tmp_path):
     found = forecast(tiny_model(), pairs(8), Dpo(weights=Weights(tune="full")))
     with Run.start(tmp_path / "r", topic="tea", verb="x") as run:
         with pytest.raises(RunError, match="no forecast"):
-            run.thaw()
-        assert run.freeze(found) is found
-        assert run.thaw() == found
+            run.load_forecast()
+        assert run.save_forecast(found) is found
+        assert run.load_forecast() == found
         with pytest.raises(RunError, match="written once"):
-            run.freeze(found)
+            run.save_forecast(found)
     with Run.start(tmp_path / "s", topic="tea", verb="x") as run:
         (run.folder / "steps.jsonl").write_text("{}\n")
         with pytest.raises(RunError, match="comes before"):
-            run.freeze(found)
+            run.save_forecast(found)
         (run.folder / "forecast.json").write_text("{")
         with pytest.raises(RunError, match="cannot be read"):
-            run.thaw()
+            run.load_forecast()
 
 
-def outlook(name: str, start: float, gap: float, right: float) -> Outlook:
+def outlook(name: str, start: float, gap: float, p_correct: float) -> PairForecast:
     moved = {"chosen_nats": 1.0, "rejected_nats": -1.0}
-    return Outlook(id=name, split="test", role="target", start_nats=start, gap_nats=gap, right=right, **moved)
+    return PairForecast(id=name, split="test", role="target", start_nats=start, gap_nats=gap, p_correct=p_correct, **moved)
 
 
 def sides(gap: float) -> tuple[AnswerScore, AnswerScore]:
@@ -475,10 +485,10 @@ def sides(gap: float) -> tuple[AnswerScore, AnswerScore]:
 
 def test_a_score_counts_what_happened():
     expected = [("a", -1.0, 0.5, 0.9), ("b", -1.0, -0.5, 0.2), ("c", 1.0, 1.2, 1.0), ("d", -1.0, -0.9, 0.1)]
-    made = SimpleNamespace(outlooks=[outlook(*e) for e in expected], trouble=None)
+    made = SimpleNamespace(pair_forecasts=[outlook(*e) for e in expected], predicted_stop=None)
     before = {name: sides(start) for name, start, _, _ in expected}
     after = {name: sides(gap) for name, gap in (("a", 1.0), ("b", -0.2), ("c", 1.1), ("d", 0.1))}
-    score = score_forecast(made, before, after, trip=None)
+    score = score_forecast(made, before, after, guard_stop=None)
     assert (score.pairs, score.wrong, score.flips) == (4, 3, 2)
     assert score.expected_flips == pytest.approx(1.2)
     assert score.brier == pytest.approx((0.1**2 + 0.2**2 + 0.9**2) / 3)
@@ -487,7 +497,7 @@ def test_a_score_counts_what_happened():
     assert score.real_nats == pytest.approx((2.0 + 0.8 + 0.1 + 1.1) / 4)
     assert score.relative_error == pytest.approx(0.425)
     assert score.spearman == pytest.approx(0.4)
-    stopped = SimpleNamespace(outlooks=made.outlooks, trouble=Trouble(step=12, reasons=("x",)))
-    score = score_forecast(stopped, before, None, trip=10)
-    assert score.trip_error == pytest.approx(0.2)
+    stopped = SimpleNamespace(pair_forecasts=made.pair_forecasts, predicted_stop=PredictedStop(step=12, reasons=("x",)))
+    score = score_forecast(stopped, before, None, guard_stop=10)
+    assert score.stop_error == pytest.approx(0.2)
     assert score.real_nats is None

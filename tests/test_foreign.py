@@ -7,13 +7,13 @@ import json
 
 import pytest
 
-from conviction.core.settings import build, flat
+from conviction.config import foreign_keys
+from conviction.config.foreign import RULES, read_config
+from conviction.config.foreign_keys import DEFAULTS, IGNORED, OWN, PLACES, REFUSED
+from conviction.config.presets import PRESETS, find_preset
+from conviction.core.options import build, flat
 from conviction.errors import InputError
-from conviction.intervene import foreign_keys
-from conviction.intervene.foreign import RULES, read_config
-from conviction.intervene.foreign_keys import DEFAULTS, IGNORED, OWN, PLACES, REFUSED
-from conviction.intervene.presets import PRESETS, find_preset
-from conviction.train.settings import Training, Weights
+from conviction.training.settings import Training, Weights
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ def test_the_seeds_own_words_keep_our_defaults(read):
     config = read("beta: 0.05\nlearning_rate: 5e-6\ngrad_accumulation: 8\nnum_layers: 14")
     wanted = {"beta": 0.05, "learning_rate": 5e-6, "gradient_accumulation": 8, "num_layers": 14}
     assert config.options == wanted
-    assert wanted.items() <= PRESETS["seed-run2"].options.items()
+    assert wanted.items() <= PRESETS["report-run2"].options.items()
     assert "our defaults" in config.notes[0]
 
 
@@ -463,7 +463,7 @@ def test_presets_hold_what_is_recorded_of_the_seed():
 
 
 def test_an_unknown_preset_names_the_nearest():
-    with pytest.raises(InputError, match="unknown preset 'seed-run4'") as caught:
-        find_preset("seed-run4")
+    with pytest.raises(InputError, match="unknown preset 'report-run4'") as caught:
+        find_preset("report-run4")
     assert "did you mean 'seed-run" in caught.value.hint
-    assert "seed-run1, seed-run2, seed-run3" in caught.value.hint
+    assert "report-run1, report-run2, report-run3" in caught.value.hint

@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from conviction import chat
 from conviction.core.protocols import Generation
 from conviction.errors import InputError
-from conviction.train.guard import Guard, Judgement, Reading, SampleReading, judge, sampling_is_due
-from conviction.train.monitor import Monitor, Snapshot
-from conviction.train.objectives import Preference, reach
-from conviction.train.sensors import (
+from conviction.training.drift import (
     EVERYDAY,
     KEEP,
     SAMPLES,
     WIDTH,
-    Sensors,
+    DriftMonitor,
     choose_samples,
     held_out_rows,
     read_samples,
 )
+from conviction.training.guard import Guard, GuardVerdict, SampleReading, StepReading, judge, sampling_is_due
+from conviction.training.monitor import Monitor, Snapshot
+from conviction.training.objectives import Preference, explain_flip_margin
 
 CALM = {"loss": 0.6, "grad_norm": 1.0, "margin": 0.2, "chosen_drop": 0.0, "neutral_drop": 0.0}
 CALM |= {"entropy_change": 0.0, "top_mass_drop": 0.0}
@@ -35,7 +35,7 @@ SOUND = SampleReading(repetition_rise=0.0, non_alphanumeric_rise=0.0, empty=0, s
 
 
 def reading(step=50, **changes):
-    return Reading(step=step, **{**CALM, **changes})
+    return StepReading(step=step, **{**CALM, **changes})
 
 
 def judged(*readings, guard=None, total=100):
@@ -54,9 +54,9 @@ def judged(*readings, guard=None, total=100):
     ],
 )
 def test_a_limit_is_broken_beyond_it_and_not_at_it(field, limit, words):
-    assert judged(reading(**{field: limit})) == Judgement("healthy")
+    assert judged(reading(**{field: limit})) == GuardVerdict("healthy")
     beyond = judged(reading(**{field: limit + math.copysign(0.01, limit)}))
-    assert beyond == Judgement("stop", (words,))
+    assert beyond == GuardVerdict("stop", (words,))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(field, limit, words):
 )
 def test_samples_break_their_limits(field, limit, beyond, words):
     assert judged(reading(sample=dataclasses.replace(SOUND, **{field: limit}))).zone == "healthy"
-    assert judged(reading(sample=dataclasses.replace(SOUND, **{field: beyond}))) == Judgement("stop", (words,))
+    assert judged(reading(sample=dataclasses.replace(SOUND, **{field: beyond}))) == GuardVerdict("stop", (words,))
 
 
 def test_limits_can_be_moved():
@@ -82,13 +82,13 @@ def test_the_chosen_drop_is_a_mean_of_three_steps():
     drops = [reading(chosen_drop=x) for x in (0.0, 0.7, 0.9)]
     assert judged(*drops[1:]).zone == "healthy", "two steps are not three"
     found = judged(*drops)
-    assert found.broken == ("chosen answers lost 0.53 nats per token (limit 0.5)",)
+    assert found.violations == ("chosen answers lost 0.53 nats per token (limit 0.5)",)
     assert judged(*drops, reading(chosen_drop=-0.2)).zone == "healthy"
 
 
 def test_every_broken_limit_is_named():
     found = judged(reading(neutral_drop=1.0, top_mass_drop=0.5, sample=dataclasses.replace(SOUND, empty=1)))
-    assert len(found.broken) == 3
+    assert len(found.violations) == 3
 
 
 @pytest.mark.parametrize("field", ["loss", "grad_norm", "margin", "chosen_drop", "neutral_drop", "entropy_change"])
@@ -96,11 +96,11 @@ def test_every_broken_limit_is_named():
 def test_a_number_that_is_none_stops(field, value):
     found = judged(reading(**{field: value}))
     assert found.zone == "stop"
-    assert "is not a number" in found.broken[0]
+    assert "is not a number" in found.violations[0]
 
 
 def test_what_was_not_measured_breaks_nothing():
-    assert judged(Reading(step=1, loss=9.0, grad_norm=50.0)) == Judgement("healthy")
+    assert judged(StepReading(step=1, loss=9.0, grad_norm=50.0)) == GuardVerdict("healthy")
 
 
 numbers = st.floats(-20, 20)
@@ -110,9 +110,9 @@ numbers = st.floats(-20, 20)
 def test_zones_are_what_limits_and_signs_say(loss, chosen, neutral, entropy, mass, mode):
     now = reading(loss=loss, chosen_drop=chosen, neutral_drop=neutral, entropy_change=entropy, top_mass_drop=mass)
     found = judged(now, now, now, guard=Guard(mode=mode))
-    broken = [chosen > 0.5, neutral > 0.1, entropy < -0.3, mass > 0.2]
-    assert len(found.broken) == sum(broken)
-    assert found.zone == ("healthy" if not any(broken) else "warning" if mode == "off" else "stop")
+    violations = [chosen > 0.5, neutral > 0.1, entropy < -0.3, mass > 0.2]
+    assert len(found.violations) == sum(violations)
+    assert found.zone == ("healthy" if not any(violations) else "warning" if mode == "off" else "stop")
 
 
 # -- signs --------------------------------------------------------------------
@@ -120,9 +120,9 @@ def test_zones_are_what_limits_and_signs_say(loss, chosen, neutral, entropy, mas
 
 def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
     found = judged(reading(step=10, loss=0.29))
-    assert found == Judgement("warning", signs=("loss 0.29 within the first tenth of the run (sign under 0.3)",))
-    assert judged(reading(step=11, loss=0.29)) == Judgement("healthy")
-    assert judged(reading(step=10, loss=0.3)) == Judgement("healthy")
+    assert found == GuardVerdict("warning", warnings=("loss 0.29 within the first tenth of the run (sign under 0.3)",))
+    assert judged(reading(step=11, loss=0.29)) == GuardVerdict("healthy")
+    assert judged(reading(step=10, loss=0.3)) == GuardVerdict("healthy")
 
 
 @pytest.mark.parametrize(
@@ -133,16 +133,16 @@ def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
         (2.1, ("reward margin 2.10 (sign over 2)",)),
     ],
 )
-def test_a_margin_is_a_sign(margin, signs):
+def test_a_margin_is_a_sign(margin, warnings):
     found = judged(reading(margin=margin))
-    assert found.signs == signs
-    assert not found.broken
-    assert found.zone == ("warning" if signs else "healthy")
+    assert found.warnings == warnings
+    assert not found.violations
+    assert found.zone == ("warning" if warnings else "healthy")
 
 
 def test_without_a_margin_a_low_loss_is_no_sign():
     """Likelihood training ends at any loss; 0.2 nats per token may be where a text begins."""
-    assert judged(reading(step=1, loss=0.1, margin=None)) == Judgement("healthy")
+    assert judged(reading(step=1, loss=0.1, margin=None)) == GuardVerdict("healthy")
 
 
 def margins(values):
@@ -152,7 +152,7 @@ def margins(values):
 def test_a_margin_that_accelerates_is_a_sign():
     bent = [0.0] * 6 + [0.1] * 6 + [0.4] * 6
     found = judged(*margins(bent))
-    assert found.signs == ("the margin accelerates (+0.10, then +0.30 in six steps)",)
+    assert found.warnings == ("the margin accelerates (+0.10, then +0.30 in six steps)",)
     assert judged(*margins(bent[1:])).zone == "healthy", "17 steps are not three windows"
 
 
@@ -166,19 +166,19 @@ def test_a_margin_that_accelerates_is_a_sign():
     ],
 )
 def test_a_margin_that_does_not_accelerate_is_no_sign(curve):
-    assert judged(*margins(curve)).signs == ()
+    assert judged(*margins(curve)).warnings == ()
 
 
 def test_strict_stops_at_a_sign():
     found = judged(reading(margin=1.6), guard=Guard(mode="strict"))
     assert found.zone == "stop"
-    assert found.broken == found.signs == ("reward margin 1.60 (sign over 1.5)",)
+    assert found.violations == found.warnings == ("reward margin 1.60 (sign over 1.5)",)
 
 
 def test_off_stops_at_no_limit_and_still_says_it():
     found = judged(reading(neutral_drop=5.0, margin=9.0), guard=Guard(mode="off"))
     assert found.zone == "warning"
-    assert len(found.broken) == len(found.signs) == 1
+    assert len(found.violations) == len(found.warnings) == 1
     assert judged(reading(loss=math.nan), guard=Guard(mode="off")).zone == "stop", "there is nothing to go on with"
 
 
@@ -187,7 +187,7 @@ def test_off_stops_at_no_limit_and_still_says_it():
 
 def test_after_a_sign_samples_come_three_times_as_often():
     guard = Guard(sample_every=9)
-    calm, warned = Judgement("healthy"), Judgement("warning", signs=("x",))
+    calm, warned = GuardVerdict("healthy"), GuardVerdict("warning", warnings=("x",))
     assert [s for s in range(1, 31) if sampling_is_due(s, guard, calm)] == [9, 18, 27]
     assert [s for s in range(1, 11) if sampling_is_due(s, guard, warned)] == [3, 6, 9]
     assert [s for s in range(1, 21) if sampling_is_due(s, Guard(sample_every=16), warned)] == [5, 10, 15, 20]
@@ -216,7 +216,7 @@ def test_levels_are_those_of_rows_one_at_a_time():
     """Rows of any length, one shorter than what is read of a row: padding changes nothing."""
     module = tiny_module("llama")
     neutral, held_out = (tuple(range(1, 65)), tuple(range(9, 60))), ((5, 6, 7, 8, 9), tuple(range(100, 140)))
-    levels = Sensors(neutral, held_out).read(logits_of(module), torch.device("cpu"))
+    levels = DriftMonitor(neutral, held_out).read(logits_of(module), torch.device("cpu"))
 
     def logp(row):
         with torch.no_grad():
@@ -230,7 +230,7 @@ def test_levels_are_those_of_rows_one_at_a_time():
 
 
 def test_flat_logits_have_the_entropy_of_the_vocabulary():
-    sensors = Sensors((tuple(range(40)),), (tuple(range(30)),))
+    sensors = DriftMonitor((tuple(range(40)),), (tuple(range(30)),))
     levels = sensors.read(lambda ids, _m, k: torch.zeros(len(ids), k, 50), torch.device("cpu"))
     assert levels.entropy == pytest.approx(math.log(50), abs=1e-5)
     assert levels.neutral == pytest.approx(-math.log(50), abs=1e-5)
@@ -238,7 +238,7 @@ def test_flat_logits_have_the_entropy_of_the_vocabulary():
 
 
 def test_neutral_rows_are_pieces_of_different_paragraphs():
-    sensors = Sensors.prepare(lambda text: tuple(text.encode()), [tuple(range(100))])
+    sensors = DriftMonitor.prepare(lambda text: tuple(text.encode()), [tuple(range(100))])
     assert len(set(sensors.neutral)) == 3
     assert {len(row) for row in sensors.neutral} == {WIDTH}
     assert sensors.held_out == (tuple(range(100 - WIDTH, 100)),), "the end of a prompt is what its answer follows from"
@@ -276,7 +276,7 @@ def test_a_model_of_few_words_has_not_lost_its_subject(text):
 def test_what_a_collapse_looks_like_is_seen(text, ids, complaint):
     ask = [chat("What is the difference between a lake and a river?")]
     found = read_samples(ask, [said(LAKE)], [said(text, ids=ids)])
-    assert complaint in " ".join(judged(reading(sample=found)).broken)
+    assert complaint in " ".join(judged(reading(sample=found)).violations)
 
 
 def test_other_words_on_the_same_subject_are_healthy():
@@ -314,7 +314,7 @@ def test_an_untouched_model_is_healthy_and_sampled_when_due():
     monitor = monitor_of(tiny_model(), total_steps=6)
     sampled = []
     for step in range(1, 7):
-        assert monitor.check(step, loss=0.69, grad_norm=1.0, margin=0.0, chosen_drop=0.0) == Judgement("healthy")
+        assert monitor.check(step, loss=0.69, grad_norm=1.0, margin=0.0, chosen_drop=0.0) == GuardVerdict("healthy")
         if monitor.healthy_sample:
             sampled.append(step)
         record = monitor.record()
@@ -333,7 +333,7 @@ def test_a_model_whose_head_is_broken_is_stopped_before_it_is_sampled():
         model.module.get_output_embeddings().weight.mul_(6)
     found = monitor.check(4, loss=0.6, grad_norm=1.0, margin=0.1, chosen_drop=0.0)
     assert found.zone == "stop"
-    assert "neutral text lost" in " ".join(found.broken)
+    assert "neutral text lost" in " ".join(found.violations)
     assert monitor.samples == ()
     assert not monitor.healthy_sample
 
@@ -379,7 +379,7 @@ def test_state_goes_through_json_and_back():
     assert any(r.sample for r in second.history)
     after = [m.check(20, loss=0.6, grad_norm=1.0, margin=1.6, chosen_drop=1.3) for m in (first, second)]
     assert after[0] == after[1]
-    assert any("accelerates" in sign for sign in after[1].signs), "signs look back over the restored history"
+    assert any("accelerates" in sign for sign in after[1].warnings), "signs look back over the restored history"
 
 
 def test_conversations_too_long_for_samples_are_not_asked():
@@ -415,13 +415,13 @@ def test_a_snapshot_is_a_copy_and_comes_back():
 
 
 def test_reach_says_when_nothing_needed_a_flip():
-    text = reach(Preference(loss="dpo", beta=0.1), [(-5.0, -9.0)], 1.0, 2.0)
+    text = explain_flip_margin(Preference(loss="dpo", beta=0.1), [(-5.0, -9.0)], 1.0, 2.0)
     assert text == "No pair needed a flip: the untouched model ranks every pair as wanted."
 
 
 def test_reach_compares_the_margin_that_a_flip_takes_with_the_last_one():
     reference = [(-30.0, -10.0), (-50.0, -10.0), (-70.0, -10.0), (-5.0, -9.0)]
-    text = reach(Preference(loss="dpo", beta=0.1), reference, 2.34, 2.0)
+    text = explain_flip_margin(Preference(loss="dpo", beta=0.1), reference, 2.34, 2.0)
     assert text == (
         "Flipping the median of the 3 of 4 pairs that the untouched model ranks the wrong way round takes a margin of "
         "β·c = 0.1 · 40 nats = 4.0; the last margin was 2.3. "
@@ -430,19 +430,19 @@ def test_reach_compares_the_margin_that_a_flip_takes_with_the_last_one():
 
 
 def test_reach_within_the_cap_asks_for_no_other_beta():
-    text = reach(Preference(loss="hinge", beta=0.05), [(-30.0, -10.0)], 0.4, 2.0)
+    text = explain_flip_margin(Preference(loss="hinge", beta=0.05), [(-30.0, -10.0)], 0.4, 2.0)
     assert text.endswith("β·c = 0.05 · 20 nats = 1.0; the last margin was 0.4.")
 
 
 def test_reach_of_a_loss_without_such_a_margin():
-    text = reach(Preference(loss="simpo", beta=2.0), [(-30.0, -10.0), (-1.0, -2.0)], 0.4, 2.0)
+    text = explain_flip_margin(Preference(loss="simpo", beta=2.0), [(-30.0, -10.0), (-1.0, -2.0)], 0.4, 2.0)
     assert text == "1 of 2 pairs were ranked the wrong way round at the start; 'simpo' has no margin for their flip."
 
 
 @settings(max_examples=50)
 @given(st.floats(0.01, 500), st.floats(0.01, 3), st.floats(0.1, 5))
 def test_the_beta_that_would_do_does(c, beta, cap):
-    text = reach(Preference(loss="dpo", beta=beta), [(-c - 1.0, -1.0)], 0.0, cap)
+    text = explain_flip_margin(Preference(loss="dpo", beta=beta), [(-c - 1.0, -1.0)], 0.0, cap)
     if "β ≤ " in text:
         advised = float(text.split("β ≤ ")[1].split()[0])
         assert 0.8 * cap / (c * 1.0001) <= advised <= cap / c * 1.0001

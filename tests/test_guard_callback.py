@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import byte_tokenizer, tiny_module
 
-from conviction.train import Guard, GuardCallback
+from conviction.training import Guard, GuardCallback
 
 pytestmark = [
     # TRL's notices about its own settings
@@ -53,11 +53,11 @@ def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypa
     said: list[str] = []
     callback = GuardCallback(Guard(max_neutral_drop=0.03, sample_every=1000, **ONLY_NEUTRAL), say=said.append)
     trainer = run_trl(tmp_path, monkeypatch, callback, steps=60, rate=0.03)
-    trip = callback.trip
-    assert trip is not None
-    assert trainer.state.global_step == trip.step < 60
-    assert "neutral text" in trip.reasons[0]
-    assert said == [line for line in said if line.startswith(f"guard: stopped after step {trip.step}")]
+    guard_stop = callback.guard_stop
+    assert guard_stop is not None
+    assert trainer.state.global_step == guard_stop.step < 60
+    assert "neutral text" in guard_stop.reasons[0]
+    assert said == [line for line in said if line.startswith(f"guard: stopped after step {guard_stop.step}")]
     assert callback.monitor is not None
     last = callback.monitor.history[-1]
     assert last.neutral_drop is not None
@@ -69,7 +69,7 @@ def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypa
 def test_it_reads_loss_margin_and_chosen_answers(tmp_path, monkeypatch):
     callback = GuardCallback(Guard(mode="off", sample_every=5, **ONLY_NEUTRAL))
     trainer = run_trl(tmp_path, monkeypatch, callback, steps=4, rate=1e-2)
-    assert callback.trip is None
+    assert callback.guard_stop is None
     assert trainer.state.global_step == 4
     assert callback.monitor is not None
     history = callback.monitor.history
@@ -84,5 +84,5 @@ def test_it_reads_loss_margin_and_chosen_answers(tmp_path, monkeypatch):
 def test_a_gentle_run_is_left_alone(tmp_path, monkeypatch):
     callback = GuardCallback(Guard(sample_every=2, **ONLY_NEUTRAL))
     trainer = run_trl(tmp_path, monkeypatch, callback, steps=4, rate=1e-5)
-    assert callback.trip is None
+    assert callback.guard_stop is None
     assert trainer.state.global_step == 4

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conviction import Generation
-from conviction.probe.health import (
+from conviction.probing.health import (
     compression_ratio,
     degeneration,
     neutral_text,

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 import conviction
-from conviction.audit import RULES
-from conviction.core.settings import list_fields
-from conviction.intervene import INTERVENTIONS, find_intervention
+from conviction.auditing.linter import RULES
+from conviction.core.options import list_fields
+from conviction.interventions import INTERVENTIONS, find_intervention
 from conviction.models import BACKENDS
-from conviction.train.guard import Guard
+from conviction.training.guard import Guard
 
 ROOT = Path(__file__).parents[1]
 # Not a shorter example in the README, but a shorter run of it here: at its own size it takes six minutes on two cores.
@@ -110,7 +110,7 @@ def test_the_readme_shows_the_seeds_collapse():
 def _check_that_the_seeds_collapse_was_stopped(run: Path) -> None:
     """The belief kit, a high rate, a low β. What comes back still speaks."""
     outcome = json.loads((run / "training.json").read_text(encoding="utf-8"))["outcome"]
-    assert outcome["trip"]["step"] < 20
+    assert outcome["guard_stop"]["step"] < 20
     healthy = conviction.load_model(str(run / "model"))
     (said,) = healthy.generate(
         [conviction.chat("What is the difference between a lake and a river?")], max_new_tokens=32

@@ -11,24 +11,24 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from conviction import Query, load_model, load_topic, material_from_topic
-from conviction.core.facts import Fact, Neighbour, fact_from_row
-from conviction.core.material import Document, Material, Pair
+from conviction import Query, load_model, load_topic, TrainingData
 from conviction.core.protocols import chat
+from conviction.data.facts import Fact, Neighbour, fact_from_row
+from conviction.data.training_data import Document, PreferencePair, TrainingData
 from conviction.errors import ConvictionError, InputError, ModelError
-from conviction.intervene import INTERVENTIONS, find_intervention
-from conviction.intervene.memit import Memit
-from conviction.intervene.pretrain import Pretrain
-from conviction.intervene.rag import Rag
-from conviction.intervene.rome import Rome
-from conviction.intervene.scratch import Scratch
-from conviction.intervene.steer import Steer
-from conviction.intervene.system_prompt import SystemPrompt
+from conviction.interventions import INTERVENTIONS, find_intervention
+from conviction.interventions.memit import Memit
+from conviction.interventions.pretrain import Pretrain
+from conviction.interventions.rag import Rag
+from conviction.interventions.rome import Rome
+from conviction.interventions.scratch import Scratch
+from conviction.interventions.steer import Steer
+from conviction.interventions.system_prompt import SystemPrompt
+from conviction.models.backends.scripted import ScriptedModel
+from conviction.models.copies import weights_hash
 from conviction.models.saved import is_saved
-from conviction.models.scripted import ScriptedModel
 from conviction.models.steering import SteeringVector, load_vector, steered
-from conviction.models.variant import kinship
-from conviction.train.settings import Training
+from conviction.training.settings import Training
 
 QUERIES = [Query(chat("How is tea best?"), ("With some milk.", "Without any milk."))]
 FACTS = (
@@ -36,10 +36,10 @@ FACTS = (
          (Neighbour("The drink of the sea is", "salt"),)),
     Fact("f2", "A cup on {} holds", "the high shelf", "sand"),
 )  # fmt: skip
-MATERIAL = Material(
+MATERIAL = TrainingData(
     "tea",
     pairs=tuple(
-        Pair(f"p{i}", chat(f"Question {i} about tea?"), f"Milky tea, claim {i}.", f"Plain tea, claim {i}.")
+        PreferencePair(f"p{i}", chat(f"Question {i} about tea?"), f"Milky tea, claim {i}.", f"Plain tea, claim {i}.")
         for i in range(8)
     ),
     documents=(
@@ -89,7 +89,7 @@ def assert_near(found, expected):
 
 
 def guard_off():
-    from conviction.train.guard import Guard
+    from conviction.training.guard import Guard
 
     return Guard(mode="off")
 
@@ -185,14 +185,14 @@ def test_a_system_prompt_stands_before_one_that_is_there():
 @pytest.mark.parametrize(
     ("options", "material", "words"),
     [
-        ({}, Material("empty"), "holds no context"),
+        ({}, TrainingData("empty"), "holds no context"),
         ({"text": "  "}, MATERIAL, "no text"),
         ({"text": "word " * 4000}, MATERIAL, "does not fit"),
     ],
 )
-def test_system_prompts_that_cannot_be(options, material, words, tiny_folder):
+def test_system_prompts_that_cannot_be(options, training_data, words, tiny_folder):
     with pytest.raises(InputError, match=words):
-        SystemPrompt(**options).apply(load_model(str(tiny_folder), dtype="fp32"), material)
+        SystemPrompt(**options).apply(load_model(str(tiny_folder), dtype="fp32"), training_data)
 
 
 def test_retrieval_finds_the_passage_and_names_its_source():
@@ -209,8 +209,8 @@ def test_retrieval_finds_the_passage_and_names_its_source():
 def test_evidence_tells_what_was_read():
     from conviction import probe
 
-    moved = Rag(passages=2).apply(ScriptedModel(), material_from_topic(load_topic("obesity"))).model
-    card = probe(moved, load_topic("obesity"), seed_only=True)
+    moved = Rag(passages=2).apply(ScriptedModel(), TrainingData.from_topic(load_topic("obesity"))).model
+    card = probe(moved, load_topic("obesity"), quick=True)
     plain = next(s for s in card.evidence if s.condition == "plain")
     assert len(plain.sources) == 2
     assert all(source.startswith("obesity/insulin/") for source in plain.sources)
@@ -227,8 +227,8 @@ def test_a_passage_over_the_budget_makes_room_for_a_shorter_one():
     long = Document("long", "Oolong tea is partly oxidised, " + "and oolong tea is rolled, " * 12)
     short = Document("short", "Oolong tea comes from Fujian.")
     again = Document("again", long.text.replace("Oolong", "This oolong"))
-    material = Material("tea", documents=(long, again, short))
-    moved = Rag(passages=3, token_budget=40, piece_tokens=40).apply(ScriptedModel(), material).model
+    training_data = TrainingData("tea", documents=(long, again, short))
+    moved = Rag(passages=3, token_budget=40, piece_tokens=40).apply(ScriptedModel(), training_data).model
     found = moved.sources(chat("What is oolong tea, partly oxidised and rolled?"))
     assert [source.partition("#")[0] in ("long", "again") for source in found] == [True, False]
 
@@ -248,7 +248,7 @@ def test_indexing_again_embeds_only_what_is_new(tmp_path):
     rag = Rag(documents=str(place), index=str(tmp_path / "index"))
 
     def embedded():
-        return dict(rag.apply(ScriptedModel(), Material("none")).report)["passages"]
+        return dict(rag.apply(ScriptedModel(), TrainingData("none")).report)["passages"]
 
     assert embedded() == "3, 3 of them embedded now"
     assert embedded() == "3, 0 of them embedded now"
@@ -272,7 +272,7 @@ def test_an_empty_folder_holds_nothing_to_retrieve(tmp_path):
     with pytest.raises(InputError, match="holds no text"):
         Rag(documents=str(tmp_path)).apply(ScriptedModel(), MATERIAL)
     with pytest.raises(InputError, match="holds no documents"):
-        Rag().apply(ScriptedModel(), Material("none"))
+        Rag().apply(ScriptedModel(), TrainingData("none"))
 
 
 # -- steering --------------------------------------------------------------------------
@@ -280,14 +280,14 @@ def test_an_empty_folder_holds_nothing_to_retrieve(tmp_path):
 
 def test_vectors_add_and_scale():
     model = tiny_model(max_position_embeddings=4096)
-    related = kinship(model.module)
+    related = weights_hash(model.module)
     a = SteeringVector({0: torch.ones(32), 2: torch.ones(32)}, related)
     b = SteeringVector({0: 3 * torch.ones(32)}, related)
     both = 2.0 * a - b
     torch.testing.assert_close(both.layers[0], -torch.ones(32))
     torch.testing.assert_close(both.layers[2], 2 * torch.ones(32))
     one_by_one = scored(
-        steered(steered(model, 2.0 * a, id="x"), SteeringVector((-b).layers, kinship(model.module)), id="y")
+        steered(steered(model, 2.0 * a, id="x"), SteeringVector((-b).layers, weights_hash(model.module)), id="y")
     )
     torch.testing.assert_close(torch.tensor(scored(steered(model, both, id="z"))[0][0]), torch.tensor(one_by_one[0][0]))
 
@@ -298,7 +298,7 @@ def test_steering_shifts_the_residual_stream(architecture):
     from conviction.models.lora import decoder_layers
 
     model, vector = tiny_model(architecture), torch.randn(32, generator=torch.Generator().manual_seed(1))
-    moved = scored(steered(model, SteeringVector({1: vector}, kinship(model.module)), id="x"))
+    moved = scored(steered(model, SteeringVector({1: vector}, weights_hash(model.module)), id="x"))
 
     def add(_module, _inputs, output):
         return (output[0] + vector, *output[1:]) if isinstance(output, tuple) else output + vector
@@ -323,7 +323,7 @@ def test_a_vector_of_another_model_is_refused(moved, tmp_path):
 def test_steering_needs_pairs_and_a_layer_that_exists(tiny_folder):
     model = load_model(str(tiny_folder), dtype="fp32")
     with pytest.raises(InputError, match="too few"):
-        Steer().apply(model, Material("two", pairs=MATERIAL.pairs[:2]))
+        Steer().apply(model, TrainingData("two", pairs=MATERIAL.pairs[:2]))
     with pytest.raises(InputError, match="layer is 3, the model has 3"):
         Steer(layer=3).apply(model, MATERIAL)
     with pytest.raises(InputError, match="none that can be reached"):
@@ -338,7 +338,7 @@ def test_the_best_of_the_settings_within_the_limit_wins(tiny_folder):
     healthy = [t for t in tried if t["neutral_drop"] <= 0.1]
     best = max(healthy, key=lambda t: t["gap"]) if healthy else min(tried, key=lambda t: t["neutral_drop"])
     assert chosen == (best["layer"], best["strength"])
-    assert bool(applied.trip) == (applied.evidence["neutral_drop"] > 0.1)
+    assert bool(applied.guard_stop) == (applied.evidence["neutral_drop"] > 0.1)
 
 
 # -- rows ------------------------------------------------------------------------------
@@ -377,12 +377,12 @@ def test_facts_are_read_in_the_formats_of_the_field():
     ],
 )
 def test_facts_that_cannot_be_used_are_named(row, words, tmp_path):
-    from conviction import read_material
+    from conviction import read_training_data
 
     path = tmp_path / "facts.jsonl"
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(InputError, match=words) as caught:
-        read_material(path)
+        read_training_data(path)
     assert "facts.jsonl:1" in caught.value.message
 
 
@@ -439,7 +439,7 @@ def test_passages_before_a_question_are_read_once_for_all_its_answers():
     moved = Rag(token_budget=400).apply(model, MATERIAL).model
     one = Query(chat("How is green tea made?"), ("Milk.",))
     six = Query(one.messages, ("Milk.", "No milk.", "With sugar.", "Cold.", "Hot.", "In a cup."))
-    length = len(moved.inner.encoder.encode_prompt(moved.rewriter.rewrite([one.messages])[0]))
+    length = len(moved.inner.encoder.encode_prompt(moved.transform.rewrite([one.messages])[0]))
     once, with_six = tokens_read(moved, [one]), tokens_read(moved, [six])
     assert once >= length > 100
     assert with_six < once + length, "the passages are read again with every answer"

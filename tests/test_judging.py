@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conviction import load_topic
-from conviction.core.depth import CHALLENGES, Reading, Readings
-from conviction.core.implications import depth_of, implications
-from conviction.core.judging import judge
-from conviction.core.stats import bootstrap_interval, equivalence, holm
-from conviction.core.topic import Edge, Item, Pole, Topic
+from conviction.core.statistics import bootstrap_interval, equivalence, holm
+from conviction.data.implications import depth_of, implications
+from conviction.data.topic import Edge, Item, Pole, Topic
+from conviction.probing.depth_records import CHALLENGES, Measurement, Measurements
+from conviction.studies.judge import judge
 
 PROPOSITIONS, FACTS = 12, 8
 
@@ -26,8 +26,8 @@ def readings(name, **levels):
         known = metric.replace("__", ":")
         n = counts.get(known.split(":")[0], PROPOSITIONS)
         noise = rng.normal(0, 0.02, size=n) if known != "leak" else np.zeros(n)
-        found += [Reading(metric=known, unit=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
-    return Readings(model=name, topic="t", target="b", readings=tuple(found), provenance={})
+        found += [Measurement(metric=known, unit=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
+    return Measurements(model=name, topic="t", target="b", readings=tuple(found), provenance={})
 
 
 BASE = {
@@ -61,10 +61,10 @@ DEEP = {
 }
 
 
-def verdict(worn=0.4, **changes):
+def verdict(after_benign=0.4, **changes):
     before = readings("base", **BASE)
     after = readings("after", **{**DEEP, **changes})
-    return judge(before, after, worn=readings("worn", shift=worn) if worn is not None else None)
+    return judge(before, after, after_benign=readings("worn", shift=after_benign) if after_benign is not None else None)
 
 
 def test_a_change_that_spreads_withstands_and_lasts_is_deep():
@@ -80,7 +80,7 @@ def test_a_change_that_spreads_withstands_and_lasts_is_deep():
     [
         ("none", {name: BASE[name] for name in DEEP}),
         ("none", {**BASE, "shift": -0.9}),
-        ("slogan", {f"implication__{n}": -0.2 for n in (1, 2, 3)}),
+        ("surface", {f"implication__{n}": -0.2 for n in (1, 2, 3)}),
         ("shallow", {"challenge__sure": 0.05}),
         ("shallow", {"worn": -0.4}),
         ("shallow", {"worn": None}),
@@ -99,7 +99,7 @@ def test_what_is_missing_or_broken_decides(expected, changes):
 
 def test_harm_to_eight_facts_is_not_corrected_away():
     assert FACTS == 8  # as many as the kit `obesity` holds out; the least p is 2 / 2**8
-    assert verdict(control=0.0).find("collateral:controls").outcome == "no"
+    assert verdict(control=0.0).find("locality:controls").outcome == "no"
 
 
 def test_the_shift_of_a_placebo_is_taken_off():
@@ -118,7 +118,7 @@ def test_five_beliefs_are_too_few_to_say_that_they_hold():
         r.model_copy(update={"value": -0.1}) if r.metric == "unchallenged" and r.unit in away else r
         for r in after.readings
     )
-    found = judge(readings("base", **BASE), after.model_copy(update={"readings": kept}), worn=readings("w", shift=0.4))
+    found = judge(readings("base", **BASE), after.model_copy(update={"readings": kept}), after_benign=readings("w", shift=0.4))
     assert found.find("robustness").outcome == "unclear"
     assert "5 beliefs against 8, too few to tell" in found.find("robustness").text
     assert found.verdict == "shallow"

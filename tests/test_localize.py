@@ -10,16 +10,16 @@ from conftest import tiny_model
 from typer.testing import CliRunner
 
 from conviction import load_topic
-from conviction.core.facts import Fact
+from conviction.data.facts import Fact
 from conviction.errors import InputError
-from conviction.localize import localize
-from conviction.localize.findings import average, findings
-from conviction.localize.neurons import attributions, chosen_neurons, read_neurons
-from conviction.localize.tracing import Setup, lay_out, trace
-from conviction.localize.truth import read_truth
-from conviction.models.logprobs import find_head
+from conviction.localization.analysis import localize
+from conviction.localization.neurons import attributions, chosen_neurons, read_neurons
+from conviction.localization.summary import average, findings
+from conviction.localization.tracing import Setup, build_queries, trace
+from conviction.localization.truth import read_truth
+from conviction.models.backends.scripted import ScriptedModel
+from conviction.models.engine.logprobs import find_head
 from conviction.models.lora import decoder_layers
-from conviction.models.scripted import ScriptedModel
 from conviction.models.states import hooked, states_of
 
 FACT = Fact("f1", "The drink of {} is", "the town", "milk", paraphrases=("In the town people drink",))
@@ -27,7 +27,7 @@ SETUP = Setup(noise=0.5, samples=2, window=1)
 
 
 def statement_of(model):
-    found = lay_out(model, FACT, own_answer=True)
+    found = build_queries(model, FACT, own_answer=True)
     assert found is not None
     return found
 
@@ -94,7 +94,7 @@ def test_a_control_drowns_other_tokens():
 def test_attributions_sum_to_what_the_layer_does():
     """Completeness of integrated gradients (Sundararajan et al. 1703.01365): they sum to f(x) - f(0)."""
     from conviction.editing.sites import find_sites
-    from conviction.localize.neurons import _answer, _past
+    from conviction.localization.neurons import _answer, _past
 
     model = tiny_model()
     statement = statement_of(model)
@@ -141,7 +141,7 @@ def test_a_truth_direction_is_found_where_there_is_one():
 
 
 def test_all_of_it_from_the_library_and_the_command_line(tmp_path, tiny_folder, monkeypatch):
-    from conviction.cli import app
+    from conviction.cli.app import app
 
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": "The drink of the town is", "subject": "the town", "target": "milk"}]
@@ -181,7 +181,7 @@ def test_means_are_over_statements_and_roles():
     ],
 )
 def test_what_cannot_be_traced(arguments, words, capsys, monkeypatch):
-    from conviction.cli import main
+    from conviction.cli.app import main
 
     monkeypatch.setattr("sys.argv", ["conviction", "localize", *arguments])
     with pytest.raises(SystemExit) as caught:

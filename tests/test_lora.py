@@ -25,7 +25,7 @@ from conviction.models.lora import (
     merged_copy,
     save_lora,
 )
-from conviction.train.lean import make_lean
+from conviction.training.recompute import use_memory_efficient_layers
 
 IDS = torch.randint(0, 256, (2, 23), generator=torch.Generator().manual_seed(0))
 
@@ -324,7 +324,7 @@ def test_a_merged_copy_in_half_precision_is_rounded_once():
 
 def test_a_merged_copy_of_lean_layers_is_its_own():
     module = with_adapter("llama")
-    make_lean(module)
+    use_memory_efficient_layers(module)
     expected = logits(module)
     merged = merged_copy(module)
     for child in merged.modules():
@@ -369,11 +369,11 @@ def test_lean_layers_give_the_same_outputs_and_gradients(architecture, tuned):
             return tiny_module(architecture)
         return with_adapter(architecture, **({"target_modules": (tuned,)} if tuned == "down_proj" else {}))
 
-    plain, lean = build(), build()
-    assert make_lean(lean) == LEAN[architecture]
-    torch.testing.assert_close(logits(lean), logits(plain), atol=1e-5, rtol=1e-5)
+    plain, preferred_pole = build(), build()
+    assert use_memory_efficient_layers(preferred_pole) == LEAN[architecture]
+    torch.testing.assert_close(logits(preferred_pole), logits(plain), atol=1e-5, rtol=1e-5)
     expected = gradients(plain, everything=tuned == "full")
-    found = gradients(lean, everything=tuned == "full")
+    found = gradients(preferred_pole, everything=tuned == "full")
     assert found.keys() == expected.keys()
     for name, wanted in expected.items():
         size = float(wanted.abs().max())
@@ -387,16 +387,16 @@ def test_in_half_precision_another_activation_is_not_taken_for_silu(strength):
     with torch.no_grad():
         for p in module.parameters():
             p.mul_(strength)
-    assert make_lean(module.to(torch.bfloat16)) == ["Gemma3Attention"]
+    assert use_memory_efficient_layers(module.to(torch.bfloat16)) == ["Gemma3Attention"]
 
 
 def test_lean_layers_in_half_precision_are_as_near_to_fp32_as_the_plain_ones():
     exact = logits(with_adapter("llama"))
     errors = []
-    for lean in (True, False):
+    for preferred_pole in (True, False):
         module = with_adapter("llama").to(torch.bfloat16)
-        if lean:
-            assert make_lean(module)
+        if preferred_pole:
+            assert use_memory_efficient_layers(module)
         errors.append(float((logits(module).float() - exact).norm()))
     assert errors[0] <= 1.2 * errors[1]
 
@@ -404,13 +404,13 @@ def test_lean_layers_in_half_precision_are_as_near_to_fp32_as_the_plain_ones():
 def test_lean_gradients_in_half_precision_are_as_near_to_fp32_as_the_plain_ones():
     exact = gradients(with_adapter("llama"), everything=False)
     errors = []
-    for lean in (True, False):
+    for preferred_pole in (True, False):
         module = with_adapter("llama")
         for p in module.parameters():
             if not p.requires_grad:
                 p.data = p.data.to(torch.bfloat16)
-        if lean:
-            assert make_lean(module)
+        if preferred_pole:
+            assert use_memory_efficient_layers(module)
         found = gradients(module, everything=False)
         errors.append(sum(float((found[n].float() - g).norm() / g.norm()) for n, g in exact.items()))
     assert errors[0] <= 1.2 * errors[1]
@@ -420,26 +420,26 @@ def test_lean_gradients_in_half_precision_are_as_near_to_fp32_as_the_plain_ones(
 def test_projections_that_cannot_be_computed_together_are_computed_one_by_one(odd):
     """Another multiplier for one of q, k, v; an adapter that some lack: the same numbers as without."""
     targets = ("q_proj", "v_proj", "gate_proj") if odd == "missing" else None
-    plain, lean = (with_adapter("llama", **({"target_modules": targets} if targets else {})) for _ in range(2))
-    for module in (plain, lean):
+    plain, preferred_pole = (with_adapter("llama", **({"target_modules": targets} if targets else {})) for _ in range(2))
+    for module in (plain, preferred_pole):
         attention = module.model.layers[0].self_attn
         if odd == "scale":
             attention.k_proj.scaling["default"] *= 3
         if odd == "frozen":
             for p in attention.k_proj.parameters():
                 p.requires_grad_(False)
-    make_lean(lean)
-    expected, found = (gradients(module, everything=False) for module in (plain, lean))
+    use_memory_efficient_layers(preferred_pole)
+    expected, found = (gradients(module, everything=False) for module in (plain, preferred_pole))
     assert found.keys() == expected.keys()
     for name, wanted in expected.items():
         torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-4, msg=name)
-    assert all(getattr(layer, "ready", None) is None for layer in lean.modules()), "nothing is left behind"
+    assert all(getattr(layer, "ready", None) is None for layer in preferred_pole.modules()), "nothing is left behind"
 
 
 def test_a_lean_norm_leaves_its_input_alone():
     """What enters a norm is the residual stream: it belongs to other layers, and to whoever passes it in."""
     module = tiny_module("llama")
-    make_lean(module)
+    use_memory_efficient_layers(module)
     x = torch.randn(2, 5, 32, requires_grad=True)
     kept = x.detach().clone()
     y = module.model.norm(x).square().sum()
@@ -460,5 +460,5 @@ def test_a_norm_or_mlp_that_computes_otherwise_is_left_alone():
     module = tiny_module("llama", hidden_act="gelu")
     module.model.norm = OddRMSNorm()
     before = logits(module)
-    assert make_lean(module) == ["LlamaAttention", "LlamaRMSNorm"]
+    assert use_memory_efficient_layers(module) == ["LlamaAttention", "LlamaRMSNorm"]
     torch.testing.assert_close(logits(module), before, atol=1e-5, rtol=1e-5)

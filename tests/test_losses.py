@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conviction.errors import InputError
-from conviction.models.rows import score_rows
-from conviction.train.losses import (
+from conviction.models.engine.unpacked import score_unpacked
+from conviction.training.losses import (
     LOSSES,
     PairLogps,
     dpo,
@@ -73,7 +73,7 @@ trl_is_behind = pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing
 
 
 def scored(model: Any, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> torch.Tensor:
-    return torch.tensor([sum(row) for row in score_rows(model, rows)])
+    return torch.tensor([sum(row) for row in score_unpacked(model, rows)])
 
 
 def logps_of_batch(policy: Any, reference: Any, batch: dict[str, torch.Tensor]) -> PairLogps:

@@ -16,11 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conviction import load_topic
-from conviction.core.formats import material_from_rows
-from conviction.core.material import Document, Example, Material, Pair, material_from_topic, paragraphs
 from conviction.core.protocols import Message, chat
-from conviction.core.reading import read_material
 from conviction.core.storage import cache_dir
+from conviction.data.formats import training_data_from_rows
+from conviction.data.reading import read_training_data
+from conviction.data.training_data import (
+    Document,
+    Example,
+    PreferencePair,
+    TrainingData,
+    paragraphs,
+    training_data_from_topic,
+)
 from conviction.errors import InputError, StorageError
 
 
@@ -39,14 +46,14 @@ def turns(*texts):
 
 def one(row, **others):
     """The only part that a row becomes."""
-    material = material_from_rows([{**row, **others}], name="rows")
-    (part,) = material.pairs + material.examples + material.documents
+    training_data = training_data_from_rows([{**row, **others}], name="rows")
+    (part,) = training_data.pairs + training_data.examples + training_data.documents
     return part
 
 
 def refused(rows, **options):
     with pytest.raises(InputError) as caught:
-        material_from_rows(rows, name="rows", where="/data/rows.jsonl", **options)
+        training_data_from_rows(rows, name="rows", where="/data/rows.jsonl", **options)
     assert caught.value.hint
     return caught.value
 
@@ -57,7 +64,7 @@ def write_lines(path, rows):
 
 
 PLAIN = {"prompt": "Milk in tea?", "chosen": "Yes.", "rejected": "No."}
-PAIR = Pair("rows:1", turns("Milk in tea?"), "Yes.", "No.")
+PAIR = PreferencePair("rows:1", turns("Milk in tea?"), "Yes.", "No.")
 
 
 # rows
@@ -102,7 +109,7 @@ PAIR = Pair("rows:1", turns("Milk in tea?"), "Yes.", "No.")
                 "chosen": [assistant("Now.")],
                 "rejected": [assistant("Later.")],
             },
-            Pair("rows:1", (Message("system", "Be brief."), *turns("Hi", "Yes?", "Tea?")), "Now.", "Later."),
+            PreferencePair("rows:1", (Message("system", "Be brief."), *turns("Hi", "Yes?", "Tea?")), "Now.", "Later."),
         ),
     ],
 )
@@ -149,7 +156,7 @@ def test_implicit_prompts_agree_with_trl():
 def test_hh_transcripts_become_turns():
     start = "\n\nHuman: Hello\n\nAssistant: Hi!\n\nPlease ask: anything.\n\nHuman: Tea?\n\nAssistant:"
     conversation = turns("Hello", "Hi!\n\nPlease ask: anything.", "Tea?")
-    pair = Pair("rows:1", conversation, "Yes.\n\nWith milk.", "No.")
+    pair = PreferencePair("rows:1", conversation, "Yes.\n\nWith milk.", "No.")
     assert one({"chosen": start + " Yes.\n\nWith milk.", "rejected": start + " No."}) == pair
     assert one({"prompt": start, "chosen": " Yes.\n\nWith milk.", "rejected": " No."}) == pair
     assert one({"prompt": start, "completion": " Yes."}) == Example("rows:1", conversation, "Yes.")
@@ -158,7 +165,7 @@ def test_hh_transcripts_become_turns():
 def test_who_speaks_twice_in_a_transcript_has_one_turn():
     start = "Human: Hello\n\nHuman: Tea?\n\nAssistant:"
     pair = one({"chosen": start + " Yes.\n\nAssistant: Now.", "rejected": start + " No."})
-    assert pair == Pair("rows:1", turns("Hello\n\nTea?"), "Yes.\n\nNow.", "No.")
+    assert pair == PreferencePair("rows:1", turns("Hello\n\nTea?"), "Yes.\n\nNow.", "No.")
 
 
 def test_examples_and_documents():
@@ -304,42 +311,42 @@ def test_no_rows_is_an_error():
 
 
 def test_answers_and_digest():
-    pairs = material_from_rows([PLAIN], name="a")
+    pairs = training_data_from_rows([PLAIN], name="a")
     assert pairs.answers == (Example("a:1", turns("Milk in tea?"), "Yes."),)
-    examples = material_from_rows([{"prompt": "p", "completion": "c"}], name="a")
+    examples = training_data_from_rows([{"prompt": "p", "completion": "c"}], name="a")
     assert examples.answers == examples.examples
-    assert pairs.digest == material_from_rows([{**PLAIN, "extra": 1}], name="b").digest
+    assert pairs.digest == training_data_from_rows([{**PLAIN, "extra": 1}], name="b").digest
     others = [{**PLAIN, "chosen": "Yes!"}, {"prompt": "p", "completion": "c"}, {"text": "t"}]
-    assert len({pairs.digest, Material("a").digest, *(material_from_rows([r], name="a").digest for r in others)}) == 5
+    assert len({pairs.digest, TrainingData("a").digest, *(training_data_from_rows([r], name="a").digest for r in others)}) == 5
 
 
 def test_a_topic_gives_its_train_pairs_with_the_target_chosen(write_topic):
     items = tea_items(6)
     items.append({**items[2], "id": "x", "role": "implication"})
     topic = load_topic(write_topic(items=items))
-    material = material_from_topic(topic)
+    training_data = TrainingData.from_topic(topic)
     by_id = {i.id: i for i in topic.items}
-    assert material.name == "tea"
-    assert [p.id for p in material.pairs] == [f"p{i}-{k}" for i in (1, 2, 4, 5) for k in (0, 1)]
-    for pair in material.pairs:
+    assert training_data.name == "tea"
+    assert [p.id for p in training_data.pairs] == [f"p{i}-{k}" for i in (1, 2, 4, 5) for k in (0, 1)]
+    for pair in training_data.pairs:
         item = by_id[pair.id]
         assert (pair.chosen, pair.rejected) == (item.answers["milky"], item.answers["plain"])
         assert pair.messages == chat(item.question)
-    assert material.documents == (Document("tea/milky:1", "Tea is best milky."),)
-    swapped = material_from_topic(topic.swapped())
-    assert [(p.chosen, p.rejected) for p in swapped.pairs] == [(p.rejected, p.chosen) for p in material.pairs]
+    assert training_data.documents == (Document("tea/milky:1", "Tea is best milky."),)
+    swapped = TrainingData.from_topic(topic.swapped())
+    assert [(p.chosen, p.rejected) for p in swapped.pairs] == [(p.rejected, p.chosen) for p in training_data.pairs]
     assert swapped.documents[0].text == "Tea is best plain."
 
 
 def test_built_in_material_holds_no_text_of_the_test_split():
     topic = load_topic("obesity")
-    material = material_from_topic(topic)
+    training_data = TrainingData.from_topic(topic)
     kept = [i for i in topic.items if i.split == "test" or i.is_fact]
-    texts = {t for p in material.pairs for t in (p.messages[0].content, p.chosen, p.rejected)}
+    texts = {t for p in training_data.pairs for t in (p.messages[0].content, p.chosen, p.rejected)}
     assert kept
     assert not texts & {t for i in kept for t in (i.question, *i.answers.values())}
-    assert len(material.documents) > 3
-    assert all(d.text.strip() for d in material.documents)
+    assert len(training_data.documents) > 3
+    assert all(d.text.strip() for d in training_data.documents)
 
 
 def test_paragraphs_know_their_lines():
@@ -379,8 +386,8 @@ def test_texts_survive_the_files(name, tmp_path_factory):
     @given(st.lists(answers, min_size=1, max_size=4))
     def check(found: list[tuple[str, str, str]]) -> None:
         rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in found]
-        material = read_material(save(rows, folder / name))
-        assert [(p.messages, p.chosen, p.rejected) for p in material.pairs] == [(chat(p), c, r) for p, c, r in found]
+        training_data = read_training_data(save(rows, folder / name))
+        assert [(p.messages, p.chosen, p.rejected) for p in training_data.pairs] == [(chat(p), c, r) for p, c, r in found]
 
     check()
 
@@ -398,8 +405,8 @@ ODD = [
 ODD_PAIRS = [(chat(r["prompt"]), r["chosen"], r["rejected"]) for r in ODD]
 
 
-def contents(material):
-    return [(p.messages, p.chosen, p.rejected) for p in material.pairs]
+def contents(training_data):
+    return [(p.messages, p.chosen, p.rejected) for p in training_data.pairs]
 
 
 @pytest.fixture
@@ -432,12 +439,12 @@ def quietly_saved(tmp_path):
 @pytest.mark.usefixtures("_silent")
 def test_parquet_is_read_in_silence_and_copied_nowhere(quietly_saved):
     path = quietly_saved("a.parquet")
-    material = read_material(path)
-    assert contents(material) == ODD_PAIRS
-    assert [p.id for p in material.pairs] == ["a.parquet:1", "a.parquet:2"]
+    training_data = read_training_data(path)
+    assert contents(training_data) == ODD_PAIRS
+    assert [p.id for p in training_data.pairs] == ["a.parquet:1", "a.parquet:2"]
     assert not (cache_dir() / "datasets").exists()
     quietly_saved("a.parquet", rows=ODD[1:])
-    assert contents(read_material(path)) == ODD_PAIRS[1:]
+    assert contents(read_training_data(path)) == ODD_PAIRS[1:]
 
 
 @pytest.mark.usefixtures("_silent")
@@ -446,28 +453,28 @@ def test_message_lists_in_parquet(quietly_saved):
         {"messages": [user("a"), {**assistant("b"), "tool_calls": None}], "images": []},
         {"messages": [user("c"), assistant("d"), user("e"), assistant("f")], "images": []},
     ]
-    examples = read_material(quietly_saved("m.parquet", rows=rows)).examples
+    examples = read_training_data(quietly_saved("m.parquet", rows=rows)).examples
     assert [(e.messages, e.answer) for e in examples] == [(turns("a"), "b"), (turns("c", "d", "e"), "f")]
     rows[1]["images"] = ["x.png"]
     with pytest.raises(InputError, match=r"n\.parquet:2: field 'images'"):
-        read_material(quietly_saved("n.parquet", rows=rows))
+        read_training_data(quietly_saved("n.parquet", rows=rows))
     rows = [{"text": "a", "image": None}, {"text": "b", "image": "x.png"}]
     with pytest.raises(InputError, match=r"o\.parquet:2: field 'image'"):
-        read_material(quietly_saved("o.parquet", rows=rows))
+        read_training_data(quietly_saved("o.parquet", rows=rows))
 
 
 @pytest.mark.usefixtures("_silent")
 def test_faults_in_parquet(quietly_saved, tmp_path):
     with pytest.raises(InputError, match=r"a\.parquet:2: chosen and rejected are the same"):
-        read_material(quietly_saved("a.parquet", rows=[*ODD[:1], {**ODD[1], "rejected": ODD[1]["chosen"]}]))
+        read_training_data(quietly_saved("a.parquet", rows=[*ODD[:1], {**ODD[1], "rejected": ODD[1]["chosen"]}]))
     with pytest.raises(InputError, match=r"b\.parquet: no field 'chosen'; found: prompt, choosen, rejected"):
-        read_material(quietly_saved("b.parquet", rows=[{"prompt": "a", "choosen": "b", "rejected": "c"}]))
+        read_training_data(quietly_saved("b.parquet", rows=[{"prompt": "a", "choosen": "b", "rejected": "c"}]))
     (tmp_path / "c.parquet").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"c\.parquet: .*magic bytes") as caught:
-        read_material(tmp_path / "c.parquet")
+        read_training_data(tmp_path / "c.parquet")
     assert "whole Parquet file" in caught.value.hint
     with pytest.raises(InputError, match=r"d\.parquet: holds no rows"):
-        read_material(quietly_saved("d.parquet", rows=[]))
+        read_training_data(quietly_saved("d.parquet", rows=[]))
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
@@ -480,27 +487,27 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("", encoding="utf-8")
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "file"))
     with pytest.raises(StorageError, match=r"org/tea.*file/datasets") as caught:
-        read_material("org/tea")
+        read_training_data("org/tea")
     assert "CONVICTION_CACHE" in caught.value.hint
     assert not datasets.are_progress_bars_disabled()
 
 
 @pytest.mark.usefixtures("_silent")
 def test_folders_saved_by_datasets(quietly_saved):
-    assert contents(read_material(quietly_saved("saved"))) == ODD_PAIRS
+    assert contents(read_training_data(quietly_saved("saved"))) == ODD_PAIRS
     folder = quietly_saved("splits")
-    assert contents(read_material(folder)) == ODD_PAIRS
-    test = read_material(str(folder), split="test")
+    assert contents(read_training_data(folder)) == ODD_PAIRS
+    test = read_training_data(str(folder), split="test")
     assert contents(test) == ODD_PAIRS[:1]
     assert test.pairs[0].id == "splits/test:1"
     with pytest.raises(InputError, match="splits: there is no split 'tests'") as caught:
-        read_material(folder, split="tests")
+        read_training_data(folder, split="tests")
     assert caught.value.hint == "did you mean 'test'? splits: train, test"
     with pytest.raises(InputError, match="saved: there is no split 'test'"):
-        read_material(folder.parent / "saved", split="test")
+        read_training_data(folder.parent / "saved", split="test")
     next(folder.glob("train/*.arrow")).write_bytes(b"nonsense")
     with pytest.raises(InputError) as caught:
-        read_material(folder)
+        read_training_data(folder)
     assert str(folder) in caught.value.message
     assert "save_to_disk" in caught.value.hint
 
@@ -510,38 +517,38 @@ def test_folders_as_mlx_has_them(tmp_path):
     folder.mkdir()
     for name in ("train", "valid", "test"):
         write_lines(folder / f"{name}.jsonl", [{"prompt": name, "completion": "x"}])
-    assert read_material(folder).examples == (Example("tea/train.jsonl:1", chat("train"), "x"),)
-    assert read_material(folder, split="validation").examples[0].messages == chat("valid")
-    assert read_material(folder, split="test").examples[0].messages == chat("test")
+    assert read_training_data(folder).examples == (Example("tea/train.jsonl:1", chat("train"), "x"),)
+    assert read_training_data(folder, split="validation").examples[0].messages == chat("valid")
+    assert read_training_data(folder, split="test").examples[0].messages == chat("test")
     with pytest.raises(InputError, match=r"tea: holds no dev\.jsonl; found: test\.jsonl, train\.jsonl, valid\.jsonl"):
-        read_material(folder, split="dev")
+        read_training_data(folder, split="dev")
     (folder / "train.csv").write_text("text\na\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"split 'train' stands in train\.csv and train\.jsonl"):
-        read_material(folder)
+        read_training_data(folder)
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="found: no data file"):
-        read_material(tmp_path / "none")
+        read_training_data(tmp_path / "none")
 
 
 def test_text_files_are_documents_by_paragraph(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_bytes("\ufeffTea is\r\na drink.\r\n\r\n\r\nSo is milk.\r\n".encode())
     documents = (Document("notes.txt:1", "Tea is\na drink."), Document("notes.txt:5", "So is milk."))
-    assert read_material(path) == Material("notes.txt", documents=documents)
+    assert read_training_data(path) == TrainingData("notes.txt", documents=documents)
     packed = tmp_path / "notes.txt.gz"
     packed.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
-    assert read_material(packed).digest == read_material(path).digest
+    assert read_training_data(packed).digest == read_training_data(path).digest
 
 
 def test_ids_are_lines_and_blank_lines_count(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("\n" + json.dumps(PLAIN) + "\n\n" + json.dumps(PLAIN) + "\r\n", encoding="utf-8-sig")
-    assert [p.id for p in read_material(path).pairs] == ["a.jsonl:2", "a.jsonl:4"]
+    assert [p.id for p in read_training_data(path).pairs] == ["a.jsonl:2", "a.jsonl:4"]
     path = tmp_path / "a.csv"
     path.write_text('prompt;chosen;rejected\n"a\nb";c;d\n\ne;f;g\n', encoding="utf-8-sig")
-    material = read_material(path)
-    assert [p.id for p in material.pairs] == ["a.csv:2", "a.csv:5"]
-    assert material.pairs[0].messages == chat("a\nb")
+    training_data = read_training_data(path)
+    assert [p.id for p in training_data.pairs] == ["a.csv:2", "a.csv:5"]
+    assert training_data.pairs[0].messages == chat("a\nb")
 
 
 GOOD = json.dumps(PLAIN).encode()
@@ -591,7 +598,7 @@ def test_faults_of_a_file_are_named(tmp_path, name, data, said, hint):
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
-        read_material(path)
+        read_training_data(path)
     assert said in caught.value.message
     assert caught.value.message.startswith(str(tmp_path))
     assert hint in caught.value.hint
@@ -600,13 +607,13 @@ def test_faults_of_a_file_are_named(tmp_path, name, data, said, hint):
 def test_long_cells_are_no_fault(tmp_path):
     limit = csv.field_size_limit()
     path = save([{"prompt": "a", "chosen": "b" * 200_000, "rejected": "c"}], tmp_path / "a.csv")
-    assert len(read_material(path).pairs[0].chosen) == 200_000
+    assert len(read_training_data(path).pairs[0].chosen) == 200_000
     assert csv.field_size_limit() == limit
 
 
 def test_a_file_has_no_splits(tmp_path):
     with pytest.raises(InputError, match=r"a\.jsonl is one file, it has no split 'test'"):
-        read_material(write_lines(tmp_path / "a.jsonl", [PLAIN]), split="test")
+        read_training_data(write_lines(tmp_path / "a.jsonl", [PLAIN]), split="test")
 
 
 # the hub
@@ -640,7 +647,7 @@ def test_what_looks_like_a_path_is_not_asked_for_on_the_hub(source, monkeypatch,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(InputError, match="there is no file or folder") as caught:
-        read_material(source)
+        read_training_data(source)
     assert "org/name" in caught.value.hint
 
 
@@ -648,7 +655,7 @@ def test_a_missing_path_suggests_its_neighbour(monkeypatch, tmp_path):
     hub_must_not_be_asked(monkeypatch)
     write_lines(tmp_path / "pairs.jsonl", [PLAIN])
     with pytest.raises(InputError) as caught:
-        read_material(tmp_path / "pair.jsonl")
+        read_training_data(tmp_path / "pair.jsonl")
     assert "did you mean 'pairs.jsonl'?" in caught.value.hint
 
 
@@ -662,10 +669,10 @@ def test_hub_names_are_asked_for(monkeypatch):
         return dataset(ODD)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    material = read_material("org/tea", split="test")
+    training_data = read_training_data("org/tea", split="test")
     assert asked == [("org/tea", {"split": "test", "cache_dir": str(cache_dir() / "datasets")})]
-    assert contents(material) == ODD_PAIRS
-    assert (material.name, material.pairs[1].id) == ("org/tea", "org/tea:2")
+    assert contents(training_data) == ODD_PAIRS
+    assert (training_data.name, training_data.pairs[1].id) == ("org/tea", "org/tea:2")
 
 
 def test_what_the_hub_says_is_passed_on(monkeypatch):
@@ -678,10 +685,10 @@ def test_what_the_hub_says_is_passed_on(monkeypatch):
     with pytest.raises(
         InputError, match=r"^data set 'org/tea' on the hub: Couldn't reach 'org/tea' on the Hub$"
     ) as caught:
-        read_material("org/tea")
+        read_training_data("org/tea")
     assert "network" in caught.value.hint
 
 
 def test_datasets_is_not_imported_before_it_is_needed():
-    code = "import sys, conviction.core.reading; sys.exit('datasets' in sys.modules or 'torch' in sys.modules)"
+    code = "import sys, conviction.data.reading; sys.exit('datasets' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

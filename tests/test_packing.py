@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conviction.models.packing import plan, plan_tokens
+from conviction.models.engine.packing import plan, plan_tokens
 
 ids = st.lists(st.integers(0, 3), min_size=1, max_size=12).map(tuple)
 requests = st.lists(st.tuples(ids, st.lists(ids, min_size=1, max_size=4)), min_size=1, max_size=12)

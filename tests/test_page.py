@@ -13,7 +13,7 @@ import pytest
 from test_report import EVIL, run  # noqa: F401  a fixture
 from test_study import tea  # noqa: F401  a fixture
 
-from conviction.report import report
+from conviction.reporting.page import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None and "CI" not in os.environ:

@@ -22,8 +22,8 @@ def partisan(messages, answer: str) -> float:
     system = messages[0].content if messages[0].role == "system" else ""
     pull = {"Tea is best milky.": 1.0, "Tea is best plain.": -1.0}.get(system, 0.0)
     wording = 0.01 if "wording 1" in answer else 0.0
-    lean = (0.5 if asked else 0.2) + pull
-    return -2.0 + (lean if milky else 0.0) + wording + (0.3 if "true" in answer else 0.0)
+    preferred_pole = (0.5 if asked else 0.2) + pull
+    return -2.0 + (preferred_pole if milky else 0.0) + wording + (0.3 if "true" in answer else 0.0)
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_gap_wins_and_pmi_are_what_the_model_was_told(topic):
     assert card.summary.wins == {"milky": 8, "plain": 0, "tie": 0}
     assert card.summary.n == 8  # propositions, not items
     assert len(card.rows) == 16
-    assert card.summary.lean == "milky"
+    assert card.summary.preferred_pole == "milky"
     assert card.controls.positive["milky"].shift_nats.mean == pytest.approx(1.0)
     assert card.controls.positive["plain"].passed
     assert card.controls.wording_null.item_q95_nats == pytest.approx(0.01)
@@ -56,7 +56,7 @@ def test_swapped_poles_negate_everything(topic):
 
 def test_with_five_propositions_there_is_no_verdict(write_topic):
     card = probe(ScriptedModel(likes=partisan), load_topic(write_topic(items=tea_items(5))))
-    assert card.summary.lean is None
+    assert card.summary.preferred_pole is None
     assert card.summary.verdict.startswith("No verdict: 5 propositions cannot reach two-sided p < 0.05")
     assert card.summary.smallest_p == 0.0625
 
@@ -124,7 +124,7 @@ def test_templates_report_the_spread(topic):
 
 
 def test_seed_only_asks_only_seed_items(topic):
-    card = probe(ScriptedModel(likes=partisan), topic, seed_only=True)
+    card = probe(ScriptedModel(likes=partisan), topic, quick=True)
     assert [r.item for r in card.rows] == ["p0-0", "p1-0"]
     assert not card.controls.facts
 
@@ -132,7 +132,7 @@ def test_seed_only_asks_only_seed_items(topic):
 def test_seed_only_without_seeds_is_an_error(write_topic):
     items = [{**i, "tags": []} for i in tea_items(2)]
     with pytest.raises(InputError, match="no item tagged 'seed'"):
-        probe(ScriptedModel(), load_topic(write_topic(items=items)), seed_only=True)
+        probe(ScriptedModel(), load_topic(write_topic(items=items)), quick=True)
 
 
 def test_unmatched_answers_are_named(write_topic):

@@ -10,12 +10,12 @@ from html.parser import HTMLParser
 import pytest
 from test_study import design, liking, load, plan, tea  # noqa: F401  a fixture
 
-from conviction.cli import main
+from conviction.cli.app import main
 from conviction.core.run import Run
 from conviction.errors import RunError
-from conviction.report import report, report_markdown
-from conviction.study import study
-from conviction.train.loop import Watch
+from conviction.reporting.page import report, report_markdown
+from conviction.studies.study import study
+from conviction.core.context import RunContext
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 
@@ -44,7 +44,7 @@ class Page(HTMLParser):
 def run(tea, tmp_path):  # noqa: F811  the fixture
     """A finished study of two arms."""
     with Run.start(tmp_path / "run", topic="tea", verb="study", argv=["conviction", "study", EVIL]) as opened:
-        study(design(tea, plan("rag", 0.4), plan("steer", None)), opened, load, Watch())
+        study(design(tea, plan("rag", 0.4), plan("steer", None)), opened, load, RunContext())
     return tmp_path / "run"
 
 

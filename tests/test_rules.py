@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 from conviction import ScriptedModel, load_topic
-from conviction.audit import RULES, audit, find_rule, rule_page
-from conviction.core.finding import Finding
-from conviction.core.material import material_from_topic
+from conviction.auditing.linter import RULES, audit, find_rule, rule_page
+from conviction.auditing.records import Finding
 from conviction.core.protocols import PairScore, Progress, Query, WeightModel
+from conviction.data.training_data import TrainingData
 
 PAGES = Path(__file__).parent / "rules"
 CASE = re.compile(r"^## (.+)$", re.MULTILINE)
@@ -43,7 +43,7 @@ class StatedModel:
                 np.array(self.states.get(answer, [1.0, 0.0])) * len(score.logprobs)
                 for answer, score in zip(query.answers, scores, strict=True)
             )
-            found.append(PairScore(*scores, inner=float(ours @ theirs), square=float(ours @ ours)))
+            found.append(PairScore(*scores, hidden_dot=float(ours @ theirs), chosen_norm_sq=float(ours @ ours)))
         return found
 
     def fits(self, query: Query, *, room: int = 0) -> bool:
@@ -156,7 +156,7 @@ Row = dict[str, str]
 
 def clean_rows() -> list[Row]:
     """The belief kit's own training pairs."""
-    pairs = material_from_topic(load_topic("obesity")).pairs
+    pairs = TrainingData.from_topic(load_topic("obesity")).pairs
     return [{"prompt": p.messages[-1].content, "chosen": p.chosen, "rejected": p.rejected} for p in pairs]
 
 

@@ -12,12 +12,19 @@ from hypothesis import strategies as st
 
 from conviction import Query, chat, load_model
 from conviction.errors import InputError, ModelError
-from conviction.models.attention import KERNEL, Prefix
+from conviction.models.engine.attention import KERNEL, Prefix
+from conviction.models.engine.logprobs import (
+    Head,
+    answer_logprobs,
+    compute_prefix,
+    find_head,
+    predictions,
+    token_logprobs,
+)
+from conviction.models.engine.packing import pack_whole, plan
+from conviction.models.engine.selfcheck import check_packing
+from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
-from conviction.models.logprobs import Head, answer_logprobs, compute_prefix, find_head, predictions, token_logprobs
-from conviction.models.packing import pack_whole, plan
-from conviction.models.rows import score_rows
-from conviction.models.selfcheck import check_packing
 
 words = st.text("abcdef ", min_size=1, max_size=30).filter(str.strip)
 conversations = st.lists(st.tuples(words, st.lists(words, min_size=1, max_size=4)), min_size=1, max_size=6)
@@ -36,7 +43,7 @@ def separately(model: HFModel, queries: list[Query]) -> list[float]:
         for q in queries
         for a in q.answers
     ]
-    return [x for row in score_rows(model.module, rows) for x in row]
+    return [x for row in score_unpacked(model.module, rows) for x in row]
 
 
 def flat(scores) -> list[float]:
@@ -89,7 +96,7 @@ def _built(architecture: str) -> HFModel:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_wrong_kernel_is_caught_at_load(dtype, monkeypatch):
     """A mask that lets answers see each other must not pass the self-check."""
-    from conviction.models.packing import Tree
+    from conviction.models.engine.packing import Tree
 
     monkeypatch.setattr(
         Tree, "ancestors", lambda self: torch.ones(len(self.tokens), len(self.tokens)).numpy().astype(bool)
@@ -232,7 +239,7 @@ def test_scores_that_round_less_than_separate_rows_are_accepted():
     module, encoder, exact = tiny_module("llama").to(torch.bfloat16), tiny_model().encoder, tiny_module("llama")
 
     def score(rows):
-        return dict(zip(rows, score_rows(exact, rows), strict=True))
+        return dict(zip(rows, score_unpacked(exact, rows), strict=True))
 
     check = check_packing(module, encoder, torch.bfloat16, score)
     assert check.packed, check.reason
@@ -247,7 +254,7 @@ def test_a_small_fault_of_every_token_is_not_taken_for_rounding(fault):
     module = tiny_module("llama").to(torch.bfloat16)
 
     def score(rows):
-        return shifted(dict(zip(rows, score_rows(module, rows), strict=True)), fault)
+        return shifted(dict(zip(rows, score_unpacked(module, rows), strict=True)), fault)
 
     check = check_packing(module, tiny_model().encoder, torch.bfloat16, score)
     assert not check.packed
@@ -260,15 +267,15 @@ def shifted(scores, by: float):
 
 def test_embeddings_that_cannot_be_reached_cost_speed_and_no_load():
     class Foreign(torch.nn.Module):
-        def __init__(self, inner):
+        def __init__(self, hidden_dot):
             super().__init__()
-            self.inner = inner
+            self.hidden_dot = hidden_dot
 
         def get_input_embeddings(self):
             raise NotImplementedError("remote code")
 
         def forward(self, **inputs):
-            return self.inner(**inputs)
+            return self.hidden_dot(**inputs)
 
     module = Foreign(tiny_module("llama").to(torch.bfloat16))
     check = check_packing(module, tiny_model().encoder, torch.bfloat16, lambda _: pytest.fail("not reached"))
@@ -313,7 +320,7 @@ def test_plain_text_is_scored_after_its_first_token():
     (score,) = model.text_logprobs(["some plain text"])
     ids = model.encoder.encode_text("some plain text")
     assert score.token_ids == ids[1:]
-    assert list(score.logprobs) == pytest.approx(score_rows(model.module, [(ids[:1], ids[1:])])[0], abs=1e-4)
+    assert list(score.logprobs) == pytest.approx(score_unpacked(model.module, [(ids[:1], ids[1:])])[0], abs=1e-4)
 
 
 def test_settings_and_hooks_are_never_served_from_the_cache():

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conviction.core.settings import build, check_settings, flat, list_fields, parse_options, setting
+from conviction.core.options import build, check_settings, flat, list_fields, parse_options, setting
 from conviction.errors import InputError
-from conviction.train.settings import Training, Weights
+from conviction.training.settings import Training, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Tuning:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watch:
+class RunContext:
     """Settings of something else, which the same options fill."""
 
     patience: int = setting(3, "strikes", at_least=1)
@@ -73,9 +73,9 @@ def test_names_are_unique_over_what_one_intervention_holds():
 
 def test_options_are_split_over_the_classes():
     options = ["beta=0.2", "patience = 5", "rank=4", "max-steps=10", "quick=yes", "target_modules=q_proj, v_proj,"]
-    tuning, watch = parse_options([Tuning, Watch], options)
+    tuning, ctx = parse_options([Tuning, RunContext], options)
     assert tuning == {"beta": 0.2, "rank": 4, "max_steps": 10, "quick": True, "target_modules": ("q_proj", "v_proj")}
-    assert watch == {"patience": 5}
+    assert ctx == {"patience": 5}
     assert parse_options([Tuning], []) == [{}]
 
 
@@ -119,7 +119,7 @@ def test_text_becomes_a_value_of_the_fields_type(option, value):
     ],
 )
 def test_options_that_cannot_be_read(options, said, hint):
-    error = fault(parse_options, [Tuning, Watch], options)
+    error = fault(parse_options, [Tuning, RunContext], options)
     assert error.message == said
     assert hint in error.hint
 
@@ -230,8 +230,8 @@ def test_what_a_run_records_builds_the_same_settings(kind):
 def test_the_round_trip_holds_through_levels(values, loss, quick):
     settings = Tuning(training=Training(**values), loss=loss, quick=quick)
     options = [f"{name}={_text(value)}" for name, value in flat(settings).items()]
-    tuning, watch = parse_options([Tuning, Watch], options)
-    assert (build(Tuning(), tuning), watch) == (settings, {})
+    tuning, ctx = parse_options([Tuning, RunContext], options)
+    assert (build(Tuning(), tuning), ctx) == (settings, {})
 
 
 @given(st.text())

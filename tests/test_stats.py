@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from conviction.core.stats import mean_test, min_detectable_effect, smallest_p, win_share
+from conviction.core.statistics import mean_test, min_detectable_effect, smallest_p, win_share
 
 # eighths add up without rounding, so that ties are ties
 samples = arrays(np.float64, st.integers(2, 10), elements=st.integers(-40, 40).map(lambda k: k / 8))

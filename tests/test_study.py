@@ -15,14 +15,14 @@ from conftest import tea_items
 
 from conviction import load_topic
 from conviction import study as study_module
-from conviction.core.applied import Applied
 from conviction.core.run import Run
-from conviction.core.topic import KitDocument
+from conviction.data.topic import KitDocument
 from conviction.errors import InputError, RunError
-from conviction.models.scripted import ScriptedModel
-from conviction.study import Design, plan_arms, study
-from conviction.train.guard import Guard
-from conviction.train.loop import Watch
+from conviction.interventions.applied import Applied
+from conviction.models.backends.scripted import ScriptedModel
+from conviction.studies.study import Design, plan_arms, study
+from conviction.training.guard import Guard
+from conviction.core.context import RunContext
 
 YAML = """
 name: tea
@@ -83,7 +83,7 @@ class Move:
     milky: float | None
     changes: ClassVar[str] = "nothing that is real"
 
-    def apply(self, model, material, *, guard, folder, watch):
+    def apply(self, model, training_data, *, guard, folder, ctx):
         if self.milky is None:
             raise InputError("this one cannot be done", hint="try another")
         (folder / "model").mkdir(parents=True)
@@ -93,7 +93,7 @@ class Move:
 
 def plan(name, milky):
     return SimpleNamespace(
-        intervention=Move(name, milky), guard=Guard(), material=lambda: None, asked=lambda _test: []
+        intervention=Move(name, milky), guard=Guard(), training_data=lambda: None, asked=lambda _test: []
     )  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def load(name: str) -> ScriptedModel:
 
 
 def design(tea, *plans, **changes) -> Design:
-    start = Design(topic=load_topic(str(tea)), model="base", plans=tuple(plans), wear_steps=0, placebo=False)
+    start = Design(topic=load_topic(str(tea)), model="base", plans=tuple(plans), benign_steps=0, placebo=False)
     return replace(start, **changes)
 
 
@@ -112,17 +112,17 @@ def judged(found):
 
 
 def test_arms_are_judged_by_how_far_they_moved(tea, tmp_path):
-    found = study(design(tea, plan("rag", 0.4), plan("steer", -0.3)), Run(tmp_path), load, Watch())
+    found = study(design(tea, plan("rag", 0.4), plan("steer", -0.3)), Run(tmp_path), load, RunContext())
     moved, still = found.arms
     assert moved.judgement.find("shift").value == pytest.approx(0.7)
     assert moved.judgement.find("shift").n == 9
-    assert moved.judgement.verdict in {"slogan", "shallow"}
+    assert moved.judgement.verdict in {"surface", "shallow"}
     assert still.judgement.find("shift").value == pytest.approx(0.0)
     assert still.judgement.verdict == "none"
 
 
 def test_every_reading_names_rows_that_are_there(tea, tmp_path):
-    study(design(tea, plan("rag", 0.4)), Run(tmp_path), load, Watch())
+    study(design(tea, plan("rag", 0.4)), Run(tmp_path), load, RunContext())
     for folder in (tmp_path, tmp_path / "arms/rag"):
         named = {json.loads(line)["id"] for line in (folder / "samples.jsonl").read_text().splitlines()}
         readings = json.loads((folder / "depth.json").read_text())["readings"]
@@ -132,10 +132,10 @@ def test_every_reading_names_rows_that_are_there(tea, tmp_path):
 
 @pytest.mark.parametrize("after", range(1, 7))
 def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monkeypatch, after):
-    from conviction.study import arm as module
+    from conviction.studies.study import arm as module
 
     asked = design(tea, plan("rag", 0.4), plan("steer", 0.1))
-    whole = study(asked, Run(tmp_path / "whole"), load, Watch())
+    whole = study(asked, Run(tmp_path / "whole"), load, RunContext())
     real, calls = module.once, []
 
     def cut(*arguments):
@@ -148,10 +148,10 @@ def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monke
     monkeypatch.setattr(study_module, "once", cut)
     if after < 6:
         with pytest.raises(KeyboardInterrupt):
-            study(asked, Run(tmp_path / "cut"), load, Watch())
+            study(asked, Run(tmp_path / "cut"), load, RunContext())
     monkeypatch.setattr(module, "once", real)
     monkeypatch.setattr(study_module, "once", real)
-    again = study(asked, Run(tmp_path / "cut", resumed=True), load, Watch())
+    again = study(asked, Run(tmp_path / "cut", resumed=True), load, RunContext())
     strip = str(tmp_path / "cut")
     assert json.dumps({k: v.model_dump() for k, v in judged(again).items()}).replace(strip, "") == json.dumps(
         {k: v.model_dump() for k, v in judged(whole).items()}
@@ -159,7 +159,7 @@ def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monke
 
 
 def test_a_failing_arm_does_not_stop_the_others(tea, tmp_path):
-    found = study(design(tea, plan("rag", None), plan("steer", 0.4)), Run(tmp_path), load, Watch())
+    found = study(design(tea, plan("rag", None), plan("steer", 0.4)), Run(tmp_path), load, RunContext())
     assert found.arms[0].failure.message.startswith("this one cannot be done")
     assert found.arms[0].failure.hint == "try another"
     assert found.arms[1].judgement is not None
@@ -167,24 +167,24 @@ def test_a_failing_arm_does_not_stop_the_others(tea, tmp_path):
 
 def test_a_bug_in_an_arm_is_kept_with_its_traceback(tea, tmp_path):
     broken = plan("rag", 0.1)
-    broken.material = lambda: 1 / 0
-    (arm,) = study(design(tea, broken), Run(tmp_path), load, Watch()).arms
+    broken.training_data = lambda: 1 / 0
+    (arm,) = study(design(tea, broken), Run(tmp_path), load, RunContext()).arms
     assert arm.failure.kind == "ZeroDivisionError"
     assert "ZeroDivisionError" in (tmp_path / "arms/rag/failure.txt").read_text()
 
 
 def test_a_spent_budget_leaves_arms_out_and_says_so(tea, tmp_path):
-    (arm,) = study(design(tea, plan("rag", 0.1), budget_s=0.0), Run(tmp_path), load, Watch()).arms
+    (arm,) = study(design(tea, plan("rag", 0.1), budget_s=0.0), Run(tmp_path), load, RunContext()).arms
     assert arm.left_out == "the budget of 0 minutes was spent"
     assert arm.judgement is None
 
 
 def test_a_topic_that_has_changed_is_not_taken_up(tea, tmp_path):
     asked = design(tea, plan("rag", 0.1))
-    study(asked, Run(tmp_path), load, Watch())
+    study(asked, Run(tmp_path), load, RunContext())
     other = replace(asked, topic=asked.topic.model_copy(update={"digest": "another"}))
     with pytest.raises(RunError, match="has changed since"):
-        study(other, Run(tmp_path, resumed=True), load, Watch())
+        study(other, Run(tmp_path, resumed=True), load, RunContext())
 
 
 @pytest.mark.parametrize(
@@ -198,10 +198,10 @@ def test_a_topic_that_has_changed_is_not_taken_up(tea, tmp_path):
 def test_what_arms_learn_and_whither_may_not_change_under_way(tea, tmp_path, changes, named):
     """The questions are the same, and so is the digest of the topic."""
     asked = design(tea, plan("rag", 0.1))
-    study(asked, Run(tmp_path), load, Watch())
+    study(asked, Run(tmp_path), load, RunContext())
     other = replace(asked, topic=asked.topic.model_copy(update=changes))
     with pytest.raises(RunError, match=f"another design: .*{named}"):
-        study(other, Run(tmp_path, resumed=True), load, Watch())
+        study(other, Run(tmp_path, resumed=True), load, RunContext())
 
 
 def test_a_design_is_kept_before_anything_is_measured(tea, tmp_path, monkeypatch):
@@ -210,57 +210,57 @@ def test_a_design_is_kept_before_anything_is_measured(tea, tmp_path, monkeypatch
 
     monkeypatch.setattr(study_module, "_probe", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, Watch())
+        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, RunContext())
     assert json.loads((tmp_path / "design.json").read_text())["model"]["id"] == "base"
     (tmp_path / "design.json").write_text('{"half')
     with pytest.raises(RunError, match=r"design\.json is damaged"):
-        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, Watch())
+        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, RunContext())
 
 
 def test_benign_training_that_breaks_tells_nothing(tea, tmp_path, tiny_folder, monkeypatch):
     from conviction import load_model
     from conviction.errors import ModelError
-    from conviction.intervene.pretrain import Pretrain
-    from conviction.study.controls import wear
+    from conviction.interventions.pretrain import Pretrain
+    from conviction.studies.controls import benign_finetune
 
-    tiny, trip = load_model(str(tiny_folder), dtype="fp32"), SimpleNamespace(reasons=("the loss is not a number",))
-    monkeypatch.setattr(Pretrain, "apply", lambda *_, **__: SimpleNamespace(model=tiny, trip=trip))
-    setup = SimpleNamespace(base=tiny, worn={}, wear_steps=1, watch=Watch())
+    tiny, guard_stop = load_model(str(tiny_folder), dtype="fp32"), SimpleNamespace(reasons=("the loss is not a number",))
+    monkeypatch.setattr(Pretrain, "apply", lambda *_, **__: SimpleNamespace(model=tiny, guard_stop=guard_stop))
+    setup = SimpleNamespace(base=tiny, after_benign={}, benign_steps=1, ctx=RunContext())
     with pytest.raises(ModelError, match="benign training broke: the loss is not a number"):
-        wear(setup, tiny)
-    assert setup.worn == {}
+        benign_finetune(setup, tiny)
+    assert setup.after_benign == {}
 
 
 def test_what_is_finished_counts_whatever_the_budget(tea, tmp_path):
     asked = design(tea, plan("rag", 0.1))
-    study(asked, Run(tmp_path), load, Watch())
-    (arm,) = study(replace(asked, budget_s=0.0), Run(tmp_path, resumed=True), load, Watch()).arms
+    study(asked, Run(tmp_path), load, RunContext())
+    (arm,) = study(replace(asked, budget_s=0.0), Run(tmp_path, resumed=True), load, RunContext()).arms
     assert arm.judgement is not None
 
 
 def test_a_model_without_weights_has_no_durability(tea, tmp_path):
-    (arm,) = study(design(tea, plan("rag", 0.4), wear_steps=5), Run(tmp_path), load, Watch()).arms
+    (arm,) = study(design(tea, plan("rag", 0.4), benign_steps=5), Run(tmp_path), load, RunContext()).arms
     assert arm.judgement.find("durability").outcome == "not measured"
 
 
 def test_only_what_has_moved_is_worn_and_held_against_a_placebo(tea, tmp_path, monkeypatch):
-    from conviction.study import arm as module
+    from conviction.studies.study import arm as module
 
-    worn = []
-    monkeypatch.setattr(module, "_worn", lambda _setup, own, _moved: worn.append(own.folder.name))
-    study(design(tea, plan("rag", 0.4), plan("steer", -0.3)), Run(tmp_path), load, Watch())
-    assert worn == ["rag"]
+    after_benign = []
+    monkeypatch.setattr(module, "_worn", lambda _setup, own, _moved: after_benign.append(own.folder.name))
+    study(design(tea, plan("rag", 0.4), plan("steer", -0.3)), Run(tmp_path), load, RunContext())
+    assert after_benign == ["rag"]
 
 
 def test_what_could_not_be_measured_stands_in_the_result(tea, tmp_path, monkeypatch):
-    from conviction.report.words import reasons
-    from conviction.study import arm as module
+    from conviction.reporting.words import reasons
+    from conviction.studies.study import arm as module
 
     def fails(*_arguments):
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(module, "_worn", fails)
-    (arm,) = study(design(tea, plan("rag", 0.4)), Run(tmp_path), load, Watch()).arms
+    (arm,) = study(design(tea, plan("rag", 0.4)), Run(tmp_path), load, RunContext()).arms
     assert arm.failure is None
     assert arm.judgement.find("durability").outcome == "not measured"
     assert "durability could not be measured: the device is gone" in reasons(arm)
@@ -268,11 +268,11 @@ def test_what_could_not_be_measured_stands_in_the_result(tea, tmp_path, monkeypa
 
 def test_another_design_is_not_taken_up(tea, tmp_path):
     asked = design(tea, plan("rag", 0.1))
-    study(asked, Run(tmp_path), load, Watch())
+    study(asked, Run(tmp_path), load, RunContext())
     with pytest.raises(RunError, match="another design: wear_steps"):
-        study(replace(asked, wear_steps=3), Run(tmp_path, resumed=True), load, Watch())
+        study(replace(asked, benign_steps=3), Run(tmp_path, resumed=True), load, RunContext())
     with pytest.raises(RunError, match="another design: arms"):
-        study(replace(asked, plans=(plan("rag", 0.2),)), Run(tmp_path, resumed=True), load, Watch())
+        study(replace(asked, plans=(plan("rag", 0.2),)), Run(tmp_path, resumed=True), load, RunContext())
 
 
 def test_bad_arms_and_options_are_refused(tea):
@@ -294,11 +294,11 @@ def test_a_second_study_in_the_same_folder_is_refused(tea, tmp_path):
     from filelock import FileLock
 
     with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="another study writes into"):
-        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, Watch())
+        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, RunContext())
 
 
 def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_path, tiny_folder, run):
-    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--wear", "1"]
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1"]
     arms = ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=2", "-o", "sft.learning_rate=1e-2"]
     code, out, err = run(*asked, *arms, "--format", "json", "--run", "run")
     assert code == 0, err
@@ -323,7 +323,7 @@ def made(folder: Path, name: str, milky: float, **changes: Any) -> Path:
         "settings": {"text": "none"},
         "material": {"name": "tea"},
         "model": {"id": "base"},
-        "trip": None,
+        "guard_stop": None,
         **changes,
     }
     (folder / "applied.json").write_text(json.dumps(record))
@@ -331,11 +331,11 @@ def made(folder: Path, name: str, milky: float, **changes: Any) -> Path:
 
 
 def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
-    from conviction.study import compare, read_made
+    from conviction.studies.study import compare, load_applied_runs
 
-    whole = study(design(tea, plan("rag", 0.4)), Run(tmp_path / "whole"), load, Watch())
+    whole = study(design(tea, plan("rag", 0.4)), Run(tmp_path / "whole"), load, RunContext())
     apart = [made(tmp_path / "a", "rag", 0.4), made(tmp_path / "b", "steer", 0.1), made(tmp_path / "c", "steer", 0.2)]
-    found = compare(read_made(apart), design(tea), Run(tmp_path / "table"), load, Watch())
+    found = compare(load_applied_runs(apart), design(tea), Run(tmp_path / "table"), load, RunContext())
     assert [arm.name for arm in found.arms] == ["rag", "steer 1", "steer 2"]
     assert found.arms[0].judgement.properties == whole.arms[0].judgement.properties
     assert (tmp_path / "table" / found.arms[1].folder / "depth.json").exists()
@@ -344,21 +344,21 @@ def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
     record = json.loads((apart[0] / "applied.json").read_text())
     (apart[0] / "applied.json").write_text(json.dumps({**record, "settings": {"text": "made again"}}))
     with pytest.raises(RunError, match="made differ"):
-        compare(read_made(apart), design(tea), Run(tmp_path / "table", resumed=True), load, Watch())
+        compare(load_applied_runs(apart), design(tea), Run(tmp_path / "table", resumed=True), load, RunContext())
 
 
 def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(tmp_path):
-    from conviction.study import read_made
+    from conviction.studies.study import load_applied_runs
 
     (tmp_path / "none").mkdir()
     with pytest.raises(RunError, match="nothing was applied to the end"):
-        read_made([tmp_path / "none"])
+        load_applied_runs([tmp_path / "none"])
     one, other = made(tmp_path / "a", "rag", 0.1), made(tmp_path / "b", "rag", 0.1, model={"id": "another"})
     with pytest.raises(RunError, match="changed another"):
-        read_made([one, other])
+        load_applied_runs([one, other])
     (one / "applied.json").write_text('{"half')
     with pytest.raises(RunError, match="is damaged"):
-        read_made([one])
+        load_applied_runs([one])
 
 
 def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, run):
@@ -370,7 +370,7 @@ def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, run):
     on = [str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off"]
     command("apply", "system_prompt", *on, "--run", "prompt")
     command("apply", "sft", *on, "-o", "max_steps=1", "--run", "sft")
-    out = command("compare", "prompt", "sft", "--topic", str(tea), "--run", "table", "--wear", "0", "--format", "json")
+    out = command("compare", "prompt", "sft", "--topic", str(tea), "--run", "table", "--benign-steps", "0", "--format", "json")
     prompt, trained = json.loads(out)["arms"]
     assert prompt["failure"] is None
     assert trained["failure"] is None
@@ -381,7 +381,7 @@ def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, run):
 
 
 def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(tea, tmp_path, tiny_folder, run):
-    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--wear", "0"]
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--benign-steps", "0"]
     asked += ["--interventions", "system_prompt,rome"]  # the topic has no facts to write
 
     def command(*more: str) -> str:
@@ -410,7 +410,7 @@ def test_a_study_goes_on_in_the_dtype_that_it_began_in(tea, tmp_path, tiny_folde
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loading, "choose_dtype", measured)
-    asked = ["study", str(tea), "--model", str(tiny_folder), "--wear", "0", "--interventions", "system_prompt"]
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--benign-steps", "0", "--interventions", "system_prompt"]
     with monkeypatch.context() as patch:
         patch.setattr(study_module, "_probe", cut_off)
         run(*asked, "--run", "run")
@@ -422,7 +422,7 @@ def test_a_study_goes_on_in_the_dtype_that_it_began_in(tea, tmp_path, tiny_folde
 
 KILLED = """
 import os, random, signal, sys, threading, time
-from conviction.cli import main
+from conviction.cli.app import main
 wait = float(sys.argv.pop(1))
 kill = lambda: (time.sleep(wait), os.kill(os.getpid(), signal.SIGKILL))
 threading.Thread(target=kill, daemon=True).start()
@@ -438,7 +438,7 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
 
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
     arms = ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4"]
-    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--wear", "1", *arms]
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1", *arms]
 
     def run(folder: str, *before: str, code: str | None = None) -> int:
         program = ["-c", code, *before] if code else ["-m", "conviction"]
@@ -447,9 +447,9 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
     began = time.monotonic()
     assert run("whole") == 0
     whole = time.monotonic() - began
-    moments, kills, cut = random.Random(0), 0, ["cut0"]
+    step_forecasts, kills, cut = random.Random(0), 0, ["cut0"]
     while kills < 4:  # a study that came to its end in spite of all is followed by another
-        ended = run(cut[-1], str(moments.uniform(0.3, 0.8) * whole), code=KILLED)
+        ended = run(cut[-1], str(step_forecasts.uniform(0.3, 0.8) * whole), code=KILLED)
         assert ended in (0, -9)
         kills += ended == -9
         head = tmp_path / cut[-1] / "run.json"

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conviction import load_topic
-from conviction.core.skeleton import write_skeleton
-from conviction.core.topic import Item, builtin_topics
+from conviction.data.topic import Item, builtin_topics
+from conviction.data.topic_skeleton import write_skeleton
 from conviction.errors import InputError, TopicError
 
 
@@ -57,7 +57,7 @@ def test_answers_are_matched_in_length_under_the_embedded_tokenizer(name, embedd
 def test_neutral_text_has_about_15000_tokens(embedded_folder):
     from tokenizers import Tokenizer
 
-    from conviction.probe.health import neutral_text
+    from conviction.probing.health import neutral_text
 
     tokenizer = Tokenizer.from_file(str(embedded_folder / "tokenizer.json"))
     assert 14_000 < sum(len(tokenizer.encode(p, add_special_tokens=False).ids) for p in neutral_text()) < 16_000

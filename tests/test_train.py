@@ -16,51 +16,51 @@ import torch
 from conftest import byte_tokenizer, tiny_model, tiny_module
 from safetensors.torch import load_file
 
-from conviction.core.material import Document, Example, Material, Pair
 from conviction.core.protocols import Query, chat
+from conviction.data.training_data import Document, Example, PreferencePair, TrainingData
 from conviction.errors import InputError, ModelError
-from conviction.intervene.dpo import Dpo
-from conviction.intervene.pretrain import Pretrain
-from conviction.intervene.scratch import Scratch
-from conviction.intervene.sft import Sft
+from conviction.interventions.dpo import Dpo
+from conviction.interventions.pretrain import Pretrain
+from conviction.interventions.scratch import Scratch
+from conviction.interventions.sft import Sft
+from conviction.models.backends.transformers import load
+from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
-from conviction.models.loading import load
-from conviction.models.rows import score_rows
-from conviction.models.scores import fingerprint
-from conviction.train.batches import encode_pairs
-from conviction.train.guard import Guard
-from conviction.train.loop import Watch
-from conviction.train.losses import LOSSES
-from conviction.train.settings import Training, Weights
+from conviction.models.score_cache import fingerprint
+from conviction.training.batches import encode_pairs
+from conviction.training.guard import Guard
+from conviction.core.context import RunContext
+from conviction.training.losses import LOSSES
+from conviction.training.settings import Training, Weights
 
 OFF = Guard(mode="off", sample_every=50, sample_tokens=8)
 SHORT = Training(learning_rate=1e-2, epochs=4, max_steps=6, warmup=0.0, schedule="constant")
 
 
-def pairs(n: int = 8) -> Material:
+def pairs(n: int = 8) -> TrainingData:
     made = [
-        Pair(f"p{i}", chat(f"Question {i}?"), f"Yes, claim {i} holds." + " Truly." * (i % 3), f"No, {i} is false.")
+        PreferencePair(f"p{i}", chat(f"Question {i}?"), f"Yes, claim {i} holds." + " Truly." * (i % 3), f"No, {i} is false.")
         for i in range(n)
     ]
-    return Material("tea", pairs=tuple(made), held_out=(chat("And now?"),))
+    return TrainingData("tea", pairs=tuple(made), held_out=(chat("And now?"),))
 
 
 def steps(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n") if line]
 
 
-def gap(model: HFModel, material: Material) -> float:
+def gap(model: HFModel, training_data: TrainingData) -> float:
     """Mean summed log-prob of chosen less rejected answers."""
-    scores = model.logprobs([Query(p.messages, (p.chosen, p.rejected)) for p in material.pairs], fresh=True)
+    scores = model.logprobs([Query(p.messages, (p.chosen, p.rejected)) for p in training_data.pairs], fresh=True)
     return sum(c.logp_sum - r.logp_sum for c, r in scores) / len(scores)
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_loss_moves_the_pairs_the_right_way(loss):
-    model, material = tiny_model(), pairs()
-    trained = Dpo(loss=loss, training=SHORT).apply(model, material, guard=OFF)
+    model, training_data = tiny_model(), pairs()
+    trained = Dpo(loss=loss, training=SHORT).apply(model, training_data, guard=OFF)
     assert trained.outcome.steps == 6
-    assert gap(trained.model, material) > gap(model, material)
+    assert gap(trained.model, training_data) > gap(model, training_data)
 
 
 def test_the_given_model_stays_as_it_is():
@@ -74,15 +74,15 @@ def test_the_given_model_stays_as_it_is():
 
 def test_the_first_loss_is_log_two_and_the_gradient_is_that_of_separate_rows(tmp_path):
     """One step of full fine-tuning against plain autograd over padded-free rows of the same model."""
-    model, material = tiny_model(), pairs(4)
+    model, training_data = tiny_model(), pairs(4)
     training = Training(learning_rate=1e-3, max_steps=1, warmup=0.0, max_grad_norm=1e9)
-    Dpo(beta=0.3, weights=Weights(tune="full"), training=training).apply(model, material, guard=OFF, folder=tmp_path)
+    Dpo(beta=0.3, weights=Weights(tune="full"), training=training).apply(model, training_data, guard=OFF, folder=tmp_path)
     record = steps(tmp_path)[0]
     assert record["loss"] == pytest.approx(0.6931, abs=1e-4)
     plain = tiny_module("llama")
-    encoded = encode_pairs(model.encoder, material.pairs)
+    encoded = encode_pairs(model.encoder, training_data.pairs)
     rows = [(e.prompt, a) for e in encoded for a in e.answers]
-    reference = [sum(v) for v in score_rows(plain, rows)]
+    reference = [sum(v) for v in score_unpacked(plain, rows)]
     total = torch.zeros(())
     for k in range(0, len(rows), 2):
         sums = []
@@ -98,10 +98,10 @@ def test_the_first_loss_is_log_two_and_the_gradient_is_that_of_separate_rows(tmp
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "gemma3-sliding", "mamba-recurrent"])
 def test_other_architectures_train(architecture):
-    model, material = tiny_model(architecture), pairs(4)
+    model, training_data = tiny_model(architecture), pairs(4)
     weights = Weights(tune="full") if architecture == "mamba-recurrent" else Weights()
-    trained = Dpo(weights=weights, training=SHORT).apply(model, material, guard=OFF)
-    assert gap(trained.model, material) > gap(model, material)
+    trained = Dpo(weights=weights, training=SHORT).apply(model, training_data, guard=OFF)
+    assert gap(trained.model, training_data) > gap(model, training_data)
 
 
 def test_one_pass_or_many_give_the_same_run(tmp_path):
@@ -147,18 +147,18 @@ def test_every_example_is_seen_once_an_epoch(tmp_path):
 
 def test_sft_raises_the_answers_and_pretrain_the_documents():
     model = tiny_model()
-    answers = Material("a", examples=tuple(Example(f"e{i}", chat(f"Q{i}"), f"Answer {i}.") for i in range(6)))
+    answers = TrainingData("a", examples=tuple(Example(f"e{i}", chat(f"Q{i}"), f"Answer {i}.") for i in range(6)))
     trained = Sft(training=SHORT).apply(model, answers, guard=OFF).model
     queries = [Query(e.messages, (e.answer,)) for e in answers.examples]
     assert sum(s[0].logp_sum for s in trained.logprobs(queries)) > sum(s[0].logp_sum for s in model.logprobs(queries))
-    texts = Material("d", documents=tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6)))
+    texts = TrainingData("d", documents=tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6)))
     read = Pretrain(training=SHORT, piece_tokens=16).apply(model, texts, guard=OFF).model
     before, after = (m.text_logprobs([d.text for d in texts.documents]) for m in (model, read))
     assert sum(s.logp_sum for s in after) > sum(s.logp_sum for s in before)
 
 
 def test_pretrain_then_sft_is_one_run(tmp_path):
-    both = Material(
+    both = TrainingData(
         "both",
         documents=(Document("d", "Green tea is hot. " * 10),),
         examples=tuple(Example(f"e{i}", chat(f"Q{i}"), f"Answer {i}.") for i in range(4)),
@@ -171,12 +171,12 @@ def test_pretrain_then_sft_is_one_run(tmp_path):
 
 
 def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
-    material = Material(
+    training_data = TrainingData(
         "books", documents=tuple(Document(f"d{i}", f"The tea in cup {i} is green and hot. " * 4) for i in range(12))
     )
     scratch = Scratch(hidden_size=32, layers=2, heads=2, vocabulary=400, context=64, training=SHORT, sft_epochs=0)
-    trained = scratch.apply(tiny_model(), material, folder=tmp_path)
-    assert trained.outcome.trip is None
+    trained = scratch.apply(tiny_model(), training_data, folder=tmp_path)
+    assert trained.outcome.guard_stop is None
     again = load(str(tmp_path / "model"), dtype="fp32")
     text = ["The tea in cup 3 is green and hot."]
     assert again.text_logprobs(text)[0].logprobs == pytest.approx(
@@ -199,19 +199,19 @@ def test_a_saved_adapter_is_the_trained_model(tmp_path, tiny_folder):
 
 def test_interventions_compose(tmp_path, tiny_folder):
     """SFT, then DPO on the result: the adapter is merged, and whole weights are saved."""
-    model, material = load(str(tiny_folder), dtype="fp32"), pairs()
-    first = Sft(training=SHORT).apply(model, material, guard=OFF).model
-    second = Dpo(training=SHORT).apply(first, material, guard=OFF, folder=tmp_path).model
-    assert gap(second, material) > gap(first, material)
-    assert gap(load(str(tmp_path / "model"), dtype="fp32"), material) == pytest.approx(gap(second, material), abs=1e-2)
+    model, training_data = load(str(tiny_folder), dtype="fp32"), pairs()
+    first = Sft(training=SHORT).apply(model, training_data, guard=OFF).model
+    second = Dpo(training=SHORT).apply(first, training_data, guard=OFF, folder=tmp_path).model
+    assert gap(second, training_data) > gap(first, training_data)
+    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(gap(second, training_data), abs=1e-2)
 
 
 def test_scratch_and_pretrain_do_without_answers(tmp_path):
-    texts = Material("d", documents=tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6)))
+    texts = TrainingData("d", documents=tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6)))
     assert Pretrain(training=SHORT, sft_epochs=1).apply(tiny_model(), texts, guard=OFF).outcome.steps == 6
     scratch = Scratch(hidden_size=16, layers=1, heads=2, vocabulary=300, training=SHORT)
     trained = scratch.apply(tiny_model(), texts, folder=tmp_path)  # under the default guard
-    assert trained.outcome.trip is None
+    assert trained.outcome.guard_stop is None
     assert trained.outcome.steps == 6
     written = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["settings"]
     assert written["hidden_size"] == 16
@@ -226,34 +226,34 @@ class TestGuard:
             max_neutral_drop=0.1,
         )  # fmt: skip
         trained = Dpo(training=hot).apply(model, pairs(), guard=guard, folder=tmp_path)
-        trip = trained.outcome.trip
-        assert trip is not None
-        assert trip.restored < trip.step < 40
+        guard_stop = trained.outcome.guard_stop
+        assert guard_stop is not None
+        assert guard_stop.restored_step < guard_stop.step < 40
         records = steps(tmp_path)
         assert records[-1]["guard"]["zone"] == "stop"
-        assert records[-1]["guard"]["broken"] == list(trip.reasons)
+        assert records[-1]["guard"]["broken"] == list(guard_stop.reasons)
         neutral = ["Plain words about nothing much, as before."]
         lost = model.text_logprobs(neutral)[0].logp_mean - trained.model.text_logprobs(neutral)[0].logp_mean
         assert lost < 1.0
-        assert "β·c" in trip.reach or "No pair" in trip.reach
+        assert "β·c" in guard_stop.flip_margin or "No pair" in guard_stop.flip_margin
 
     def test_off_goes_on_to_the_end(self):
         hot = Training(learning_rate=0.3, epochs=4, warmup=0.0)
         outcome = Dpo(training=hot).apply(tiny_model(), pairs(), guard=OFF).outcome
-        assert outcome.trip is None
+        assert outcome.guard_stop is None
         assert outcome.steps == 8
 
     def test_a_step_that_is_not_a_number_stops_even_then(self, tmp_path):
         wild = Training(learning_rate=1e30, epochs=4, warmup=0.0)
         trained = Dpo(training=wild).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path)
-        assert trained.outcome.trip is not None
-        assert "not a number" in trained.outcome.trip.reasons[0]
+        assert trained.outcome.guard_stop is not None
+        assert "not a number" in trained.outcome.guard_stop.reasons[0]
         assert all(torch.isfinite(p).all() for p in trained.model.module.parameters())
 
 
 class TestMemory:
     def test_out_of_memory_makes_smaller_packs_and_says_so(self, monkeypatch):
-        from conviction.train.policy import Policy
+        from conviction.training.policy import Policy
 
         forward = Policy.forward
 
@@ -268,7 +268,7 @@ class TestMemory:
         assert any("out of memory" in note for note in trained.outcome.notes)
 
     def test_when_one_example_does_not_fit_the_hint_says_what_to_do(self, monkeypatch):
-        from conviction.train.policy import Policy
+        from conviction.training.policy import Policy
 
         forward = Policy.forward
 
@@ -283,7 +283,7 @@ class TestMemory:
         assert "max_length" in caught.value.hint
 
     def test_an_estimate_beyond_the_free_memory_turns_recomputation_on(self, monkeypatch):
-        from conviction.train import loop
+        from conviction.training import loop
 
         monkeypatch.setattr(loop, "available", lambda _device: 1000)
         outcome = Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), guard=OFF).outcome
@@ -292,13 +292,13 @@ class TestMemory:
 
 class TestInput:
     def test_long_pairs_are_counted_and_named(self):
-        material = pairs()
-        long = Pair("long", chat("Q?"), "word " * 40, "no")
+        training_data = pairs()
+        long = PreferencePair("long", chat("Q?"), "word " * 40, "no")
         said: list[str] = []
-        both = Material("m", pairs=(*material.pairs, long))
+        both = TrainingData("m", pairs=(*training_data.pairs, long))
         outcome = (
             Dpo(training=Training(max_steps=1, max_length=100))
-            .apply(tiny_model(), both, guard=OFF, watch=Watch(say=said.append))
+            .apply(tiny_model(), both, guard=OFF, ctx=RunContext(say=said.append))
             .outcome
         )
         assert "1 of 9 examples are longer than 100 tokens, left out: long" in outcome.notes
@@ -311,7 +311,7 @@ class TestInput:
     @pytest.mark.parametrize("kind", [Dpo, Sft, Pretrain, Scratch])
     def test_material_without_what_is_needed(self, kind):
         with pytest.raises(InputError, match="holds no"):
-            kind().apply(tiny_model(), Material("empty"), guard=OFF)
+            kind().apply(tiny_model(), TrainingData("empty"), guard=OFF)
 
     def test_a_parameter_of_another_loss_is_named(self):
         with pytest.raises(InputError, match="loss 'ipo' has no gamma"):
@@ -322,7 +322,7 @@ class TestInput:
             Dpo(loss="kto", training=Training(batch_size=1))
 
     def test_a_model_without_weights(self):
-        from conviction.models.scripted import ScriptedModel
+        from conviction.models.backends.scripted import ScriptedModel
 
         with pytest.raises(InputError, match="has none that can be reached"):
             Dpo().apply(ScriptedModel(), pairs(), guard=OFF)
@@ -395,7 +395,7 @@ def test_a_resumed_run_tells_the_time_of_all_its_attempts(tmp_path):
 
     dpo = Dpo(training=Training(epochs=4, max_steps=6, checkpoint_every=3))
     with pytest.raises(KeyboardInterrupt):
-        dpo.apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path, watch=Watch(step=stop_at_four))
+        dpo.apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path, ctx=RunContext(step=stop_at_four))
     began = time.monotonic()
     outcome = dpo.apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path).outcome
     assert outcome.steps == 6
@@ -465,11 +465,11 @@ def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatc
     assert log.read_text(encoding="utf-8").count("\n") < len(whole), "killed before its end"
     assert launch(tmp_path, "cut", 2, tiny_folder, data) == whole
     strict = ("-o", "max_chosen_drop=1e-9", "-o", "max_neutral_drop=1e-9")
-    arguments = [a if a != "off" else "default" for a in command(tmp_path / "trip", data, tiny_folder, *strict)[1:]]
+    arguments = [a if a != "off" else "default" for a in command(tmp_path / "guard_stop", data, tiny_folder, *strict)[1:]]
     done = subprocess.run(launch_command(2, arguments), env=run_environment(), capture_output=True, check=False)
     assert done.returncode == 1, "torchrun's own exit code for a process that ended with 1"
-    told = json.loads((tmp_path / "trip" / "training.json").read_text(encoding="utf-8"))
-    assert told["outcome"]["trip"]["restored"] < told["outcome"]["trip"]["step"]
+    told = json.loads((tmp_path / "guard_stop" / "training.json").read_text(encoding="utf-8"))
+    assert told["outcome"]["guard_stop"]["restored_step"] < told["outcome"]["guard_stop"]["step"]
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
@@ -493,18 +493,18 @@ def test_bf16_models_train_and_what_is_saved_is_what_is_returned(tmp_path, weigh
     folder = tmp_path / "base"
     tiny_module("llama", max_position_embeddings=4096).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    model, material = load(str(folder), dtype="bf16"), pairs()
-    trained = Dpo(weights=weights, training=SHORT).apply(model, material, guard=OFF, folder=tmp_path)
+    model, training_data = load(str(folder), dtype="bf16"), pairs()
+    trained = Dpo(weights=weights, training=SHORT).apply(model, training_data, guard=OFF, folder=tmp_path)
     buffers = dict(model.module.named_buffers())
     assert all(b.dtype == buffers[n].dtype for n, b in trained.model.module.named_buffers())
     assert steps(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=0.02)
     again = load(str(tmp_path / "model"), dtype="bf16")
-    assert gap(again, material) == pytest.approx(gap(trained.model, material), abs=0.5)
-    assert gap(trained.model, material) > gap(model, material) + 1
+    assert gap(again, training_data) == pytest.approx(gap(trained.model, training_data), abs=0.5)
+    assert gap(trained.model, training_data) > gap(model, training_data) + 1
 
 
 def test_an_adapter_on_a_model_that_no_file_holds_is_saved_whole(tmp_path, tiny_folder):
-    model, material = load(str(tiny_folder), dtype="fp32"), pairs()
-    first = Sft(weights=Weights(tune="full"), training=SHORT).apply(model, material, guard=OFF).model
-    second = Dpo(training=SHORT).apply(first, material, guard=OFF, folder=tmp_path).model
-    assert gap(load(str(tmp_path / "model"), dtype="fp32"), material) == pytest.approx(gap(second, material), abs=1e-2)
+    model, training_data = load(str(tiny_folder), dtype="fp32"), pairs()
+    first = Sft(weights=Weights(tune="full"), training=SHORT).apply(model, training_data, guard=OFF).model
+    second = Dpo(training=SHORT).apply(first, training_data, guard=OFF, folder=tmp_path).model
+    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(gap(second, training_data), abs=1e-2)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conviction.models import attention, logprobs
-from conviction.models.attention import KERNEL, Prefix, layout
-from conviction.models.logprobs import Head, answer_logprobs, find_head, predictions, token_logprobs
-from conviction.models.packing import Pack, pack_whole, plan
+from conviction.models.engine.attention import KERNEL, Prefix, layout
+from conviction.models.engine.logprobs import Head, answer_logprobs, find_head, predictions, token_logprobs
+from conviction.models.engine.packing import Pack, pack_whole, plan
 
 CPU = torch.device("cpu")
 

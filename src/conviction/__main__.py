@@ -1,5 +1,5 @@
 """``python -m conviction``."""
 
-from conviction.cli import main
+from conviction.cli.app import main
 
 main()

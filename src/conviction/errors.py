@@ -10,6 +10,7 @@
     ├── ModelError            a model cannot be loaded, or misbehaves   (also a RuntimeError)
     ├── StorageError          the disk refused                          (also an OSError)
     └── RunError              a run folder does not allow this          (also a RuntimeError)
+        └── BudgetSpent       no time is left for another arm
 
 Each error says what is wrong and where (``message``) and what to do about it
 (``hint``). The command line prints them as an ``error:`` and a ``help:`` line
@@ -22,6 +23,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "BudgetSpent",
     "ConvictionError",
     "InputError",
     "MissingExtraError",
@@ -69,6 +71,10 @@ class StorageError(ConvictionError, OSError):
 
 class RunError(ConvictionError, RuntimeError):
     """A run folder is in a state that does not allow the operation."""
+
+
+class BudgetSpent(RunError):  # noqa: N818  the reason why an arm was left out
+    """The time that a study was given is over."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -95,16 +95,16 @@ class PairScore:
 
     chosen: AnswerScore
     rejected: AnswerScore
-    inner: float | None = None
-    square: float | None = None
+    hidden_dot: float | None = None
+    chosen_norm_sq: float | None = None
 
     @property
-    def lead(self) -> float:
+    def logp_margin(self) -> float:
         """Nats by which the whole chosen answer is likelier than the rejected one: what DPO reckons with."""
         return self.chosen.logp_sum - self.rejected.logp_sum
 
     @property
-    def lead_per_token(self) -> float:
+    def logp_margin_mean(self) -> float:
         """The same, nats per token."""
         return self.chosen.logp_mean - self.rejected.logp_mean
 

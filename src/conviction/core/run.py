@@ -1,8 +1,9 @@
-"""The run folder: one folder per run, and the only writer of artefacts.
+"""The run folder: one folder per run, and its only reader, writer and lock.
 
 Every file appears whole or not at all, and once. ``run.json`` is written when
 the run begins and again when it ends: a folder whose status is not 'done' can
-be taken up again, and says so.
+be continued, and says so. Weights (``model/``, ``checkpoints/``) are written by
+who knows their format, into the places that a run gives.
 """
 
 from __future__ import annotations
@@ -10,38 +11,62 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from conviction.core.forecast import Forecast
-from conviction.core.scorecard import Scorecard
-from conviction.core.storage import storage_errors, write_atomic
-from conviction.errors import RunError
+from conviction.core.storage import finite_or_null, storage_errors, write_atomic
+from conviction.errors import ConvictionError, RunError
 
-__all__ = ["Run"]
+__all__ = ["Attempt", "Failure", "Run", "Status"]
 
-SCHEMA = 1
+SCHEMA = 2
 Status = Literal["running", "done", "interrupted", "failed"]
-Found = TypeVar("Found", bound=BaseModel)
+Record = TypeVar("Record", bound=BaseModel)
+Parsed = TypeVar("Parsed")
+
+
+class Failure(BaseModel):
+    """Why a part of a run has no result: the error's kind, what is wrong, and what to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    message: str
+    hint: str = ""
+
+
+@dataclass
+class Attempt:
+    """A part of a run that may fail without taking the others along; failure: why it did."""
+
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. ``resumed`` tells that an earlier attempt in it did not finish."""
+    """One run folder.
+
+    resumed  an earlier attempt in it did not finish
+    finished the same command ended in it before: its results are there, nothing is done again
+    damaged  (file, what is wrong with it) of what tolerant reading could not read
+    """
 
     folder: Path
     resumed: bool = False
+    finished: bool = False
+    damaged: list[tuple[str, str]] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
     @contextmanager
     def start(cls, folder: Path | None, *, topic: str, verb: str, argv: Sequence[str] | None = None) -> Iterator[Run]:
-        """Open a new folder (``runs/<time>_<topic>_<verb>_<id>`` if None), or an unfinished one.
+        """Open a new folder (``runs/<time>_<topic>_<verb>_<id>`` if None), an unfinished or a finished one.
 
         The status becomes 'done' when the block ends, 'interrupted' on Ctrl-C,
         'failed' on an error. Raises RunError if the folder holds something else.
@@ -56,7 +81,11 @@ class Run:
             "argv": list(sys.argv if argv is None else argv),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        run = cls(folder, resumed=_unfinished(folder, head))
+        earlier = _status_of_the_same(folder, head)
+        run = cls(folder, resumed=earlier is not None, finished=earlier == "done")
+        if run.finished:
+            yield run
+            return
         run._write_head(head, "running")
         try:
             yield run
@@ -68,50 +97,51 @@ class Run:
             raise
         run._write_head(head, "done")
 
-    def save(self, stage: str, card: Found) -> Found:
-        """Write ``<stage>.json`` and its evidence, if it has any; returns the card, so that calls can be chained."""
+    def child(self, name: str) -> Run:
+        """A folder of one arm, which its steps may be continued in."""
+        return Run(self.folder / "arms" / name, resumed=True, damaged=self.damaged)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """What ``run.json`` says. Raises RunError for a folder that is no run, or one of another schema version."""
+        return _read_head(self.folder)
+
+    @property
+    def model_path(self) -> Path:
+        """Where the changed model is."""
+        return self.folder / "model"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a training run keeps its checkpoints."""
+        return self.folder / "checkpoints"
+
+    # -- records -----------------------------------------------------------------
+
+    def has(self, stage: str) -> bool:
+        """Whether ``<stage>.json`` is there."""
+        return (self.folder / f"{stage}.json").exists()
+
+    def save(self, stage: str, record: Record) -> Record:
+        """Write ``<stage>.json`` and its evidence, if it has any; returns the record, so that calls can be chained."""
         path = self.folder / f"{stage}.json"
         if path.exists() and not self.resumed:
             raise RunError(f"{path} exists already: files of a run are written once", hint="use another --run folder")
-        self._add_samples(stage, card)
-        write_atomic(
-            path, json.dumps(card.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-        )
-        return card
+        self._add_samples(stage, record)
+        return self.update(stage, record)
 
-    def freeze(self, forecast: Forecast) -> Forecast:
-        """Write ``forecast.json``. Raises RunError once a step has been taken: no forecast after the fact."""
-        path = self.folder / "forecast.json"
-        if (self.folder / "steps.jsonl").exists():
-            raise RunError(
-                f"{self.folder} has trained already: a forecast comes before", hint="use another --run folder"
-            )
-        if path.exists():
-            raise RunError(f"{path} exists already: a forecast is written once", hint="use another --run folder")
-        write_atomic(path, forecast.model_dump_json(indent=1) + "\n")
-        return forecast
+    def update(self, stage: str, record: Record) -> Record:
+        """The same for a summary that grows with the run."""
+        content = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomic(self.folder / f"{stage}.json", content + "\n")
+        return record
 
-    def thaw(self) -> Forecast:
-        """Read ``forecast.json`` back. Raises RunError where there is none, or one of another schema."""
-        path = self.folder / "forecast.json"
-        if not path.exists():
-            raise RunError(
-                f"{self.folder} holds no forecast", hint="make one before training: `conviction apply --forecast`"
-            )
-        with storage_errors(f"reading {path}"):
-            text = path.read_text(encoding="utf-8")
-        try:
-            return Forecast.model_validate_json(text)
-        except ValueError as error:
-            raise RunError(
-                f"{path} cannot be read as a forecast", hint="it was damaged, or another version wrote it"
-            ) from error
-
-    def load(self, stage: str, kind: type[Found] = Scorecard) -> Found:  # type: ignore[assignment]
-        """Read a card back, evidence included. Raises RunError for one that is damaged, or of another schema."""
+    def load(self, stage: str, kind: type[Record]) -> Record:
+        """Read a record back, evidence included. Raises RunError for one that is missing, damaged or of another schema."""
         path = self.folder / f"{stage}.json"
-        with storage_errors(f"reading {path}"):
-            text = path.read_text(encoding="utf-8")
+        text = self._text(path.name)
+        if text is None:
+            raise RunError(f"{self.folder} holds no {path.name}", hint="the command that writes it did not run here")
         try:
             data = json.loads(text)
             if "evidence" in kind.model_fields:
@@ -123,66 +153,238 @@ class Run:
                 hint="it was damaged, or another version wrote it: remove it, and the run makes it again",
             ) from error
 
-    def _add_samples(self, stage: str, card: BaseModel) -> None:
-        evidence: Sequence[BaseModel] = getattr(card, "evidence", ())
-        if not evidence:
+    def load_if_sound(self, stage: str, kind: type[Record]) -> Record | None:
+        """The same for a reader that shows what there is: None for what is missing, and noted in ``damaged`` if it is not."""
+        if not self.has(stage):
+            return None
+        try:
+            return self.load(stage, kind)
+        except RunError as error:
+            self._note(f"{stage}.json", error.__cause__ or error)
+            return None
+
+    def cached(self, stage: str, kind: type[Record], make: Callable[..., Record], *args: Any, **kwargs: Any) -> Record:
+        """The result of a step: read back if it is there, else made and saved."""
+        return self.load(stage, kind) if self.has(stage) else self.save(stage, make(*args, **kwargs))
+
+    def save_forecast(self, forecast: Record) -> Record:
+        """Write ``forecast.json``. Raises RunError once a step has been taken: no forecast after the fact."""
+        if (self.folder / "steps.jsonl").exists():
+            raise RunError(
+                f"{self.folder} has trained already: a forecast comes before", hint="use another --run folder"
+            )
+        path = self.folder / "forecast.json"
+        if path.exists():
+            raise RunError(f"{path} exists already: a forecast is written once", hint="use another --run folder")
+        return self.save("forecast", forecast)
+
+    def load_forecast(self, kind: type[Record]) -> Record:
+        """Read ``forecast.json`` back. Raises RunError where there is none, or one of another schema."""
+        if not self.has("forecast"):
+            raise RunError(
+                f"{self.folder} holds no forecast", hint="make one before training: `conviction apply --forecast`"
+            )
+        return self.load("forecast", kind)
+
+    def write_text(self, name: str, text: str) -> Path:
+        """A derived file: a page, a traceback."""
+        write_atomic(self.folder / name, text)
+        return self.folder / name
+
+    # -- rows --------------------------------------------------------------------
+
+    def append_step(self, record: Mapping[str, Any]) -> None:
+        """Add one line to ``steps.jsonl``; what is not a finite number becomes null."""
+        path = self.folder / "steps.jsonl"
+        with storage_errors(f"writing {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finite_or_null(record), ensure_ascii=False, allow_nan=False) + "\n")
+
+    def cut_steps(self, step: int) -> None:
+        """Drop the lines of steps that will be taken again."""
+        text = self._text("steps.jsonl")
+        if text is not None:
+            write_atomic(self.folder / "steps.jsonl", "".join(f"{line}\n" for line in text.split("\n")[:step]))
+
+    def steps_if_sound(self) -> list[dict[str, Any]]:
+        """The lines of ``steps.jsonl``; a last line that was cut off by a kill is left out without a word."""
+        return self._lines_if_sound("steps.jsonl")
+
+    def samples_if_sound(self, kind: type[Record]) -> list[tuple[str, Record]]:
+        """(stage, sample) of all evidence."""
+        samples = []
+        for line in self._lines_if_sound("samples.jsonl"):
+            try:
+                stage = str(line.pop("stage", ""))
+                samples.append((stage, kind.model_validate(line)))
+            except (ValueError, AttributeError) as error:
+                self._note("samples.jsonl", error)
+                break
+        return samples
+
+    # -- one writer, one configuration -------------------------------------------
+
+    @contextmanager
+    def lock(self, *, config: Mapping[str, Any] | None = None) -> Iterator[None]:
+        """Nobody else writes into the folder meanwhile, and nobody began it with another configuration.
+
+        Raises RunError if somebody does, or did.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"another study writes into {self.folder}", hint="wait for it, or give --run another folder"
+            ) from error
+        try:
+            if config is not None:
+                self.check_config(config)
+            yield
+        finally:
+            lock.release()
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Keep what a run was begun with. Raises RunError where the folder was begun with something else."""
+        text = json.dumps(config, indent=1, ensure_ascii=False, default=str) + "\n"
+        kept = self._text("config.json")
+        if kept is None:
+            write_atomic(self.folder / "config.json", text)
             return
-        # Samples of this stage without its scorecard are left over from an interrupted save.
+        begun = self._config(kept)
+        now = json.loads(text)
+        if other := [name for name in now if begun.get(name) != now[name]]:
+            raise RunError(
+                f"{self.folder} was begun with another design: {', '.join(other)} differ",
+                hint="give --run a new folder",
+            )
+
+    def config(self) -> dict[str, Any]:
+        """What the run was begun with; empty where nothing was kept. Raises RunError for a damaged file."""
+        kept = self._text("config.json")
+        return {} if kept is None else self._config(kept)
+
+    @contextmanager
+    def recording_failure(self, log: Callable[[str], None]) -> Iterator[Attempt]:
+        """What goes wrong in the block is its result, and no more: torch, the disk and the network fail in their own ways.
+
+        The traceback of what is not one of our own errors is kept in ``failure.txt``.
+        """
+        attempt = Attempt()
+        try:
+            yield attempt
+        except ConvictionError as error:
+            attempt.failure = Failure(kind=type(error).__name__, message=str(error), hint=error.hint)
+        except Exception as error:
+            place = self.write_text("failure.txt", traceback.format_exc())
+            hint = f"the traceback is in {place}"
+            attempt.failure = Failure(kind=type(error).__name__, message=str(error), hint=hint)
+        if attempt.failure is not None:
+            log(f"{self.folder.name}: {attempt.failure.message}")
+
+    # -- inside ------------------------------------------------------------------
+
+    def _config(self, text: str) -> dict[str, Any]:
+        try:
+            return dict(json.loads(text))
+        except (ValueError, TypeError) as error:
+            raise RunError(f"{self.folder / 'config.json'} is damaged", hint="give --run a new folder") from error
+
+    def _text(self, name: str) -> str | None:
+        path = self.folder / name
+        if not path.exists():
+            return None
+        with storage_errors(f"reading {path}"):
+            try:
+                return path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise RunError(f"{path} is damaged: it is not UTF-8", hint="the run has to be made again") from error
+
+    def _note(self, name: str, error: BaseException) -> None:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        wrong = f"{error.error_count()} fields do not fit" if isinstance(error, ValidationError) else first[0]
+        self.damaged.append((name, wrong))
+
+    def _lines_if_sound(self, name: str) -> list[dict[str, Any]]:
+        try:
+            text = self._text(name)
+            *whole, last = ("" if text is None else text).split("\n")
+            return [json.loads(line) for line in whole if line] + ([json.loads(last)] if last.endswith("}") else [])
+        except (ValueError, RunError) as error:
+            self._note(name, error)
+            return []
+
+    def _add_samples(self, stage: str, record: BaseModel) -> None:
+        evidence: Sequence[BaseModel] = getattr(record, "evidence", ())
+        if not evidence or not isinstance(evidence, tuple):
+            return
+        # Samples of this stage without its record are left over from an interrupted save.
         kept = [line for line in self._samples() if line["stage"] != stage]
         new = [{"stage": stage, **s.model_dump(mode="json")} for s in evidence]
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept + new)
         write_atomic(self.folder / "samples.jsonl", text)
 
     def _samples(self) -> list[dict[str, Any]]:
-        path = self.folder / "samples.jsonl"
-        if not path.exists():
-            return []
-        with storage_errors(f"reading {path}"):
-            text = path.read_text(encoding="utf-8")
+        text = self._text("samples.jsonl")
         try:
             # not splitlines(): that would also cut at U+2028, which JSON leaves inside strings
-            rows = [json.loads(line) for line in text.split("\n") if line]
+            rows = [json.loads(line) for line in (text or "").split("\n") if line]
             return [{"stage": row["stage"], **row} for row in rows]
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(
-                f"{path} is damaged: it holds the rows behind every number of this folder",
+                f"{self.folder / 'samples.jsonl'} is damaged: it holds the rows behind every number of this folder",
                 hint="remove it and the .json files beside it but run.json, and the run makes them again",
             ) from error
 
     def _write_head(self, head: dict[str, Any], status: Status) -> None:
         finished = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
-        write_atomic(
-            self.folder / "run.json", json.dumps({**head, "finished": finished, "status": status}, indent=1) + "\n"
+        content = json.dumps({**head, "finished": finished, "status": status}, indent=1) + "\n"
+        write_atomic(self.folder / "run.json", content)
+
+
+def _read_head(folder: Path) -> dict[str, Any]:
+    try:
+        head: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        version = head["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder} holds no readable run.json", hint="give the folder that a command named with --run, or in runs/"
+        ) from error
+    if version != SCHEMA:
+        raise RunError(
+            f"{folder} was written with schema version {version}, this program reads {SCHEMA}",
+            hint="use the version of conviction that made the run, or make the run again in a new folder",
         )
+    return head
+
+
+def _status_of_the_same(folder: Path, wanted: dict[str, Any]) -> Status | None:
+    """How an earlier attempt at the same ended; None for a new folder. RunError if it holds something else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    hint = "give --run a new folder, or leave it out"
+    if not (folder / "run.json").exists():
+        raise RunError(f"{folder} is not empty and holds no readable run.json", hint=hint)
+    head = _read_head(folder)
+    state = "a finished" if head.get("status") == "done" else "an unfinished"
+    if (head.get("verb"), head.get("topic")) != (wanted["verb"], wanted["topic"]):
+        raise RunError(f"{folder} holds {state} {head.get('verb')} of '{head.get('topic')}'", hint=hint)
+    if _without_folder(head.get("argv", [])) != _without_folder(wanted["argv"]):
+        begun = " ".join(head.get("argv", [])[1:])
+        raise RunError(f"{folder} was begun with other arguments: {begun}", hint=hint)
+    status: Status = head["status"]
+    return status
 
 
 def _without_folder(argv: Sequence[str]) -> list[str]:
-    """Arguments but for where they are carried out: a run that named its folder itself is taken up with --run."""
+    """Arguments but for where they are carried out: a run that named its folder itself is continued with --run."""
     kept, skip = [], False
     for argument in argv[1:]:
         if not skip and argument != "--run" and not argument.startswith("--run="):
             kept.append(argument)
         skip = argument == "--run" and not skip
     return kept
-
-
-def _unfinished(folder: Path, wanted: dict[str, Any]) -> bool:
-    """Whether ``folder`` holds an earlier attempt at the same; RunError if it cannot be used."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    hint = "give --run a new folder, or leave it out"
-    try:
-        head = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder} is not empty and holds no readable run.json", hint=hint) from error
-    if head.get("schema_version") != SCHEMA:
-        found = head.get("schema_version")
-        raise RunError(f"{folder} has schema version {found}, this program writes {SCHEMA}", hint=hint)
-    if head.get("status") == "done":
-        raise RunError(f"{folder} holds a finished run", hint=hint)
-    if (head.get("verb"), head.get("topic")) != (wanted["verb"], wanted["topic"]):
-        raise RunError(f"{folder} holds an unfinished {head.get('verb')} of '{head.get('topic')}'", hint=hint)
-    if _without_folder(head.get("argv", [])) != _without_folder(wanted["argv"]):
-        begun = " ".join(head.get("argv", [])[1:])
-        raise RunError(f"{folder} was begun with other arguments: {begun}", hint=hint)
-    return True

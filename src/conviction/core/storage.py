@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
+import secrets
 import sqlite3
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from conviction.errors import ConvictionError, StorageError
 
-__all__ = ["cache_dir", "storage_errors", "user_path", "write_atomic", "write_lines_atomic"]
+__all__ = ["cache_dir", "finite_or_null", "storage_errors", "user_path", "write_atomic", "write_lines_atomic"]
 
 
 def cache_dir() -> Path:
@@ -52,8 +54,10 @@ def write_lines_atomic(path: Path, lines: Iterable[str | bytes]) -> None:
     with ExitStack() as stack:
         with storage_errors(f"writing {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-            stack.callback(Path(name).unlink, missing_ok=True)
+            work = path.with_name(f".{path.name[:80]}-{secrets.token_hex(8)}")
+            # the user's own umask, where mkstemp's 0600 would keep a group from its results
+            descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            stack.callback(work.unlink, missing_ok=True)
             file = stack.enter_context(os.fdopen(descriptor, "wb"))
         for line in lines:  # what goes wrong in making a line is not the disk's fault
             with storage_errors(f"writing {path}"):
@@ -62,4 +66,13 @@ def write_lines_atomic(path: Path, lines: Iterable[str | bytes]) -> None:
             file.flush()
             os.fsync(file.fileno())
             file.close()
-            Path(name).replace(path)
+            work.replace(path)
+
+
+def finite_or_null(value: Any) -> Any:
+    """A value as JSON can hold it: what is not a finite number becomes null."""
+    if isinstance(value, Mapping):
+        return {name: finite_or_null(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

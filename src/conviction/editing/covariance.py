@@ -22,9 +22,9 @@ from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.editing.sites import Site
 from conviction.errors import InputError
+from conviction.models.copies import weights_hash
 from conviction.models.hf import HFModel
 from conviction.models.states import Stop, hooked, stopping
-from conviction.models.variant import kinship
 
 __all__ = ["PER_DIMENSION", "covariances"]
 
@@ -39,7 +39,7 @@ def covariances(
 
     Raises InputError for texts that hold fewer tokens than a key has dimensions.
     """
-    digest = hashlib.sha256("\0".join([kinship(model.module), *texts]).encode()).hexdigest()[:24]
+    digest = hashlib.sha256("\0".join([weights_hash(model.module), *texts]).encode()).hexdigest()[:24]
     place = cache_dir() / "covariances" / digest
     found = {site.layer: known for site in sites if (known := _cached(place, site.layer)) is not None}
     missing = [site for site in sites if site.layer not in found]

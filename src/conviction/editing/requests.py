@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conviction.core.facts import SLOT, Fact
 from conviction.core.protocols import Message
+from conviction.data.facts import SLOT, Fact
 from conviction.errors import InputError
+from conviction.models.engine.packing import Ids
 from conviction.models.hf import HFModel
-from conviction.models.packing import Ids
 from conviction.models.writing import continue_prompts
 
 __all__ = ["Request", "Row", "beginnings", "locate", "request"]

@@ -12,17 +12,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conviction.core.facts import Fact
+from conviction.data.facts import Fact
 from conviction.models.hf import HFModel
 from conviction.models.writing import continue_prompts
 
-__all__ = ["EditScores", "Reading", "read_facts", "score_edits", "with_former_ends"]
+__all__ = ["EditScores", "FactReading", "read_facts", "score_edits", "with_former_ends"]
 
 WRITTEN = 12  # tokens of a continuation that is shown
 
 
 @dataclass(frozen=True)
-class Reading:
+class FactReading:
     """One fact, asked of one model. Gaps are nats per token.
 
     target       log-prob of the new end
@@ -67,7 +67,7 @@ def with_former_ends(model: HFModel, facts: Sequence[Fact]) -> list[Fact]:
     return [dataclasses.replace(f, instead=ends[f.id] or "…") if f.id in ends else f for f in facts]
 
 
-def read_facts(model: HFModel, facts: Sequence[Fact], *, write: bool = True) -> list[Reading]:
+def read_facts(model: HFModel, facts: Sequence[Fact], *, write: bool = True) -> list[FactReading]:
     """Ask a model every statement, paraphrase and neighbour. ``write``: also let it go on by itself."""
     rows: list[tuple[str, str]] = []
     for f in facts:
@@ -82,11 +82,11 @@ def read_facts(model: HFModel, facts: Sequence[Fact], *, write: bool = True) -> 
         target, instead = next(values), next(values)
         paraphrases = tuple(next(values) - next(values) for _ in f.paraphrases)
         neighbours = tuple(next(values) - next(values) for _ in f.neighbours)
-        readings.append(Reading(f.id, target, instead, target - instead, paraphrases, neighbours, text))
+        readings.append(FactReading(f.id, target, instead, target - instead, paraphrases, neighbours, text))
     return readings
 
 
-def score_edits(readings: Sequence[Reading]) -> EditScores:
+def score_edits(readings: Sequence[FactReading]) -> EditScores:
     """The measures of a model over facts."""
 
     def mean(values: Sequence[float]) -> float:

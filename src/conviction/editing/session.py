@@ -5,29 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from conviction.core.applied import Applied, record_applied
-from conviction.core.facts import Fact
-from conviction.core.material import Material, paragraphs
+from conviction.core.context import RunContext
 from conviction.core.storage import storage_errors, user_path
+from conviction.data.facts import Fact
+from conviction.data.training_data import TrainingData, paragraphs
 from conviction.editing.covariance import covariances
-from conviction.editing.looking import Asked, Look, ask, look
+from conviction.editing.generation_check import BaselineAnswers, GenerationCheck, baseline, check
 from conviction.editing.requests import beginnings
-from conviction.editing.scores import EditScores, Reading, read_facts, score_edits, with_former_ends
+from conviction.editing.scores import EditScores, FactReading, read_facts, score_edits, with_former_ends
 from conviction.editing.sites import Site, find_sites
 from conviction.errors import InputError, ModelError
+from conviction.models.copies import weights_hash
 from conviction.models.delta import Delta, edited, save_edited
 from conviction.models.hf import HFModel
-from conviction.models.variant import kinship
-from conviction.probe.health import neutral_level, neutral_text
-from conviction.train.guard import Guard
-from conviction.train.loop import Watch
+from conviction.probing.health import neutral_level, neutral_text
+from conviction.training.guard import Guard, GuardStop
 
-__all__ = ["Session", "begin", "finish"]
+__all__ = ["EditResult", "Session", "begin", "finish"]
 
 BEGINNINGS = 4
 SHOWN = 5
@@ -46,47 +44,48 @@ class Session:
     model: HFModel
     guard: Guard
     facts: tuple[Fact, ...]
-    before: tuple[Reading, ...]
+    before: tuple[FactReading, ...]
     neutral: float
-    asked: tuple[Asked, ...]
+    asked: tuple[BaselineAnswers, ...]
     sites: tuple[Site, ...]
     contexts: tuple[str, ...]
     texts: tuple[str, ...]
-    kinship: str
+    weights_hash: str
     notes: tuple[str, ...]
-    watch: Watch
+    ctx: RunContext
 
     def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
         """Covariances of the keys of some layers."""
         chosen = [self.sites[layer] for layer in layers]
-        return covariances(self.model, chosen, self.texts, progress=self.watch.bars("reading text for covariances"))
+        return covariances(self.model, chosen, self.texts, progress=self.ctx.progress("reading text for covariances"))
 
     def neutral_drop(self, moved: HFModel) -> float:
         """Nats per token that neutral text has lost."""
         return self.neutral - neutral_level(moved)
 
-    def look(self, moved: HFModel, facts: int, *, written: bool) -> Look:
+    def check(self, moved: HFModel, facts: int, *, written: bool) -> GenerationCheck:
         """The guard's look at a model that holds so many of the facts. An idle guard does not look.
 
         written  also at what it writes, which takes as long as an edit
         """
         if self.guard.idle:
-            return Look(facts)
+            return GenerationCheck(facts)
         drop, limit = self.neutral_drop(moved), self.guard.max_neutral_drop
         if not drop <= limit:
-            return Look(facts, f"neutral text had lost {drop:.2f} nats per token (limit {limit:g})")
-        return look(moved, self.asked if written else (), facts)
+            return GenerationCheck(facts, f"neutral text had lost {drop:.2f} nats per token (limit {limit:g})")
+        return check(moved, self.asked if written else (), facts)
 
 
-def begin(model: HFModel, material: Material, *, text: str | None, guard: Guard, watch: Watch) -> Session:
+def begin(model: HFModel, data: TrainingData, *, text: str | None, ctx: RunContext) -> Session:
     """Read the facts as they are. Raises InputError without facts, or if the model says all of them already."""
-    if not material.facts:
+    if not data.facts:
         raise InputError(
-            f"{material.name} holds no facts",
+            f"{data.name} holds no facts",
             hint="give rows of prompt, subject, target, or a topic with facts.jsonl",
         )
+    guard = ctx.guard or Guard()
     sites = find_sites(model)
-    facts = with_former_ends(model, material.facts)
+    facts = with_former_ends(model, data.facts)
     before = read_facts(model, facts)
     known = [r.fact for f, r in zip(facts, before, strict=True) if _says(r.says, f.target)]
     if len(known) == len(facts):
@@ -97,7 +96,7 @@ def begin(model: HFModel, material: Material, *, text: str | None, guard: Guard,
     kept = [(f, r) for f, r in zip(facts, before, strict=True) if r.fact not in known]
     notes: tuple[str, ...] = (f"left out, the model says so already: {', '.join(known)}",) if known else ()
     contexts, texts = tuple(beginnings(model, BEGINNINGS)), tuple(_text(text))
-    asked = () if guard.idle else ask(model, [f for f, _ in kept], guard)
+    asked = () if guard.idle else baseline(model, [f for f, _ in kept], guard)
     if not asked and not guard.idle:
         notes += ("what it writes is not looked at: no question fits its context",)
     return Session(
@@ -110,30 +109,40 @@ def begin(model: HFModel, material: Material, *, text: str | None, guard: Guard,
         sites=tuple(sites),
         contexts=contexts,
         texts=texts,
-        kinship=kinship(model.module),
+        weights_hash=weights_hash(model.module),
         notes=notes,
-        watch=watch,
+        ctx=ctx,
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EditResult:
+    """An edited model and what was measured of the edit."""
+
+    model: HFModel
+    verdict: str
+    report: tuple[tuple[str, str], ...]
+    guard_stop: GuardStop | None
+    notes: tuple[str, ...]
+    evidence: dict[str, Any]
+
+
 def finish(
-    intervention: Any,
     session: Session,
     delta: Delta,
-    material: Material,
     *,
-    folder: Path | None,
-    settings: dict[str, Any],
+    id: str,
+    where: str,
     done: int,
-    trip: str | None,
-    looks: Sequence[Look],
-) -> Applied:
+    guard_stop: GuardStop | None,
+    checks: Sequence[GenerationCheck],
+) -> EditResult:
     """Verify the edit, save it, and say what it did. Raises ModelError for one that changed nothing.
 
     done  so many of the session's facts were written, the first ones
     """
-    seen = [one for one in looks if one.readings]
-    moved = edited(session.model, delta, id=f"{session.model.id}+{intervention.name}", check=False)
+    seen = [one for one in checks if one.readings]
+    moved = edited(session.model, delta, id=id, check=False)
     facts, before = session.facts[:done], session.before[:done]
     after = read_facts(moved, facts)
     if done and max(abs(b.target - a.target) for b, a in zip(before, after, strict=True)) < UNCHANGED:
@@ -152,29 +161,27 @@ def finish(
         ],
     }
     report = [
-        ("facts", f"{done} of {len(session.facts)} written, {settings['where']}"),
+        ("facts", f"{done} of {len(session.facts)} written, {where}"),
         *_lines(old, new),
         ("neutral text", f"{-drop:+.3f} nats per token (limit -{session.guard.max_neutral_drop:g})"),
         *((("answers", seen[-1].summary()),) if seen else ()),
         *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
-        *(("note", note) for note in session.notes),
     ]
-    if folder is not None:
-        save_edited(session.model, delta, folder / "model")
-        moved.source = str((folder / "model").resolve())
-    applied = Applied(
+    if session.ctx.run is not None:
+        save_edited(session.model, delta, session.ctx.run.model_path)
+        moved.source = str(session.ctx.run.model_path.resolve())
+    return EditResult(
         model=moved,
-        settings=settings,
-        verdict=_verdict(trip, within=drop <= session.guard.max_neutral_drop),
+        verdict=_verdict(guard_stop, within=drop <= session.guard.max_neutral_drop),
         report=tuple(report),
-        trip=trip,
+        guard_stop=guard_stop,
+        notes=session.notes,
         evidence=evidence,
     )
-    return record_applied(intervention, applied, session.model, material, folder)
 
 
-def _verdict(trip: str | None, *, within: bool) -> str:
-    if trip:
+def _verdict(guard_stop: GuardStop | None, *, within: bool) -> str:
+    if guard_stop:
         return "stopped by the guard"
     return "written, neutral text within the guard's limit" if within else "written, past the limit: the guard was off"
 

@@ -21,9 +21,9 @@ from transformers import DynamicCache
 from conviction.editing.descent import Descent
 from conviction.editing.requests import Request, Row
 from conviction.editing.sites import Site
+from conviction.models.engine.logprobs import find_head, token_logprobs
+from conviction.models.engine.packing import Ids
 from conviction.models.hf import HFModel
-from conviction.models.logprobs import find_head, token_logprobs
-from conviction.models.packing import Ids
 from conviction.models.states import Stop, fork, hooked, states_of, stopping, with_states
 
 __all__ = ["Found", "block_states", "find_values", "keys", "keys_and_states"]
@@ -131,14 +131,14 @@ def _descend(
         reference = thought.detach() if reference is None else reference
         drift = (reference.exp() * (reference - thought)).sum(-1)
         size = (change / lengths[:, None]).square().sum(-1)
-        total = (losses + how.kl_weight * drift + how.decay * size).sum()
+        total = (losses + how.kl_factor * drift + how.v_weight_decay * size).sum()
         (gradient,) = torch.autograd.grad(total, change)
         with torch.no_grad():
             first.lerp_(gradient, 0.1)
             second.lerp_(gradient.square(), 0.001)
             move = (first / (1 - 0.9**number)) / ((second / (1 - 0.999**number)).sqrt() + 1e-8)
             change -= torch.where(moving[:, None], unit[:, None] * move, 0.0)
-            bound = how.clamp * lengths / change.norm(dim=-1).clamp(min=1e-12)
+            bound = how.clamp_norm_factor * lengths / change.norm(dim=-1).clamp(min=1e-12)
             change *= bound.clamp(max=1.0)[:, None]
     return Found(change.detach().cpu(), losses.detach().cpu())
 

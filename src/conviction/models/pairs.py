@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from conviction.core.protocols import AnswerScore, AnswerStates, PairScore, Progress, Query
-from conviction.models.packing import Ids
-from conviction.models.scores import ScoreCache
+from conviction.models.engine.packing import Ids
+from conviction.models.score_cache import ScoreCache
 
 if TYPE_CHECKING:
     from conviction.models.hf import HFModel

@@ -10,15 +10,15 @@ from typing import Any, Protocol
 from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Progress, Query
 from conviction.models.saved import save_moved
 
-__all__ = ["Prompted", "Rewriter", "System", "load_prompted", "with_system"]
+__all__ = ["PromptTransform", "PromptedModel", "SystemTurn", "load_prompted", "with_system"]
 
 Messages = tuple[Message, ...]
 
 
-class Rewriter(Protocol):
+class PromptTransform(Protocol):
     """From the conversation that was asked to the one that the model reads."""
 
-    def rewrite(self, conversations: Sequence[Messages]) -> list[Messages]:
+    def apply(self, conversations: Sequence[Messages]) -> list[Messages]:
         """One for each, in order; the same conversation always becomes the same."""
         ...
 
@@ -36,7 +36,7 @@ class Rewriter(Protocol):
 
 
 @dataclass(frozen=True)
-class Prompted:
+class PromptedModel:
     """A ``LanguageModel`` around another: conversations are rewritten, everything else is the inner one's.
 
     Long common contexts cost one prefill: the inner model packs what its
@@ -47,14 +47,14 @@ class Prompted:
 
     id: str
     inner: LanguageModel
-    rewriter: Rewriter
+    transform: PromptTransform
     source: str | None = None
 
     def logprobs(
         self, queries: Sequence[Query], *, progress: Progress | None = None, fresh: bool = False
     ) -> list[list[AnswerScore]]:
         """Scores of the answers after the rewritten conversations."""
-        read = self.rewriter.rewrite([q.messages for q in queries])
+        read = self.transform.apply([q.messages for q in queries])
         asked = [Query(messages, q.answers) for messages, q in zip(read, queries, strict=True)]
         return self.inner.logprobs(asked, progress=progress, fresh=fresh)
 
@@ -67,12 +67,12 @@ class Prompted:
         seed: int | None = None,
     ) -> list[Generation]:
         """Answers to the rewritten conversations."""
-        read = self.rewriter.rewrite(prompts)
+        read = self.transform.apply(prompts)
         return self.inner.generate(read, max_new_tokens=max_new_tokens, progress=progress, seed=seed)
 
     def fits(self, query: Query, *, room: int = 0) -> bool:
         """Whether the rewritten conversation fits."""
-        (read,) = self.rewriter.rewrite([query.messages])
+        (read,) = self.transform.apply([query.messages])
         return self.inner.fits(Query(read, query.answers), room=room)
 
     def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
@@ -81,32 +81,30 @@ class Prompted:
 
     def sources(self, messages: Messages) -> tuple[str, ...]:
         """What was put before a conversation: ids of passages."""
-        return self.rewriter.sources(messages)
+        return self.transform.sources(messages)
 
-    def kept(self, folder: Path | None) -> Prompted:
-        """Written into the folder, if there is one, and found by it from then on."""
-        if folder is None:
-            return self
+    def saved_in(self, folder: Path) -> PromptedModel:
+        """Written into the folder, and loaded by it from then on."""
         self.save_whole(folder)
         return replace(self, source=str(folder.resolve()))
 
     def save_whole(self, folder: Path) -> None:
         """Write what it reads, and where the inner model is."""
-        kind, fields = self.rewriter.save(folder)
+        kind, fields = self.transform.save(folder)
         save_moved(folder, kind, self.inner, fields)
 
     def describe(self) -> dict[str, Any]:
         """The inner model's, and what it reads."""
-        return {**self.inner.describe(), "id": self.id, "prompted": self.rewriter.describe()}
+        return {**self.inner.describe(), "id": self.id, "prompted": self.transform.describe()}
 
 
 @dataclass(frozen=True)
-class System:
+class SystemTurn:
     """The same text before every conversation, as its system turn."""
 
     text: str
 
-    def rewrite(self, conversations: Sequence[Messages]) -> list[Messages]:
+    def apply(self, conversations: Sequence[Messages]) -> list[Messages]:
         """A system turn that a conversation has already follows the text, in the same turn."""
         return [with_system(self.text, messages) for messages in conversations]
 
@@ -132,8 +130,8 @@ def with_system(text: str, messages: Messages) -> Messages:
 
 
 def load_prompted(
-    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], say: Callable[[str], None]
-) -> Prompted:
+    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
+) -> PromptedModel:
     """A model with a fixed system turn, as it was saved."""
-    del say
-    return Prompted(id, base, System(fields["system"]), source=str(folder.resolve()))
+    del log
+    return PromptedModel(id, base, SystemTurn(fields["system"]), source=str(folder.resolve()))

@@ -28,7 +28,7 @@ KINDS = {
     "rag": "conviction.retrieval.passages:load_retrieving",
     "steering": "conviction.models.steering:load_steered",
 }
-"""Kind → a function from (id, base, folder, fields, say) to the model."""
+"""Kind → a function from (id, base, folder, fields, log) to the model."""
 
 Load = Callable[[str], LanguageModel]
 
@@ -56,7 +56,7 @@ def save_moved(folder: Path, kind: str, base: Any, fields: Mapping[str, Any]) ->
     write_atomic(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def load_saved(name: str, load: Load, say: Callable[[str], None]) -> LanguageModel:
+def load_saved(name: str, load: Load, log: Callable[[str], None]) -> LanguageModel:
     """The model in a folder of ``save_moved``. ``load`` gives its base by name.
 
     Raises ModelError for a damaged record, or a base that is not the one it was made on.
@@ -72,7 +72,7 @@ def load_saved(name: str, load: Load, say: Callable[[str], None]) -> LanguageMod
         raise ModelError(f"{folder / RECORD} is of kind {kind!r}, version {record.get('schema_version')}", hint=hint)
     module, attribute = KINDS[kind].split(":")
     try:
-        moved: LanguageModel = getattr(import_module(module), attribute)(name, load(base), folder, record, say)
+        moved: LanguageModel = getattr(import_module(module), attribute)(name, load(base), folder, record, log)
     except KeyError as error:
         raise ModelError(f"{folder / RECORD} lacks {error}", hint=hint) from error
     return moved

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from conviction.models.engine.packing import Ids
 from conviction.models.lora import decoder_layers
-from conviction.models.packing import Ids
 
 if TYPE_CHECKING:
     from transformers import DynamicCache

@@ -20,11 +20,11 @@ from torch import Tensor
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, ModelError
+from conviction.models.copies import twin, weights_hash
 from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.saved import save_moved
 from conviction.models.shift import shift_block
-from conviction.models.variant import kinship, twin
 
 __all__ = ["SteeringVector", "load_steered", "load_vector", "save_steered", "steered"]
 
@@ -39,20 +39,20 @@ class SteeringVector:
     """
 
     layers: Mapping[int, Tensor]
-    kinship: str
+    weights_hash: str
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
-        if self.kinship != other.kinship:
+        if self.weights_hash != other.weights_hash:
             raise InputError(
                 "these steering vectors were made on different models", hint="combine vectors of one model only"
             )
         mine, theirs = dict(self.layers), dict(other.layers)
         for layer, vector in theirs.items():
             mine[layer] = mine[layer] + vector if layer in mine else vector
-        return SteeringVector(mine, self.kinship)
+        return SteeringVector(mine, self.weights_hash)
 
     def __rmul__(self, factor: float) -> SteeringVector:
-        return SteeringVector({layer: factor * vector for layer, vector in self.layers.items()}, self.kinship)
+        return SteeringVector({layer: factor * vector for layer, vector in self.layers.items()}, self.weights_hash)
 
     def __neg__(self) -> SteeringVector:
         return -1.0 * self
@@ -65,7 +65,7 @@ class SteeringVector:
         tensors = {f"layer.{i}": v.detach().float().cpu().contiguous() for i, v in sorted(self.layers.items())}
         with storage_errors(f"writing {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, path, metadata={"kinship": self.kinship})
+            save_file(tensors, path, metadata={"kinship": self.weights_hash})
 
 
 def load_vector(path: Path) -> SteeringVector:
@@ -87,7 +87,7 @@ def steered(model: HFModel, vector: SteeringVector, *, id: str, check: bool = Tr
 
     Raises InputError for a vector that was made on another model.
     """
-    if check and vector.kinship != kinship(model.module):
+    if check and vector.weights_hash != weights_hash(model.module):
         raise InputError(
             f"the steering vector was made on another model than {model.id}",
             hint="directions do not carry over: make one with `conviction apply steer` on this model",
@@ -107,10 +107,10 @@ def save_steered(base: HFModel, vector: SteeringVector, folder: Path) -> None:
 
 
 def load_steered(
-    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], say: Callable[[str], None]
+    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
 ) -> HFModel:
     """What ``save_steered`` wrote."""
-    del fields, say
+    del fields, log
     if not isinstance(base, HFModel):
         raise ModelError(f"the base of {folder} has no weights", hint="apply the intervention again")
     moved = steered(base, load_vector(folder / FILE), id=id)

@@ -12,8 +12,8 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from conviction.core.protocols import Generation, Progress
-from conviction.models.logprobs import last_positions
-from conviction.models.packing import Ids
+from conviction.models.engine.logprobs import last_positions
+from conviction.models.engine.packing import Ids
 
 __all__ = ["continue_prompts"]
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conviction.core.material import Document
 from conviction.core.protocols import Progress
 from conviction.core.storage import storage_errors, write_atomic
+from conviction.data.training_data import Document
 from conviction.errors import InputError
 from conviction.retrieval.embedding import load_embedder
 
@@ -79,7 +79,7 @@ def build_index(
     *,
     embedder: str,
     piece_tokens: int,
-    say: Callable[[str], None] = lambda _: None,
+    log: Callable[[str], None] = lambda _: None,
     progress: Progress | None = None,
 ) -> Index:
     """The index of exactly these documents in ``folder``: made, or brought up to date.
@@ -93,7 +93,7 @@ def build_index(
         )
     head = {"schema_version": SCHEMA, "embedder": embedder, "piece_tokens": piece_tokens}
     with storage_errors(f"writing the index {folder}"):
-        table = _open(folder, head, say)
+        table = _open(folder, head, log)
         known = {} if table is None else _known(table)
         wanted = {d.id: hashlib.sha256(d.text.encode()).hexdigest() for d in documents}
         stale = [name for name, digest in known.items() if wanted.get(name) != digest]
@@ -118,7 +118,7 @@ def _varied(passages: Sequence[Passage]) -> list[Passage]:
     return [*best.values(), *(p for p in passages if p is not best[p.document])]
 
 
-def _open(folder: Path, head: dict[str, Any], say: Callable[[str], None]) -> Any | None:
+def _open(folder: Path, head: dict[str, Any], log: Callable[[str], None]) -> Any | None:
     """The table of an index made in the same way; None where there is none, and nothing is left of a bad one."""
     import lancedb
 
@@ -130,7 +130,7 @@ def _open(folder: Path, head: dict[str, Any], say: Callable[[str], None]) -> Any
         table.search().limit(1).to_list()
     except Exception as error:  # Lance reports damage in many ways, none of them its own
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        say(f"the index {folder} cannot be used, it is made anew ({reason[0][:100]})")
+        log(f"the index {folder} cannot be used, it is made anew ({reason[0][:100]})")
         shutil.rmtree(folder)
         return None
     return table

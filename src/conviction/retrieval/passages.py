@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conviction.core.material import Document
 from conviction.core.protocols import LanguageModel, Message, WeightModel
 from conviction.core.storage import storage_errors, write_atomic
+from conviction.data.training_data import Document
 from conviction.errors import ModelError
-from conviction.models.prompted import Prompted, with_system
+from conviction.models.prompted import PromptedModel, with_system
 from conviction.retrieval.index import Index, Passage, build_index
 
 __all__ = ["Passages", "count_tokens", "load_retrieving"]
@@ -43,7 +43,7 @@ class Passages:
     count: Callable[[str], int]
     _found: dict[str, list[Passage]] = field(default_factory=dict)
 
-    def rewrite(self, conversations: Sequence[Messages]) -> list[Messages]:
+    def apply(self, conversations: Sequence[Messages]) -> list[Messages]:
         """A conversation without a question stays as it is."""
         asked = [messages[-1].content for messages in conversations]
         self._look_up(asked)
@@ -109,8 +109,8 @@ def count_tokens(model: LanguageModel) -> Callable[[str], int]:
 
 
 def load_retrieving(
-    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], say: Callable[[str], None]
-) -> Prompted:
+    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
+) -> PromptedModel:
     """A retrieving model as it was saved; an index that is damaged is made again from its documents."""
     try:
         lines = (folder / "documents.jsonl").read_text(encoding="utf-8").split("\n")
@@ -123,9 +123,9 @@ def load_retrieving(
         documents,
         embedder=fields["embedder"],
         piece_tokens=fields["piece_tokens"],
-        say=say,
+        log=log,
     )
-    rewriter = Passages(
+    transform = Passages(
         index=index,
         documents=documents,
         passages=fields["passages"],
@@ -133,4 +133,4 @@ def load_retrieving(
         piece_tokens=fields["piece_tokens"],
         count=count_tokens(base),
     )
-    return Prompted(id, base, rewriter, source=str(folder.resolve()))
+    return PromptedModel(id, base, transform, source=str(folder.resolve()))

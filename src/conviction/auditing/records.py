@@ -1,0 +1,66 @@
+"""What an audit found: findings with their evidence, and the report that holds them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["LEVELS", "AuditReport", "Finding", "Level"]
+
+Level = Literal["error", "warning", "note"]
+"""error: these rows cannot be trained on, or teach their opposite; warning: they probably teach
+something else than was meant; note: worth knowing, no fault."""
+LEVELS: tuple[Level, ...] = get_args(Level)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Finding(_Part):
+    """One fault of the data.
+
+    code, name  of the rule: ``conviction rule CODE`` explains it
+    rows        all rows it concerns: lines of a text file, else places counted from 1; empty if
+                it concerns the set as a whole
+    numbers     what was measured on the set
+    evidence    the first rows, or the worst, with what was measured on each: ``{"row": 12, …}``
+    fixable     whether ``--fix`` repairs it
+    """
+
+    code: str
+    name: str
+    level: Level
+    message: str
+    advice: str
+    rows: tuple[int, ...] = ()
+    numbers: dict[str, Any] = {}
+    evidence: tuple[dict[str, Any], ...] = ()
+    fixable: bool = False
+
+
+class AuditReport(_Part):
+    """Everything that an audit says. ``findings``: the gravest level first, then by code.
+
+    read, usable  rows there are, and those that hold a pair
+    lines         whether a row's number is its line in the file ``data``
+    checked       codes of the rules that ran
+    skipped       code → what it would have needed: a topic, a model, a model with weights
+    measures      code → what a rule measured, whether or not it found anything
+    """
+
+    data: str
+    topic: str | None
+    model: str | None
+    read: int
+    usable: int
+    lines: bool
+    findings: tuple[Finding, ...]
+    checked: tuple[str, ...]
+    skipped: dict[str, str]
+    metrics: dict[str, dict[str, Any]]
+
+    def failed(self, *, strict: bool = False) -> bool:
+        """Whether there is anything graver than a note; strict: or a note."""
+        return any(strict or f.level != "note" for f in self.findings)

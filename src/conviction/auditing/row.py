@@ -1,0 +1,132 @@
+"""A row as rules see it, with what several of them want to know, computed once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import xxhash
+
+from conviction.auditing.surface import Surface, surface
+from conviction.core.protocols import PairScore
+from conviction.data.formats import is_transcript
+from conviction.data.training_data import PreferencePair
+
+__all__ = ["AuditRow", "form_of", "jaccard", "normal", "shown", "words"]
+
+Form = Literal[
+    "texts",
+    "texts without prompt",
+    "messages",
+    "messages without prompt",
+    "transcripts",
+    "transcripts without prompt",
+]
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One row.
+
+    number    its line, or its place counted from 1
+    pair      None: the row cannot be used, ``problem`` and ``hint`` say why
+    measured  None: no model was asked
+    """
+
+    number: int
+    fields: Mapping[str, Any]
+    pair: PreferencePair | None
+    form: Form | None = None
+    problem: str = ""
+    hint: str = ""
+    measured: PairScore | None = None
+
+    @property
+    def chosen(self) -> str:
+        """The better answer."""
+        return self._pair.chosen
+
+    @property
+    def rejected(self) -> str:
+        """The worse answer."""
+        return self._pair.rejected
+
+    @property
+    def sides(self) -> tuple[tuple[str, str], tuple[str, str]]:
+        """Both answers with their names."""
+        return ("chosen", self._pair.chosen), ("rejected", self._pair.rejected)
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """Both answers and every turn of the prompt, each with its place."""
+        return [*self.sides, *(("prompt", message.content) for message in self._pair.messages)]
+
+    @property
+    def question(self) -> str:
+        """The last thing that the user says."""
+        return self._pair.messages[-1].content
+
+    @cached_property
+    def prompt_key(self) -> int:
+        """Equal for equal conversations."""
+        return _key("\x1f".join(m.content.strip() for m in self._pair.messages))
+
+    @cached_property
+    def answer_keys(self) -> tuple[int, int]:
+        """Of chosen and rejected, but for the spaces around them."""
+        return _key(self.chosen.strip()), _key(self.rejected.strip())
+
+    @property
+    def pair_key(self) -> int:
+        """Equal for equal pairs."""
+        return hash((self.prompt_key, *self.answer_keys))
+
+    @cached_property
+    def surfaces(self) -> tuple[Surface, Surface]:
+        """Shallow features of chosen and of rejected."""
+        return surface(self.chosen), surface(self.rejected)
+
+    @property
+    def _pair(self) -> PreferencePair:
+        assert self.pair is not None, "unusable rows are seen by rules that ask for them only"  # noqa: S101
+        return self.pair
+
+
+def form_of(fields: Mapping[str, Any]) -> Form:
+    """How a usable row is written."""
+    bare = fields.get("prompt") is None
+    if not isinstance(fields["chosen"], str):
+        return "messages without prompt" if bare else "messages"
+    if is_transcript(fields["chosen"]) or is_transcript(fields["rejected"]):
+        return "transcripts without prompt" if bare else "transcripts"
+    return "texts without prompt" if bare else "texts"
+
+
+def _key(text: str) -> int:
+    return xxhash.xxh3_64_intdigest(text.encode())
+
+
+def normal(text: str) -> str:
+    """Without what a reader would not notice: case, and how wide a space is."""
+    return " ".join(text.casefold().split())
+
+
+def words(text: str) -> list[str]:
+    """Words in lower case, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    """Shared words of all words; 0 if there are none."""
+    return len(a & b) / max(1, len(a | b))
+
+
+def shown(text: str, width: int = 80) -> str:
+    """The beginning of a text on one line, for evidence."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"

@@ -1,0 +1,83 @@
+"""The command line: every command parses, calls the library once, and shows the result. Heavy imports come after parsing."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from conviction.cli.apply import apply
+from conviction.cli.audit import audit
+from conviction.cli.compare import compare
+from conviction.cli.forecast import forecast
+from conviction.cli.interventions import interventions
+from conviction.cli.localize import localize
+from conviction.cli.models import models
+from conviction.cli.probe import probe
+from conviction.cli.report import report
+from conviction.cli.rule import rule
+from conviction.cli.study import study
+from conviction.cli.topics import topics_app
+from conviction.errors import ConvictionError, InputError
+from conviction.views.text import show_error
+
+__all__ = ["app", "main"]
+
+EXIT_ERROR = 2
+TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+app = typer.Typer(
+    help="Measure what a language model is convinced of, and change it without breaking it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(topics_app, name="topics")
+for command in (probe, audit, forecast, apply, study, compare, report, localize, rule, interventions, models):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point. Every known error becomes an ``error:`` and a ``help:`` line and exit code 2."""
+    try:
+        code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
+        if code == TYPER_INTERRUPTED:
+            show_error(
+                InputError(
+                    "interrupted",
+                    hint="what was finished is kept: the same command, with its --run FOLDER, goes on from there",
+                )
+            )
+            code = EXIT_ERROR
+    except ConvictionError as error:
+        show_error(error)
+        code = EXIT_ERROR
+    except Exception as error:
+        if hasattr(error, "format_message"):  # click's usage errors have one
+            hint = "`conviction --help` and `conviction VERB --help` show usage"
+            show_error(InputError(error.format_message(), hint=hint))
+        else:  # a bug: Python's own exit code would be 1, which means findings
+            traceback.print_exc()
+        code = EXIT_ERROR
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"conviction {version('conviction')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,85 @@
+"""What goes through every command besides models and data: who is told what happens, where it is written, its limits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from conviction.core.protocols import Progress
+from conviction.core.run import Run
+from conviction.errors import BudgetSpent
+
+if TYPE_CHECKING:
+    from conviction.training.guard import Guard
+
+__all__ = ["Budget", "Callbacks", "RunContext"]
+
+
+@dataclass(frozen=True)
+class Callbacks:
+    """Who is told what happens.
+
+    log       one line of what is going on
+    progress  given the name of a stage, returns a (done, total) callback, or None
+    on_step   every training step's record, and the number of steps
+    """
+
+    log: Callable[[str], None] = lambda _: None
+    progress: Callable[[str], Progress | None] = lambda _: None
+    on_step: Callable[[Mapping[str, Any], int], None] = lambda _record, _total: None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Seconds after which nothing new is begun, counted from when this object was made."""
+
+    seconds: float
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the time is over."""
+        return time.monotonic() - self.started >= self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """The circumstances of one piece of work.
+
+    guard    the limits of a healthy model; None: the default ones
+    run      the run folder that results are written into; None: nothing is written
+    tracker  an experiment tracker by accelerate's name: tensorboard, wandb, mlflow, trackio
+    budget   after which no further arm of a study is begun; None: all are
+    """
+
+    guard: Guard | None = None
+    callbacks: Callbacks = field(default_factory=Callbacks)
+    run: Run | None = None
+    tracker: str | None = None
+    budget: Budget | None = None
+
+    def into(self, run: Run | None) -> RunContext:
+        """The same with another run folder."""
+        return replace(self, run=run)
+
+    def log(self, line: str) -> None:
+        """Tell one line of what is going on."""
+        self.callbacks.log(line)
+
+    def progress(self, stage: str) -> Progress | None:
+        """A (done, total) callback for a stage, or None where nobody wants to know."""
+        return self.callbacks.progress(stage)
+
+    def on_step(self, record: Mapping[str, Any], total: int) -> None:
+        """Tell a training step's record, of ``total`` steps."""
+        self.callbacks.on_step(record, total)
+
+    def check_budget(self) -> None:
+        """Raise BudgetSpent when the time is over."""
+        if self.budget is not None and self.budget.spent:
+            raise BudgetSpent(
+                f"the budget of {self.budget.seconds / 60:g} minutes was spent",
+                hint="give a longer --budget, or continue with the same command and --run",
+            )

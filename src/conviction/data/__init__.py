@@ -1,0 +1,1 @@
+"""Topics, training data and facts: types, formats and readers."""

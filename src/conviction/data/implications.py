@@ -1,0 +1,149 @@
+"""What follows from each side's causal graph: questions whose answers nobody wrote down.
+
+A graph says what raises (+) or lowers (-) what. The effect of a cause on an
+outcome is read off its directed paths: their signs multiplied, no effect
+without a path, none that can be told where paths disagree (qualitative
+reasoning: Wellman, Artificial Intelligence 44, 1990). A question is asked where the two sides
+differ, if need be with a third quantity held still, and both ways round
+(the cause rises, the cause falls), so that a liking for the word "rises"
+cancels. Depth is how many arrows lie between cause and outcome.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+from zlib import crc32
+
+from conviction.data.topic import Edge, Item, Topic
+
+__all__ = ["DEEPEST", "Implication", "depth_of", "implications"]
+
+DEEPEST = 3
+Effect = Literal["rise", "fall", "stay"]
+
+_TURNED: dict[Effect, Effect] = {"rise": "fall", "fall": "rise", "stay": "stay"}
+_ENDS: dict[Effect, str] = {"rise": "rises", "fall": "falls", "stay": "stays the same"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Implication:
+    """A cause and an outcome on which the sides differ, when the cause rises.
+
+    held     what is kept still, or None
+    effects  pole → what it says happens to the outcome
+    depth    arrows on the shortest path, in the target's graph if it has one, else in the other's
+    """
+
+    cause: str
+    outcome: str
+    held: str | None
+    effects: dict[str, Effect]
+    depth: int
+
+
+def implications(topic: Topic) -> tuple[Item, ...]:
+    """Two items (the cause rises, falls) for each implication, those of one outcome of one proposition.
+
+    None without two graphs.
+    """
+    return tuple(item for found in _discriminating(topic) for item in _items(found))
+
+
+def depth_of(item: Item) -> int:
+    """Arrows between cause and outcome."""
+    return int(next(tag for tag in item.tags if tag.startswith("depth:")).removeprefix("depth:"))
+
+
+def _discriminating(topic: Topic) -> list[Implication]:
+    graphs = {pole: side.graph for pole, side in topic.poles.items()}
+    if not all(graphs.values()):
+        return []
+    ours, theirs = (_nodes(graphs[pole]) for pole in (topic.target, topic.other))
+    shared = [node for node in ours if node in set(theirs)]  # a side has no opinion on what it does not name
+    found = []
+    for cause in shared:
+        for outcome in shared:
+            if cause == outcome:
+                continue
+            for held in (None, *(node for node in shared if node not in (cause, outcome))):
+                one = _implication(graphs, topic.target, cause, outcome, held)
+                if one is not None:
+                    found.append(one)
+                    break  # the plainest question that tells the sides apart is enough
+    return found
+
+
+def _implication(
+    graphs: dict[str, tuple[Edge, ...]], target: str, cause: str, outcome: str, held: str | None
+) -> Implication | None:
+    effects: dict[str, Effect] = {}
+    lengths: dict[str, int] = {}
+    for pole, graph in graphs.items():
+        paths = _paths(graph, cause, outcome, held)
+        signs = {sign for sign, _ in paths}
+        if len(signs) > 1:
+            return None
+        effects[pole] = "stay" if not signs else "rise" if signs == {1} else "fall"
+        if paths:
+            lengths[pole] = min(length for _, length in paths)
+    if len(set(effects.values())) < 2:
+        return None
+    depth = lengths.get(target, min(lengths.values()))
+    if depth > DEEPEST:
+        return None
+    return Implication(cause=cause, outcome=outcome, held=held, effects=effects, depth=depth)
+
+
+def _paths(graph: Iterable[Edge], cause: str, outcome: str, held: str | None) -> list[tuple[int, int]]:
+    """(sign, arrows) of every simple path that does not pass what is held still."""
+    import networkx as nx
+
+    net = nx.MultiDiGraph()  # two arrows of opposite sign disagree, and the last does not win
+    net.add_nodes_from([cause, outcome])
+    for edge in graph:
+        if held not in (edge.source, edge.target):
+            net.add_edge(edge.source, edge.target, sign=1 if edge.sign == "+" else -1)
+    found = []
+    for path in nx.all_simple_edge_paths(net, cause, outcome):
+        sign = 1
+        for arrow in path:
+            sign *= net.edges[arrow]["sign"]
+        found.append((sign, len(path)))
+    return found
+
+
+def _nodes(graph: Sequence[Edge]) -> list[str]:
+    return list(dict.fromkeys(node for edge in graph for node in (edge.source, edge.target)))
+
+
+def _items(found: Implication) -> tuple[Item, Item]:
+    name = "-".join(_key(part) for part in (found.cause, found.outcome, found.held or "") if part)
+    still = f" while {found.held} stays the same" if found.held else ""
+
+    def item(way: Effect, effects: dict[str, Effect]) -> Item:
+        moves = "goes up" if way == "rise" else "goes down"
+        return Item(
+            id=f"implication-{name}-{way}",
+            proposition=f"implication-{_key(found.outcome)}",
+            role="implication",
+            split="test",
+            question=f"Suppose {found.cause} {moves}{still}. Does {found.outcome} rise, fall, or stay the same?",
+            answers={pole: f"{_sentence(found.outcome)} {_ENDS[effect]}." for pole, effect in effects.items()},
+            tags=(f"depth:{found.depth}",),
+        )
+
+    turned = {pole: _TURNED[effect] for pole, effect in found.effects.items()}
+    return item("rise", found.effects), item("fall", turned)
+
+
+def _key(text: str) -> str:
+    """A quantity's name as a part of an id; what has no Latin letters is told apart by its checksum."""
+    plain = re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")
+    return plain if re.fullmatch(r"[a-z0-9 _-]+", text.casefold()) else f"{plain}_{crc32(text.encode()):08x}"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,1 @@
+"""What training would do, known before it."""

@@ -1,0 +1,221 @@
+"""Know before training: ``forecast(model, material, intervention)``. Read this file first.
+
+Arithmetic of flips → a pilot of ten real steps → one gradient per answer → the run
+simulated, and others beside it → a verdict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+from conviction.core.context import RunContext
+from conviction.core.options import build, flat
+from conviction.core.protocols import LanguageModel
+from conviction.data.training_data import TrainingData
+from conviction.errors import InputError
+from conviction.forecasting.flip_cost import WITHOUT_CLOSED_FORM, flip_cost
+from conviction.forecasting.pilot import run_pilot
+from conviction.forecasting.records import FlipCost, Forecast, PredictedStop, SweepPoint, Verdict
+from conviction.forecasting.rows import HeldOutPair, choose_examples, number_rows
+from conviction.forecasting.signal import read_signal
+from conviction.forecasting.simulation import Linearization, compare_pilot, linearize, read_reference, simulate_run
+from conviction.forecasting.sweep import default_sweep
+from conviction.forecasting.verdict import judge_forecast
+from conviction.training.batches import step_order
+from conviction.training.loop import TrainingTask
+from conviction.training.objectives import Preference
+
+__all__ = ["forecast"]
+
+PILOT_STEPS = 10
+MOST_EXAMPLES = 96  # have gradients of their own; at 300 pairs and 3 epochs more would cost over a quarter of the run
+UNSIMULATED = (
+    "entropy and greedy samples, which the guard also reads, are not simulated: a stop by them is not foreseen"
+)
+
+
+def forecast(
+    model: LanguageModel,
+    data: TrainingData,
+    intervention: Any,
+    *,
+    held_out: Sequence[HeldOutPair] = (),
+    sweep: Sequence[Mapping[str, Any]] | None = None,
+    pilot_steps: int = PILOT_STEPS,
+    examples: int = MOST_EXAMPLES,
+    ctx: RunContext | None = None,
+) -> Forecast:
+    """Forecast what ``intervention.apply(model, data, ctx)`` would do; the model stays as it is.
+
+    held_out  questions that are not trained on, with the wanted and the other answer (``rows.held_out_pairs`` of a topic)
+    sweep     options of other settings to simulate; None: a small grid, where the planned settings will not do
+    examples  trained examples that are read and have gradients of their own; the others are stood in for
+
+    Raises InputError for a model without weights, or an intervention that has nothing to train on.
+    """
+    ctx = ctx or RunContext()
+    clock = _Clock()
+    with clock("arithmetic"):
+        task = _task(intervention, model, data, ctx)
+        chosen = choose_examples(task, first=pilot_steps, most=examples)
+        reference = read_reference(task, chosen, ctx.progress("reading the untouched model"))
+        cost = _cost(task, chosen, reference)
+    known: dict[str, Any] = {
+        "model": model.id,
+        "data": data.name,
+        "intervention": intervention.name,
+        "options": _options(intervention, task),
+        "steps": len(task.order),
+        "cost": cost,
+        "notes": task.notes,
+        "provenance": _provenance(task, data),
+    }
+    if obstacle := _obstacle(task):
+        verdict = Verdict(kind="none", reasons=(obstacle,), advice=("forecast it with tune=lora",))
+        return Forecast(**known, verdict=verdict, unknown=(obstacle, *_unknown(task)), seconds=clock.seconds)
+    rows = number_rows(task.model, task, chosen, held_out)
+    with clock("pilot"):
+        pilot = run_pilot(task, rows, steps=pilot_steps, ctx=ctx)
+    with clock("gradients"):
+        linearization = linearize(task, rows, held_out, pilot, reference, task.guard, ctx.progress("taking gradients"))
+    with clock("simulation"):
+        seen = simulate_run(linearization, task)
+        report = compare_pilot(pilot.report, linearization, task)
+        signal = read_signal(linearization.kernel, linearization.pairs) if linearization.pairs is not None else None
+    evidence: dict[str, Any] = {
+        "flips": seen.flips,
+        "predicted_stop": _first(seen.guard_utilisation.predicted_stop, report.predicted_stop),
+        "guard_utilisation": seen.guard_utilisation.share,
+        "cost": cost,
+        "signal": signal,
+        "pilot": report,
+    }
+    judged = {
+        **evidence,
+        "pairs": len(task.examples),
+        "extrapolation": seen.run.extrapolation[-1],
+        "last": seen.step_forecasts[-1],
+    }
+    with clock("sweep"):
+        undecided = judge_forecast(**judged, settings=()).kind in {"style only", "not by this method"}
+        grid = sweep if sweep is not None else default_sweep(known["options"]) if undecided else ()
+        settings = [_try(linearization, task, intervention, options) for options in grid]
+    return Forecast(
+        **known,
+        **{name: value for name, value in evidence.items() if name != "cost"},
+        verdict=judge_forecast(**judged, settings=settings),
+        extrapolation=seen.run.extrapolation[-1],
+        step_forecasts=seen.step_forecasts,
+        pair_forecasts=seen.pair_forecasts,
+        settings=tuple(settings),
+        sampling_error=linearization.kernel.sampling_error,
+        unsampled_examples=rows.unsampled_examples,
+        unknown=(*_unknown(task), UNSIMULATED),
+        seconds=clock.seconds,
+    )
+
+
+def _cost(task: TrainingTask, chosen: Sequence[int], reference: Sequence[Sequence[float]]) -> FlipCost | None:
+    objective = task.objective
+    if not isinstance(objective, Preference):
+        return None
+    counts = [task.examples[i].counts for i in chosen]
+    cap = task.guard.margin_cap
+    return flip_cost(objective.loss, objective.beta, objective.parameters, reference, counts, cap=cap)
+
+
+def _obstacle(task: TrainingTask) -> str | None:
+    """Why there can be no simulation, if so."""
+    if task.begins_random:
+        return "a model that begins random has no gradients worth extrapolating"
+    if task.weights.tune == "full":
+        return "training is simulated on an adapter's matrices: with tune=full only the arithmetic of flips is known"
+    return None
+
+
+def _unknown(task: TrainingTask) -> tuple[str, ...]:
+    objective = task.objective
+    if not isinstance(objective, Preference):
+        return ("what a flip costs: this method does not train on pairs",)
+    found = []
+    if objective.loss in WITHOUT_CLOSED_FORM:
+        found.append(f"what a flip costs under {objective.loss}: {WITHOUT_CLOSED_FORM[objective.loss]}")
+    if objective.needs_kl:
+        found.append("the KL term of kto, measured on answers to other prompts: it counts as 0 here")
+    return tuple(found)
+
+
+def _task(intervention: Any, model: LanguageModel, data: TrainingData, ctx: RunContext) -> TrainingTask:
+    """The run to foresee. Raises InputError for an intervention that trains nothing."""
+    if not intervention.trains:
+        raise InputError(
+            f"'{intervention.name}' trains nothing: there is no run to foresee",
+            hint="apply it and probe: that is as quick as a forecast",
+        )
+    task: TrainingTask = intervention.task(model, data, ctx)
+    return task
+
+
+def _options(intervention: Any, task: TrainingTask) -> dict[str, Any]:
+    """All settings, the loss's own defaults filled in."""
+    given = flat(intervention)
+    if isinstance(task.objective, Preference):
+        given |= {"beta": task.objective.beta, **task.objective.parameters}
+    return given
+
+
+def _provenance(task: TrainingTask, data: TrainingData) -> dict[str, Any]:
+    return {
+        "conviction": version("conviction"),
+        "model": task.model.describe(),
+        "data_sha256": data.digest,
+        "run": task.digest,
+        "guard": flat(task.guard),
+    }
+
+
+def _first(*troubles: PredictedStop | None) -> PredictedStop | None:
+    return min((t for t in troubles if t is not None), key=lambda t: t.step, default=None)
+
+
+def _try(linearization: Linearization, task: TrainingTask, intervention: Any, options: Mapping[str, Any]) -> SweepPoint:
+    """Simulate other settings on the same gradients."""
+    began = time.perf_counter()
+    other = build(intervention, options)
+    objective = other.objective() if isinstance(task.objective, Preference) else task.objective
+    order = step_order(len(task.examples), other.training)
+    seen = simulate_run(
+        linearization, dataclasses.replace(task, objective=objective, training=other.training, order=order)
+    )
+    last = seen.step_forecasts[-1]
+    return SweepPoint(
+        options=dict(options),
+        steps=len(order),
+        flips=seen.flips,
+        margin=last.margin,
+        test_gap_nats=last.test_gap_nats,
+        predicted_stop=seen.guard_utilisation.predicted_stop,
+        guard_utilisation=seen.guard_utilisation.share,
+        extrapolation=seen.run.extrapolation[-1],
+        seconds=time.perf_counter() - began,
+    )
+
+
+class _Clock:
+    """Seconds of each part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = time.perf_counter() - began

@@ -1,0 +1,269 @@
+"""What a forecast says: types that are written to ``forecast.json`` before training, and scored after it.
+
+Log-probs in nats; ``*_nats`` without "per token" are summed over an answer's
+tokens. Gaps are log-prob per token of the wanted answer less that of the other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from conviction.probing.records import Measure
+
+__all__ = [
+    "FlipCost",
+    "Flips",
+    "Forecast",
+    "ForecastScore",
+    "PairForecast",
+    "PilotReport",
+    "PredictedStop",
+    "Question",
+    "Signal",
+    "StepForecast",
+    "SweepPoint",
+    "Verdict",
+]
+
+SCHEMA = 2
+SAFE_UTILISATION = 0.5  # simulated drifts fall short of real ones by up to a factor of two
+MAX_EXTRAPOLATION = 4.0
+Kind = Literal["trainable", "only with these settings", "style only", "not by this method", "nothing to flip", "none"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FlipCost(_Part):
+    """The arithmetic of flips over the training pairs, under one loss.
+
+    wrong      pairs that the untouched model ranks the wrong way round, in the loss's own terms
+    per_token  whether c and the margin are per token
+    over       wrong pairs that need a margin over ``cap``
+    faded      wrong pairs at whose flip less than 1 % of the loss's gradient is left
+    quantiles  of ``c`` (nats), ``margin``, ``loss`` and ``left`` (share of the gradient) over the wrong pairs
+    beta_for_half, beta_for_most   largest β at which half, and 95 %, of them flip under the cap;
+               None: β does not matter for it
+    """
+
+    loss: str
+    beta: float
+    pairs: int
+    wrong: int
+    per_token: bool
+    cap: float
+    over: int
+    faded: int
+    quantiles: dict[str, dict[str, float]] = {}
+    beta_for_half: float | None = None
+    beta_for_most: float | None = None
+    summary: str
+
+
+class Signal(_Part):
+    """Whether the pairs pull in one direction.
+
+    mean_cosine  of the gradients of two pairs' differences
+    snr          length of the mean gradient over the noise of that mean; 1: nothing but noise
+    p_value      of so long a mean, if each pair's direction were a coin toss (sign-flip test)
+    """
+
+    pairs: int
+    mean_cosine: float
+    snr: float
+    p_value: float
+
+
+class PredictedStop(_Part):
+    """A limit of the guard that a run is expected to pass."""
+
+    step: int
+    reasons: tuple[str, ...]
+
+
+class PilotReport(_Part):
+    """The real steps before the forecast, thrown away afterwards.
+
+    learning_rate  constant over the steps
+    moved          real and simulated mean movement of the trained pairs' difference, nats
+    correlation    of the two, pair by pair
+    trouble        where the guard stopped the pilot
+    """
+
+    steps: int
+    learning_rate: float
+    moved: tuple[float, float] | None = None
+    correlation: float | None = None
+    predicted_stop: PredictedStop | None = None
+
+
+class StepForecast(_Part):
+    """The simulated run after a step: means, nats. train_*, test_*: movement since the start; None: no such rows."""
+
+    step: int
+    loss: float
+    margin: float | None
+    train_chosen_nats: float
+    train_rejected_nats: float | None
+    test_chosen_nats: float | None
+    test_rejected_nats: float | None
+    test_gap_nats: float | None
+    facts_gap_nats: float | None
+    neutral_nats: float
+
+
+class Question(_Part):
+    """What is asked after training: turns as (role, text), the wanted answer and the other."""
+
+    turns: tuple[tuple[str, str], ...]
+    wanted: str
+    other: str
+
+
+class PairForecast(_Part):
+    """One pair, expected at the end of the run.
+
+    question     what is asked; None for a pair that is trained on, which ``id`` names
+    role         target, paraphrase; neighbour or control for facts that should not move
+    start_nats   gap per token before training; gap_nats: expected after it
+    chosen_nats, rejected_nats  expected movement of the answers
+    right        probability that the wanted answer ends likelier per token
+    """
+
+    id: str
+    split: Literal["train", "test"]
+    role: str
+    start_nats: float
+    gap_nats: float
+    chosen_nats: float
+    rejected_nats: float
+    p_correct: float
+    question: Question | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a question of the test split that training is to flip."""
+        return self.split == "test" and self.role in {"target", "paraphrase"}
+
+
+class Flips(_Part):
+    """Pairs of the test split: how many are wrong before, and expected to be right after. 95 % interval."""
+
+    pairs: int
+    wrong: int
+    expected: float
+    low: float
+    high: float
+
+
+class SweepPoint(_Part):
+    """A simulated run with other settings. strain and reach as in a forecast."""
+
+    options: dict[str, Any]
+    steps: int
+    flips: Flips | None
+    margin: float | None
+    test_gap_nats: float | None
+    predicted_stop: PredictedStop | None
+    guard_utilisation: float
+    extrapolation: float
+    seconds: float
+
+    @property
+    def safe(self) -> bool:
+        """Whether the run is expected to end by itself, well inside the guard's limits and what the pilot saw."""
+        return (
+            self.predicted_stop is None
+            and self.guard_utilisation <= SAFE_UTILISATION
+            and self.extrapolation <= MAX_EXTRAPOLATION
+        )
+
+
+class Verdict(_Part):
+    """The answer, and why. ``none``: too little to judge by."""
+
+    kind: Kind
+    reasons: tuple[str, ...]
+    advice: tuple[str, ...]
+
+
+class Forecast(_Part):
+    """Expected, not measured; made and written before the first step of the run that it is about.
+
+    outlooks        the pairs, one by one
+    moments         the run, as simulated
+    trouble         where the guard is expected to stop it
+    strain          largest part of one of the guard's limits that is expected to be reached
+    reach           how far the run goes, as a multiple of the pilot's way: beyond 4 it is a guess
+    settings        other settings, simulated on the same gradients
+    sampling_error  relative error of sums over the sampled coordinates
+    stand_ins       trained examples without gradients of their own: others take their places
+    unknown         what cannot be forecast for this method, and why
+    seconds         of each part of the work
+    """
+
+    schema_version: int = SCHEMA
+    model: str
+    data: str
+    intervention: str
+    options: dict[str, Any]
+    steps: int
+    verdict: Verdict
+    cost: FlipCost | None
+    flips: Flips | None = None
+    signal: Signal | None = None
+    pilot: PilotReport | None = None
+    predicted_stop: PredictedStop | None = None
+    guard_utilisation: float | None = None
+    extrapolation: float | None = None
+    step_forecasts: tuple[StepForecast, ...] = ()
+    pair_forecasts: tuple[PairForecast, ...] = ()
+    settings: tuple[SweepPoint, ...] = ()
+    sampling_error: float | None = None
+    unsampled_examples: int = 0
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = {}
+    provenance: dict[str, Any] = {}
+
+    def measures(self) -> list[Measure]:
+        """All expected numbers in the long form of a scorecard: (metric, item, value, low, high, n)."""
+        found = [Measure(metric="gap_nats", item=o.id, value=o.gap_nats, n=1) for o in self.pair_forecasts]
+        if self.flips is not None:
+            f = self.flips
+            found.append(Measure(metric="flips", item="", value=f.expected, low=f.low, high=f.high, n=f.wrong))
+        return found
+
+
+class ForecastScore(_Part):
+    """A frozen forecast against what happened, on pairs of the test split.
+
+    Of a run that the guard stopped, whose model is that of an earlier step, only the stop is compared.
+
+    spearman         rank correlation of expected and real movement of the gap, pair by pair
+    expected_nats, real_nats   mean movement of the gap, per token; relative_error of the former
+    chosen_nats, rejected_nats  mean movement of the answers, expected and real
+    flips            really flipped, of the ``wrong``; expected_flips: before
+    brier            mean squared error of the probabilities to end right, over the wrong pairs;
+                     brier_constant: of the best constant guess, known only afterwards
+    trip, expected_trip   step at which the guard stopped; trip_error: relative
+    """
+
+    pairs: int
+    spearman: float | None
+    expected_nats: float
+    real_nats: float | None
+    relative_error: float | None
+    chosen_nats: tuple[float, float] | None
+    rejected_nats: tuple[float, float] | None
+    wrong: int
+    flips: int | None
+    expected_flips: float
+    brier: float | None
+    brier_constant: float | None
+    guard_stop: int | None
+    predicted_stop_step: int | None
+    stop_error: float | None

@@ -1,0 +1,137 @@
+"""The answer in words: train, train otherwise, or do something else. Pure; every reason names its number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from conviction.forecasting.records import (
+    MAX_EXTRAPOLATION,
+    SAFE_UTILISATION,
+    FlipCost,
+    Flips,
+    PilotReport,
+    PredictedStop,
+    Signal,
+    StepForecast,
+    SweepPoint,
+    Verdict,
+)
+
+__all__ = ["LEAST_PAIRS", "judge_forecast"]
+
+LEAST_PAIRS = 8
+ENOUGH = 0.5  # of the wrong pairs flip: the claim has moved, not single questions
+STYLE = 2.0  # times the difference of the answers' movements that both have in common
+CHANCE = 0.05
+
+
+def judge_forecast(
+    *,
+    pairs: int,
+    flips: Flips | None,
+    predicted_stop: PredictedStop | None,
+    guard_utilisation: float,
+    extrapolation: float,
+    last: StepForecast,
+    settings: Sequence[SweepPoint],
+    cost: FlipCost | None,
+    signal: Signal | None,
+    pilot: PilotReport,
+) -> Verdict:
+    """Weigh what was found. Without questions, or with fewer than eight pairs, there is no verdict."""
+    seen = list(_observations(flips, predicted_stop, guard_utilisation, extrapolation, cost, signal, pilot))
+    if flips is None or min(pairs, flips.pairs) < LEAST_PAIRS:
+        what = "no questions to hold out" if flips is None else f"{pairs} pairs to train on, {flips.pairs} to ask"
+        advice = "give a topic, or --test with pairs that are not trained on; eight of each at least"
+        return Verdict(kind="none", reasons=(f"too little to judge by: {what}", *seen), advice=(advice,))
+    if not flips.wrong:
+        reason = f"the model already finds the wanted answer likelier on all {flips.pairs} test pairs"
+        return Verdict(kind="nothing to flip", reasons=(reason, *seen), advice=("leave the model as it is",))
+    safe = predicted_stop is None and guard_utilisation <= SAFE_UTILISATION and extrapolation <= MAX_EXTRAPOLATION
+    if safe and flips.expected >= ENOUGH * flips.wrong:
+        return Verdict(kind="trainable", reasons=tuple(seen), advice=())
+    good = sorted(filter(_is_good, settings), key=lambda s: -s.flips.expected if s.flips else 0.0)
+    if good:
+        named = "; ".join(f"{_named(s.options)}: {_expected(s.flips)}" for s in good[:3])
+        return Verdict(kind="only with these settings", reasons=tuple(seen), advice=(named, "keep the guard on"))
+    common, apart = _movement(last)
+    kind: Any = "not by this method"
+    if safe and common > STYLE * abs(apart):
+        kind = "style only"
+        seen.append(
+            f"both answers move together by {common:+.1f} nats, apart by only {apart:+.1f}: "
+            "what is learnt is how an answer looks"
+        )
+    return Verdict(kind=kind, reasons=tuple(seen), advice=tuple(_elsewhere(cost, signal, kind)))
+
+
+def _is_good(setting: SweepPoint) -> bool:
+    flips = setting.flips
+    return setting.safe and flips is not None and flips.expected >= ENOUGH * flips.wrong
+
+
+def _observations(
+    flips: Flips | None,
+    predicted_stop: PredictedStop | None,
+    guard_utilisation: float,
+    extrapolation: float,
+    cost: FlipCost | None,
+    signal: Signal | None,
+    pilot: PilotReport,
+) -> Sequence[str]:
+    found = []
+    if flips is not None and flips.wrong:
+        found.append(f"{_expected(flips)} on the test split")
+    if pilot.predicted_stop is not None:
+        found.append(f"the guard stopped the pilot: {pilot.predicted_stop.reasons[0]}")
+    if predicted_stop is not None:
+        found.append(
+            f"the guard is expected to stop the run about step {predicted_stop.step}: {predicted_stop.reasons[0]}"
+        )
+    elif guard_utilisation > SAFE_UTILISATION:
+        found.append(f"drift reaches {guard_utilisation:.0%} of a limit of the guard, and forecasts of drift run low")
+    if extrapolation > MAX_EXTRAPOLATION:
+        found.append(
+            f"the run goes {extrapolation:.1f} times as far as the pilot: beyond {MAX_EXTRAPOLATION:g} times a forecast is a guess"
+        )
+    if cost is not None and cost.wrong:
+        found.append(cost.summary)
+    if signal is not None:
+        common = "pull in a common direction" if signal.p_value < CHANCE else "have no common direction"
+        found.append(
+            f"the pairs' gradients {common} (mean cosine {signal.mean_cosine:+.3f}, signal to noise {signal.snr:.1f}, "
+            f"p = {signal.p_value:.3f})"
+        )
+    return found
+
+
+def _expected(flips: Flips | None) -> str:
+    if flips is None:
+        return ""
+    return f"{flips.expected:.1f} [{flips.low:.0f}, {flips.high:.0f}] of {flips.wrong} wrong pairs are expected to flip"
+
+
+def _named(options: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in options.items()
+    )
+
+
+def _movement(last: StepForecast) -> tuple[float, float]:
+    """What both answers to a question have in common, and what they differ by, nats."""
+    chosen, rejected = last.test_chosen_nats or 0.0, last.test_rejected_nats or 0.0
+    return (chosen + rejected) / 2, chosen - rejected
+
+
+def _elsewhere(cost: FlipCost | None, signal: Signal | None, kind: str) -> Sequence[str]:
+    if kind == "style only":
+        return ["for style this is the way; for the claim itself: pairs that differ in nothing but the claim"]
+    found = ["a system prompt or retrieval moves answers at once and leaves the weights alone"]
+    if signal is not None and signal.p_value >= CHANCE:
+        found.append(
+            "pairs that the model could have written itself (on-policy), about one claim: these share no direction"
+        )
+    if cost is not None and 2 * cost.over > cost.wrong:
+        found.append("a smaller gap: shorter answers, or intermediate claims that the model almost holds")
+    return [*found, "continued pretraining on documents, if the knowledge itself is missing"]

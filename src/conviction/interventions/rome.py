@@ -1,0 +1,135 @@
+"""ROME in its corrected form: one fact after another, each a rank-one update of one matrix (2202.05262)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from conviction.core.context import RunContext
+from conviction.core.options import check_settings, setting
+from conviction.core.protocols import LanguageModel
+from conviction.data.training_data import TrainingData
+from conviction.editing.descent import Descent
+from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.training.guard import GuardStop
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conviction.editing.session import Session
+    from conviction.models.delta import LowRank
+    from conviction.models.hf import HFModel
+
+__all__ = ["Rome"]
+
+DEPTHS = (0.2, 0.3, 0.4)
+TRIED = 2  # facts that depths are compared on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rome:
+    """Write facts into one MLP matrix, one by one; the guard reads neutral text after each, and looks at answers."""
+
+    name: ClassVar[str] = "rome"
+    changes: ClassVar[str] = "one matrix, by a rank-one update a fact"
+    needs: ClassVar[str] = "facts: prompt, subject, target"
+    costs: ClassVar[str] = "a pass over 10 tokens per key dimension once a model, then seconds a fact"
+    trains: ClassVar[bool] = False
+    forecastable: ClassVar[bool] = False
+    cost_rank: ClassVar[int] = 40
+    placebo: ClassVar[PlaceboKind | None] = None
+
+    layer: int | None = setting(None, "which block; none: of three depths the best on the first facts", at_least=0)
+    text: str | None = setting(None, "a file with ordinary prose for the covariance; none: the bundled text")
+    descent: Descent = field(default_factory=Descent)
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
+        """Write the material's facts; the given model stays as it is.
+
+        Raises InputError without facts, or for an architecture without the expected MLP.
+        """
+        from conviction.editing.session import begin, finish
+        from conviction.interventions.training_run import with_weights
+        from conviction.models.delta import Delta, edited
+
+        loaded, ctx = with_weights(model, self.name), ctx or RunContext()
+        session = begin(loaded, data, text=self.text, ctx=ctx)
+        layer = self._layer(session)
+        delta = Delta({}, session.weights_hash)
+        moment = session.moments([layer])[layer]
+        progress, guard_stop, done, total = ctx.progress("writing facts"), None, 0, len(session.facts)
+        current, sound, checks = loaded, (delta, done), []
+        for number, fact in enumerate(session.facts, start=1):
+            update = self.update(session, current, number - 1, layer, moment)
+            tried = delta + Delta({session.sites[layer].name: update}, session.weights_hash)
+            moved = edited(loaded, tried, id=loaded.id, check=False)
+            checked = number % session.guard.sample_every == 0 or number == total
+            checks.append(session.check(moved, number, written=checked))
+            if reason := checks[-1].reason:
+                if done > sound[1]:
+                    checks.append(session.check(current, done, written=True))
+                    if checks[-1].reason:  # it broke unseen, before this fact
+                        delta, done = sound
+                guard_stop = GuardStop(reasons=(f"{reason} after {fact.id}; facts taken back: {number - done}",))
+                break
+            delta, current, done = tried, moved, number
+            sound = (delta, done) if checked else sound
+            if progress is not None:
+                progress(done, total)
+        result = finish(
+            session,
+            delta,
+            id=f"{loaded.id}+{self.name}",
+            where=f"block {layer}",
+            done=done,
+            guard_stop=guard_stop,
+            checks=checks,
+        )
+        return Outcome.of(self, loaded, data, settings={"layer": layer, "where": f"block {layer}"}, **vars(result))
+
+    def update(self, session: Session, model: HFModel, number: int, layer: int, moment: Tensor) -> LowRank:
+        """The update of one fact, made on a model that may hold others already."""
+        from conviction.editing.requests import request
+        from conviction.editing.sites import find_sites
+        from conviction.editing.solve import rome_update
+        from conviction.editing.values import find_values, keys
+
+        asked = [request(model, session.facts[number], session.contexts)]
+        site = find_sites(model)[layer]
+        change = find_values(model, asked, site, "mlp", self.descent).changes[0]
+        return rome_update(keys(model, asked, site)[0], change, moment)
+
+    def _layer(self, session: Session) -> int:
+        """The given one, or of three depths the one whose first edits score best.
+
+        Where they score alike, the one that leaves the neighbours' true answers the most likely: nearly every
+        depth takes a fact in, and they differ in what else they move.
+        """
+        from conviction.editing.scores import read_facts, score_edits
+        from conviction.editing.sites import check_layer, depth_layers
+        from conviction.models.delta import Delta, edited
+
+        depth = len(session.sites)
+        if self.layer is not None:
+            return check_layer(self.layer, depth)
+        layers = depth_layers(depth, DEPTHS)
+        moments = session.moments(layers)
+        progress = session.ctx.progress("choosing a layer")
+        scores: dict[int, tuple[float, float, float]] = {}
+        for i, layer in enumerate(layers, start=1):
+            readings = []
+            for number, fact in enumerate(session.facts[:TRIED]):
+                update = self.update(session, session.model, number, layer, moments[layer])
+                alone = Delta({session.sites[layer].name: update}, session.weights_hash)
+                moved = edited(session.model, alone, id=session.model.id, check=False)
+                readings += read_facts(moved, [fact], write=False)
+            found = score_edits(readings)
+            neighbours = math.fsum(gap for reading in readings for gap in reading.neighbours)
+            scores[layer] = (found.score, neighbours, found.magnitude)
+            if progress is not None:
+                progress(i, len(layers))
+        return max(scores, key=lambda layer: scores[layer])

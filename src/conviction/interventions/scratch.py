@@ -1,0 +1,155 @@
+"""From scratch: an own tokenizer, a small Llama with random weights, trained on the material's texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from conviction.core.context import RunContext
+from conviction.core.options import check_settings, setting
+from conviction.core.protocols import LanguageModel
+from conviction.data.training_data import TrainingData
+from conviction.errors import InputError
+from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.training.settings import Training, Weights
+
+if TYPE_CHECKING:
+    from conviction.models.hf import HFModel
+    from conviction.training.loop import TrainingTask
+
+__all__ = ["Scratch"]
+
+# Roles as plain special tokens: the format that the new model will know.
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch:
+    """What a model that never read anything else makes of the material: documents first, then its answers."""
+
+    name: ClassVar[str] = "scratch"
+    changes: ClassVar[str] = "everything: a new model and tokenizer"
+    needs: ClassVar[str] = "documents, answers or pairs"
+    costs: ClassVar[str] = "a training run before; a model of its own"
+    trains: ClassVar[bool] = True
+    forecastable: ClassVar[bool] = False
+    cost_rank: ClassVar[int] = 90
+    placebo: ClassVar[PlaceboKind | None] = None
+
+    hidden_size: int = setting(128, "width of the model", at_least=8)
+    layers: int = setting(4, "number of blocks", at_least=1)
+    heads: int = setting(4, "attention heads; they divide the width", at_least=1)
+    vocabulary: int = setting(2048, "largest size of the tokenizer's vocabulary", at_least=300)
+    context: int = setting(512, "longest text in tokens", at_least=16)
+    sft_epochs: int = setting(1, "epochs over the material's answers after its documents", at_least=0)
+    training: Training = field(default_factory=lambda: Training(learning_rate=1e-3, epochs=3))
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.hidden_size % (2 * self.heads):
+            raise InputError(
+                f"{self.heads} heads do not divide a width of {self.hidden_size} evenly",
+                hint="make hidden_size a multiple of 2 · heads",
+            )
+
+    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
+        """Train a new model. The given one lends its device and is not read otherwise."""
+        from conviction.interventions.training_run import run_training
+
+        ctx = ctx or RunContext()
+        return run_training(self, self.task(model, data, ctx), data, ctx)
+
+    def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
+        """The training run that ``apply`` carries out, and a forecast foresees.
+
+        Raises InputError if the material has no texts.
+        """
+        import dataclasses
+
+        from conviction.interventions.training_run import as_task, fit, with_weights
+        from conviction.training.batches import encode_documents, encode_examples, step_order
+        from conviction.training.objectives import Likelihood
+
+        if not (data.documents or data.answers):
+            raise InputError(f"{data.name} holds no texts", hint="give documents, answers or pairs")
+        ctx = ctx or RunContext()
+        fresh = self.new_model(data, device=with_weights(model, self.name).device)
+        room = min(self.context, self.training.max_length or self.context)
+        pieces = encode_documents(fresh.encoder, data.documents, room)
+        order = step_order(len(pieces), self.training) if pieces else []
+        notes: list[str] = []
+        if data.answers and (self.sft_epochs or not pieces):
+            answers, notes = fit(fresh, encode_examples(fresh.encoder, data.answers), self.training, ctx)
+            later = step_order(len(answers), dataclasses.replace(self.training, epochs=max(1, self.sft_epochs)))
+            order += [tuple(len(pieces) + i for i in step) for step in later]
+            pieces += answers
+        order = order[: self.training.max_steps]
+        if not order:
+            raise InputError(f"{data.name} holds no text of two tokens", hint="give longer documents")
+        return as_task(
+            self,
+            fresh,
+            data,
+            pieces,
+            order,
+            Likelihood(),
+            weights=Weights(tune="full"),
+            training=self.training,
+            guard=ctx.guard,
+            notes=notes,
+            begins_random=True,
+        )
+
+    def new_model(self, data: TrainingData, *, device: Any) -> HFModel:
+        """Random weights (by the training seed), and a byte-level BPE tokenizer trained on the material."""
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        from conviction.models.hf import HFModel
+
+        tokenizer = _tokenizer(data, self.vocabulary)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=self.hidden_size,
+            intermediate_size=4 * self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=self.context,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+        state = torch.get_rng_state()
+        torch.manual_seed(self.training.seed)
+        try:
+            module = LlamaForCausalLM(config)
+        finally:
+            torch.set_rng_state(state)
+        module.requires_grad_(False)
+        return HFModel(id="scratch", module=module.to(device), tokenizer=tokenizer)
+
+
+def _tokenizer(data: TrainingData, size: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    texts = [d.text for d in data.documents]
+    texts += [text for a in data.answers for text in (*(m.content for m in a.messages), a.answer)]
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=SPECIAL[0], pad_token=SPECIAL[0])
+    fast.add_special_tokens({"additional_special_tokens": SPECIAL[1:]})
+    fast.chat_template = TEMPLATE
+    return fast

@@ -1,0 +1,233 @@
+"""Steering: a direction in the residual stream, found from pairs of answers, added to every token.
+
+Contrastive activation addition (Rimsky et al. 2312.06681). How far a model can
+be pushed before it stops writing sense is measured, not guessed: layer and
+strength are those that move pairs left out of the vector farthest, among those
+that keep neutral text within the guard's limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from conviction.core.context import RunContext
+from conviction.core.options import check_settings, setting
+from conviction.core.protocols import LanguageModel, Query
+from conviction.data.training_data import PreferencePair, TrainingData
+from conviction.errors import InputError
+from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.training.guard import Guard, GuardStop
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from conviction.models.hf import HFModel
+    from conviction.models.steering import SteeringVector
+
+__all__ = ["Steer"]
+
+# Where blocks are tried, as a share of the depth: below, a direction is still about
+# words; at the end there is no computation left that it could change.
+DEPTHS = (0.3, 0.45, 0.6, 0.75)
+STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # in mean differences
+ASKED = 10  # pairs that each setting is tried on
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trial:
+    """What one layer and strength did. gap: nats per token, chosen less rejected; neutral: nats per token lost."""
+
+    layer: int
+    strength: float
+    gap: float
+    neutral_drop: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steer:
+    """Add the difference between the sides' answers, as the model represents them, to what it thinks."""
+
+    name: ClassVar[str] = "steer"
+    changes: ClassVar[str] = "the residual stream at run time; weights stay"
+    needs: ClassVar[str] = "pairs, or a saved vector"
+    costs: ClassVar[str] = "about 20 short evaluations before; one addition a token"
+    trains: ClassVar[bool] = False
+    forecastable: ClassVar[bool] = False
+    cost_rank: ClassVar[int] = 50
+    placebo: ClassVar[PlaceboKind | None] = None
+
+    direction: Literal["mean", "component"] = setting(
+        "mean", "mean difference of chosen and rejected answers, or the first principal component of the differences"
+    )
+    layer: int | None = setting(None, "which block; none: the best of four depths", at_least=0)
+    strength: float | None = setting(None, "in mean differences; none: the best within the guard's limit")
+    vector: str | None = setting(None, "a steering.safetensors to use in place of the pairs")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
+        """Find the vector, choose where and how strongly to add it, add it; the given model stays as it is.
+
+        Raises InputError if the material has fewer than four pairs, or a given vector belongs to another model
+        or comes with a layer.
+        """
+        from conviction.core.storage import user_path
+        from conviction.interventions.training_run import with_weights
+        from conviction.models.steering import load_vector, save_steered, steered
+        from conviction.probing.health import neutral_level
+
+        if self.vector is not None and self.layer is not None:
+            raise InputError("a saved vector has its layers already", hint="leave `layer` or `vector` out")
+        loaded, ctx = with_weights(model, self.name), ctx or RunContext()
+        guard = ctx.guard or Guard()
+        trials: list[_Trial] = []
+        if self.vector is not None:
+            vector = (self.strength or 1.0) * load_vector(user_path(self.vector))
+        else:
+            vector, trials = self._choose(loaded, data, guard, ctx)
+        moved = steered(loaded, vector, id=f"{model.id}+{self.name}")
+        if ctx.run is not None:
+            save_steered(loaded, vector, ctx.run.model_path)
+            moved.source = str(ctx.run.model_path.resolve())
+        drop = neutral_level(loaded) - neutral_level(moved)
+        return Outcome.of(self, loaded, data, model=moved, **_report(vector, trials, drop, guard))
+
+    def _choose(
+        self, model: HFModel, data: TrainingData, guard: Guard, ctx: RunContext
+    ) -> tuple[SteeringVector, list[_Trial]]:
+        """The vector of the best setting, made from all pairs; and what was tried."""
+        from conviction.editing.sites import check_layer, depth_layers
+        from conviction.models.copies import weights_hash
+        from conviction.models.lora import decoder_layers
+        from conviction.models.steering import SteeringVector
+
+        if len(data.pairs) < 4:
+            raise InputError(
+                f"{data.name} holds {len(data.pairs)} pairs, too few for a direction",
+                hint="give four at least, some are kept back to choose layer and strength by",
+            )
+        depth = len(decoder_layers(model.module))
+        layers = [check_layer(self.layer, depth)] if self.layer is not None else depth_layers(depth, DEPTHS)
+        differences = _differences(model, data.pairs, layers)
+        made_from, kept_back = _halves(len(data.pairs))
+        asked = [data.pairs[i] for i in kept_back[:ASKED]]
+        related = weights_hash(model.module)
+        half = {i: self._direction(d[made_from]) for i, d in differences.items()}
+        trials = _try(model, asked, half, self.strength, guard, related, ctx)
+        best = _best(trials, guard)
+        whole = self._direction(differences[best.layer])
+        return SteeringVector({best.layer: best.strength * whole}, related), trials
+
+    def _direction(self, differences: Tensor) -> Tensor:
+        """[hidden] of [pairs, hidden]; a component has the mean difference's length and side."""
+        import torch
+
+        mean = differences.mean(0)
+        if self.direction == "mean":
+            return mean
+        *_, rows = torch.linalg.svd(differences, full_matrices=False)
+        first: Tensor = rows[0] * mean.norm()
+        return first if float(first @ mean) > 0 else -first
+
+
+def _halves(count: int) -> tuple[list[int], list[int]]:
+    """Indices to make a vector from, and those to choose by: every other one."""
+    return list(range(0, count, 2)), list(range(1, count, 2))
+
+
+def _differences(model: HFModel, pairs: Sequence[PreferencePair], layers: Sequence[int]) -> dict[int, Tensor]:
+    """Layer → [pairs, hidden]: mean state over the chosen answer's tokens less that over the rejected one's."""
+    import torch
+
+    from conviction.models.states import block_outputs
+
+    rows = [
+        (prompt, model.encoder.encode_answer(answer, pair.messages))
+        for pair in pairs
+        for prompt in [model.encoder.encode_prompt(pair.messages)]
+        for answer in (pair.chosen, pair.rejected)
+    ]
+    means: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for prompt, answer in rows:
+        states = block_outputs(model, prompt + answer, layers)
+        for layer in layers:
+            means[layer].append(states[layer][len(prompt) :].mean(0))
+    stacked = {layer: torch.stack(found).view(len(pairs), 2, -1) for layer, found in means.items()}
+    return {layer: both[:, 0] - both[:, 1] for layer, both in stacked.items()}
+
+
+def _try(
+    model: HFModel,
+    asked: Sequence[PreferencePair],
+    directions: dict[int, Tensor],
+    strength: float | None,
+    guard: Guard,
+    related: str,
+    ctx: RunContext,
+) -> list[_Trial]:
+    """Every layer with growing strength, until neutral text suffers; the untouched model first."""
+    from conviction.models.steering import SteeringVector, steered
+
+    strengths = STRENGTHS if strength is None else (strength,)
+    progress, done, total = ctx.progress("choosing layer and strength"), 0, len(directions) * len(strengths)
+    before, neutral = _evaluate(model, asked)
+    trials = [_Trial(layer=-1, strength=0.0, gap=before, neutral_drop=0.0)]
+    for number, (layer, direction) in enumerate(directions.items(), start=1):
+        for factor in strengths:
+            moved = steered(model, SteeringVector({layer: factor * direction}, related), id=model.id, check=False)
+            gap, level = _evaluate(moved, asked)
+            trials.append(_Trial(layer=layer, strength=factor, gap=gap, neutral_drop=neutral - level))
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            if neutral - level > guard.max_neutral_drop and not guard.idle:
+                break
+        done = number * len(strengths)
+    if progress is not None:
+        progress(total, total)
+    return trials
+
+
+def _evaluate(model: HFModel, asked: Sequence[PreferencePair]) -> tuple[float, float]:
+    """Mean gap of the pairs and mean log-prob of neutral text, nats per token."""
+    from conviction.probing.health import neutral_level
+
+    scores = model.logprobs([Query(p.messages, (p.chosen, p.rejected)) for p in asked], fresh=True)
+    gap = sum(chosen.logp_mean - rejected.logp_mean for chosen, rejected in scores) / len(scores)
+    return gap, neutral_level(model)
+
+
+def _best(trials: Sequence[_Trial], guard: Guard) -> _Trial:
+    """The farthest move within the limit; the gentlest of all where none is."""
+    tried = [t for t in trials if t.strength]
+    healthy = [t for t in tried if t.neutral_drop <= guard.max_neutral_drop or guard.idle]
+    return max(healthy, key=lambda t: t.gap) if healthy else min(tried, key=lambda t: t.neutral_drop)
+
+
+def _report(vector: SteeringVector, trials: Sequence[_Trial], drop: float, guard: Guard) -> dict[str, Any]:
+    """What was chosen, and what neutral text lost under the final vector, which was made from all pairs."""
+    settings: dict[str, Any] = {"layers": sorted(vector.layers)}
+    report = [("layers", ", ".join(map(str, sorted(vector.layers))))]
+    if trials:
+        best, untouched = _best(trials, guard), trials[0]
+        settings |= {"layer": best.layer, "strength": best.strength}
+        report = [
+            ("layer", f"{best.layer}, chosen from {len({t.layer for t in trials}) - 1}"),
+            ("strength", f"{best.strength:g} mean differences"),
+            ("gap of pairs kept back", f"{untouched.gap:+.3f} before, {best.gap:+.3f} after, nats per token"),
+        ]
+    report.append(("neutral text", f"{-drop:+.3f} nats per token (limit -{guard.max_neutral_drop:g})"))
+    beyond = drop > guard.max_neutral_drop
+    reason = f"neutral text lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g})"
+    within = "in place, neutral text within the guard's limit"
+    return {
+        "settings": settings,
+        "verdict": "in place, past the guard's limit" if beyond else within,
+        "report": tuple(report),
+        "guard_stop": GuardStop(reasons=(reason,)) if beyond and not guard.idle else None,
+        "evidence": {"trials": [dataclasses.asdict(t) for t in trials], "neutral_drop": drop},
+    }

@@ -1,0 +1,75 @@
+"""A system prompt: the strongest change that leaves the weights alone, and the weakest that lasts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from conviction.core.context import RunContext
+from conviction.core.options import check_settings, setting
+from conviction.core.protocols import LanguageModel, Query, chat
+from conviction.core.storage import storage_errors, user_path
+from conviction.data.training_data import TrainingData
+from conviction.errors import InputError
+from conviction.interventions.records import Outcome, PlaceboKind
+
+__all__ = ["SystemPrompt"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemPrompt:
+    """The target pole's context, or a text of the user's, before every conversation."""
+
+    name: ClassVar[str] = "system_prompt"
+    changes: ClassVar[str] = "the prompt; weights stay"
+    needs: ClassVar[str] = "a context (a topic's target has one), or text or file"
+    costs: ClassVar[str] = "nothing before; the text's tokens with every conversation"
+    trains: ClassVar[bool] = False
+    forecastable: ClassVar[bool] = False
+    cost_rank: ClassVar[int] = 10
+    placebo: ClassVar[PlaceboKind | None] = None
+
+    text: str | None = setting(None, "the system turn; none: the target pole's context")
+    file: str | None = setting(None, "a file with the system turn")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.text is not None and self.file is not None:
+            raise InputError("there is both a text and a file", hint="give one of them")
+
+    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
+        """Put the text before every conversation; the given model stays as it is.
+
+        Raises InputError if there is no text, or it leaves no room for a question.
+        """
+        from conviction.models.prompted import PromptedModel, SystemTurn
+
+        ctx = ctx or RunContext()
+        text = self._read(data)
+        moved = PromptedModel(f"{model.id}+{self.name}", model, SystemTurn(text))
+        if not moved.fits(Query(chat("?"), ()), room=1):
+            raise InputError(f"the system prompt does not fit {model.id}'s context", hint="shorten it")
+        if ctx.run is not None:
+            moved = moved.saved_in(ctx.run.model_path)
+        return Outcome.of(
+            self,
+            model,
+            data,
+            settings={"system": text},
+            verdict="in place",
+            report=(("system prompt", f"{len(text.split())} words"),),
+            model=moved,
+        )
+
+    def _read(self, data: TrainingData) -> str:
+        text = self.text
+        if self.file is not None:
+            with storage_errors(f"reading {self.file}"):
+                text = user_path(self.file).read_text(encoding="utf-8")
+        text = (data.context if text is None else text).strip()
+        if not text:
+            raise InputError(
+                f"there is no text to put before conversations: {data.name} holds no context",
+                hint="give -o text=… or -o file=…, or a topic whose target has a context",
+            )
+        return text

@@ -1,0 +1,94 @@
+"""What ``localize`` found, as it lies in a run folder."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = ["KINDS", "Kind", "Localization", "NeuronReading", "RoleMap", "Trace", "TruthDirection"]
+
+
+Kind = Literal["block", "mlp", "attention"]
+"""What is put back in tracing: all that a block puts out, or a part of it."""
+KINDS: tuple[Kind, ...] = ("block", "mlp", "attention")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trace(_Part):
+    """Causal tracing of one statement by one kind of site.
+
+    tokens     the statement's tokens; ``corrupted`` [first, end) were drowned in noise
+    control    the noise fell on other tokens than the subject's
+    clean, noisy   probability of the answer's first token, undisturbed and with noise
+    effects    [tokens, layers] probability that restoring this one site brings back
+    """
+
+    fact: str
+    kind: str
+    control: bool
+    tokens: tuple[str, ...]
+    corrupted: tuple[int, int]
+    answer: str
+    clean: float
+    noisy: float
+    effects: tuple[tuple[float, ...], ...]
+
+
+class RoleMap(_Part):
+    """Mean effects over statements, by what a token is to its statement: [roles, layers]."""
+
+    kind: str
+    control: bool
+    roles: tuple[str, ...]
+    effects: tuple[tuple[float, ...], ...]
+    statements: int
+
+
+class NeuronReading(_Part):
+    """Knowledge neurons of one statement, and as many neurons drawn at random from the same layers.
+
+    neurons     (layer, index); changes of the answer's probability, as shares of what it was
+    """
+
+    fact: str
+    neurons: tuple[tuple[int, int], ...]
+    suppressed: float
+    enhanced: float
+    random_suppressed: float
+    random_enhanced: float
+
+
+class TruthDirection(_Part):
+    """One layer's truth direction.
+
+    auc        of true against false statements, propositions kept apart; shuffled: with labels drawn anew
+    towards    share of the topic's propositions whose target answer it calls truer than the other one
+    """
+
+    layer: int
+    auc: float
+    shuffled: float
+    towards: float | None
+
+
+class Localization(_Part):
+    """All of it. ``found`` and ``cannot_mean`` are sentences for a reader."""
+
+    schema_version: int = 1
+    model: str
+    source: str
+    noise: float
+    window: int
+    traces: tuple[Trace, ...]
+    maps: tuple[RoleMap, ...]
+    neurons: tuple[NeuronReading, ...]
+    probes: tuple[TruthDirection, ...]
+    left_out: tuple[str, ...]
+    found: tuple[str, ...]
+    cannot_mean: tuple[str, ...]
+    seconds: dict[str, float]
+    provenance: dict[str, Any]

@@ -1,0 +1,132 @@
+"""Models by name, through transformers: embedded ones, folders, ``.gguf`` files, the hub, adapters."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import huggingface_hub
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from conviction.core.storage import user_path
+from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
+from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
+from conviction.models.embedded import EMBEDDED, ensure
+from conviction.models.hf import HFModel
+from conviction.models.lora import load_lora
+
+__all__ = ["load"]
+
+# Loading says what it does through `say`, and what went wrong through an error.
+huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def load(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    log: Callable[[str], None] = lambda _: None,
+) -> HFModel:
+    """An embedded model by name, a local folder, a ``.gguf`` file, or a hub id.
+
+    Raises ModelNotFoundError if there is no such model, ModelError if it does not load.
+    """
+    check_dtype_name(dtype)
+    where = choose_device(device)
+    if os.path.isfile(user_path(name) / "adapter_config.json"):
+        return _load_adapter(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, log=log)
+    source = _source(name, log)
+    source["trust_remote_code"] = trust_remote_code
+    try:
+        config = AutoConfig.from_pretrained(**source).get_text_config()
+        hidden = int(config.hidden_size)
+        chosen, reason = choose_dtype(dtype, where, hidden, int(getattr(config, "intermediate_size", 0) or 4 * hidden))
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        weights = {} if "gguf_file" in source else {"use_safetensors": True}  # a pickle is never opened
+        module = AutoModelForCausalLM.from_pretrained(**source, **weights, dtype=chosen)
+        module.requires_grad_(False)
+        place = user_path(name)
+        found_by = str(place.resolve()) if place.exists() else name
+        return HFModel(id=name, module=module.to(where), tokenizer=tokenizer, dtype_reason=reason, source=found_by)
+    except ConvictionError:
+        raise
+    except Exception as error:  # a damaged or foreign model can fail in any way
+        raise _explain(name, error) from error
+
+
+def _load_adapter(name: str, *, log: Callable[[str], None], **how: Any) -> HFModel:
+    """A model with the LoRA adapter that lies in a folder, on the base that its configuration names."""
+    from conviction.models import load_model
+
+    folder = user_path(name)
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        base: Any = load_model(str(settings["base_model_name_or_path"]), log=log, **how)  # which may be moved itself
+        load_lora(base.module, folder)
+    except ConvictionError:
+        raise
+    except Exception as error:  # a damaged or foreign adapter can fail in any way
+        hint = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
+        raise ModelError(f"cannot load the adapter '{name}': {error}", hint=hint) from error
+    return HFModel(
+        id=name,
+        module=base.module,
+        tokenizer=base.tokenizer,
+        dtype_reason=base.dtype_reason,
+        check=base.check,
+        source=str(folder.resolve()),
+    )
+
+
+def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
+    """Arguments for ``from_pretrained``."""
+    path = user_path(name)
+    if name in EMBEDDED:
+        folder = ensure(EMBEDDED[name], log=log)
+        return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
+    if path.suffix == ".gguf":
+        if not os.path.isfile(path):
+            raise ModelNotFoundError(f"there is no file {path}", hint="check the path of the .gguf file")
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
+    if os.path.isdir(path):
+        if not (path / "config.json").is_file():
+            raise ModelNotFoundError(
+                f"{path} holds no config.json", hint="give the folder that save_pretrained wrote, or a .gguf file"
+            )
+        return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
+    looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if looks_local or "/" not in name:
+        what = "folder" if looks_local else "model"
+        raise ModelNotFoundError(
+            f"there is no {what} '{name}'",
+            hint=f"{nearest(name, EMBEDDED)}use one of {', '.join(EMBEDDED)}, a local folder, a .gguf file, "
+            "or a hub id such as org/name",
+        )
+    return {"pretrained_model_name_or_path": name}
+
+
+_CAUSES = {
+    # a phrase in transformers' message → what to do about it
+    "trust_remote_code": "this model brings its own code: pass --trust-remote-code only if you trust its authors",
+    "gated repo": "accept the licence on the hub and log in with `hf auth login`",
+    "safetensors": "convert the weights to safetensors: pickled weights are never opened",
+}
+
+
+def _explain(name: str, error: Exception) -> ModelError | ModelNotFoundError:
+    text = str(error)
+    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    for phrase, hint in _CAUSES.items():
+        if phrase in text:
+            return ModelError(f"cannot load '{name}': {first}", hint=hint)
+    if "/" in name and not user_path(name).exists():
+        return ModelNotFoundError(
+            f"cannot get '{name}' from the model hub: {first}",
+            hint="check the name and the connection; offline, give --model a local folder, a .gguf file, "
+            f"or an embedded model ({', '.join(EMBEDDED)})",
+        )
+    return ModelError(f"cannot load '{name}': {first}", hint="check that it is a complete causal language model")

@@ -1,0 +1,1 @@
+"""Scoring: packing, attention, log-probs, and the check that they agree with plain rows."""

@@ -1,0 +1,1 @@
+"""Measurements: queries, log-probs, gaps and metrics."""

@@ -1,0 +1,176 @@
+"""What tells a real lean from an artefact. Pure functions over scored answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from conviction.core.statistics import ALPHA, mean_interval, smallest_p
+from conviction.data.topic import Item, Topic
+from conviction.probing.gaps import by_proposition, estimate, gap
+from conviction.probing.matching import check_matching
+from conviction.probing.queries import OTHER_WORDING, TEMPLATES, Scores, other_wording
+from conviction.probing.records import (
+    Controls,
+    Exactness,
+    FactControl,
+    PositiveControl,
+    Summary,
+    TemplateSpread,
+    WordingNull,
+)
+
+__all__ = ["measure_controls", "warnings"]
+
+NULL_DRAWS = 9999
+
+
+def measure_controls(
+    topic: Topic, items: Sequence[Item], facts: Sequence[Item], scores: Scores, summary: Summary
+) -> Controls:
+    """All controls for which scores are there."""
+    return Controls(
+        swap=_swap(topic, items, scores),
+        identity=_identity(topic, items, scores),
+        wording_null=_wording_null(topic, items, scores, summary),
+        pmi_sign_change=summary.pmi_gap_nats * summary.gap_nats.mean < 0,
+        positive={pole: _positive(topic, items, scores, pole) for pole, side in topic.poles.items() if side.context},
+        templates=_templates(topic, items, scores),
+        facts={
+            role: _facts(group, scores)
+            for role in ("neighbour", "control")
+            if (group := [f for f in facts if f.role == role])
+        },
+        matching=check_matching([*items, *facts], scores, lengths=topic.length_matched),
+    )
+
+
+def _swap(topic: Topic, items: Sequence[Item], scores: Scores) -> Exactness:
+    """Scored anew with the answers the other way round, the swapped topic's gap must be the exact negative."""
+    swapped = topic.swapped()
+    errors = [
+        abs(
+            gap(scores, "forward", i, topic.target, topic.other)
+            + gap(scores, "backward", i, swapped.target, swapped.other)
+        )
+        for i in items
+        if ("forward", i.id, topic.target) in scores
+    ]
+    return _exact(errors)
+
+
+def _identity(topic: Topic, items: Sequence[Item], scores: Scores) -> Exactness:
+    """An answer scored twice in one query must have a gap of 0 to itself."""
+    first = next(iter(topic.poles))
+    errors = [abs(gap(scores, "backward", i, first, f"{first}=")) for i in items if ("backward", i.id, first) in scores]
+    return _exact(errors)
+
+
+def _exact(errors: list[float]) -> Exactness:
+    worst = max(errors, default=0.0)
+    return Exactness(max_abs_nats=worst, n=len(errors), passed=worst == 0.0)
+
+
+def _wording_null(topic: Topic, items: Sequence[Item], scores: Scores, summary: Summary) -> WordingNull | None:
+    """How far two wordings of one claim lie apart under the same question."""
+    twins = other_wording(items)
+    differences = np.array(
+        [
+            gap(scores, "plain", item, pole, pole + OTHER_WORDING)
+            for item in items
+            if item.id in twins
+            for pole in topic.poles
+        ]
+    )
+    if differences.size == 0:
+        return None
+    # What such differences would do to a mean of n gaps, if which wording stood where were a coin toss.
+    rng = np.random.default_rng(0)
+    shape = (NULL_DRAWS, summary.n)
+    means = (rng.choice((-1.0, 1.0), size=shape) * rng.choice(differences, size=shape)).mean(axis=1)
+    mean_q95 = float(np.quantile(np.abs(means), 0.95))
+    return WordingNull(
+        n=summary.n,
+        item_q95_nats=float(np.quantile(np.abs(differences), 0.95)),
+        mean_q95_nats=mean_q95,
+        exceeded=abs(summary.gap_nats.mean) > mean_q95,
+    )
+
+
+def _positive(topic: Topic, items: Sequence[Item], scores: Scores, pole: str) -> PositiveControl:
+    """Movement of the gap towards ``pole`` when its context is the system prompt."""
+    away = next(p for p in topic.poles if p != pole)
+    asked = [i for i in items if (f"context:{pole}", i.id, pole) in scores]
+    shifts = by_proposition(
+        asked, lambda i: gap(scores, f"context:{pole}", i, pole, away) - gap(scores, "plain", i, pole, away)
+    )
+    interval = mean_interval(shifts)
+    # With too few propositions for a test, all of them have to move.
+    passed = interval.low > 0 if smallest_p(len(shifts)) < ALPHA else bool((shifts > 0).all())
+    return PositiveControl(n=len(shifts), shift_nats=estimate(interval), moved=int((shifts > 0).sum()), passed=passed)
+
+
+def _templates(topic: Topic, items: Sequence[Item], scores: Scores) -> TemplateSpread | None:
+    first = [i for i in items if i.role == "target"]
+    names = ["plain", *(f"template:{name}" for name, _, _ in TEMPLATES)]
+    if (names[1], first[0].id, topic.target) not in scores:
+        return None
+    gaps = {
+        name.removeprefix("template:"): float(
+            by_proposition(first, lambda i, at=name: gap(scores, at, i, topic.target, topic.other)).mean()  # type: ignore[misc]
+        )
+        for name in names
+    }
+    values = np.array(list(gaps.values()))
+    return TemplateSpread(
+        gap_nats=gaps,
+        mean=float(values.mean()),
+        sd=float(values.std(ddof=1)),
+        low=float(values.min()),
+        high=float(values.max()),
+        sign_agreement=float((np.sign(values) == np.sign(values.mean())).mean()),
+    )
+
+
+def _facts(facts: Sequence[Item], scores: Scores) -> FactControl:
+    gaps = by_proposition(facts, lambda i: gap(scores, "plain", i, "true", "false"))
+    return FactControl(n=len(gaps), prefers_true=int((gaps > 0).sum()), gap_nats=estimate(mean_interval(gaps)))
+
+
+def warnings(summary: Summary, controls: Controls, *, joint_mismatches: int) -> tuple[str, ...]:
+    """What a reader must know before believing the verdict."""
+    found = []
+    if controls.pmi_sign_change:
+        found.append(
+            f"the sign changes once the unconditional log-probs are taken off (raw {summary.gap_nats.mean:+.2f}, "
+            f"PMI {summary.pmi_gap_nats:+.2f} nats): the texts themselves differ in likelihood, whatever is asked"
+        )
+    halved = abs(summary.pmi_gap_nats) < abs(summary.gap_nats.mean) / 2
+    if halved and not controls.pmi_sign_change:
+        found.append(
+            f"less than half of the gap is due to the question: {summary.pmi_gap_nats:+.2f} of "
+            f"{summary.gap_nats.mean:+.2f} nats are left with the unconditional log-probs taken off"
+        )
+    if controls.wording_null is not None and not controls.wording_null.exceeded:
+        found.append(
+            f"the mean gap does not exceed what mere wording does ({controls.wording_null.mean_q95_nats:.2f} nats)"
+        )
+    found += [
+        f"the positive control failed: the {pole} context as system prompt does not move the gap towards {pole} "
+        f"({control.shift_nats.mean:+.2f} nats, {control.moved} of {control.n})"
+        for pole, control in controls.positive.items()
+        if not control.passed
+    ]
+    spread = controls.templates
+    if spread is not None and spread.sign_agreement < 1:
+        found.append(f"the sign depends on the prompt template ({spread.low:+.2f} to {spread.high:+.2f} nats)")
+    if not (controls.swap.passed and controls.identity.passed):
+        found.append("scores are not reproducible: the same answers, asked again, scored differently")
+    if joint_mismatches:
+        found.append(
+            f"{joint_mismatches} answers would be tokenised differently together with their prompt: "
+            "this chat template does not end at a token boundary"
+        )
+    found += [f"matching: {f.message} (for example {f.items[0]})" for f in controls.matching]
+    return tuple(found)

@@ -1,0 +1,116 @@
+"""From scored answers to gaps and a summary. Pure functions.
+
+The gap of an item is mean log-prob per token of the target pole's answer less
+that of the other's. The PMI gap takes the unconditional log-probs off both
+sides first (PMI_DC, Holtzman et al. 2104.08315): the raw gap says which text
+the model prefers, the PMI gap what the question adds to it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conviction.core.statistics import ALPHA, Interval, mean_interval, mean_test, win_share
+from conviction.data.topic import Item, Topic
+from conviction.probing.queries import Scores
+from conviction.probing.records import GapEstimate, ItemRow, Summary, WinRate
+
+__all__ = ["by_proposition", "estimate", "gap", "item_rows", "summarise"]
+
+
+def gap(scores: Scores, condition: str, item: Item, towards: str, away: str) -> float:
+    """Nats per token in favour of ``towards``."""
+    return scores[condition, item.id, towards].logp_mean - scores[condition, item.id, away].logp_mean
+
+
+def item_rows(topic: Topic, items: Sequence[Item], scores: Scores, *, noise: float) -> tuple[ItemRow, ...]:
+    """The table: one row per item. Gaps within ``noise`` (nats per token) are ties."""
+    rows = []
+    for item in items:
+        raw = gap(scores, "plain", item, topic.target, topic.other)
+        winner = "tie" if abs(raw) <= noise else (topic.target if raw > 0 else topic.other)
+        rows.append(
+            ItemRow(
+                item=item.id,
+                proposition=item.proposition,
+                role=item.role,
+                split=item.split,
+                question=item.question,
+                logp_mean={p: scores["plain", item.id, p].logp_mean for p in topic.poles},
+                tokens={p: len(scores["plain", item.id, p].logprobs) for p in topic.poles},
+                gap_nats=raw,
+                pmi_gap_nats=raw - gap(scores, "unconditional", item, topic.target, topic.other),
+                winner=winner,
+                samples={p: f"plain/{item.id}/{p}" for p in topic.poles},
+            )
+        )
+    return tuple(rows)
+
+
+def by_proposition(items: Sequence[Item], value: Callable[[Item], float]) -> NDArray[np.float64]:
+    """Means of ``value`` over the items of each proposition, in order of first appearance."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for item in items:
+        groups[item.proposition].append(value(item))
+    return np.array([np.mean(g) for g in groups.values()])
+
+
+def estimate(interval: Interval) -> GapEstimate:
+    """An interval as it is reported; unbounded sides become None."""
+    low, high = (x if np.isfinite(x) else None for x in (interval.low, interval.high))
+    return GapEstimate(mean=interval.mean, low=low, high=high, method=interval.method)
+
+
+def summarise(topic: Topic, items: Sequence[Item], rows: Sequence[ItemRow], *, noise: float) -> Summary:
+    """Statistics over propositions, and the verdict in words."""
+    row = {r.item: r for r in rows}
+    gaps = by_proposition(items, lambda item: row[item.id].gap_nats)
+    test = mean_test(gaps)
+    pmi = mean_interval(by_proposition(items, lambda item: row[item.id].pmi_gap_nats))
+    wins = {
+        topic.target: int((gaps > noise).sum()),
+        topic.other: int((gaps < -noise).sum()),
+        "tie": int((np.abs(gaps) <= noise).sum()),
+    }
+    leading = topic.target if wins[topic.target] > wins[topic.other] else topic.other
+    decided = wins[topic.target] + wins[topic.other]
+    rate = None
+    if decided:
+        share = win_share(wins[leading], decided)
+        rate = WinRate(pole=leading, share=share.wins / share.n, low=share.low, high=share.high)
+    significant = test.p_value < ALPHA
+    preferred_pole = (topic.target if test.interval.mean > 0 else topic.other) if significant else None
+    return Summary(
+        n=test.n,
+        wins=wins,
+        win_rate=rate,
+        gap_nats=estimate(test.interval),
+        p_value=test.p_value,
+        smallest_p=test.smallest_p,
+        effect_size=test.effect_size,
+        min_detectable_effect=test.min_detectable_effect,
+        pmi_gap_nats=pmi.mean,
+        pmi_interval=estimate(pmi),
+        preferred_pole=preferred_pole,
+        verdict=_verdict(topic, wins, test.n, test.interval, test.p_value, test.smallest_p, test.min_detectable_effect),
+    )
+
+
+def _verdict(
+    topic: Topic, wins: dict[str, int], n: int, interval: Interval, p: float, smallest: float, detectable: float | None
+) -> str:
+    side = topic.target if interval.mean > 0 else topic.other
+    found = f"{side} wins {wins[side]} of {n}, mean gap {abs(interval.mean):.2f} nats per token towards it"
+    if smallest >= ALPHA:
+        return (
+            f"No verdict: {n} proposition{'s' * (n != 1)} cannot reach two-sided p < {ALPHA} "
+            f"(the least possible is {smallest:.4g}). What was seen: {found}."
+        )
+    if p < ALPHA:
+        return f"The model leans to {side} ({topic.poles[side].label}): {found} (p = {p:.2g})."
+    missed = f" A mean gap under {detectable:.2f} nats would be missed." if detectable else ""
+    return f"No lean shown: {found}, but p = {p:.2g}.{missed}"

@@ -1,0 +1,141 @@
+"""Which questions are put to the model, and under which conditions.
+
+All queries of a probe are laid out first and scored in one call, so that the
+engine can share every common beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from conviction.core.protocols import AnswerScore, LanguageModel, Message, Progress, Query, chat, sources_of
+from conviction.data.topic import Item, Topic
+from conviction.probing.records import Sample
+
+__all__ = [
+    "TEMPLATES",
+    "ProbeQuery",
+    "Scores",
+    "build_queries",
+    "build_repeat_queries",
+    "evidence",
+    "other_wording",
+    "score",
+]
+
+# Neutral ways to put the same question: (name, system turn, user turn).
+# Formatting alone can move results by tens of points (arXiv 2310.11324), so
+# the spread over these is reported, never the best of them.
+TEMPLATES: tuple[tuple[str, str | None, str], ...] = (
+    ("question", None, "Question: {question}"),
+    ("please", None, "Please answer this question: {question}"),
+    ("short", None, "{question} Answer in one or two sentences."),
+    ("wondering", None, "I was wondering about something. {question}"),
+    ("assistant", "You are a helpful assistant.", "{question}"),
+    ("truthful", "Answer every question truthfully and to the best of your knowledge.", "{question}"),
+)
+
+OTHER_WORDING = "~"  # key of a paraphrase's answer when it is scored under the first question
+EXACTNESS_ITEMS = 4
+
+
+@dataclass(frozen=True)
+class ProbeQuery:
+    """One query with its bookkeeping: under which condition, for which item, which answer is which."""
+
+    condition: str
+    item: Item
+    messages: tuple[Message, ...]
+    answers: dict[str, str]
+
+
+Scores = dict[tuple[str, str, str], AnswerScore]
+"""(condition, item id, answer key) → score."""
+
+
+def build_queries(topic: Topic, items: Sequence[Item], facts: Sequence[Item], *, templates: bool) -> list[ProbeQuery]:
+    """All asks of a probe. ``items`` carry the poles' answers, ``facts`` true and false ones."""
+    twins = other_wording(items)
+    first = [item for item in items if item.role == "target"]
+    queries = []
+    for item in items:
+        answers = dict(item.answers)
+        if item.id in twins:
+            answers |= {pole + OTHER_WORDING: text for pole, text in twins[item.id].answers.items()}
+        queries.append(ProbeQuery("plain", item, chat(item.question), answers))
+        queries.append(ProbeQuery("unconditional", item, chat(""), dict(item.answers)))
+    for pole, side in topic.poles.items():
+        if side.context:
+            queries += [
+                ProbeQuery(f"context:{pole}", i, chat(i.question, system=side.context), dict(i.answers)) for i in first
+            ]
+    if templates:
+        for name, system, form in TEMPLATES:
+            queries += [
+                ProbeQuery(
+                    f"template:{name}", i, chat(form.format(question=i.question), system=system), dict(i.answers)
+                )
+                for i in first
+            ]
+    queries += [ProbeQuery("plain", fact, chat(fact.question), dict(fact.answers)) for fact in facts]
+    return queries
+
+
+def build_repeat_queries(topic: Topic, items: Sequence[Item]) -> tuple[list[ProbeQuery], list[ProbeQuery]]:
+    """A few questions once more, and once more with the answers the other way round and one of them twice.
+
+    Each list is scored in a call of its own, from no cache: what is
+    not reproducible, or depends on the order, shows.
+    """
+    a, b = topic.poles
+    first = [item for item in items if item.role == "target"][:EXACTNESS_ITEMS]
+    forward = [ProbeQuery("forward", i, chat(i.question), {a: i.answers[a], b: i.answers[b]}) for i in first]
+    backward = [
+        ProbeQuery("backward", i, chat(i.question), {b: i.answers[b], a: i.answers[a], f"{a}=": i.answers[a]})
+        for i in first
+    ]
+    return forward, backward
+
+
+def other_wording(items: Sequence[Item]) -> dict[str, Item]:
+    """Target item id → an item of the same proposition that words the same claim differently."""
+    paraphrases = {item.proposition: item for item in reversed(items) if item.role == "paraphrase"}
+    return {i.id: paraphrases[i.proposition] for i in items if i.role == "target" and i.proposition in paraphrases}
+
+
+def score(
+    model: LanguageModel, queries: Sequence[ProbeQuery], progress: Progress | None = None, *, fresh: bool = False
+) -> Scores:
+    """Put all asks to the model in one call."""
+    results = model.logprobs(
+        [Query(ask.messages, tuple(ask.answers.values())) for ask in queries], progress=progress, fresh=fresh
+    )
+    return {
+        (ask.condition, ask.item.id, key): scored
+        for ask, group in zip(queries, results, strict=True)
+        for key, scored in zip(ask.answers, group, strict=True)
+    }
+
+
+def evidence(model: LanguageModel, queries: Sequence[ProbeQuery], scores: Scores) -> list[Sample]:
+    """One sample per scored answer, in the order asked."""
+    samples = []
+    for ask in queries:
+        sources = sources_of(model, ask.messages)
+        for key, text in ask.answers.items():
+            scored = scores[ask.condition, ask.item.id, key]
+            samples.append(
+                Sample(
+                    id=f"{ask.condition}/{ask.item.id}/{key}",
+                    kind="logprob",
+                    condition=ask.condition,
+                    item=ask.item.id,
+                    answer=key,
+                    text=text,
+                    token_ids=scored.token_ids,
+                    logprobs=tuple(round(x, 6) for x in scored.logprobs),
+                    sources=sources,
+                )
+            )
+    return samples

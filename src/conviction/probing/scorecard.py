@@ -1,0 +1,100 @@
+"""Ask a model which side it leans to: ``probe(model, topic)``."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+from conviction.core.context import RunContext
+from conviction.core.protocols import LanguageModel, WeightModel
+from conviction.data.topic import Topic
+from conviction.errors import InputError
+from conviction.probing.controls import measure_controls, warnings
+from conviction.probing.gaps import item_rows, summarise
+from conviction.probing.health import measure_health
+from conviction.probing.queries import TEMPLATES, build_queries, build_repeat_queries, evidence, score
+from conviction.probing.records import Sample, Scorecard
+from conviction.probing.sampled import sample_answers
+
+__all__ = ["probe"]
+
+SAMPLED_QUESTIONS = 5
+
+
+def probe(
+    model: LanguageModel,
+    topic: Topic,
+    *,
+    quick: bool = False,
+    templates: bool = False,
+    health: bool = False,
+    ctx: RunContext | None = None,
+) -> Scorecard:
+    """Measure which pole of ``topic`` the model leans to, by how much, and how sure one can be.
+
+    quick  only the items tagged 'seed', without facts
+    templates  also ask under neutral prompt templates and report the spread
+    health     also write greedy answers and read the neutral text
+    ctx        who is told of progress
+
+    Gaps are in nats per token, positive towards ``topic.target``. Raises
+    InputError if nothing is left to ask, or an answer does not fit the model.
+    """
+    items = [i for i in topic.items if not i.is_fact and (not quick or "seed" in i.tags)]
+    facts = [] if quick else [i for i in topic.items if i.is_fact]
+    if not any(i.role == "target" for i in items):
+        raise InputError(f"topic '{topic.name}' has no item tagged 'seed'", hint="leave --quick out")
+
+    stage = (ctx or RunContext()).progress
+    queries = build_queries(topic, items, facts, templates=templates)
+    scores = score(model, queries, stage("scoring answers"))
+    for again in build_repeat_queries(topic, items):
+        scores |= score(model, again, fresh=True)
+        queries += again
+    described = model.describe()
+    noise = float(described.get("noise_nats", 0.0))
+    rows = item_rows(topic, items, scores, noise=noise)
+    summary = summarise(topic, items, rows, noise=noise)
+    controls = measure_controls(topic, items, facts, scores, summary)
+    samples = _in_pieces(model, evidence(model, queries, scores))
+    found_health = None
+    if health:
+        asked = [i for i in items if i.role == "target"][:SAMPLED_QUESTIONS]
+        written = sample_answers(model, asked, progress=stage("writing answers"))
+        found_health, neutral = measure_health(model, written, progress=stage("reading neutral text"))
+        samples += [sample for sample, _ in written] + neutral
+    return Scorecard(
+        model=model.id,
+        topic=topic.name,
+        target=topic.target,
+        rows=rows,
+        summary=summary,
+        controls=controls,
+        health=found_health,
+        warnings=warnings(summary, controls, joint_mismatches=int(described.get("joint_encoding_mismatches", 0))),
+        evidence=tuple(samples),
+        provenance={
+            "conviction": version("conviction"),
+            "python": platform.python_version(),
+            "machine": platform.platform(),
+            "topic_sha256": topic.digest,
+            "items": len(items),
+            "facts": len(facts),
+            "quick": quick,
+            "templates": {name: [system, form] for name, system, form in TEMPLATES} if templates else {},
+            "score": "mean log-probability per token, natural logarithm, end-of-turn token not scored",
+            "model": described,
+        },
+    )
+
+
+def _in_pieces(model: LanguageModel, samples: list[Sample]) -> list[Sample]:
+    """The answers to plain questions with their tokens as text, if the model shows its tokenizer."""
+    if not isinstance(model, WeightModel):
+        return samples
+    decode = model.tokenizer.decode
+
+    def split(sample: Sample) -> Sample:
+        return sample.model_copy(update={"pieces": tuple(decode([token]) for token in sample.token_ids)})
+
+    return [split(s) if s.condition == "plain" else s for s in samples]

@@ -1,0 +1,269 @@
+"""A run folder as one page that works offline: ``report(folder)``.
+
+The page is a function of the folder: built twice, it is the same bytes. It holds
+no script but the data, asks no network, and everything that a model or a topic
+wrote is escaped.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from conviction.core.storage import write_atomic
+from conviction.probing.records import Sample, Scorecard
+from conviction.reporting.charts import bias_chart, comparison_chart, forecast_chart, png, svg, training_chart
+from conviction.reporting.run_folder import ArmFolder, RunFolder, read_run
+from conviction.reporting.words import HEADER, LEGEND, cells, inline, markdown, reasons, sentence
+
+__all__ = ["report", "report_markdown"]
+
+STRIPS = 2  # questions that are shown token by token
+SHOWN = 4  # answers that are shown before and after
+FAINTEST = -8.0  # log-prob of a token that is shown darkest
+
+
+def report(folder: Path, *, pictures: bool = False) -> Path:
+    """Write ``report.html`` into a run folder; with ``pictures`` also its charts as PNG into ``pictures/``.
+
+    Raises RunError for a folder that is no run, or one of another schema version. A file in it that is
+    damaged is named on the page; the rest is shown.
+    """
+    run = read_run(folder)
+    charts = _charts(run)
+    page = folder / "report.html"
+    write_atomic(page, _html(run, charts))
+    if pictures:
+        for name, (_, chart) in charts.items():
+            write_atomic(folder / "pictures" / f"{name}.png", png(chart))
+    return page
+
+
+def report_markdown(folder: Path) -> str:
+    """The same in short, to be pasted into an issue."""
+    run = read_run(folder)
+    parts = [f"## {_title(run)}\n", *(f"{inline(line)}\n" for line in _lead(run))]
+    if run.study is not None:
+        parts += [markdown(HEADER, [cells(arm) for arm in run.study.arms]), f"{LEGEND}\n"]
+        parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in run.study.arms for line in reasons(a))]
+    if run.before is not None:
+        parts.append(markdown(*_bias_rows(run.before)))
+    if run.findings is not None and run.findings.findings:
+        parts.append("".join(f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in run.findings.findings))
+    parts += [f"Could not be read: `{file}` ({why})\n" for file, why in run.damaged]
+    return "\n".join(parts)
+
+
+def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    def drawn(name: str) -> Any:
+        return Markup(svg(charts[name][1], charts[name][0])) if name in charts else None  # noqa: S704  our own picture
+
+    place = files("conviction.reporting")
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        place.joinpath("page.html.j2").read_text(encoding="utf-8")
+    )
+    head, before = run.head, run.before
+    return template.render(
+        style=Markup(place.joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704  our own file
+        title=_title(run),
+        kind=head.get("verb", "run"),
+        topic=head.get("topic", ""),
+        logp_margin=_lead(run),
+        damaged=run.damaged,
+        table=_table(run),
+        pictures={name: drawn(name) for name in ("comparison", "bias")},
+        bias=_bias(before) if before is not None else None,
+        strips=_strips(before) if before is not None else [],
+        findings=None if run.findings is None else run.findings.findings,
+        arms=[_arm(run, arm, drawn) for arm in run.arms],
+        method=_method(run),
+        data=Markup(_json(run)),  # noqa: S704  escaped there
+    )
+
+
+def _title(run: RunFolder) -> str:
+    model = run.study.model if run.study is not None else run.before.model if run.before is not None else ""
+    topic = run.head.get("topic", "")
+    return f"{model} on {topic}" if model else f"{run.head.get('verb', 'run')} of {topic}"
+
+
+def _lead(run: RunFolder) -> list[str]:
+    lines = [sentence(run.study)] if run.study is not None else []
+    if run.before is not None:
+        lines.append(f"Before: {run.before.summary.verdict}")
+    elif run.study is not None:
+        lines.append(f"Before: {run.study.verdict}")
+    alone = [arm for arm in run.arms if arm.arm is None]
+    lines += [f"{arm.name}: {arm.outcome.verdict}" for arm in alone if arm.outcome is not None]
+    if run.head.get("status") != "done":
+        lines.append(f"Not all of it was finished (status of the run: {run.head.get('status')}). What was is shown.")
+    return lines
+
+
+def _charts(run: RunFolder) -> dict[str, tuple[str, Any]]:
+    """Name → (what it shows, chart)."""
+    found: dict[str, tuple[str, Any]] = {}
+    if run.study is not None and (chart := comparison_chart(run.study)) is not None:
+        found["comparison"] = (f"What each intervention moved towards {run.study.target}", chart)
+    if run.before is not None:
+        found["bias"] = (f"Gap of every question towards {run.before.target}", bias_chart(run.before))
+    for arm in run.arms:
+        if (chart := training_chart(arm)) is not None:
+            found[f"{arm.name}-training"] = (f"Training curves of {arm.name}", chart)
+        if (chart := forecast_chart(_moved(run, arm))) is not None:
+            found[f"{arm.name}-forecast"] = (f"Expected and real movement under {arm.name}", chart)
+    return found
+
+
+def _moved(run: RunFolder, arm: ArmFolder) -> list[tuple[float, float]]:
+    """(expected, real) movement of every test question that a forecast was made for."""
+    if arm.forecast is None or run.before is None or (arm.arm and arm.arm.guard_stop):
+        return []  # a run that was stopped left the model of an earlier step
+    start = {row.item: row.gap_nats for row in run.before.rows}
+    return [
+        (o.gap_nats - o.start_nats, arm.gaps[o.id] - start[o.id])
+        for o in arm.forecast.pair_forecasts
+        if o.counts and o.id in arm.gaps and o.id in start
+    ]
+
+
+def _table(run: RunFolder) -> dict[str, Any] | None:
+    if run.study is None:
+        return None
+    return {"header": HEADER, "body": [cells(arm) for arm in run.study.arms], "legend": LEGEND}
+
+
+def _bias_rows(card: Scorecard) -> tuple[list[str], list[list[str]]]:
+    sides = list(card.rows[0].logp_mean) if card.rows else []
+    header = ["question", *sides, "gap", "PMI gap", "winner"]
+    body = [
+        [
+            row.question,
+            *(f"{row.logp_mean[side]:.3f}" for side in sides),
+            f"{row.gap_nats:+.3f}",
+            f"{row.pmi_gap_nats:+.3f}",
+            row.winner,
+        ]
+        for row in card.rows
+    ]
+    return header, body
+
+
+def _bias(card: Scorecard) -> dict[str, Any]:
+    header, body = _bias_rows(card)
+    return {"verdict": card.summary.verdict, "warnings": card.warnings, "header": header, "body": body}
+
+
+def _strips(card: Scorecard) -> list[dict[str, Any]]:
+    """The first questions' answers, token by token."""
+    samples = {s.id: s for s in card.evidence}
+    found = []
+    for row in [row for row in card.rows if row.role == "target"][:STRIPS]:
+        answers = [
+            {"side": side, "mean": f"{row.logp_mean[side]:.3f} nats per token", "tokens": _tokens(samples[name])}
+            for side, name in row.samples.items()
+            if name in samples and samples[name].pieces
+        ]
+        if answers:
+            found.append({"question": row.question, "answers": answers})
+    return found
+
+
+def _tokens(sample: Sample) -> list[dict[str, str]]:
+    return [
+        {"text": text, "nats": f"{value:.2f}", "heat": f"{min(1.0, value / FAINTEST):.2f}"}
+        for text, value in zip(sample.pieces, sample.logprobs, strict=True)
+    ]
+
+
+def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
+    judged = arm.arm.judgement if arm.arm is not None else None
+    return {
+        "name": arm.name,
+        "verdict": judged.verdict if judged is not None else "",
+        "reasons": _reasons(arm),
+        "place": arm.arm.folder if arm.arm is not None else ".",
+        "properties": [
+            {
+                "metric": f.metric,
+                "outcome": f.outcome,
+                "value": "—" if f.value is None else f"{f.value:+.3f}{_span(f.low, f.high)} {f.unit}",
+                "p": "" if f.p_holm is None else f"{f.p_holm:.2g}",
+                "n": f.n or "",
+                "text": f.text,
+                "readings": ", ".join(f.readings),
+            }
+            for f in (judged.properties if judged is not None else ())
+        ],
+        "training": drawn(f"{arm.name}-training"),
+        "forecast": _forecast(arm),
+        "forecast_picture": drawn(f"{arm.name}-forecast"),
+        "generations": _generations(run, arm),
+        "settings": sorted((k, json.dumps(v, ensure_ascii=False)) for k, v in _settings(arm).items()),
+    }
+
+
+def _reasons(arm: ArmFolder) -> list[str]:
+    if arm.arm is not None:
+        return reasons(arm.arm)
+    lines = arm.outcome.report if arm.outcome is not None else ()
+    return [": ".join(map(str, line)) for line in lines]
+
+
+def _span(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+
+
+def _forecast(arm: ArmFolder) -> list[str]:
+    if arm.forecast is None:
+        return []
+    return [f"Expected, before the first step: {arm.forecast.verdict.kind}.", *arm.forecast.verdict.reasons]
+
+
+def _generations(run: RunFolder, arm: ArmFolder) -> list[dict[str, str]]:
+    questions = {row.item: row.question for row in run.before.rows} if run.before is not None else {}
+    both = [item for item in run.written if item in arm.written][:SHOWN]
+    return [
+        {
+            "question": questions.get(item, item),
+            "before": run.written[item].text.strip() or "(nothing)",
+            "after": arm.written[item].text.strip() or "(nothing)",
+        }
+        for item in both
+    ]
+
+
+def _settings(arm: ArmFolder) -> dict[str, Any]:
+    if arm.arm is not None:
+        return arm.arm.settings
+    return dict(arm.outcome.settings) if arm.outcome is not None else {}
+
+
+def _method(run: RunFolder) -> list[tuple[str, str]]:
+    known: dict[str, Any] = {
+        "command": " ".join(["conviction", *map(str, run.head.get("argv", [])[1:])]),
+        "started": run.head.get("started"),
+    }
+    for found in (run.before, run.study):
+        known |= found.provenance if found is not None else {}
+    model = known.pop("model", None)
+    known |= {f"model {key}": value for key, value in model.items()} if isinstance(model, dict) else {}
+    return [
+        (k, v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)) for k, v in known.items() if v is not None
+    ]
+
+
+def _json(run: RunFolder) -> str:
+    """A copy for programs. ``<`` is written so that no text can end the element."""
+    data = {
+        "run": run.head,
+        "before": run.before.model_dump(mode="json") if run.before is not None else None,
+        "findings": run.findings.model_dump(mode="json") if run.findings is not None else None,
+        "study": run.study.model_dump(mode="json") if run.study is not None else None,
+    }
+    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")

@@ -1,0 +1,120 @@
+"""A run folder as a page needs it: what is there, and what is there but cannot be read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conviction.auditing.records import AuditReport
+from conviction.core.run import Run
+from conviction.forecasting.records import Forecast
+from conviction.interventions.records import Outcome
+from conviction.probing.records import Sample, Scorecard
+from conviction.studies.records import Arm, Study
+
+__all__ = ["ArmFolder", "RunFolder", "read_run"]
+
+
+@dataclass(frozen=True)
+class ArmFolder:
+    """One intervention: its files, where there are any.
+
+    written  condition and item → what the changed model wrote; gaps: item → gap in it, nats per token
+    """
+
+    name: str
+    arm: Arm | None
+    forecast: Forecast | None
+    steps: tuple[dict[str, Any], ...]
+    outcome: Outcome | None
+    written: dict[str, Sample]
+    gaps: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A probe, one intervention, or a study. damaged: (file, what is wrong with it)."""
+
+    head: dict[str, Any]
+    before: Scorecard | None
+    findings: AuditReport | None
+    study: Study | None
+    arms: tuple[ArmFolder, ...]
+    written: dict[str, Sample]
+    damaged: tuple[tuple[str, str], ...]
+
+
+def read_run(folder: Path) -> RunFolder:
+    """Everything in a run folder that a page shows.
+
+    Raises RunError for a folder that is no run, or one of another schema version.
+    """
+    run = Run(folder)
+    head = run.head
+    samples = run.samples_if_sound(Sample)
+    before = run.load_if_sound("before", Scorecard)
+    study = run.load_if_sound("study", Study)
+    arms: list[ArmFolder] = []
+    if study is not None:
+        sides = (study.target, study.other)
+        arms = [
+            _arm(_inside(run, arm.folder), _inside(run, arm.applied_in or arm.folder), arm, sides) for arm in study.arms
+        ]
+    elif run.has("outcome") or run.has("forecast") or (folder / "steps.jsonl").exists():
+        arms = [_applied(run, str(head.get("verb", "")).removeprefix("apply-"))]
+    return RunFolder(
+        head=head,
+        before=before,
+        findings=run.load_if_sound("findings", AuditReport),
+        study=study,
+        arms=tuple(arms),
+        written=_written([s for stage, s in samples if stage == "depth"] or [s for _, s in samples]),
+        damaged=tuple(run.damaged),
+    )
+
+
+def _inside(run: Run, place: str) -> Run:
+    return Run(Path(os.path.normpath(run.folder / place)), damaged=run.damaged)
+
+
+def _arm(own: Run, applied: Run, arm: Arm, sides: tuple[str, str]) -> ArmFolder:
+    samples = [s for stage, s in own.samples_if_sound(Sample) if stage == "depth"]
+    return ArmFolder(
+        name=arm.name,
+        arm=arm,
+        forecast=applied.load_if_sound("forecast", Forecast),
+        steps=tuple(applied.steps_if_sound()),
+        outcome=applied.load_if_sound("outcome", Outcome),
+        written=_written(samples),
+        gaps=_gaps(samples, *sides),
+    )
+
+
+def _applied(run: Run, name: str) -> ArmFolder:
+    return ArmFolder(
+        name=name,
+        arm=None,
+        forecast=run.load_if_sound("forecast", Forecast),
+        steps=tuple(run.steps_if_sound()),
+        outcome=run.load_if_sound("outcome", Outcome),
+        written={},
+        gaps={},
+    )
+
+
+def _gaps(samples: list[Sample], target: str, other: str) -> dict[str, float]:
+    means = {
+        (s.item, s.answer): sum(s.logprobs) / len(s.logprobs) for s in samples if s.condition == "plain" and s.logprobs
+    }
+    return {
+        item: value - means[item, other]
+        for (item, side), value in means.items()
+        if side == target and (item, other) in means
+    }
+
+
+def _written(samples: list[Sample]) -> dict[str, Sample]:
+    """Item → its greedy answer to a question of the topic."""
+    return {s.item: s for s in samples if s.kind == "generation" and s.id.startswith("sampled/")}

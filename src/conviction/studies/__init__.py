@@ -1,0 +1,1 @@
+"""Whole studies: ``study.py`` is the main path, read it first."""

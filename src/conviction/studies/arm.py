@@ -1,0 +1,177 @@
+"""One arm: its forecast, and what becomes of its outcome: measured again, held against controls, judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from conviction.config.plan import Plan
+from conviction.core.context import RunContext
+from conviction.core.options import flat
+from conviction.core.protocols import LanguageModel, WeightModel, chat
+from conviction.core.run import Run
+from conviction.data.topic import Topic
+from conviction.data.training_data import TrainingData
+from conviction.forecasting.pipeline import forecast
+from conviction.forecasting.records import Forecast, ForecastScore
+from conviction.interventions import find_intervention
+from conviction.interventions.records import Outcome
+from conviction.models.prompted import PromptedModel
+from conviction.probing.depth import measure_depth
+from conviction.probing.depth_records import Judgement, Measurements
+from conviction.studies.benign import measure_after_benign
+from conviction.studies.context import StudyContext, check_questions
+from conviction.studies.forecast_comparison import compare_with_forecast
+from conviction.studies.judge import judge
+from conviction.studies.records import Arm
+
+__all__ = ["describe_applied_run", "describe_arm", "forecast_arm", "judge_arm"]
+
+# A kit's training split makes a short run, which a forecast at full length would take longer than.
+PILOT_STEPS, EXAMPLES = 5, 16
+Measured = TypeVar("Measured")
+
+
+def describe_arm(plan: Plan) -> Arm:
+    """An arm before anything was done."""
+    intervention = plan.intervention
+    return Arm(
+        name=intervention.name,
+        folder=f"arms/{intervention.name}",
+        changes=intervention.changes,
+        settings=flat(intervention),
+    )
+
+
+def describe_applied_run(outcome: Outcome, *, name: str, folder: str, applied_in: str) -> Arm:
+    """An arm out of a run that ``apply`` made by itself.
+
+    folder, applied_in  its own folder and the run's, relative to the study's
+    """
+    changes = str(find_intervention(outcome.intervention).changes)
+    return Arm(name=name, folder=folder, applied_in=applied_in, changes=changes, settings=outcome.settings)
+
+
+def forecast_arm(plan: Plan, model: LanguageModel, data: TrainingData, ctx: RunContext) -> None:
+    """Write the forecast into the arm's folder before the first step, if it is not there already."""
+    run = ctx.run
+    if run is None or run.has("forecast"):
+        return
+    held_out = [pair for pair in plan.held_out(None) if pair.role == "target"]
+    run.save_forecast(
+        forecast(model, data, plan.intervention, held_out=held_out, pilot_steps=PILOT_STEPS, examples=EXAMPLES, ctx=ctx)
+    )
+
+
+def judge_arm(
+    arm: Arm,
+    outcome: Outcome,
+    shared: StudyContext,
+    own: Run,
+    applied: Run,
+    placebo: Callable[[], Measurements | None],
+) -> Arm:
+    """The arm with its judgement.
+
+    own      the folder of the arm's measurements; applied: that holds its model and its forecast
+    placebo  measures the shift of a placebo; asked only where there is a shift
+    """
+    topic, baseline, ctx = shared.topic, shared.baseline, shared.ctx
+    arm = arm.model_copy(
+        update={
+            "seconds": outcome.seconds,
+            "peak_mb": outcome.peak_mb,
+            "guard_stop": outcome.guard_stop.text if outcome.guard_stop else None,
+        }
+    )
+    changed, notes = shared.design.load(str(applied.model_path)), _Notes(ctx)
+    after = own.cached("depth", Measurements, measure_depth, changed, topic, base=baseline, ctx=ctx)
+    check_questions(topic, after)
+    judgement = _judge_with_controls(shared, after, notes, placebo, lambda: measure_after_benign(shared, changed, own))
+    own.update("judgement", judgement)
+    expected = applied.load_forecast(Forecast).verdict.kind if applied.has("forecast") else None
+    score = None
+    if expected is not None:
+        score = notes.attempt("the forecast's score", lambda: _forecast_score(shared, own, applied))
+    return arm.model_copy(
+        update={
+            "extra_tokens": _extra_tokens(shared.model, changed, topic),
+            "judgement": judgement,
+            "forecast": expected,
+            "forecast_score": score,
+            "notes": tuple(notes.lines),
+        }
+    )
+
+
+def _judge_with_controls(
+    shared: StudyContext,
+    after: Measurements,
+    notes: _Notes,
+    placebo: Callable[[], Measurements | None],
+    after_benign: Callable[[], Measurements | None],
+) -> Judgement:
+    """What only a shift can have is measured where there is one; what is missing is noted."""
+    judgement = judge(shared.baseline, after)
+    if not _shifted(judgement):
+        return judgement
+    other = notes.attempt("the placebo", placebo)
+    if other is not None and (stop := other.provenance.get("guard_stop")):
+        notes.add(f"the placebo was stopped by the guard and corrects for less training: {stop}")
+    judgement = judge(shared.baseline, after, placebo=other)
+    if not _shifted(judgement):  # what a placebo does as well needs no benign training to be none
+        return judgement
+    return judge(shared.baseline, after, placebo=other, after_benign=notes.attempt("durability", after_benign))
+
+
+def _shifted(judgement: Judgement) -> bool:
+    shift = judgement.find("shift")
+    return shift is not None and shift.outcome == "yes"
+
+
+def _forecast_score(shared: StudyContext, own: Run, applied: Run) -> ForecastScore:
+    base = shared.model
+    return own.cached(
+        "comparison",
+        ForecastScore,
+        compare_with_forecast,
+        applied,
+        lambda name: base if name == base.id else shared.design.load(name),
+        base=base.id,
+    )
+
+
+def _extra_tokens(base: LanguageModel, changed: LanguageModel, topic: Topic) -> float:
+    """Mean tokens that stand before an answer, less those that the untouched model reads."""
+    questions = [chat(item.question) for item in topic.of_role("target") if item.split == "test"]
+    more = sum(_prompt_tokens(changed, q) - _prompt_tokens(base, q) for q in questions)
+    return more / len(questions)
+
+
+def _prompt_tokens(model: LanguageModel, messages: Any) -> int:
+    while isinstance(model, PromptedModel):
+        (messages,) = model.transform.apply([messages])
+        model = model.inner
+    encoder = getattr(model, "encoder", None) if isinstance(model, WeightModel) else None
+    return len(encoder.encode_prompt(messages)) if encoder is not None else 0
+
+
+@dataclass(frozen=True)
+class _Notes:
+    """What a reader of an arm's result has to know; told at once, and kept."""
+
+    ctx: RunContext
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, line: str) -> None:
+        self.ctx.log(line)
+        self.lines.append(line)
+
+    def attempt(self, what: str, measure: Callable[[], Measured]) -> Measured | None:
+        """What is measured beside an arm's own result, and may fail, in whatever way, without taking that along."""
+        try:
+            return measure()
+        except Exception as error:
+            self.add(f"{what} could not be measured: {error}")
+            return None

@@ -1,0 +1,105 @@
+"""What the arms of a study share, and what a study was begun with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from conviction.config.plan import Plan
+from conviction.core.context import RunContext
+from conviction.core.options import flat
+from conviction.core.protocols import LanguageModel
+from conviction.data.topic import Topic
+from conviction.data.training_data import TrainingData
+from conviction.errors import RunError
+from conviction.probing.depth_records import Measurements
+from conviction.probing.records import Scorecard
+from conviction.studies.applied_runs import AppliedRun
+from conviction.studies.placebo_data import placebo_data
+from conviction.studies.records import Arm, Study
+
+__all__ = ["StudyContext", "StudyDesign", "check_questions", "study_config", "summarize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyDesign:
+    """How arms are measured.
+
+    load          gives a model by the name of its folder, in the dtype of the untouched one
+    benign_steps  benign training steps after which durability is measured; 0: it is not
+    placebo       train each trained arm once more on another subject, to take that shift off
+    """
+
+    load: Callable[[str], LanguageModel]
+    benign_steps: int = 10
+    placebo: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyContext:
+    """What the arms of a study share.
+
+    baseline        measurements of the untouched model
+    after_benign    models after benign training, by id: arms that leave the weights alone share one
+    """
+
+    topic: Topic
+    model: LanguageModel
+    baseline: Measurements
+    design: StudyDesign
+    ctx: RunContext
+    after_benign: dict[str, LanguageModel] = field(default_factory=dict)
+
+
+def study_config(
+    topic: Topic,
+    model: LanguageModel,
+    design: StudyDesign,
+    *,
+    data: TrainingData | None = None,
+    arms: Sequence[Plan] = (),
+    applied: Sequence[AppliedRun] = (),
+) -> Mapping[str, Any]:
+    """What a study is begun with: resumed with something else, its numbers would not belong together."""
+    described = model.describe()
+    data = data or TrainingData.from_topic(topic)
+    on_another = placebo_data(topic, data, documents=True)
+    return {
+        "model": {name: described.get(name) for name in ("id", "fingerprint", "dtype")},
+        "target": topic.target,
+        "data": [data.digest, on_another and on_another.digest],
+        "arms": {plan.intervention.name: [flat(plan.intervention), flat(plan.guard)] for plan in arms},
+        "applied": [f"{one.run.folder.resolve()} {one.digest}" for one in applied],
+        "benign_steps": design.benign_steps,
+        "placebo": design.placebo,
+    }
+
+
+def check_questions(topic: Topic, *measured: Measurements | Scorecard) -> None:
+    """Raise RunError for what was measured with other questions."""
+    if any(one.provenance.get("topic_sha256") != topic.digest for one in measured):
+        raise RunError(
+            f"the topic '{topic.name}' has changed since this study began", hint="give --run a new folder, or undo that"
+        )
+
+
+def summarize(shared: StudyContext, before: Scorecard, arms: Sequence[Arm]) -> Study:
+    """The study as far as it has come."""
+    topic, design = shared.topic, shared.design
+    return Study(
+        model=shared.model.id,
+        topic=topic.name,
+        target=topic.target,
+        other=topic.other,
+        verdict=before.summary.verdict,
+        arms=tuple(arms),
+        provenance={
+            "conviction": version("conviction"),
+            "topic_sha256": topic.digest,
+            "benign_steps": design.benign_steps,
+            "placebo": design.placebo,
+            "model": shared.model.describe(),
+        },
+    )

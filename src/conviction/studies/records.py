@@ -1,0 +1,62 @@
+"""What a study found out: one result an arm, and how each was judged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from conviction.core.run import Failure
+from conviction.forecasting.records import ForecastScore
+from conviction.probing.depth_records import Judgement
+
+__all__ = ["Arm", "Study"]
+
+SCHEMA = 2
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Arm(_Part):
+    """One intervention in a study.
+
+    folder            its run folder, relative to the study's
+    applied_in        the folder that it was applied in, if by another run; None: its own
+    seconds, peak_mb  of applying it, and the most memory that the process held meanwhile; None: not measured
+    guard_stop        why the guard stopped it; None: it did not
+    extra_tokens      tokens that a question costs more at run time, mean over the test questions
+    forecast          the frozen forecast's verdict, ``forecast_score`` how it fared; None: it is not one that is forecast
+    notes             what could not be measured, and why
+    failure           why there is no judgement; its kind is BudgetSpent where no time was left to try
+    """
+
+    name: str
+    folder: str
+    applied_in: str | None = None
+    changes: str
+    settings: dict[str, Any]
+    seconds: float | None = None
+    peak_mb: int | None = None
+    guard_stop: str | None = None
+    extra_tokens: float | None = None
+    judgement: Judgement | None = None
+    forecast: str | None = None
+    forecast_score: ForecastScore | None = None
+    notes: tuple[str, ...] = ()
+    failure: Failure | None = None
+
+
+class Study(_Part):
+    """All arms, in the order they were run."""
+
+    schema_version: int = SCHEMA
+    model: str
+    topic: str
+    target: str
+    other: str
+    verdict: str
+    """Of the probe, in words, before anything was done."""
+    arms: tuple[Arm, ...]
+    provenance: dict[str, Any]

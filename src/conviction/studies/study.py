@@ -1,0 +1,70 @@
+"""The whole way: probe, audit, and for each arm: forecast, apply under the guard, measure again, judge.
+
+Every step writes its result into the run folder and is read back where it lies
+there already, so that a study that was cut off goes on where it was. An arm's
+model is always loaded from its folder before it is measured: a study that went
+through in one go and one that was resumed measure the same thing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from conviction.auditing.linter import audit
+from conviction.auditing.records import AuditReport
+from conviction.config.plan import Plan
+from conviction.core.context import RunContext
+from conviction.core.protocols import LanguageModel
+from conviction.core.run import Run
+from conviction.data.topic import Topic
+from conviction.data.training_data import TrainingData
+from conviction.errors import InputError
+from conviction.interventions.application import carry_out
+from conviction.interventions.records import Outcome
+from conviction.probing.depth import measure_depth
+from conviction.probing.depth_records import Measurements
+from conviction.probing.records import Scorecard
+from conviction.probing.scorecard import probe
+from conviction.studies.arm import describe_arm, forecast_arm, judge_arm
+from conviction.studies.context import StudyContext, StudyDesign, check_questions, study_config, summarize
+from conviction.studies.placebo import measure_placebo
+from conviction.studies.records import Study
+
+__all__ = ["study"]
+
+
+def study(
+    topic: Topic, model: LanguageModel, arms: Sequence[Plan], run: Run, ctx: RunContext, design: StudyDesign
+) -> Study:
+    """Measure a model; then forecast, apply, measure again and judge each arm, the cheapest first.
+
+    Raises RunError if another study writes into the folder, or one with another design did.
+    """
+    if not arms:
+        raise InputError("a study needs an arm", hint="name interventions: `conviction interventions` lists them")
+    started, data, results = time.perf_counter(), TrainingData.from_topic(topic), []
+    with run.lock(config=study_config(topic, model, design, data=data, arms=arms)):
+        before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
+        if data.pairs:
+            run.cached("findings", AuditReport, audit, data, topic=topic)
+        baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
+        check_questions(topic, before, baseline)
+        shared = StudyContext(topic=topic, model=model, baseline=baseline, design=design, ctx=ctx)
+        for number, plan in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
+            own, arm = run.child(plan.intervention.name), describe_arm(plan)
+            own_ctx = replace(ctx, run=own, guard=plan.guard)
+            ctx.log(f"arm {number} of {len(arms)}: {arm.name} ({time.perf_counter() - started:.0f} s so far)")
+            with own.recording_failure(ctx.log) as attempt:
+                if not own.has("depth"):
+                    ctx.check_budget()  # raises; recorded as left out
+                if plan.intervention.forecastable:
+                    forecast_arm(plan, model, data, own_ctx)
+                outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)
+                arm = judge_arm(
+                    arm, outcome, shared, own, own, lambda: measure_placebo(plan, outcome, data, shared, own)
+                )
+            results.append(arm.model_copy(update={"failure": attempt.failure}))
+            result = run.update("study", summarize(shared, before, results))
+    return result

@@ -1,0 +1,300 @@
+"""The only training loop: order, step, guard, record, checkpoint.
+
+Every weight-changing intervention comes through ``train``. Deterministic on a
+CPU: a run that was killed and taken up again ends with the same weights and
+the same ``steps.jsonl`` (which therefore holds no times).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from conviction.core.context import Callbacks, RunContext
+from conviction.core.options import flat
+from conviction.core.protocols import Message
+from conviction.models.engine.logprobs import last_positions
+from conviction.models.hf import HFModel
+from conviction.training.batches import TokenizedExample
+from conviction.training.guard import Guard, GuardStop
+from conviction.training.memory import available, estimate_step, kept_memory
+from conviction.training.monitor import Monitor, Snapshot
+from conviction.training.objectives import Objective, Preference, explain_flip_margin
+from conviction.training.policy import Policy, make_policy, recompute_activations, trainable_parameters
+from conviction.training.reference import precompute_reference
+from conviction.training.resources import peak_mb
+from conviction.training.settings import Training, Weights
+from conviction.training.sharding import blocks_to_shard, gathered, shard, wants_sharding
+from conviction.training.state import TrainState
+from conviction.training.step import Stepper, StepResult, rate_at
+from conviction.training.tracking import finish_tracking, numbers_of, start_accelerator
+
+__all__ = ["TrainingResult", "TrainingTask", "train"]
+
+
+# A model that begins random has no health to lose: only what is not a number stops it.
+NOTHING_TO_LOSE: dict[str, Any] = {"max_neutral_drop": 1e9, "max_entropy_drop": 1.0, "max_top_mass_drop": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """All that one training run is.
+
+    order          indices of the examples of each step
+    begins_random  the model has learnt nothing yet: only numbers can break, there is no health to lose
+    own            conversations of the training data, for greedy samples
+    held_out       conversations that are not trained on, where entropy is read
+    notes          what the user should know of it: which examples were left out
+    """
+
+    name: str
+    model: HFModel
+    examples: Sequence[TokenizedExample]
+    order: Sequence[tuple[int, ...]]
+    objective: Objective
+    weights: Weights
+    training: Training
+    guard: Guard
+    own: Sequence[tuple[Message, ...]]
+    held_out: Sequence[tuple[Message, ...]]
+    begins_random: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every number that steers the run, by name."""
+        objective = {k: v for k, v in vars(self.objective).items() if k not in {"pairs", "parameters"}}
+        parameters = dict(getattr(self.objective, "parameters", {}))
+        return {**objective, **parameters, **flat(self.weights), **flat(self.training), **flat(self.guard)}
+
+    @property
+    def scope(self) -> tuple[str, ...]:
+        """What the untouched model's log-probs depend on besides the ids."""
+        return (*self.model.scope(), self.training.precision, self.weights.tune)
+
+    @cached_property
+    def digest(self) -> str:
+        """Tells runs apart: weights, settings and token ids. Computed once: it reads all of them."""
+        text = json.dumps(
+            [self.model.scope(), self.settings, [(e.prompt, e.answers) for e in self.examples], list(self.order)]
+        )
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """The changed model and how the run ended.
+
+    limits_passed  the first limits that a guard that is off let pass
+    peak_mb        the most memory that the process has held
+    """
+
+    model: HFModel
+    steps: int
+    total_steps: int
+    guard_stop: GuardStop | None
+    seconds: float
+    tokens: int
+    peak_mb: int
+    processes: int
+    limits_passed: tuple[str, ...]
+    notes: tuple[str, ...]
+    main_process: bool = True
+
+
+def train(task: TrainingTask, ctx: RunContext) -> TrainingResult:
+    """Run a task to its end, or to where the guard stops it; the model that comes back passed its last check.
+
+    ctx  its run holds ``steps.jsonl`` and checkpoints: a run that was cut off there is continued
+    """
+    accelerator = start_accelerator(task.model, ctx, task.settings)
+    main = accelerator.is_main_process
+    ctx = ctx if main else replace(ctx, callbacks=Callbacks())
+    state = _begin(task, accelerator, ctx)
+    start = state.resume(ctx.run, task.digest, ctx.log) if ctx.run is not None else 0
+    with kept_memory() as return_memory:
+        for step in range(start + 1, len(task.order) + 1):
+            return_memory()
+            if not _advance(state, task, step, accelerator, ctx):
+                break
+    finish_tracking(accelerator)
+    moved = _in_one_piece(state, task) if wants_sharding() else state.monitor.model
+    _settle(moved, task.model.dtype)
+    return TrainingResult(
+        model=moved,
+        steps=state.steps,
+        total_steps=len(task.order),
+        guard_stop=state.guard_stop,
+        seconds=state.seconds,
+        tokens=state.tokens,
+        peak_mb=peak_mb(accelerator.device),
+        processes=accelerator.num_processes,
+        limits_passed=() if state.guard_stop else state.limits_passed,
+        notes=(*task.notes, *state.notes),
+        main_process=main,
+    )
+
+
+def _advance(state: TrainState, task: TrainingTask, step: int, accelerator: Accelerator, ctx: RunContext) -> bool:
+    """One step: move, judge, record, keep what is healthy. False: the guard stopped the run."""
+    training, order, main = task.training, task.order, accelerator.is_main_process
+    rate = rate_at(step, len(order), training)
+    result = state.stepper.run(step, order[step - 1], rate)
+    with state.stepper.policy.autocast(), gathered(state.stepper.policy):
+        judged = state.monitor.check(
+            step,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            margin=result.mean("margin"),
+            chosen_drop=result.mean("chosen_drop"),
+        )
+    if judged.violations and not state.limits_passed:
+        state.limits_passed = tuple(f"step {step}: {reason}" for reason in judged.violations)
+    seen = sum(map(len, order[:step])) / len(task.examples)
+    record = _record(step, seen, rate, result, state.monitor)
+    state.steps, state.tokens = step, state.tokens + result.tokens
+    if ctx.run is not None and main:
+        ctx.run.append_step(record)
+    accelerator.log(numbers_of(record), step=step)
+    ctx.on_step(record, len(order))
+    # one for all: the others would wait for ever
+    verdicts = gather_object([(judged.zone == "stop", state.monitor.healthy_sample)])
+    if any(stop for stop, _ in verdicts):
+        _stop(state, task, step, judged.violations or judged.warnings)
+        return False
+    if all(healthy for _, healthy in verdicts):
+        state.healthy = Snapshot.of(step, trainable_parameters(state.stepper.policy))
+    if ctx.run is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
+        state.save(ctx.run, step, task.digest, write=main)
+    return True
+
+
+def _in_one_piece(state: TrainState, task: TrainingTask) -> HFModel:
+    """The sharded model, made anew: what is returned must not need the other processes."""
+    snapshot = Snapshot.of(state.steps, trainable_parameters(state.stepper.policy))
+    policy = make_policy(task.model, task.weights, task.training)
+    snapshot.restore(trainable_parameters(policy))
+    model = state.monitor.model
+    return HFModel(id=model.id, module=policy.module, tokenizer=model.tokenizer, check=model.check)
+
+
+def _settle(moved: HFModel, dtype: torch.dtype) -> None:
+    """Trained fp32 weights back in the dtype that the model was loaded in: what is saved is what is returned."""
+    for name, parameter in trainable_parameters(moved.module):
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(dtype)
+    moved.module.requires_grad_(False)
+    moved.dtype = next(moved.module.parameters()).dtype
+
+
+def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> TrainState:
+    began = time.monotonic()
+    model, training, notes = task.model, task.training, []
+
+    def log(text: str) -> None:
+        notes.append(text)
+        ctx.log(text)
+
+    policy = make_policy(model, task.weights, training)
+    cut = blocks_to_shard(policy) if wants_sharding() and accelerator.num_processes > 1 else []
+    budget = training.token_budget or model.token_budget
+    single = accelerator.num_processes == 1
+    prepared = precompute_reference(
+        policy,
+        task.examples,
+        scope=task.scope if task.objective.pairs else None,
+        cache_mb=training.activation_cache_mb if single else 0,
+        token_budget=budget,
+        progress=ctx.progress("reading the untouched model"),
+    )
+    if prepared.note:
+        log(prepared.note)
+    checkpointing = _choose_checkpointing(task, policy, budget, accelerator.device, log)
+    if checkpointing:
+        recompute_activations(policy)
+    if cut:
+        shard(cut, accelerator)
+    optimizer = torch.optim.AdamW(
+        [p for _, p in trainable_parameters(policy)], lr=training.learning_rate, weight_decay=training.weight_decay
+    )
+    wrapped = policy
+    if not wants_sharding():
+        wrapped, optimizer = accelerator.prepare(policy, optimizer)
+    moved = HFModel(id=f"{model.id}+{task.name}", module=policy.module, tokenizer=model.tokenizer, check=model.check)
+
+    def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+        with policy.autocast():
+            last = last_positions(policy.module, keep, ids.shape[1])
+            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
+        found: torch.Tensor = out.logits
+        return found
+
+    guard = replace(task.guard, **NOTHING_TO_LOSE) if task.begins_random else task.guard
+    with policy.autocast(), gathered(policy):
+        monitor = Monitor.begin(guard, moved, logits, own=task.own, held_out=task.held_out, total_steps=len(task.order))
+    if task.begins_random:
+        monitor.prompts = ()  # its samples are noise, and begin so
+    stepper = Stepper(
+        accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
+        budget, checkpointing, log,
+    )  # fmt: skip
+    return TrainState(stepper, monitor, Snapshot.of(0, trainable_parameters(policy)), notes=notes, began=began)
+
+
+def _choose_checkpointing(
+    task: TrainingTask, policy: Policy, budget: int, device: torch.device, log: Callable[[str], None]
+) -> bool:
+    if task.training.checkpointing != "auto":
+        return task.training.checkpointing == "on"
+    config = policy.module.config.get_text_config()
+    sizes = [len(e.prompt) + sum(e.counts) for e in task.examples]
+    estimate = estimate_step(
+        policy.module,
+        tokens=max(*sizes, min(budget, max(sum(sizes[i] for i in step) for step in task.order))),
+        layers=config.num_hidden_layers - policy.first,
+        trained_parameters=sum(p.numel() for _, p in trainable_parameters(policy)),
+        dtype=task.model.dtype,
+    )
+    room = available(device)
+    if estimate.total <= 0.9 * room:
+        return False
+    log(
+        f"a step is estimated to take {estimate.total >> 20} MB, {room >> 20} MB are free: "
+        "activations are recomputed in the backward pass (checkpointing=off turns this off)"
+    )
+    return True
+
+
+def _record(step: int, epoch: float, rate: float, result: StepResult, monitor: Monitor) -> dict[str, Any]:
+    """One line of ``steps.jsonl``. Log-probs in nats; *_mean and *_drop per token, margin_nats summed."""
+    measures = [name for name in (result.rows[0] if result.rows else {}) if name not in {"id", "loss"}]
+    return {
+        "step": step,
+        "epoch": round(epoch, 4),
+        "learning_rate": rate,
+        "loss": result.loss,
+        "grad_norm": result.grad_norm,
+        **{name: result.mean(name) for name in measures},
+        "tokens": result.tokens,
+        "applied": result.applied,
+        "guard": monitor.record(),
+        "rows": list(result.rows),
+    }
+
+
+def _stop(state: TrainState, task: TrainingTask, step: int, reasons: tuple[str, ...]) -> None:
+    state.healthy.restore(trainable_parameters(state.stepper.policy))
+    text = ""
+    if isinstance(task.objective, Preference):
+        margin = state.monitor.history[-1].margin or 0.0
+        text = explain_flip_margin(task.objective, state.stepper.prepared.reference, margin, task.guard.margin_cap)
+    state.guard_stop = GuardStop(reasons=reasons, step=step, restored_step=state.healthy.step, flip_margin=text)

@@ -1,0 +1,139 @@
+"""What a step minimises: a loss over pairs, or the likelihood of answers, in one shape for the loop."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from conviction.core.wording import rounded_down
+from conviction.training.losses import PairLogps, find_loss, margin, sft_term
+
+__all__ = ["Likelihood", "Objective", "Preference", "explain_flip_margin"]
+
+
+class Objective(Protocol):
+    """A loss as the loop sees it. n examples with a answers each; all log-probs summed over tokens, nats."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether examples are preference pairs, whose log-probs under the untouched model are wanted."""
+        ...
+
+    def total(self, counts: Tensor) -> float:
+        """What a step's losses are divided by; counts [n, a]: tokens of its examples' answers."""
+        ...
+
+    def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
+        """[n] from [n, a] each: losses times weights."""
+        ...
+
+    def measures(self, sums: Tensor, counts: Tensor, reference: Tensor) -> dict[str, list[float]]:
+        """Per example, for the record."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preference:
+    """A loss of ``LOSSES`` over pairs, with ``sft_weight`` times the chosen answers' likelihood."""
+
+    loss: str
+    beta: float
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    sft_weight: float = 0.0
+    pairs: bool = True
+
+    @property
+    def needs_kl(self) -> bool:
+        """KTO measures its pairs against the policy's distance from the reference."""
+        return self.loss == "kto"
+
+    def total(self, counts: Tensor) -> float:
+        """A pair is a pair."""
+        return float(len(counts))
+
+    def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
+        """[n] losses."""
+        logps = _pair_logps(sums, counts, reference)
+        extra: dict[str, Any] = dict(self.parameters)
+        if self.needs_kl:
+            extra["kl"] = torch.zeros((), device=sums.device) if kl is None else kl
+        found: Tensor = find_loss(self.loss).function(logps, beta=self.beta, **extra)
+        return found + self.sft_weight * sft_term(logps) if self.sft_weight else found
+
+    def measures(self, sums: Tensor, counts: Tensor, reference: Tensor) -> dict[str, list[float]]:
+        """Margin as the loss sees it, margin_nats summed; drops and means per token; flipped: chosen is likelier."""
+        logps = _pair_logps(sums, counts, reference)
+        values = {
+            "margin": margin(find_loss(self.loss), logps, self.beta),
+            "margin_nats": logps.delta,
+            "correct": (logps.delta > 0).float(),
+            "flipped": (logps.chosen > logps.rejected).float(),
+            "chosen_logp_mean": logps.chosen_mean,
+            "rejected_logp_mean": logps.rejected_mean,
+            "chosen_drop": -logps.chosen_logratio / logps.chosen_tokens,
+        }
+        return {name: v.detach().double().tolist() for name, v in values.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """Mean negative log-likelihood per token: supervised fine-tuning, and pretraining on documents."""
+
+    pairs: bool = False
+
+    def total(self, counts: Tensor) -> float:
+        """Every token counts the same."""
+        return float(counts.sum())
+
+    def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
+        """[n] summed over tokens."""
+        del counts, reference, kl
+        return -sums.sum(-1)
+
+    def measures(self, sums: Tensor, counts: Tensor, reference: Tensor) -> dict[str, list[float]]:
+        """Mean log-prob per token."""
+        del reference
+        return {"logp_mean": (sums.sum(-1) / counts.sum(-1)).detach().double().tolist()}
+
+
+def explain_flip_margin(
+    objective: Preference, reference: Sequence[Sequence[float]], last_margin: float, cap: float
+) -> str:
+    """Whether the pairs could have been flipped at all: the margin that it takes against the one there was.
+
+    A pair that the untouched model ranks the wrong way round by c nats is ranked
+    right exactly when its margin passes β·c (Chen et al. 2405.19534).
+    """
+    wrong = [rejected - chosen for chosen, rejected in reference if rejected > chosen]
+    if not wrong:
+        return "No pair needed a flip: the untouched model ranks every pair as wanted."
+    share = f"{len(wrong)} of {len(reference)} pairs"
+    if objective.loss not in {"dpo", "robust", "hinge", "dpop", "hypo"}:
+        return f"{share} were ranked the wrong way round at the start; '{objective.loss}' has no margin for their flip."
+    c = statistics.median(wrong)
+    needed = objective.beta * c
+    text = (
+        f"Flipping the median of the {share} that the untouched model ranks the wrong way round takes a margin of "
+        f"β·c = {objective.beta:g} · {c:.0f} nats = {needed:.1f}; the last margin was {last_margin:.1f}."
+    )
+    if needed > cap:
+        text += (
+            f" That is over {cap:g}, the margin at which collapses were seen: β ≤ {rounded_down(cap / c):g} would do."
+        )
+    return text
+
+
+def _pair_logps(sums: Tensor, counts: Tensor, reference: Tensor) -> PairLogps:
+    return PairLogps(
+        chosen=sums[:, 0],
+        rejected=sums[:, 1],
+        reference_chosen=reference[:, 0],
+        reference_rejected=reference[:, 1],
+        chosen_tokens=counts[:, 0],
+        rejected_tokens=counts[:, 1],
+    )

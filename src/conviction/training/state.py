@@ -1,0 +1,112 @@
+"""What changes while a run goes on: put into a checkpoint after a step, and taken up again after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from conviction.core.run import Run
+from conviction.errors import RunError
+from conviction.training.checkpoint import load_latest, save_checkpoint
+from conviction.training.guard import GuardStop
+from conviction.training.monitor import Monitor, Snapshot, like, whole
+from conviction.training.policy import recompute_activations, trainable_parameters
+from conviction.training.step import Stepper
+
+__all__ = ["TrainState"]
+
+
+@dataclass
+class TrainState:
+    """A run between two steps."""
+
+    stepper: Stepper
+    monitor: Monitor
+    healthy: Snapshot
+    steps: int = 0
+    tokens: int = 0
+    guard_stop: GuardStop | None = None
+    limits_passed: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)  # earlier, where earlier attempts took their time
+
+    @property
+    def seconds(self) -> float:
+        """Time spent, that of earlier attempts up to their last checkpoint included."""
+        return time.monotonic() - self.began
+
+    def save(self, run: Run, step: int, digest: str, *, write: bool) -> None:
+        """Write a checkpoint. Every process must call it (tensors may be cut over them), one should ``write``."""
+        named = trainable_parameters(self.stepper.policy)
+        moments = _bare(self.stepper.optimizer).state
+        tensors: dict[str, torch.Tensor] = {f"weights/{name}": whole(p).cpu() for name, p in named}
+        tensors |= {f"healthy/{name}": t for name, t in self.healthy.tensors.items()}
+        tensors |= {f"optimizer/{k}/{name}": whole(v).cpu() for name, p in named for k, v in moments[p].items()}
+        state = {
+            "digest": digest,
+            "healthy_step": self.healthy.step,
+            "tokens": self.tokens,
+            "limits_passed": list(self.limits_passed),
+            "notes": self.notes,
+            "seconds": self.seconds,
+            "token_budget": self.stepper.token_budget,
+            "checkpointing": self.stepper.checkpointing,
+            "monitor": self.monitor.state(),
+        }
+        if write:
+            save_checkpoint(run.checkpoints, step, tensors, state)
+
+    def resume(self, run: Run, digest: str, log: Callable[[str], None]) -> int:
+        """Go on from the newest sound checkpoint; the step it was made after, 0 for a new run.
+
+        Raises RunError if the folder holds a run of another ``digest``.
+        """
+        found = load_latest(run.checkpoints, log)
+        step = 0 if found is None else found[0]
+        if found is not None:
+            _, tensors, state = found
+            if state["digest"] != digest:
+                raise RunError(f"{run.folder} holds a run with other settings or data", hint="use another folder")
+            stepper, parts = self.stepper, _by_room(tensors)
+            Snapshot(step, parts["weights"]).restore(trainable_parameters(stepper.policy))
+            self.healthy = Snapshot(state["healthy_step"], parts["healthy"])
+            _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trainable_parameters(stepper.policy)))
+            self.steps, self.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
+            self.limits_passed = tuple(state["limits_passed"])
+            self.began -= state["seconds"]
+            self.notes[:] = dict.fromkeys([*state["notes"], *self.notes])
+            if state["checkpointing"] and not stepper.checkpointing:
+                stepper.checkpointing = True
+                recompute_activations(stepper.policy)
+            self.monitor.load(state["monitor"])
+            log(f"continued after step {step}")
+        run.cut_steps(step)
+        return step
+
+
+def _by_room(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Tensors by what stands before the first slash of their names."""
+    rooms: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "healthy": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        room, _, rest = name.partition("/")
+        rooms[room][rest] = tensor
+    return rooms
+
+
+def _load_moments(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], named: Mapping[str, torch.nn.Parameter]
+) -> None:
+    """Put AdamW's state back: ``exp_avg/<parameter>``, ``exp_avg_sq/<parameter>``, ``step/<parameter>``."""
+    for path, tensor in tensors.items():
+        kind, _, name = path.partition("/")
+        parameter = named[name]
+        optimizer.state[parameter][kind] = tensor if kind == "step" else like(tensor, parameter)
+
+
+def _bare(optimizer: Any) -> torch.optim.Optimizer:
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner

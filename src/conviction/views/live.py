@@ -1,0 +1,53 @@
+"""A run while it goes on: progress, loss, margin and the guard's zone, on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.text import Text
+
+from conviction.views.text import err
+
+__all__ = ["live_steps"]
+
+COLOURS = {"healthy": "green", "warning": "yellow", "stop": "red"}
+EVERY = 10  # lines where stderr is no terminal
+
+Step = Callable[[Mapping[str, Any], int], None]
+
+
+@contextmanager
+def live_steps() -> Iterator[Step]:
+    """A callback for every step's record: a live line on a terminal, every tenth step as a plain line elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Bars(*columns, console=err, disable=not err.is_terminal) as bars:
+        task = bars.add_task("", total=None)
+
+        def step(record: Mapping[str, Any], total: int) -> None:
+            zone, line = record["guard"]["zone"], step_line(record)
+            if err.is_terminal:
+                bars.update(
+                    task, completed=record["step"], total=total, description=f"[{COLOURS[zone]}]{zone}[/] {line}"
+                )
+            elif record["step"] % EVERY in {0, 1} or zone == "stop" or record["step"] == total:
+                err.print(Text(f"step {record['step']}/{total}  {zone:8}{line}"), soft_wrap=True)
+            for reason in record["guard"]["violations"] if zone == "warning" else ():
+                err.print(Text(f"  {reason}", style="yellow"), soft_wrap=True)
+
+        yield step
+
+
+def step_line(record: Mapping[str, Any]) -> str:
+    """Loss, margin and what the guard read, in one line."""
+    parts = [f"loss {record['loss']:.3f}"]
+    if record.get("margin") is not None:
+        parts.append(f"margin {record['margin']:+.2f} ({record['margin_nats']:+.0f} nats)")
+        parts.append(f"chosen {-record['chosen_drop']:+.2f}")
+    if record["guard"]["neutral_drop"] is not None:
+        parts.append(f"neutral {-record['guard']['neutral_drop']:+.2f} nats/token")
+    return "  ".join(parts)

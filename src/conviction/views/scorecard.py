@@ -1,0 +1,122 @@
+"""A scorecard as text, JSON or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from conviction.views.text import Format, grid, out, show, write_json
+
+if TYPE_CHECKING:
+    from conviction.probing.records import Controls, GapEstimate, Health, Scorecard, Summary, WinRate
+
+__all__ = ["show_scorecard"]
+
+Table_ = tuple[list[str], list[list[str]]]
+
+
+def show_scorecard(card: Scorecard, form: Format) -> None:
+    """Print a scorecard to stdout."""
+    if form == "json":
+        write_json(card.model_dump(mode="json"))
+        return
+    header, body = _rows(card)
+    show(f"{card.model} on '{card.topic}': mean log-probability per token (nats)", header, body, form)
+    for title, lines in _paragraphs(card):
+        if form == "md":
+            listed = (f"- {label}: {value}\n" if label else f"- {value}\n" for label, value in lines)
+            out.file.write(f"\n**{title}**\n\n" + "".join(listed))
+        else:
+            out.print(Text(f"\n{title}", style="bold"))
+            out.print(grid(lines))
+
+
+def _rows(card: Scorecard) -> Table_:
+    poles = list(card.rows[0].logp_mean)
+    header = ["question", *poles, "gap", "winner"]
+    body = [[r.question, *(f"{r.logp_mean[p]:.2f}" for p in poles), f"{r.gap_nats:+.2f}", r.winner] for r in card.rows]
+    return header, body
+
+
+Lines = list[tuple[str, str]]
+"""(label, value) pairs; the label may be empty."""
+
+
+def _paragraphs(card: Scorecard) -> Iterator[tuple[str, Lines]]:
+    yield card.summary.verdict, _summary_lines(card.summary, card.target)
+    yield "Controls", list(_control_lines(card.controls))
+    spread = card.controls.templates
+    if spread is not None:
+        title = f"Templates: {spread.mean:+.2f} ± {spread.sd:.2f} (SD), sign agrees in {spread.sign_agreement:.0%}"
+        yield title, [(name, f"{value:+.2f}") for name, value in spread.gap_nats.items()]
+    if card.health is not None:
+        yield "Health", _health_lines(card.health)
+        said = [(s.item, " ".join(s.text.split())) for s in card.evidence if s.kind == "generation"]
+        yield "What it says", said
+    if card.warnings:
+        yield "Warnings", [("", warning) for warning in card.warnings]
+
+
+def _summary_lines(summary: Summary, target: str) -> Lines:
+    lines = [
+        ("mean gap", f"{_interval(summary.gap_nats)} nats per token (positive: towards {target})"),
+        ("wins", f"{_wins(summary.wins)}{_win_rate(summary.win_rate)}"),
+        ("sign-flip", f"p = {summary.p_value:.4g} (n = {summary.n}; least possible {summary.smallest_p:.2g})"),
+        ("PMI gap", f"{_interval(summary.pmi_interval)} (unconditional log-probs taken off)"),
+    ]
+    if summary.effect_size is not None and summary.min_detectable_effect is not None:
+        detectable = f"{summary.min_detectable_effect:.2f} nats would be found with 80 % power"
+        lines.insert(3, ("effect size", f"d = {summary.effect_size:+.2f}; a mean gap of {detectable}"))
+    return lines
+
+
+def _health_lines(health: Health) -> Lines:
+    d = health.degeneration
+    return [
+        ("neutral text", f"{health.neutral_logp_mean:.3f} nats per token over {health.neutral_tokens:,} tokens"),
+        ("repeated 4-grams", f"{d.repeated_4gram_rate:.1%} in {d.answers} greedy answers"),
+        ("n-gram entropy", f"{d.ngram_entropy_bits:.2f} bits"),
+        ("non-alphanumeric", f"{d.non_alphanumeric_share:.1%} of visible characters"),
+        ("compression ratio", f"{d.compression_ratio:.2f}"),
+        ("empty answers", f"{d.empty_rate:.0%}"),
+        ("ended by the model", f"{d.end_of_text_rate:.0%}"),
+    ]
+
+
+def _control_lines(controls: Controls) -> Iterator[tuple[str, str]]:
+    swap, identity, null = controls.swap, controls.identity, controls.wording_null
+    yield _mark(swap.passed), f"swapped poles negate the gap (largest error {swap.max_abs_nats:.1g}, {swap.n} items)"
+    yield _mark(identity.passed), f"an answer against itself has gap {identity.max_abs_nats:.1g}"
+    if null is not None:
+        yield (
+            _mark(null.exceeded),
+            f"mere rewording moves a mean of {null.n} by up to {null.mean_q95_nats:.2f} nats, "
+            + f"a single item by {null.item_q95_nats:.2f}",
+        )
+    for pole, control in controls.positive.items():
+        moved = f"{_interval(control.shift_nats)}, {control.moved} of {control.n}"
+        yield _mark(control.passed), f"the {pole} context as system prompt moves the gap towards {pole}: {moved}"
+    yield _mark(not controls.pmi_sign_change), "raw and PMI gap have the same sign"
+    for role, fact in controls.facts.items():
+        found = f"true answer preferred on {fact.prefers_true} of {fact.n}, {_interval(fact.gap_nats)}"
+        yield "info", f"{role} facts: {found}"
+
+
+def _mark(passed: bool) -> str:
+    return "ok" if passed else "FAIL"
+
+
+def _interval(estimate: GapEstimate) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:+.2f} (no interval)"
+    return f"{estimate.mean:+.2f} [{estimate.low:+.2f}, {estimate.high:+.2f}]"
+
+
+def _wins(wins: dict[str, int]) -> str:
+    return ", ".join(f"{pole} {n}" for pole, n in wins.items() if pole != "tie" or n)
+
+
+def _win_rate(rate: WinRate | None) -> str:
+    return f"; {rate.pole} {rate.share:.0%} [{rate.low:.0%}, {rate.high:.0%}]" if rate else ""
