@@ -221,7 +221,7 @@ def simulate(kernel: Kernel, plan: Plan, *, watched: Tensor, read_after: Sequenc
     watched     rows whose movement is read at every step, as the guard reads neutral text
     read_after  steps after which all rows are read
 
-    KTO's KL term, which is measured on answers to other prompts, counts as 0.
+    A loss's KL term, which is measured on answers to other prompts, counts as 0.
     """
     walk = _Walk(kernel.point)
     at = walk.look()
