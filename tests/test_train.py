@@ -240,7 +240,7 @@ class TestGuard:
         assert guard_stop.restored_step < guard_stop.step < 40
         records = steps(tmp_path)
         assert records[-1]["guard"]["zone"] == "stop"
-        assert records[-1]["guard"]["broken"] == list(guard_stop.reasons)
+        assert records[-1]["guard"]["violations"] == list(guard_stop.reasons)
         neutral = ["Plain words about nothing much, as before."]
         lost = model.text_logprobs(neutral)[0].logp_mean - trained.model.text_logprobs(neutral)[0].logp_mean
         assert lost < 1.0

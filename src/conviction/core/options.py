@@ -132,9 +132,9 @@ def _nested(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
             if inner:
                 arguments[name] = build(start, inner)
     for name in rest:
-        known = [*own, *(field.name for field in list_fields(kind) if field.name not in own)]
-        label = getattr(kind, "name", kind.__name__.lower())
-        raise InputError(f"{label} has no field '{name}'", hint=f"{nearest(name, known)}fields: {', '.join(known)}")
+        known = [field.name for field in list_fields(kind)]
+        label, near = getattr(kind, "name", kind.__name__.lower()), nearest(name, [*known, *own])
+        raise InputError(f"{label} has no field '{name}'", hint=f"{near}fields: {', '.join(known)}")
     return arguments
 
 
