@@ -28,7 +28,6 @@ from conviction.training.drift import (
 from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Preference, explain_flip_margin
-from conviction.training.sensors import SENSORS
 
 CALM = {"loss": 0.6, "grad_norm": 1.0, "margin": 0.2, "chosen_drop": 0.0}
 STILL = {"neutral_drop": 0.0, "entropy_change": 0.0, "top_mass_drop": 0.0}

@@ -11,12 +11,12 @@ by default they only make the guard look more often.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from conviction.core.options import check_settings, flat_fields, setting
-from conviction.training.sensors import SENSORS, StepReading, Trace, sensor_limits
+from conviction.training.sensors import SENSORS, Sensor, StepReading, Trace, sensor_limits
 
 __all__ = [
     "Guard",
@@ -113,13 +113,21 @@ def sampling_is_due(step: int, guard: Guard, last: GuardVerdict) -> bool:
 def sample_violations(readings: Mapping[str, float], guard: Guard) -> list[str]:
     """The limits of samples that are passed, in words; readings as ``drift.read_samples`` gives them."""
     run = Trace([StepReading(step=0, loss=0.0, grad_norm=0.0, readings=readings)], guard, 0)
-    judged = (sensor.judge(run) for sensor in SENSORS.values() if sensor.read_samples is not None and sensor.stops)
-    return [text for text in judged if text is not None]
+    return list(_ask((sensor for sensor in SENSORS.values() if sensor.read_samples and sensor.stops), run))
 
 
 def _findings(run: Trace, *, stops: bool, begins_random: bool) -> tuple[str, ...]:
     asked = (s for s in SENSORS.values() if s.stops is stops and not (begins_random and s.needs_health))
-    return tuple(text for sensor in asked if (text := sensor.judge(run)) is not None)
+    return tuple(_ask(asked, run))
+
+
+def _ask(sensors: Iterable[Sensor], run: Trace) -> Iterator[str]:
+    for sensor in sensors:
+        if sensor.reads and sensor.name not in run.now.readings:
+            continue
+        text = sensor.judge(run)
+        if text is not None:
+            yield text
 
 
 def _is_finite(now: StepReading) -> bool:

@@ -14,7 +14,7 @@ def _read(samples: Samples) -> int:
 
 
 def _judge(run: Trace) -> str | None:
-    more = run.now.readings.get("empty", 0)
+    more = run.now.readings["empty"]
     return f"{more} samples became empty" if more > 0 else None
 
 

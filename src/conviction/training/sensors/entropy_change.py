@@ -28,8 +28,8 @@ def _read(before: DriftMetrics, now: DriftMetrics) -> float | None:
 
 
 def _judge(run: Trace) -> str | None:
-    change, limit = run.now.readings.get("entropy_change"), run.guard.max_entropy_drop
-    if change is not None and -change > limit:
+    change, limit = run.now.readings["entropy_change"], run.guard.max_entropy_drop
+    if -change > limit:
         return f"entropy fell by {-change:.0%} (limit {limit:.0%})"
     return None
 

@@ -20,8 +20,8 @@ def _read(before: DriftMetrics, now: DriftMetrics) -> float:
 
 
 def _judge(run: Trace) -> str | None:
-    drop, limit = run.now.readings.get("neutral_drop"), run.guard.max_neutral_drop
-    if drop is not None and drop > limit:
+    drop, limit = run.now.readings["neutral_drop"], run.guard.max_neutral_drop
+    if drop > limit:
         return f"neutral text lost {drop:.2f} nats per token (limit {limit:g})"
     return None
 

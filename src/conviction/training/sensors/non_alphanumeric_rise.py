@@ -22,8 +22,8 @@ def _read(samples: Samples) -> float:
 
 
 def _judge(run: Trace) -> str | None:
-    rise, limit = run.now.readings.get("non_alphanumeric_rise"), run.guard.max_non_alphanumeric
-    if rise is not None and rise > limit:
+    rise, limit = run.now.readings["non_alphanumeric_rise"], run.guard.max_non_alphanumeric
+    if rise > limit:
         return f"samples turn into signs (+{rise:.0%}, limit {limit:.0%})"
     return None
 

@@ -22,8 +22,8 @@ def _read(samples: Samples) -> float:
 
 
 def _judge(run: Trace) -> str | None:
-    rise, limit = run.now.readings.get("repetition_rise"), run.guard.max_repetition
-    if rise is not None and rise > limit:
+    rise, limit = run.now.readings["repetition_rise"], run.guard.max_repetition
+    if rise > limit:
         return f"samples repeat themselves (+{rise:.0%}, limit {limit:.0%})"
     return None
 

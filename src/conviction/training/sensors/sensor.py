@@ -70,7 +70,8 @@ class Sensor:
     """An entry of ``SENSORS``: a file that ends in ``SENSOR = Sensor(…)``, and its line in the table.
 
     name          of its reading, as ``steps.jsonl`` has it
-    judge         what is wrong, in words, with the limit; None: nothing is
+    judge         what is wrong, in words, with the limit; None: nothing is. A sensor that reads is asked only where
+                  its reading was taken (``run.now.readings[name]``)
     stops         whether that stops a run (a violation), or makes the guard look more often (a warning)
     limits        options of the guard that it brings
     read_step, read_drift, read_samples
@@ -88,6 +89,11 @@ class Sensor:
     read_drift: Callable[[DriftMetrics, DriftMetrics], float | None] | None = None
     read_samples: Callable[[Samples], float | None] | None = None
     needs_health: bool = False
+
+    @property
+    def reads(self) -> bool:
+        """Whether it takes a reading of its own."""
+        return any(read is not None for read in (self.read_step, self.read_drift, self.read_samples))
 
     def __post_init__(self) -> None:
         if sum(read is not None for read in (self.read_step, self.read_drift, self.read_samples)) > 1:

@@ -34,8 +34,8 @@ def _words(text: str) -> set[str]:
 
 
 def _judge(run: Trace) -> str | None:
-    share, limit = run.now.readings.get("subject"), run.guard.min_subject
-    if share is not None and share < limit:
+    share, limit = run.now.readings["subject"], run.guard.min_subject
+    if share < limit:
         return f"samples lost their subject ({share:.0%} of their words, limit {limit:.0%})"
     return None
 

@@ -28,8 +28,8 @@ def _read(before: DriftMetrics, now: DriftMetrics) -> float | None:
 
 
 def _judge(run: Trace) -> str | None:
-    drop, limit = run.now.readings.get("top_mass_drop"), run.guard.max_top_mass_drop
-    if drop is not None and drop > limit:
+    drop, limit = run.now.readings["top_mass_drop"], run.guard.max_top_mass_drop
+    if drop > limit:
         return f"the ten likeliest tokens lost {drop:.2f} (limit {limit:g})"
     return None
 
