@@ -55,8 +55,9 @@ class Dpo:
                 hint = f"its parameters: {', '.join(loss.parameters)}"
                 raise InputError(f"loss '{self.loss}' has no {name}", hint=hint)
         if loss.needs_kl and self.training.examples_per_step < 2:
+            why = "it measures answers against prompts that they do not belong to"
             raise InputError(
-                f"{loss.name} needs two pairs in a step: it measures answers against prompts that they do not belong to",
+                f"{loss.name} needs two pairs in a step: {why}",
                 hint="set batch_size or gradient_accumulation to 2 or more",
             )
 
