@@ -62,7 +62,7 @@ def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypa
     last = callback.monitor.history[-1]
     assert last.readings
     assert last.readings["neutral_drop"] > 0.03
-    levels = callback.monitor.sensors.read(callback.monitor.logits, torch.device("cpu"))
+    levels = callback.monitor.drift.read(callback.monitor.logits, torch.device("cpu"))
     assert callback.monitor.first.neutral - levels.neutral < 0.03  # the weights that came back
 
 
