@@ -26,7 +26,7 @@ from conviction.interventions.sft import Sft
 from conviction.models.backends.transformers import load
 from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
-from conviction.models.score_cache import fingerprint
+from conviction.models.fingerprint import fingerprint
 from conviction.training.batches import encode_pairs
 from conviction.training.guard import Guard
 from conviction.training.losses import LOSSES
