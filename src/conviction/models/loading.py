@@ -11,6 +11,7 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError
 from conviction.models.backends import DEFAULT_BACKEND, find_backend
+from conviction.models.embedded import embedded_name
 from conviction.models.engine.protocol import Engine
 from conviction.models.language_model import EngineModel
 from conviction.models.saved import is_saved, load_saved
@@ -82,7 +83,9 @@ def _load_adapter(name: str, load_base: Load) -> LanguageModel:
     folder = user_path(name)
     try:
         settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        base = require_weights(load_base(str(settings["base_model_name_or_path"])), folder)  # it may be changed itself
+        on = str(settings["base_model_name_or_path"])
+        on = on if os.path.isdir(on) else embedded_name(on) or on  # of another machine, or a cache that was emptied
+        base = require_weights(load_base(on), folder)  # which may be changed itself
         load_lora(base.module, folder)
     except ConvictionError:
         raise
