@@ -8,6 +8,7 @@ fields by their bare names, so names are unique within one tree.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 import types
@@ -16,7 +17,17 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["Field", "build", "check_settings", "flat", "list_fields", "parse_options", "setting"]
+__all__ = [
+    "Field",
+    "assign_fields",
+    "build",
+    "check_settings",
+    "flat",
+    "list_fields",
+    "parse_options",
+    "setting",
+    "takes_inner_fields",
+]
 
 T = TypeVar("T")
 
@@ -84,20 +95,52 @@ def parse_options(kinds: Iterable[type], options: Sequence[str]) -> list[dict[st
     has (the nearest one is named), a value of the wrong type, or a name given twice.
     """
     tables = [{field.name: field for field in list_fields(kind)} for kind in kinds]
-    known = [name for table in tables for name in table]
-    found: list[dict[str, Any]] = [{} for _ in tables]
+    values: list[dict[str, Any]] = [{} for _ in tables]
     for option in options:
         name, equals, text = option.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
             raise InputError(f"option '{option}' is not key=value", hint="write -o beta=0.1")
-        owner = next((i for i, table in enumerate(tables) if name in table), None)
-        if owner is None:
-            raise InputError(f"there is no field '{name}'", hint=f"{nearest(name, known)}fields: {', '.join(known)}")
-        if name in found[owner]:
+        owner = _owner(name, tables)
+        if name in values[owner]:
             raise InputError(f"field '{name}' is given twice", hint="give each -o once")
-        found[owner][name] = _parse(name, text.strip(), tables[owner][name].type)
-    return found
+        values[owner][name] = _parse(name, text.strip(), tables[owner][name].type)
+    return values
+
+
+def assign_fields(kinds: Iterable[type], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same for values that need no parsing. Raises InputError for a name that no class has."""
+    tables = [{field.name: field for field in list_fields(kind)} for kind in kinds]
+    owners = {name: _owner(name, tables) for name in values}
+    return [{name: values[name] for name in values if owners[name] == i} for i in range(len(tables))]
+
+
+def takes_inner_fields(kind: type[T]) -> type[T]:
+    """Let a settings class be made with the fields of the settings inside it, too: ``Dpo(learning_rate=1e-4)``."""
+    plain, own = kind.__init__, dataclasses.fields(kind)  # type: ignore[misc,arg-type]
+
+    @functools.wraps(plain)
+    def init(self: Any, **values: Any) -> None:
+        inner = {name: values.pop(name) for name in values.keys() - {field.name for field in own}}
+        assign_fields([kind], inner)
+        for field in own if inner else ():
+            start = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            start = values.get(field.name, start)
+            if dataclasses.is_dataclass(start) and (chosen := inner.keys() & flat(start).keys()):
+                values[field.name] = build(start, {name: inner[name] for name in chosen})
+        plain(self, **values)
+
+    kind.__init__ = init  # type: ignore[misc]
+    return kind
+
+
+def _owner(name: str, tables: Sequence[Mapping[str, Field]]) -> int:
+    """Which table has the field. Raises InputError where none has."""
+    owner = next((i for i, table in enumerate(tables) if name in table), None)
+    if owner is None:
+        known = [known for table in tables for known in table]
+        raise InputError(f"there is no field '{name}'", hint=f"{nearest(name, known)}fields: {', '.join(known)}")
+    return owner
 
 
 def build(start: T, values: Mapping[str, Any]) -> T:

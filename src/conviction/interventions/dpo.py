@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, setting, takes_inner_fields
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
@@ -23,6 +23,7 @@ OWN = ("beta", "label_smoothing", "gamma", "penalty", "desirable_weight", "undes
 """Parameters that belong to losses."""
 
 
+@takes_inner_fields
 @dataclass(frozen=True, kw_only=True)
 class Dpo:
     """Make chosen answers likelier than rejected ones. Parameters not given have the loss's own defaults."""
