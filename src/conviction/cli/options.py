@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +33,7 @@ __all__ = [
     "TopicArgument",
     "TrustOption",
     "load_named",
+    "loader",
 ]
 
 EXIT_FINDINGS = 1
@@ -65,3 +68,8 @@ def load_named(model: str, device: str, dtype: str, trust_remote_code: bool) -> 
     if not check.get("packed", True):
         log(f"note: {check['reason']}")
     return loaded
+
+
+def loader(device: str, dtype: str, trust_remote_code: bool) -> Callable[..., LanguageModel]:
+    """``load_named`` as the options of a command say; its keywords tell one command from another."""
+    return partial(load_named, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

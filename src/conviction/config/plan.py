@@ -10,8 +10,8 @@ from typing import Any
 from conviction.config.foreign import read_config
 from conviction.config.presets import find_preset
 from conviction.core.options import assign_fields, build, list_fields, parse_options
-from conviction.data.reading import check_one_source, read_training_data
-from conviction.data.topic import Topic, load_topic
+from conviction.data.reading import check_one_source, read_source
+from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError, nearest
 from conviction.interventions import find_intervention
@@ -41,7 +41,7 @@ class Job:
 
     def source(self) -> Topic | TrainingData:
         """Read the topic or the data."""
-        return load_topic(self.topic) if self.topic is not None else read_training_data(str(self.data))
+        return read_source(self.topic, self.data)
 
 
 def plan_intervention(

@@ -117,7 +117,7 @@ def assign_fields(kinds: Iterable[type], values: Mapping[str, Any]) -> list[dict
 
 def takes_inner_fields(kind: type[T]) -> type[T]:
     """Let a settings class be made with the fields of the settings inside it, too: ``Dpo(learning_rate=1e-4)``."""
-    plain, own = kind.__init__, dataclasses.fields(kind)  # type: ignore[misc,arg-type]
+    plain, own = kind.__init__, dataclasses.fields(kind)  # type: ignore[arg-type]
 
     @functools.wraps(plain)
     def init(self: Any, **values: Any) -> None:
@@ -130,7 +130,7 @@ def takes_inner_fields(kind: type[T]) -> type[T]:
                 values[field.name] = build(start, {name: inner[name] for name in chosen})
         plain(self, **values)
 
-    kind.__init__ = init  # type: ignore[misc]
+    kind.__init__ = init  # type: ignore[method-assign]
     return kind
 
 

@@ -50,7 +50,9 @@ def find_intervention(name: str) -> Any:
     if lacking:
         raise InputError(
             f"the intervention '{name}' ({INTERVENTIONS[name]}) lacks {', '.join(lacking)}",
-            hint="; ".join(f"{trait}: {TRAITS.get(trait, 'the training run that `apply` carries out')}" for trait in lacking),
+            hint="; ".join(
+                f"{trait}: {TRAITS.get(trait, 'the training run that `apply` carries out')}" for trait in lacking
+            ),
         )
     if kind.name != name:
         raise InputError(f"the intervention '{name}' calls itself '{kind.name}'", hint="give both the same name")
