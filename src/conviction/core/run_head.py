@@ -80,7 +80,7 @@ def _other_arguments(head: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
         then, now = head["call"], wanted["call"]
         return ", ".join(f"{name}={then.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name))
     begun, asked = _without_folder(head.get("argv", [])), _without_folder(wanted["argv"])
-    return "" if begun == asked else " ".join(head.get("argv", [])[1:])
+    return "" if begun == asked else " ".join(begun) or "none"
 
 
 def _without_folder(argv: Sequence[str]) -> list[str]:
