@@ -447,7 +447,7 @@ def test_a_file_with_all_of_trls_defaults_is_the_empty_file_of_trl(read, trl_def
 
 
 def test_presets_hold_what_is_recorded_of_the_seed():
-    runs = [PRESETS[f"seed-run{i}"].options for i in (1, 2, 3)]
+    runs = [PRESETS[f"report-run{i}"].options for i in (1, 2, 3)]
     assert [r["beta"] for r in runs] == [0.1, 0.05, 0.01]
     assert [r["learning_rate"] for r in runs] == [1e-5, 5e-6, 1e-6]
     assert [r["gradient_accumulation"] for r in runs] == [4, 8, 8]
@@ -465,5 +465,5 @@ def test_presets_hold_what_is_recorded_of_the_seed():
 def test_an_unknown_preset_names_the_nearest():
     with pytest.raises(InputError, match="unknown preset 'report-run4'") as caught:
         find_preset("report-run4")
-    assert "did you mean 'seed-run" in caught.value.hint
+    assert "did you mean 'report-run" in caught.value.hint
     assert "report-run1, report-run2, report-run3" in caught.value.hint

@@ -126,7 +126,7 @@ def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
 
 
 @pytest.mark.parametrize(
-    ("margin", "signs"),
+    ("margin", "warnings"),
     [
         (1.5, ()),
         (1.6, ("reward margin 1.60 (sign over 1.5)",)),

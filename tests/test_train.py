@@ -222,7 +222,7 @@ def test_scratch_and_pretrain_do_without_answers(tmp_path):
     trained = scratch.apply(tiny_model(), texts, ctx=context(folder=tmp_path))  # under the default guard
     assert trained.guard_stop is None
     assert trained.training.steps == 6
-    written = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))["settings"]
+    written = trained.settings
     assert written["hidden_size"] == 16
 
 
@@ -240,7 +240,7 @@ class TestGuard:
         assert guard_stop.restored_step < guard_stop.step < 40
         records = steps(tmp_path)
         assert records[-1]["guard"]["zone"] == "stop"
-        assert records[-1]["guard"]["broken"] == list(guard_stop.reasons)
+        assert records[-1]["guard"]["violations"] == list(guard_stop.reasons)
         neutral = ["Plain words about nothing much, as before."]
         lost = model.text_logprobs(neutral)[0].logp_mean - trained.model.text_logprobs(neutral)[0].logp_mean
         assert lost < 1.0
@@ -248,9 +248,9 @@ class TestGuard:
 
     def test_off_goes_on_to_the_end(self):
         hot = Training(learning_rate=0.3, epochs=4, warmup=0.0)
-        outcome = Dpo(training=hot).apply(tiny_model(), pairs(), ctx=context(guard=OFF)).outcome
+        outcome = Dpo(training=hot).apply(tiny_model(), pairs(), ctx=context(guard=OFF))
         assert outcome.guard_stop is None
-        assert outcome.steps == 8
+        assert outcome.training.steps == 8
 
     def test_a_step_that_is_not_a_number_stops_even_then(self, tmp_path):
         wild = Training(learning_rate=1e30, epochs=4, warmup=0.0)
@@ -297,7 +297,7 @@ class TestMemory:
         from conviction.training import loop
 
         monkeypatch.setattr(loop, "available", lambda _device: 1000)
-        outcome = Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), ctx=context(guard=OFF)).outcome
+        outcome = Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), ctx=context(guard=OFF))
         assert any("recomputed" in note for note in outcome.notes)
 
 
@@ -307,10 +307,8 @@ class TestInput:
         long = PreferencePair("long", chat("Q?"), "word " * 40, "no")
         said: list[str] = []
         both = TrainingData("m", pairs=(*training_data.pairs, long))
-        outcome = (
-            Dpo(training=Training(max_steps=1, max_length=100))
-            .apply(tiny_model(), both, ctx=context(guard=OFF, log=said.append))
-            .outcome
+        outcome = Dpo(training=Training(max_steps=1, max_length=100)).apply(
+            tiny_model(), both, ctx=context(guard=OFF, log=said.append)
         )
         assert "1 of 9 examples are longer than 100 tokens, left out: long" in outcome.notes
         assert outcome.notes[0] in said
@@ -406,10 +404,10 @@ def test_a_resumed_run_tells_the_time_of_all_its_attempts(tmp_path):
 
     dpo = Dpo(training=Training(epochs=4, max_steps=6, checkpoint_every=3))
     with pytest.raises(KeyboardInterrupt):
-        dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path, step=stop_at_four))
+        dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path, on_step=stop_at_four))
     began = time.monotonic()
-    outcome = dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path)).outcome
-    assert outcome.steps == 6
+    outcome = dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path))
+    assert outcome.training.steps == 6
     assert outcome.seconds > slept + 0.5 * (time.monotonic() - began)
 
 
@@ -447,7 +445,7 @@ def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder,
             monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
         together = launch(tmp_path, way, 2, tiny_folder, data, *options)
         told = json.loads((tmp_path / way / "outcome.json").read_text(encoding="utf-8"))
-        assert told["outcome"]["processes"] == 2, way
+        assert told["training"]["processes"] == 2, way
         assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4), way
         assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3), way
         assert [[row["id"] for row in r["rows"]] for r in together] == [[row["id"] for row in r["rows"]] for r in alone]
@@ -482,7 +480,7 @@ def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatc
     done = subprocess.run(launch_command(2, arguments), env=run_environment(), capture_output=True, check=False)
     assert done.returncode == 1, "torchrun's own exit code for a process that ended with 1"
     told = json.loads((tmp_path / "guard_stop" / "outcome.json").read_text(encoding="utf-8"))
-    assert told["outcome"]["guard_stop"]["restored_step"] < told["outcome"]["guard_stop"]["step"]
+    assert told["guard_stop"]["restored_step"] < told["guard_stop"]["step"]
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):

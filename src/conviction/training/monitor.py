@@ -153,7 +153,7 @@ class Monitor:
         keep = {k: reading[k] for k in ("neutral_drop", "entropy_change", "top_mass_drop", "sample")}
         judged = self.judgement
         found: dict[str, Any] = {"zone": judged.zone, **keep}
-        found |= {"broken": list(judged.violations), "signs": list(judged.warnings)}
+        found |= {"violations": list(judged.violations), "warnings": list(judged.warnings)}
         if self.samples:
             found["samples"] = [
                 {"prompt": p[-1].content, "text": g.text} for p, g in zip(self.prompts, self.samples, strict=True)
@@ -176,4 +176,4 @@ class Monitor:
 
         self.history = [reading(values) for values in state["history"]]
         judged = state["judgement"]
-        self.judgement = GuardVerdict(judged["zone"], tuple(judged["broken"]), tuple(judged["signs"]))
+        self.judgement = GuardVerdict(judged["zone"], tuple(judged["violations"]), tuple(judged["warnings"]))
