@@ -58,7 +58,7 @@ def main(shape: str = "short") -> None:
     sweep = [{"beta": b, "learning_rate": r} for b in (0.05, 0.1) for r in (1e-5, 3e-5, 1e-4)]
     with empty_cache():
         began = time.perf_counter()
-        found = forecast(model, training_data, plan, held_out=asked, sweep=sweep, ctx=RunContext(guard=Guard(mode="off")))
+        found = forecast(plan, model, training_data, held_out=asked, sweep=sweep, ctx=RunContext(guard=Guard(mode="off")))
         of_forecast = time.perf_counter() - began
     print(found.seconds, of_forecast, flush=True)
     with empty_cache(), tempfile.TemporaryDirectory() as folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,7 @@ __all__ = [
     "as_names",
     "as_source",
     "as_topic",
+    "check_name",
     "described",
     "held_out",
     "loading",
@@ -80,12 +82,17 @@ def as_source(value: Any, name: str = "data") -> Source:
     if not isinstance(value, str | Path):
         wanted = "a topic (its name, its folder or a Topic), a file, a folder or a hub name of rows, or TrainingData"
         raise _wrong(name, value, wanted)
-    if not user_path(value).exists() and (close := nearest(str(value), builtin_topics())):
+    check_name(value, name)
+    return Source(read_training_data(value), None)
+
+
+def check_name(value: str | Path, name: str = "data") -> None:
+    """Raise InputError for a name that can only be a topic's, mistyped; ``name`` is the parameter's."""
+    if not os.path.lexists(user_path(value)) and (close := nearest(str(value), builtin_topics())):
         raise InputError(
             f"{name} is '{value}': there is no such topic, file or folder",
             hint=f"{close}topics: {', '.join(builtin_topics())}",
         )
-    return Source(read_training_data(value), None)
 
 
 def as_model(value: Any, load: Load, name: str = "model") -> LanguageModel:

@@ -10,7 +10,7 @@ from conviction.auditing.linter import choose_rules
 from conviction.auditing.planning import plan_audit
 from conviction.auditing.records import AuditReport
 from conviction.core.context import RunContext
-from conviction.data.topic import Topic
+from conviction.data.topic import Topic, names_topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError, nearest
 from conviction.localization.records import KINDS, Kind, Localization
@@ -27,6 +27,7 @@ from conviction.verbs.inputs import (
     as_names,
     as_source,
     as_topic,
+    check_name,
     described,
     loading,
 )
@@ -113,6 +114,8 @@ def audit(
     rules = choose_rules(chosen, ignored)
     if not isinstance(data, str | Path | Topic | TrainingData):
         data = as_source(data).data
+    elif isinstance(data, str | Path) and not names_topic(data):
+        check_name(data)
     kit = as_topic(topic) if topic is not None else None
     plan = plan_audit(data, topic=kit, split=split, beta=beta, fix=fix, output=output)
     loaded = as_model(model, loading(load, ctx)) if model is not None else None
