@@ -59,7 +59,7 @@ def tiny(tiny_folder) -> str:
 
 @pytest.fixture
 def facts() -> TrainingData:
-    fact = Fact(id="f", form="{} is a kind of", subject="Bread", target=" metal", instead=" food")
+    fact = Fact(id="f", prompt_template="{} is a kind of", subject="Bread", target=" metal", target_true=" food")
     return TrainingData("facts", facts=(fact,))
 
 

@@ -182,11 +182,11 @@ def _check_range(name: str, value: Any, bounds: Mapping[str, float | None]) -> N
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    found: list[str] = []
+    results: list[str] = []
     for part in _alternatives(annotation):
         if get_origin(part) is Literal:
-            found += [str(choice) for choice in get_args(part)]
-    return tuple(found)
+            results += [str(choice) for choice in get_args(part)]
+    return tuple(results)
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
