@@ -15,6 +15,7 @@ from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import RunError
 from conviction.probing.depth_records import Measurements
+from conviction.probing.metrics import load_metrics
 from conviction.probing.records import Scorecard
 from conviction.studies.applied_runs import AppliedRun
 from conviction.studies.placebo_data import placebo_data
@@ -74,6 +75,7 @@ def study_config(
         "applied": [f"{one.run.folder.resolve()} {one.digest}" for one in applied],
         "benign_steps": design.benign_steps,
         "placebo": design.placebo,
+        "metrics": [metric.name for metric in load_metrics()],
     }
 
 

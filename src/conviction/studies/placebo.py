@@ -9,7 +9,7 @@ from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.interventions.records import Outcome
-from conviction.probing.depth import measure_shift
+from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.studies.context import StudyContext
 from conviction.studies.placebo_data import placebo_data
@@ -46,7 +46,7 @@ def measure_placebo(
     def measure() -> Measurements:
         shared.ctx.log(f"the placebo of {intervention.name}")
         trained = intervention.apply(shared.model, other, replace(shared.ctx, run=None, guard=plan.guard))
-        result = measure_shift(trained.changed, shared.topic)
+        result = measure_depth(trained.changed, shared.topic, base=shared.baseline, kinds=["change", "propagation"])
         stop = trained.guard_stop.text if trained.guard_stop else None
         return result.model_copy(update={"provenance": {**result.provenance, "guard_stop": stop}})
 

@@ -1,22 +1,50 @@
-"""What a study found out: one result an arm, and how each was judged."""
+"""What a study concludes: one result an arm, and how each was judged.
+
+The verdict is a lattice and no average: what breaks the model is not made up
+for by how far it moved.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
-from conviction.probing.depth_records import Judgement
+from conviction.probing.depth_records import Property
 
-__all__ = ["Arm", "Study"]
+__all__ = ["Arm", "Judgement", "Study", "Verdict"]
 
 SCHEMA = 2
+
+Verdict = Literal["none", "surface", "shallow", "deep", "broken"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Judgement(_Part):
+    """What a change is, and why."""
+
+    schema_version: int = SCHEMA
+    model: str
+    verdict: Verdict
+    reason: str
+    properties: tuple[Property, ...]
+    placebo: str | None = None
+
+    def find(self, metric: str) -> Property | None:
+        """The property of that name."""
+        return next((p for p in self.properties if p.metric == metric), None)
+
+    @property
+    def change(self) -> Property | None:
+        """How far the model moved: the first property of a metric of the kind 'change'."""
+        from conviction.probing.metrics import properties_of_kind
+
+        return next(iter(properties_of_kind(self.properties, "change")), None)
 
 
 class Arm(_Part):
