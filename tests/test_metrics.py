@@ -139,16 +139,19 @@ def test_another_table_is_another_design(tea, add_brevity):  # noqa: F811
     assert study_config(topic, ScriptedModel(), design)["metrics"] == [*before["metrics"], "brevity"]
 
 
+OURS = "from conviction.probing.metric import Metric\nMETRIC = Metric(judge=print, "
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "cannot be loaded: .*METRIC"),
         ("METRIC = 1", "is a int"),
-        ("from conviction.probing.metric import Metric\nMETRIC = Metric(name='odd', judge=print)", "argument: 'kind'"),
-        ("from conviction.probing.metric import Metric\nMETRIC = Metric(name='other', kind='damage', judge=print)", "calls itself 'other'"),
+        (f"{OURS}name='odd')", "argument: 'kind'"),
+        (f"{OURS}name='other', kind='damage')", "calls itself 'other'"),
     ],
     ids=["none", "number", "no-kind", "other-name"],
-)  # fmt: skip
+)
 def test_an_entry_that_is_no_metric_is_named(tmp_path, monkeypatch, request, text, message):
     module = f"odd_{request.node.callspec.id.replace('-', '_')}"
     (tmp_path / f"{module}.py").write_text(text)
