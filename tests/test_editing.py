@@ -350,7 +350,7 @@ def test_edits_that_cannot_be(tmp_path):
     from conviction.editing.scores import read_facts, with_former_ends
 
     (says,) = (r.says for r in read_facts(model, with_former_ends(model, [FACT])))
-    known = Fact("k", FACT.form, FACT.subject, says[:2])
+    known = Fact("k", FACT.prompt_template, FACT.subject, says[:2])
     with pytest.raises(InputError, match="says so already"):
         Rome(layer=1).apply(model, TrainingData("town", facts=(known,)))
 

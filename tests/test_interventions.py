@@ -361,9 +361,9 @@ def test_facts_are_read_in_the_formats_of_the_field():
                                "target_true": {"str": "Paris"}},
          "paraphrase_prompts": ["France's capital is"], "neighborhood_prompts": ["The capital of Spain is"]},
     )  # fmt: skip
-    assert ours.form == easy.form == rome.form == "The capital of {} is"
+    assert ours.prompt_template == easy.prompt_template == rome.prompt_template == "The capital of {} is"
     assert ours.prompt == "The capital of France is"
-    assert easy.instead == rome.instead == "Paris"
+    assert easy.target_true == rome.target_true == "Paris"
     assert easy.paraphrases == rome.paraphrases
     assert easy.neighbours[0].answer == "Madrid"
     assert rome.neighbours[0].answer == "Paris"

@@ -85,7 +85,7 @@ def parse_options(kinds: Iterable[type], options: Sequence[str]) -> list[dict[st
     """
     tables = [{field.name: field for field in list_fields(kind)} for kind in kinds]
     known = [name for table in tables for name in table]
-    found: list[dict[str, Any]] = [{} for _ in tables]
+    results: list[dict[str, Any]] = [{} for _ in tables]
     for option in options:
         name, equals, text = option.partition("=")
         name = name.strip().replace("-", "_")
@@ -94,10 +94,10 @@ def parse_options(kinds: Iterable[type], options: Sequence[str]) -> list[dict[st
         owner = next((i for i, table in enumerate(tables) if name in table), None)
         if owner is None:
             raise InputError(f"there is no field '{name}'", hint=f"{nearest(name, known)}fields: {', '.join(known)}")
-        if name in found[owner]:
+        if name in results[owner]:
             raise InputError(f"field '{name}' is given twice", hint="give each -o once")
-        found[owner][name] = _parse(name, text.strip(), tables[owner][name].type)
-    return found
+        results[owner][name] = _parse(name, text.strip(), tables[owner][name].type)
+    return results
 
 
 def build(start: T, values: Mapping[str, Any]) -> T:
@@ -139,11 +139,11 @@ def _check_range(name: str, value: Any, bounds: Mapping[str, float | None]) -> N
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    found: list[str] = []
+    results: list[str] = []
     for part in _alternatives(annotation):
         if get_origin(part) is Literal:
-            found += [str(choice) for choice in get_args(part)]
-    return tuple(found)
+            results += [str(choice) for choice in get_args(part)]
+    return tuple(results)
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -82,13 +82,13 @@ def baseline(model: HFModel, facts: Sequence[Fact], guard: Guard) -> tuple[Basel
         ),
         "everyday matters": (list(EVERYDAY), guard),
     }
-    found = []
+    results = []
     for about, (questions, limits) in kinds.items():
         asked = [p for q in questions if model.fits(Query(p := chat(q), ()), room=guard.sample_tokens)]
         if asked:
             prompts, before = choose_samples(asked, model.generate(asked, max_new_tokens=guard.sample_tokens))
-            found.append(BaselineAnswers(about, tuple(prompts), tuple(before), limits))
-    return tuple(found)
+            results.append(BaselineAnswers(about, tuple(prompts), tuple(before), limits))
+    return tuple(results)
 
 
 def check(model: HFModel, asked: Sequence[BaselineAnswers], facts: int) -> GenerationCheck:

@@ -154,12 +154,12 @@ def _unknown(task: TrainingTask) -> tuple[str, ...]:
     objective = task.objective
     if not isinstance(objective, Preference):
         return ("what a flip costs: this method does not train on pairs",)
-    found = []
+    results = []
     if objective.loss in WITHOUT_CLOSED_FORM:
-        found.append(f"what a flip costs under {objective.loss}: {WITHOUT_CLOSED_FORM[objective.loss]}")
+        results.append(f"what a flip costs under {objective.loss}: {WITHOUT_CLOSED_FORM[objective.loss]}")
     if objective.needs_kl:
-        found.append("the KL term of kto, measured on answers to other prompts: it counts as 0 here")
-    return tuple(found)
+        results.append("the KL term of kto, measured on answers to other prompts: it counts as 0 here")
+    return tuple(results)
 
 
 def _task(intervention: Any, model: LanguageModel, data: TrainingData, ctx: RunContext) -> TrainingTask:

@@ -127,9 +127,9 @@ class Rome:
                 alone = Delta({session.sites[layer].name: update}, session.weights_hash)
                 moved = edited(session.model, alone, id=session.model.id, check=False)
                 readings += read_facts(moved, [fact], write=False)
-            found = score_edits(readings)
+            result = score_edits(readings)
             neighbours = math.fsum(gap for reading in readings for gap in reading.neighbours)
-            scores[layer] = (found.score, neighbours, found.magnitude)
+            scores[layer] = (result.score, neighbours, result.magnitude)
             if progress is not None:
                 progress(i, len(layers))
         return max(scores, key=lambda layer: scores[layer])

@@ -156,7 +156,7 @@ def _differences(model: HFModel, pairs: Sequence[PreferencePair], layers: Sequen
         states = block_outputs(model, prompt + answer, layers)
         for layer in layers:
             means[layer].append(states[layer][len(prompt) :].mean(0))
-    stacked = {layer: torch.stack(found).view(len(pairs), 2, -1) for layer, found in means.items()}
+    stacked = {layer: torch.stack(result).view(len(pairs), 2, -1) for layer, result in means.items()}
     return {layer: both[:, 0] - both[:, 1] for layer, both in stacked.items()}
 
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
-from conviction.models.embedded import EMBEDDED, ensure
+from conviction.models.embedded import EMBEDDED, embedded_name, ensure
 from conviction.models.hf import HFModel
 from conviction.models.lora import load_lora
 
@@ -65,7 +65,9 @@ def _load_adapter(name: str, *, log: Callable[[str], None], **how: Any) -> HFMod
     folder = user_path(name)
     try:
         settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base: Any = load_model(str(settings["base_model_name_or_path"]), log=log, **how)  # which may be moved itself
+        on = str(settings["base_model_name_or_path"])
+        on = on if os.path.isdir(on) else embedded_name(on) or on  # of another machine, or a cache that was emptied
+        base: Any = load_model(on, log=log, **how)  # which may be moved itself
         load_lora(base.module, folder)
     except ConvictionError:
         raise
