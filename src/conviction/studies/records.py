@@ -55,7 +55,7 @@ class Arm(_Part):
     seconds, peak_mb  of applying it, and the most memory that the process held meanwhile; None: not measured
     guard_stop        why the guard stopped it; None: it did not
     extra_tokens      tokens that a question costs more at run time, mean over the test questions
-    forecast          the frozen forecast's verdict, ``forecast_score`` how it fared; None: it is not one that is forecast
+    forecast          the frozen forecast's verdict, ``forecast_score`` how it fared; None: it makes none
     notes             what could not be measured, and why
     failure           why there is no judgement; its kind is BudgetSpent where no time was left to try
     """

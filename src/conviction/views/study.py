@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
 from conviction.reporting.words import cells, header, legend, reasons
@@ -10,14 +12,18 @@ from conviction.views.text import Format, grid, out, show, write_json
 
 __all__ = ["show_study"]
 
+LONG_TITLE = 8  # characters; a longer one stands on two lines where the table would not fit the terminal
+
 
 def show_study(study: Study, form: Format) -> None:
     """One row an arm, and under it why."""
     if form == "json":
         write_json(study.model_dump(mode="json"))
         return
-    title = f"{study.model} on '{study.topic}', towards {study.target}"
-    show(title, header(), [cells(arm) for arm in study.arms], form)
+    titles, body = header(), [cells(arm) for arm in study.arms]
+    if form == "text":
+        titles = _fitting(titles, body)
+    show(f"{study.model} on '{study.topic}', towards {study.target}", titles, body, form)
     why = [(arm.name, line) for arm in study.arms for line in reasons(arm)]
     if form == "md":
         out.file.write(f"\nBefore: {study.verdict}\n\n" + "".join(f"- **{a}**: {b}\n" for a, b in why))
@@ -26,3 +32,15 @@ def show_study(study: Study, form: Format) -> None:
     out.print(Text("\nWhy", style="bold"))
     out.print(grid(why))
     out.print(Text(f"\n{legend()}"))
+
+
+def _fitting(titles: list[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Titles, the long ones hyphenated in their middle if the table is wider than the terminal."""
+    widths = [max(map(len, column)) for column in zip(titles, *body, strict=True)]
+    if sum(widths) + len(widths) - 1 <= out.width:
+        return titles
+    halves = [(title[: (len(title) + 1) // 2], title[(len(title) + 1) // 2 :]) for title in titles]
+    return [
+        title if len(title) <= LONG_TITLE else f"{first}-\n{second}"
+        for title, (first, second) in zip(titles, halves, strict=True)
+    ]
