@@ -90,9 +90,9 @@ def precompute_reference(
             values = _pass(policy, batch, activations, read=read)
             if values is not None and cache is not None:
                 _, _, where = predictions(pack)
-                found = {row: tuple(values[where[row]].tolist()) for row in rows}
-                cache.keep(found)
-                known.update(found)
+                scores = {row: tuple(values[where[row]].tolist()) for row in rows}
+                cache.keep(scores)
+                known.update(scores)
             if progress is not None:
                 progress(done + 1, len(packs))
     finally:
