@@ -33,8 +33,8 @@ from conviction.forecasting.rows import HeldOutPair, held_out_pairs
 from conviction.forecasting.score import score_forecast
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.sft import Sft
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -182,7 +182,7 @@ def stored() -> dict[str, dict[str, Any]]:
 
 
 def main(names: list[str] | None = None) -> None:
-    model = load("smollm2-135m", dtype="bf16")
+    model = load_model("smollm2-135m", dtype="bf16")
     results = stored() if names else {}
     for case in CASES:
         if names and not any(n in case for n in names):

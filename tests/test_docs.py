@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dataclasses
 import json
 import re
 import shlex
@@ -20,8 +19,9 @@ from conviction.core.options import Field, list_fields, parse_options
 from conviction.forecasting.pipeline import MOST_EXAMPLES, PILOT_STEPS
 from conviction.forecasting.records import Kind
 from conviction.interventions import INTERVENTIONS, find_intervention
-from conviction.training.guard import Guard, SampleReading
+from conviction.training.guard import Guard
 from conviction.training.losses import LOSSES, parameters
+from conviction.training.sensors import SENSORS
 from conviction.training.tracking import TRACKERS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -212,7 +212,7 @@ def test_every_name_in_the_record_is_explained(tmp_path):
     assert said("outcome.json", "field of `outcome`") == set(training["outcome"])
     shown = set(re.findall(r"`(\w+)`", sections()["outcome.json"] + sections()["steps.jsonl"]))
     assert set(training) <= shown
-    assert {field.name for field in dataclasses.fields(SampleReading)} <= shown
+    assert {sensor.name for sensor in SENSORS.values() if sensor.read_samples} <= shown
 
 
 def commands() -> list[list[str]]:

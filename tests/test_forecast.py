@@ -22,7 +22,7 @@ from conviction.core.protocols import AnswerScore, chat
 from conviction.core.run import Run
 from conviction.data.training_data import PreferencePair
 from conviction.errors import InputError, ModelError, RunError
-from conviction.forecasting.flip_cost import WITHOUT_CLOSED_FORM, flip_cost, flip_points
+from conviction.forecasting.flip_cost import flip_cost, flip_points
 from conviction.forecasting.gradients import Layers, take_gradients
 from conviction.forecasting.kernel import Kernel, Plan, simulate
 from conviction.forecasting.pilot import distance, pilot_rate, run_pilot
@@ -225,7 +225,7 @@ def cost_of(loss: str, beta: float, c: float = 8.0, *, cap: float = 2.0):
 def test_every_loss_has_a_cost_or_a_reason():
     for name in LOSSES:
         cost = cost_of(name, 0.1)
-        assert (cost is None) == (name in WITHOUT_CLOSED_FORM)
+        assert (cost is None) == (bool(LOSSES[name].flip_rule.unknown))
         if cost is not None:
             assert (cost.pairs, cost.wrong) == (2, 1)
             assert cost.quantiles["c"]["0.5"] == pytest.approx(0.8 if LOSSES[name].per_token else 8.0, rel=1e-6)

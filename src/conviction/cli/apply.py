@@ -8,6 +8,7 @@ import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
+    BackendOption,
     BaseOption,
     ConfigOption,
     DataOption,
@@ -45,6 +46,7 @@ def apply(
     ] = False,
     test: TestOption = None,
     track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow or trackio.")] = None,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -72,7 +74,7 @@ def apply(
         outcome = changing.apply(
             job.plan.intervention, job.model, source.topic or source.data, guard=job.plan.guard, run=folder,
             tracker=track, forecast_first=forecast_first, test=test,
-            load=loader(device, dtype, trust_remote_code), ctx=ctx,
+            load=loader(backend, device, dtype, trust_remote_code), ctx=ctx,
         )  # fmt: skip
     if main_process():
         show_outcome(outcome, str(folder), form)

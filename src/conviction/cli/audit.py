@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import EXIT_FINDINGS, DeviceOption, DtypeOption, TrustOption, loader
+from conviction.cli.options import EXIT_FINDINGS, BackendOption, DeviceOption, DtypeOption, TrustOption, loader
 from conviction.views.findings import AuditFormat, show_audit
 from conviction.views.live import watched
 
@@ -26,6 +26,7 @@ def audit(
     details: Annotated[bool, typer.Option("--details", help="All evidence, and what every rule measured.")] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Write a cleaned copy, and audit that.")] = False,
     output: Annotated[Path | None, typer.Option(help="Where --fix writes; else NAME.fixed.jsonl.")] = None,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -45,7 +46,7 @@ def audit(
             split=split,
             fix=fix,
             output=output,
-            load=loader(device, dtype, trust_remote_code),
+            load=loader(backend, device, dtype, trust_remote_code),
             ctx=ctx,
         )
     show_audit(report, form, details=details)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     BaseOption,
     BenignOption,
     DeviceOption,
@@ -31,6 +32,7 @@ def compare(
     ] = None,
     model: BaseOption = None,
     benign_steps: BenignOption = 10,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -40,7 +42,7 @@ def compare(
     """One run: hold its frozen forecast to what happened. Several: a study's table of them."""
     from conviction.verbs import comparing
 
-    load = loader(device, dtype, trust_remote_code)
+    load = loader(backend, device, dtype, trust_remote_code)
     with watched() as ctx:
         if len(runs) == 1:
             score = comparing.compare(runs[0], model=model, load=load, ctx=ctx)

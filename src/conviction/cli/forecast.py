@@ -8,6 +8,7 @@ import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
+    BackendOption,
     BaseOption,
     ConfigOption,
     DataOption,
@@ -43,6 +44,7 @@ def forecast(
     guard: GuardOption = "default",
     examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 96,
     pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast, thrown away.")] = 10,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -66,7 +68,7 @@ def forecast(
     with watched() as ctx:
         result = changing.forecast(
             job.plan.intervention, job.model, source.topic or source.data, test=test, sweep=sweep, examples=examples,
-            pilot_steps=pilot, guard=job.plan.guard, run=folder, load=loader(device, dtype, trust_remote_code), ctx=ctx,
+            pilot_steps=pilot, guard=job.plan.guard, run=folder, load=loader(backend, device, dtype, trust_remote_code), ctx=ctx,
         )  # fmt: skip
     show_forecast(result, form)
     log(f"every pair: {folder}/forecast.json; to freeze one with a run: conviction apply {name} … --forecast")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     DataOption,
     DeviceOption,
     DtypeOption,
@@ -33,6 +34,7 @@ def localize(
     own_answer: Annotated[
         bool, typer.Option("--own-answer", help="Trace what the model says, right or wrong.")
     ] = False,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -51,7 +53,7 @@ def localize(
     with watched() as ctx:
         result = measuring.localize(
             source.topic or source.data, model, kinds=kinds, own_answer=own_answer, samples=samples, limit=limit,
-            run=folder, load=loader(device, dtype, trust_remote_code), ctx=ctx,
+            run=folder, load=loader(backend, device, dtype, trust_remote_code), ctx=ctx,
         )  # fmt: skip
     show_localization(result, form)
     log(f"every number: {folder}/localization.json; heat maps: {folder}/maps")

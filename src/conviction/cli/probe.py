@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     DeviceOption,
     DtypeOption,
     FormatOption,
@@ -28,6 +29,7 @@ def probe(
     quick: Annotated[bool, typer.Option("--quick", help="Only the questions tagged 'quick'.")] = False,
     templates: Annotated[bool, typer.Option("--templates", help="Also ask under neutral prompt templates.")] = False,
     health: Annotated[bool, typer.Option("--health", help="Also write greedy answers and read neutral text.")] = False,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -42,7 +44,7 @@ def probe(
     kit = load_topic(topic)
     folder = run or new_folder(kit.name, "probe")
     with watched() as ctx:
-        load = loader(device, dtype, trust_remote_code)
+        load = loader(backend, device, dtype, trust_remote_code)
         card = measuring.probe(
             model, kit, quick=quick, templates=templates, health=health, run=folder, load=load, ctx=ctx
         )

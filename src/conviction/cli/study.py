@@ -8,6 +8,7 @@ import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
+    BackendOption,
     BenignOption,
     DeviceOption,
     DtypeOption,
@@ -40,6 +41,7 @@ def study(
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     guard: GuardOption = "default",
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -62,7 +64,7 @@ def study(
             benign_steps=benign_steps,
             placebo=placebo,
             run=run,
-            load=loader(device, dtype, trust_remote_code),
+            load=loader(backend, device, dtype, trust_remote_code),
             ctx=ctx,
         )
     show_result(result, form)

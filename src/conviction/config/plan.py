@@ -60,7 +60,7 @@ def plan_intervention(
         )
     if guard is not None and not isinstance(guard, str | Guard):
         raise InputError(f"guard is {guard!r}", hint='give "strict", "default", "off", "none" or a Guard')
-    limits = Guard(mode=guard) if isinstance(guard, str) else guard or Guard()  # type: ignore[arg-type]
+    limits = Guard(mode=guard) if isinstance(guard, str) else guard or Guard()
     if not fields:
         return Plan(intervention=intervention, guard=limits)
     own, of_guard = assign_fields([type(intervention), Guard], fields)

@@ -48,7 +48,7 @@ def localize(
     Raises InputError if the model has no weights at hand, or knows none of the facts.
     """
     if not isinstance(model, HFModel):
-        raise InputError(f"{model.id} has no weights to look into", hint="load it with load_model (backend hf)")
+        raise InputError(f"{model.id} has no weights to look into", hint="load it with the backend transformers")
     depth = len(decoder_layers(model.module))
     setup = Setup(noise_level(model, facts), samples, max(1, round(WINDOW * depth)))
     seconds: dict[str, float] = {}
