@@ -19,6 +19,7 @@ Status = Literal["running", "done", "interrupted", "failed"]
 
 
 def read_head(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says. Raises RunError for a folder that is no run, or one of another schema version."""
     try:
         head: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         version = head["schema_version"]

@@ -1,4 +1,4 @@
-"""What ``localize`` found, as it lies in a run folder."""
+"""The result of ``localize``, as it lies in a run folder."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ class TruthDirection(_Part):
 
 
 class Localization(_Part):
-    """All of it. ``found`` and ``cannot_mean`` are sentences for a reader."""
+    """All of it. ``findings`` and ``cannot_mean`` are sentences for a reader."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     model: str
     source: str
     noise: float
@@ -93,7 +93,7 @@ class Localization(_Part):
     neurons: tuple[NeuronReading, ...]
     probes: tuple[TruthDirection, ...]
     left_out: tuple[str, ...]
-    found: tuple[str, ...]
+    findings: tuple[str, ...]
     cannot_mean: tuple[str, ...]
     seconds: dict[str, float]
     provenance: dict[str, Any]
@@ -109,7 +109,7 @@ class Localization(_Part):
         return heat_maps(f"{self.source}: mean of {self.maps[0].statements} statements", self.maps)
 
     def _repr_html_(self) -> str:
-        sentences = [{"": line} for line in (*self.found, *self.cannot_mean)]
+        sentences = [{"": line} for line in (*self.findings, *self.cannot_mean)]
         return html_table(f"{self.source} in {self.model}", sentences, [""])
 
     def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
