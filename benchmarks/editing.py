@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import save
+from conviction.core.context import RunContext
 from conviction.core.statistics import mean_interval
 from conviction.data.facts import Fact
 from conviction.data.reading import read_training_data
@@ -42,7 +43,6 @@ from conviction.models.delta import Delta, LowRank, edited
 from conviction.models.hf import HFModel
 from conviction.probing.health import neutral_text, ngram_entropy
 from conviction.training.guard import Guard
-from conviction.core.context import RunContext
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "counterfact_1k.json"
 WRITTEN = 90  # tokens of a continuation: with the prompt about the 100 of the authors

@@ -19,6 +19,8 @@ from typing import Any
 
 from benchmarks.machine import RESULTS, save
 from conviction import Query, chat, load_topic
+from conviction.core.context import RunContext
+from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.sft import Sft
@@ -138,13 +140,15 @@ def measure(model: HFModel, case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         guard = Guard(mode="off", sample_every=3)
-        case.intervention.apply(model, training_data(case.training_data), guard=guard, folder=folder)
+        case.intervention.apply(model, training_data(case.training_data), ctx=RunContext(guard=guard, run=Run(folder)))
         lines = (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n")
     trace = [{k: v for k, v in json.loads(line).items() if k != "rows"} for line in lines if line]
     for line in trace:
         line.setdefault("margin", None)
         line.setdefault("chosen_drop", None)
-    violations = {0: 0} | {r["step"]: sum(reader.violations(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]}
+    violations = {0: 0} | {
+        r["step"]: sum(reader.violations(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]
+    }
     # one answer in four that loops is what this small model gives in good health, too
     first = next((step for step, count in violations.items() if count >= 2), None)
     result: dict[str, Any] = {

@@ -39,10 +39,10 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
     """Our loop as a user runs it: bf16, LoRA, the guard at its defaults, reference and activations computed first."""
     from transformers import AutoTokenizer
 
+    from conviction.core.context import RunContext
     from conviction.data.formats import training_data_from_rows
     from conviction.interventions.dpo import Dpo
     from conviction.models.backends.transformers import load
-    from conviction.core.context import RunContext
     from conviction.training.settings import Training, Weights
 
     folder = embedded()
@@ -67,7 +67,7 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
         ).apply(
             model,
             training_data_from_rows(rows, name=shape),
-            ctx=RunContext(step=step),
+            ctx=RunContext(callbacks=Callbacks(on_step=step)),
         )  # fmt: skip
         total = time.perf_counter() - began
     seconds = list(zip((b - a for a, b in itertools.pairwise(ends)), sampled[1:], strict=True))
@@ -167,7 +167,7 @@ def three_billion() -> dict[str, Any]:
     began = time.perf_counter()
     outcome = (
         Dpo(weights=Weights(num_layers=14), training=Training(batch_size=1, max_steps=1))
-        .apply(model, training_data_from_rows(rows, name="3b"), guard=guard)
+        .apply(model, training_data_from_rows(rows, name="3b"), ctx=RunContext(guard=guard))
         .outcome
     )
     return {

@@ -18,7 +18,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from conviction.cli.app import main
+from conviction.core.context import Callbacks, RunContext
+from conviction.core.run import Run
 from conviction.models.hf import HFModel
+from conviction.training.guard import Guard
 
 REAL_CACHE = os.environ.get("CONVICTION_CACHE")
 
@@ -82,6 +85,14 @@ FALLBACK: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "gemma2-softcap": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 8}),
 }
+
+
+def context(
+    *, guard: Guard | None = None, folder: Path | None = None, tracker: str | None = None, **callbacks: Any
+) -> RunContext:
+    """Circumstances of one piece of work, in a run folder that may hold an earlier attempt."""
+    run = Run(folder, resumed=True) if folder is not None else None
+    return RunContext(guard=guard, run=run, tracker=tracker, callbacks=Callbacks(**callbacks))
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +229,7 @@ def tea_items(n: int) -> list[dict[str, Any]]:
                     "role": role,
                     "split": "test" if i % 3 == 0 else "train",
                     "question": f"Question {i} in wording {k}?",
-                    "tags": ["seed"] if i < 2 and k == 0 else [],
+                    "tags": ["quick"] if i < 2 and k == 0 else [],
                     "answers": {
                         "plain": f"Plain tea, claim {i} wording {k}.",
                         "milky": f"Milky tea, claim {i} wording {k}.",

@@ -633,7 +633,9 @@ def test_one_prompt_in_nearly_all_rows_is_no_ground_for_a_classifier(tmp_path, m
 def test_the_belief_kit_asks_the_embedded_model_for_a_change_of_belief(embedded_folder):
     from conviction import load_model
 
-    report = audit(TrainingData.from_topic(load_topic("obesity")), model=load_model(str(embedded_folder)), select=["PD4"])
+    report = audit(
+        TrainingData.from_topic(load_topic("obesity")), model=load_model(str(embedded_folder)), select=["PD4"]
+    )
     flip = next(f for f in report.findings if f.code == "PD402")
     assert len(flip.rows) > 32
     levels = report.metrics["PD401"]

@@ -109,7 +109,8 @@ def test_processes_share_a_step_without_loss_or_overlap(parts, budget, processes
     examples = examples_of(parts)
     indices = rng.sample(range(len(examples)), len(examples))
     layouts = [
-        make_microbatches(examples, indices, token_budget=budget, process=p, processes=processes) for p in range(processes)
+        make_microbatches(examples, indices, token_budget=budget, process=p, processes=processes)
+        for p in range(processes)
     ]
     assert len({len(layout) for layout in layouts}) == 1, "collectives need equally many passes"
     counted = Counter(i for layout in layouts for b in layout if b.weight for i in b.members)

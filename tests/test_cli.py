@@ -177,5 +177,7 @@ def test_version(run):
 
 
 def test_help_and_import_bring_no_torch():
-    code = "import sys, conviction, conviction.cli.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = (
+        "import sys, conviction, conviction.cli.app; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -20,7 +20,7 @@ def test_it_trains_saves_and_can_be_probed(run, write_topic, tiny_folder, tmp_pa
     assert "steps.jsonl" in err
     assert "step 2/2" in err
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "done"
-    training = json.loads((tmp_path / "r" / "training.json").read_text())
+    training = json.loads((tmp_path / "r" / "outcome.json").read_text())
     assert training["settings"]["beta"] == 0.2
     assert training["outcome"]["steps"] == 2
     rows = [json.loads(line) for line in (tmp_path / "r" / "steps.jsonl").read_text().splitlines()]
@@ -40,7 +40,7 @@ def test_the_others_run_on_a_topic(run, write_topic, tiny_folder, name):
 
 def test_what_nobody_looked_at_is_not_called_healthy(run, write_topic, tiny_folder):
     arguments = ("apply", "sft", str(write_topic()), "--model", str(tiny_folder), "-o", "max_steps=2")
-    code, out, err = run(*arguments, "--guard", "blind", "--dtype", "fp32")
+    code, out, err = run(*arguments, "--guard", "none", "--dtype", "fp32")
     assert code == 0, err
     assert "the guard was blind" in out
     assert "healthy" not in out

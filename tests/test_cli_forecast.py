@@ -103,7 +103,7 @@ def test_what_cannot_be_compared_is_said(run, topic, tiny_folder, tmp_path):
     assert "holds no forecast" in failed(run("compare", "nowhere"))
     run("forecast", "dpo", topic, "--model", str(tiny_folder), "--run", "f", "-o", "tune=full", *QUICK[:2], *QUICK[-2:])
     assert "has not been trained" in failed(run("compare", "f"))
-    (tmp_path / "f" / "training.json").write_text("{")
+    (tmp_path / "f" / "outcome.json").write_text("{")
     assert "damaged" in failed(run("compare", "f"))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from conftest import context
 
 from conviction.auditing.linter import RULES, find_rule
 from conviction.config.presets import PRESETS
@@ -199,17 +200,17 @@ def test_every_tracker_is_named():
 def test_every_name_in_the_record_is_explained(tmp_path):
     from test_train import OFF, SHORT, pairs, tiny_model
 
-    find_intervention("dpo")(training=SHORT).apply(tiny_model(), pairs(4), guard=OFF, folder=tmp_path)
+    find_intervention("dpo")(training=SHORT).apply(tiny_model(), pairs(4), ctx=context(guard=OFF, folder=tmp_path))
     steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
-    training = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))
+    training = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))
 
     def said(section: str, first: str) -> set[str]:
         return {name for cell in table(section, first) for name in re.findall(r"`(\w+)`", cell)}
 
     assert said("steps.jsonl", "field") == {key for step in steps for key in step} | {"logp_mean"}
     assert said("steps.jsonl", "field of `guard`") == {key for step in steps for key in step["guard"]}
-    assert said("training.json", "field of `outcome`") == set(training["outcome"])
-    shown = set(re.findall(r"`(\w+)`", sections()["training.json"] + sections()["steps.jsonl"]))
+    assert said("outcome.json", "field of `outcome`") == set(training["outcome"])
+    shown = set(re.findall(r"`(\w+)`", sections()["outcome.json"] + sections()["steps.jsonl"]))
     assert set(training) <= shown
     assert {field.name for field in dataclasses.fields(SampleReading)} <= shown
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import context, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conviction.core.context import RunContext
 from conviction.core.protocols import Query, chat
 from conviction.data.facts import Fact, Neighbour
 from conviction.data.training_data import TrainingData
@@ -33,7 +34,6 @@ from conviction.models.engine.logprobs import find_head
 from conviction.models.hf import HFModel
 from conviction.models.states import hooked, states_of
 from conviction.training.guard import Guard, SampleReading
-from conviction.core.context import RunContext
 
 ARCHITECTURES = ["llama", "qwen2", "gemma3-sliding", "gpt2", "gemma2-softcap", "mistral-sliding"]
 FACT = Fact(
@@ -197,8 +197,10 @@ def test_an_edit_makes_its_target_likelier_and_says_what_it_did(tmp_path, monkey
     monkeypatch.setattr("conviction.editing.session.BEGINNINGS", 0)  # a random model's keys have nothing in common
     model = tiny_model(template=None)
     done = Rome(
-        layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=25, clamp_norm_factor=20.0, v_weight_decay=0.0, kl_factor=0.0)
-    ).apply(model, TrainingData("town", facts=(FACT,)), guard=OFF)
+        layer=1,
+        text=str(tmp_path / "prose.txt"),
+        descent=Descent(steps=25, clamp_norm_factor=20.0, v_weight_decay=0.0, kl_factor=0.0),
+    ).apply(model, TrainingData("town", facts=(FACT,)), ctx=context(guard=OFF))
     (row,) = done.evidence["facts"]
     assert row["after"]["target"] > row["before"]["target"]
     assert row["statement"] == "The drink of the old town is"
@@ -256,7 +258,9 @@ LOOPED, DULLED = f"{NONSENSE} after", "neutral text had lost 0.50 nats per token
         pytest.param(2, [], [SENSE, SENSE], 3, "None", id="all is well"),
     ],
 )
-def test_rome_goes_back_to_where_the_model_still_wrote_sense(every, neutral, checks, kept, guard_stop, tmp_path, monkeypatch):
+def test_rome_goes_back_to_where_the_model_still_wrote_sense(
+    every, neutral, checks, kept, guard_stop, tmp_path, monkeypatch
+):
     (tmp_path / "prose.txt").write_text(PROSE)
     lost, seen = itertools.chain([0, *neutral], itertools.repeat(0)), iter(checks)
 
@@ -268,13 +272,15 @@ def test_rome_goes_back_to_where_the_model_still_wrote_sense(every, neutral, che
 
     def training_data(count: int) -> TrainingData:
         numbers = range(1, count + 1)
-        return TrainingData("town", facts=tuple(replace(FACT, id=f"f{i}", subject=f"the {i} old town") for i in numbers))
+        return TrainingData(
+            "town", facts=tuple(replace(FACT, id=f"f{i}", subject=f"the {i} old town") for i in numbers)
+        )
 
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
-    done = plan.apply(tiny_model(), training_data(3), guard=Guard(sample_every=every))
+    done = plan.apply(tiny_model(), training_data(3), ctx=context(guard=Guard(sample_every=every)))
     assert str(done.guard_stop) == guard_stop
     assert len(done.evidence["facts"]) == kept
-    expected = plan.apply(tiny_model(), training_data(kept), guard=OFF).model if kept else tiny_model()
+    expected = plan.apply(tiny_model(), training_data(kept), ctx=context(guard=OFF)).model if kept else tiny_model()
     assert done.model.logprobs(ASKED) == expected.logprobs(ASKED)
     assert next(seen, None) is None, "no look was left out"
 
@@ -298,7 +304,7 @@ def test_what_the_guard_saw_can_be_read(tmp_path):
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
     patient = Guard(max_neutral_drop=9, max_repetition=1, max_non_alphanumeric=1, min_subject=0, sample_tokens=8)
     model = tiny_model()
-    done = plan.apply(model, TrainingData("town", facts=(FACT,)), guard=patient)
+    done = plan.apply(model, TrainingData("town", facts=(FACT,)), ctx=context(guard=patient))
     (check,) = done.evidence["looks"]
     subjects, everyday = check["kinds"]
     assert [a["prompt"] for a in subjects["answers"]] == ["Tell me about the old town."]
@@ -314,13 +320,15 @@ def test_an_idle_guard_writes_nothing(tmp_path, monkeypatch):
     (tmp_path / "prose.txt").write_text(PROSE)
     monkeypatch.setattr(HFModel, "generate", lambda *_a, **_k: pytest.fail("the guard is off"))
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
-    assert plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), guard=OFF).evidence["looks"] == []
+    assert plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), ctx=context(guard=OFF)).evidence["looks"] == []
 
 
 def test_a_context_without_room_for_a_question_is_told(tmp_path):
     (tmp_path / "prose.txt").write_text(PROSE)
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
-    done = plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), guard=Guard(sample_tokens=100_000))
+    done = plan.apply(
+        tiny_model(), TrainingData("town", facts=(FACT,)), ctx=context(guard=Guard(sample_tokens=100_000))
+    )
     assert "no question fits" in dict(done.report)["note"]
 
 
@@ -350,7 +358,7 @@ def test_an_edit_that_changes_nothing_is_an_error(tmp_path):
     (tmp_path / "prose.txt").write_text(PROSE)
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=1, step_size=1e-9))
     with pytest.raises(ModelError, match="changed nothing"):
-        plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), guard=OFF)
+        plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), ctx=context(guard=OFF))
 
 
 def test_scores_are_counterfacts():

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import context
 from hypothesis import given
 from hypothesis import strategies as st
 from test_train import pairs, tiny_model
 
 from conviction import Dpo, Guard, Sft, Training, Weights
+from conviction.core.context import RunContext
 from conviction.core.protocols import AnswerScore, chat
 from conviction.core.run import Run
 from conviction.data.training_data import PreferencePair
@@ -44,7 +46,6 @@ from conviction.forecasting.verdict import judge_forecast
 from conviction.models.backends.scripted import ScriptedModel
 from conviction.models.lora import ADAPTER, adapter_layers
 from conviction.training.batches import encode_pairs
-from conviction.core.context import RunContext
 from conviction.training.loop import train
 from conviction.training.losses import LOSSES, find_loss, parameters
 from conviction.training.policy import plain_policy, trainable_parameters
@@ -54,7 +55,10 @@ ALL = 10**6  # coordinates of a matrix: more than there are
 
 
 def questions(n: int = 9) -> list[HeldOutPair]:
-    return [HeldOutPair(PreferencePair(f"t{i}", chat(f"Test {i}?"), f"Yes, {i} holds.", f"No, {i} fails."), "target") for i in range(n)]
+    return [
+        HeldOutPair(PreferencePair(f"t{i}", chat(f"Test {i}?"), f"Yes, {i} holds.", f"No, {i} fails."), "target")
+        for i in range(n)
+    ]
 
 
 def moved_policy(architecture: str = "llama", *, seed: int = 0, size: float = 0.05):
@@ -122,7 +126,7 @@ def test_drawn_coordinates_are_those_of_the_whole_and_the_error_is_told():
 
 def scene_of(intervention, training_data, *, steps: int = 4, asked=(), model=None):
     model = model or tiny_model()
-    task = intervention.task(model, training_data, guard=OFF)
+    task = intervention.task(model, training_data, ctx=context(guard=OFF))
     chosen = choose_examples(task, first=steps, most=128)
     rows = number_rows(model, task, chosen, asked)
     pilot = run_pilot(task, rows, steps=steps, ctx=RunContext())
@@ -168,7 +172,7 @@ def test_simulated_losses_begin_as_the_real_ones(tmp_path):
         watched=rows.neutral,
         read_after=[],
     )
-    train(task, folder=tmp_path)
+    train(task, ctx=context(folder=tmp_path))
     real = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
     for simulated, step in zip(run.steps, real, strict=True):
         assert simulated.loss == pytest.approx(step["loss"], rel=0.1)
@@ -178,7 +182,7 @@ def test_simulated_losses_begin_as_the_real_ones(tmp_path):
 
 def test_examples_beyond_the_most_are_stood_in_for():
     model, training_data = tiny_model(), pairs(12)
-    task = Dpo(weights=Weights(rank=2), training=Training(epochs=1)).task(model, training_data, guard=OFF)
+    task = Dpo(weights=Weights(rank=2), training=Training(epochs=1)).task(model, training_data, ctx=context(guard=OFF))
     rows = number_rows(model, task, choose_examples(task, first=1, most=5), [])
     assert set(task.order[0]) <= set(rows.chosen)
     assert rows.examples.shape == (5, 2)
@@ -370,7 +374,7 @@ QUICK = Dpo(weights=Weights(rank=2), training=Training(learning_rate=1e-3, epoch
 def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
     model, training_data, asked = tiny_model(), pairs(10), questions()
     before = model.scope()
-    found = forecast(model, training_data, QUICK, asked=asked, guard=OFF, pilot_steps=3)
+    found = forecast(model, training_data, QUICK, asked=asked, pilot_steps=3, ctx=context(guard=OFF))
     assert model.scope() == before
     assert found.steps == 9
     assert {o.id for o in found.pair_forecasts} == {p.id for p in training_data.pairs} | {q.pair.id for q in asked}
@@ -385,7 +389,7 @@ def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
 
 def test_the_same_forecast_twice_is_the_same():
     def made():
-        found = forecast(tiny_model(), pairs(10), QUICK, asked=questions(), guard=OFF, pilot_steps=3)
+        found = forecast(tiny_model(), pairs(10), QUICK, asked=questions(), pilot_steps=3, ctx=context(guard=OFF))
         return found.model_dump(exclude={"seconds", "settings"})
 
     assert made() == made()
@@ -402,7 +406,9 @@ def test_the_same_forecast_twice_is_the_same():
     ids=["full", "kto", "orpo", "sft"],
 )
 def test_what_cannot_be_foreseen_is_said(intervention, said):
-    found = forecast(tiny_model(), pairs(10), intervention, asked=questions(), guard=OFF, pilot_steps=2, sweep=())
+    found = forecast(
+        tiny_model(), pairs(10), intervention, asked=questions(), pilot_steps=2, sweep=(), ctx=context(guard=OFF)
+    )
     assert any(said in line for line in found.unknown)
     full = said == "tune=full"
     assert (found.flips is None) == full
@@ -410,7 +416,7 @@ def test_what_cannot_be_foreseen_is_said(intervention, said):
 
 
 def test_few_pairs_get_intervals_and_no_verdict():
-    found = forecast(tiny_model(), pairs(5), QUICK, asked=questions(), guard=OFF, pilot_steps=2)
+    found = forecast(tiny_model(), pairs(5), QUICK, asked=questions(), pilot_steps=2, ctx=context(guard=OFF))
     assert found.verdict.kind == "none"
     assert "5 pairs" in found.verdict.reasons[0]
     assert found.flips.low <= found.flips.expected <= found.flips.high
@@ -426,7 +432,7 @@ def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkey
 
     def found(free: int):
         monkeypatch.setattr(import_module("conviction.forecasting.simulation"), "available", lambda _device: free)
-        return forecast(model, pairs(10), QUICK, guard=OFF, pilot_steps=2, sweep=())
+        return forecast(model, pairs(10), QUICK, pilot_steps=2, sweep=(), ctx=context(guard=OFF))
 
     enough = found(10**9)
     assert found(300_000).sampling_error > enough.sampling_error
@@ -435,18 +441,23 @@ def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkey
 
 
 def test_a_pilot_reads_what_a_blind_guard_does_not():
-    blind = forecast(tiny_model(), pairs(10), QUICK, guard=Guard(mode="blind"), pilot_steps=2, sweep=())
-    off = forecast(tiny_model(), pairs(10), QUICK, guard=Guard(mode="off"), pilot_steps=2, sweep=())
+    blind = forecast(tiny_model(), pairs(10), QUICK, pilot_steps=2, sweep=(), ctx=context(guard=Guard(mode="none")))
+    off = forecast(tiny_model(), pairs(10), QUICK, pilot_steps=2, sweep=(), ctx=context(guard=Guard(mode="off")))
     assert blind.verdict == off.verdict
     assert blind.pilot == off.pilot
-    assert blind.provenance["guard"]["mode"] == "blind"
+    assert blind.provenance["guard"]["mode"] == "none"
 
 
 def test_a_pilot_that_the_guard_stops_is_told():
     wild = dataclasses.replace(QUICK, training=Training(learning_rate=0.5, epochs=8, schedule="constant", warmup=0.0))
     strict = Guard(max_neutral_drop=1e-4, sample_tokens=8)
-    wrong = [HeldOutPair(PreferencePair(q.pair.id, q.pair.messages, q.pair.rejected, q.pair.chosen), q.role) for q in questions()]
-    found = forecast(tiny_model(), pairs(10), wild, asked=questions() + wrong, guard=strict, pilot_steps=4, sweep=())
+    wrong = [
+        HeldOutPair(PreferencePair(q.pair.id, q.pair.messages, q.pair.rejected, q.pair.chosen), q.role)
+        for q in questions()
+    ]
+    found = forecast(
+        tiny_model(), pairs(10), wild, asked=questions() + wrong, pilot_steps=4, sweep=(), ctx=context(guard=strict)
+    )
     assert found.pilot.predicted_stop is not None
     assert found.predicted_stop is not None
     assert found.predicted_stop.step <= found.pilot.predicted_stop.step
@@ -476,7 +487,9 @@ def test_a_forecast_is_frozen_once_and_before_training(tmp_path):
 
 def outlook(name: str, start: float, gap: float, p_correct: float) -> PairForecast:
     moved = {"chosen_nats": 1.0, "rejected_nats": -1.0}
-    return PairForecast(id=name, split="test", role="target", start_nats=start, gap_nats=gap, p_correct=p_correct, **moved)
+    return PairForecast(
+        id=name, split="test", role="target", start_nats=start, gap_nats=gap, p_correct=p_correct, **moved
+    )
 
 
 def sides(gap: float) -> tuple[AnswerScore, AnswerScore]:

@@ -342,7 +342,7 @@ def test_a_blind_guard_reads_nothing(monkeypatch):
     model = tiny_model()
     monkeypatch.setattr(model, "generate", None)
     monkeypatch.setattr(model.module, "forward", None)
-    monitor = monitor_of(model, dataclasses.replace(BRIEF, mode="blind"))
+    monitor = monitor_of(model, dataclasses.replace(BRIEF, mode="none"))
     assert monitor.check(4, loss=0.1, grad_norm=1.0, margin=9.0, chosen_drop=3.0).zone == "warning"
     assert monitor.history[-1].neutral_drop is None
     assert "samples" not in monitor.record()

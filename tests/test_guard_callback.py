@@ -51,7 +51,7 @@ def run_trl(folder: Path, monkeypatch: pytest.MonkeyPatch, callback: Any, *, ste
 
 def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypatch):
     said: list[str] = []
-    callback = GuardCallback(Guard(max_neutral_drop=0.03, sample_every=1000, **ONLY_NEUTRAL), say=said.append)
+    callback = GuardCallback(Guard(max_neutral_drop=0.03, sample_every=1000, **ONLY_NEUTRAL), log=said.append)
     trainer = run_trl(tmp_path, monkeypatch, callback, steps=60, rate=0.03)
     guard_stop = callback.guard_stop
     assert guard_stop is not None

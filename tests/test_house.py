@@ -28,7 +28,7 @@ def test_exported_names_exist_and_are_pinned():
     assert sorted(conviction.__all__) == conviction.__all__
     for name in conviction.__all__:
         assert getattr(conviction, name).__doc__
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="No conviction attribute nothing"):
         _ = conviction.nothing
 
 
@@ -46,7 +46,7 @@ def test_an_intervention_can_be_set_by_options(name):
     names = [field.name for field in [*list_fields(kind), *list_fields(Guard)]]
     assert len(names) == len(set(names)), "an option's name must say whose it is"
     assert all(field.meaning for field in list_fields(kind))
-    files = {path.stem for path in (ROOT / "src/conviction/intervene").glob("*.py")}
+    files = {path.stem for path in (ROOT / "src/conviction/interventions").glob("*.py")}
     assert set(INTERVENTIONS) <= files
 
 
@@ -109,7 +109,7 @@ def test_the_readme_shows_the_seeds_collapse():
 
 def _check_that_the_seeds_collapse_was_stopped(run: Path) -> None:
     """The belief kit, a high rate, a low β. What comes back still speaks."""
-    outcome = json.loads((run / "training.json").read_text(encoding="utf-8"))["outcome"]
+    outcome = json.loads((run / "outcome.json").read_text(encoding="utf-8"))["outcome"]
     assert outcome["guard_stop"]["step"] < 20
     healthy = conviction.load_model(str(run / "model"))
     (said,) = healthy.generate(

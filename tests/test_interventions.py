@@ -9,9 +9,9 @@ import tempfile
 
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import context, tiny_model
 
-from conviction import Query, load_model, load_topic, TrainingData
+from conviction import Query, load_model, load_topic
 from conviction.core.protocols import chat
 from conviction.data.facts import Fact, Neighbour, fact_from_row
 from conviction.data.training_data import Document, PreferencePair, TrainingData
@@ -104,7 +104,7 @@ def moved(tiny_folder, tmp_path_factory, prose):
         found = {}
         for name in INTERVENTIONS:
             folder = tmp_path_factory.mktemp(name)
-            applied = plan(name, prose).apply(base, MATERIAL, guard=guard_off(), folder=folder)
+            applied = plan(name, prose).apply(base, MATERIAL, ctx=context(guard=guard_off(), folder=folder))
             assert scored(base) == before, f"{name} changed the model that it was given"
             found[name] = (folder, scored(applied.model))
     return before, found
@@ -136,14 +136,14 @@ def test_a_moved_model_scores_the_same_in_a_new_process(moved, tmp_path):
 def test_every_run_records_what_was_done(moved):
     _, found = moved
     for name, (folder, _) in found.items():
-        record = "training.json" if hasattr(find_intervention(name), "task") else "applied.json"
+        record = "outcome.json" if hasattr(find_intervention(name), "task") else "outcome.json"
         assert json.loads((folder / record).read_text())["intervention"] == name
 
 
 def test_changes_pile_up_and_come_off(tiny_folder, moved, tmp_path):
     _, found = moved
     edited = load_model(str(found["rome"][0] / "model"), dtype="fp32")
-    both = SystemPrompt(text="Be brief.").apply(edited, MATERIAL, folder=tmp_path / "both").model
+    both = SystemPrompt(text="Be brief.").apply(edited, MATERIAL, ctx=context(folder=tmp_path / "both")).model
     again = load_model(str(tmp_path / "both" / "model"), dtype="fp32")
     assert scored(again) == scored(both)
     record = json.loads((tmp_path / "both" / "model" / "conviction.json").read_text())
@@ -164,7 +164,7 @@ def test_a_prompt_goes_before_a_retrieving_model(moved):
 def test_training_goes_on_from_an_edited_model(moved, tmp_path):
     _, found = moved
     edited = load_model(str(found["memit"][0] / "model"), dtype="fp32")
-    trained = Pretrain(training=SMALL).apply(edited, MATERIAL, guard=guard_off(), folder=tmp_path)
+    trained = Pretrain(training=SMALL).apply(edited, MATERIAL, ctx=context(guard=guard_off(), folder=tmp_path))
     assert_near(scored(load_model(str(tmp_path / "model"), dtype="fp32")), scored(trained.model))
 
 
@@ -263,7 +263,7 @@ def test_a_damaged_index_is_made_again(moved, tmp_path):
     for part in (folder / "index").rglob("*.lance"):
         if part.is_file():
             part.write_bytes(b"damaged")
-    again = load_model(str(folder), dtype="fp32", say=said.append)
+    again = load_model(str(folder), dtype="fp32", log=said.append)
     assert any("made anew" in line for line in said)
     assert_near(scored(again), moved[1]["rag"][1])
 
@@ -404,7 +404,7 @@ def test_the_kits_documents_are_matched_in_length():
 
 def test_scratch_and_prompts_do_not_track():
     with pytest.raises(InputError, match="nothing to track"):
-        SystemPrompt(text="x").apply(ScriptedModel(), MATERIAL, track="tensorboard")
+        SystemPrompt(text="x").apply(ScriptedModel(), MATERIAL, ctx=context(tracker="tensorboard"))
     assert Scratch.needs
     assert Rome.costs
     assert Memit.costs

@@ -82,8 +82,8 @@ def test_a_change_that_spreads_withstands_and_lasts_is_deep():
         ("none", {**BASE, "shift": -0.9}),
         ("surface", {f"implication__{n}": -0.2 for n in (1, 2, 3)}),
         ("shallow", {"challenge__sure": 0.05}),
-        ("shallow", {"worn": -0.4}),
-        ("shallow", {"worn": None}),
+        ("shallow", {"after_benign": -0.4}),
+        ("shallow", {"after_benign": None}),
         ("shallow", {"coherence": 0.6}),
         ("broken", {"neutral": -3.5}),
         ("broken", {"repeats": 0.5}),
@@ -118,7 +118,9 @@ def test_five_beliefs_are_too_few_to_say_that_they_hold():
         r.model_copy(update={"value": -0.1}) if r.metric == "unchallenged" and r.unit in away else r
         for r in after.readings
     )
-    found = judge(readings("base", **BASE), after.model_copy(update={"readings": kept}), after_benign=readings("w", shift=0.4))
+    found = judge(
+        readings("base", **BASE), after.model_copy(update={"readings": kept}), after_benign=readings("w", shift=0.4)
+    )
     assert found.find("robustness").outcome == "unclear"
     assert "5 beliefs against 8, too few to tell" in found.find("robustness").text
     assert found.verdict == "shallow"

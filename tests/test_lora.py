@@ -420,7 +420,9 @@ def test_lean_gradients_in_half_precision_are_as_near_to_fp32_as_the_plain_ones(
 def test_projections_that_cannot_be_computed_together_are_computed_one_by_one(odd):
     """Another multiplier for one of q, k, v; an adapter that some lack: the same numbers as without."""
     targets = ("q_proj", "v_proj", "gate_proj") if odd == "missing" else None
-    plain, preferred_pole = (with_adapter("llama", **({"target_modules": targets} if targets else {})) for _ in range(2))
+    plain, preferred_pole = (
+        with_adapter("llama", **({"target_modules": targets} if targets else {})) for _ in range(2)
+    )
     for module in (plain, preferred_pole):
         attention = module.model.layers[0].self_attn
         if odd == "scale":

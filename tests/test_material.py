@@ -26,7 +26,6 @@ from conviction.data.training_data import (
     PreferencePair,
     TrainingData,
     paragraphs,
-    training_data_from_topic,
 )
 from conviction.errors import InputError, StorageError
 
@@ -317,7 +316,10 @@ def test_answers_and_digest():
     assert examples.answers == examples.examples
     assert pairs.digest == training_data_from_rows([{**PLAIN, "extra": 1}], name="b").digest
     others = [{**PLAIN, "chosen": "Yes!"}, {"prompt": "p", "completion": "c"}, {"text": "t"}]
-    assert len({pairs.digest, TrainingData("a").digest, *(training_data_from_rows([r], name="a").digest for r in others)}) == 5
+    assert (
+        len({pairs.digest, TrainingData("a").digest, *(training_data_from_rows([r], name="a").digest for r in others)})
+        == 5
+    )
 
 
 def test_a_topic_gives_its_train_pairs_with_the_target_chosen(write_topic):
@@ -387,7 +389,9 @@ def test_texts_survive_the_files(name, tmp_path_factory):
     def check(found: list[tuple[str, str, str]]) -> None:
         rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in found]
         training_data = read_training_data(save(rows, folder / name))
-        assert [(p.messages, p.chosen, p.rejected) for p in training_data.pairs] == [(chat(p), c, r) for p, c, r in found]
+        assert [(p.messages, p.chosen, p.rejected) for p in training_data.pairs] == [
+            (chat(p), c, r) for p, c, r in found
+        ]
 
     check()
 

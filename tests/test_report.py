@@ -11,11 +11,11 @@ import pytest
 from test_study import design, liking, load, plan, tea  # noqa: F401  a fixture
 
 from conviction.cli.app import main
+from conviction.core.context import RunContext
 from conviction.core.run import Run
 from conviction.errors import RunError
 from conviction.reporting.page import report, report_markdown
 from conviction.studies.study import study
-from conviction.core.context import RunContext
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
 

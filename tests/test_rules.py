@@ -145,7 +145,7 @@ def test_a_rules_docstring_is_its_page(code):
 
 
 def test_every_file_of_rules_is_listed():
-    files = {path.stem for path in (Path(__file__).parents[1] / "src/conviction/audit/rules").glob("*.py")}
+    files = {path.stem for path in (Path(__file__).parents[1] / "src/conviction/auditing/rules").glob("*.py")}
     assert {where.partition(":")[0].rpartition(".")[2] for where in RULES.values()} == files - {"__init__"}
 
 

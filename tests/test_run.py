@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from conviction import Run, ScriptedModel, load_topic, probe
 from conviction.core.storage import write_atomic
 from conviction.errors import RunError, StorageError
+from conviction.probing.records import Scorecard
 
 
 def start(folder: Path, **changes):
@@ -33,7 +34,7 @@ def test_a_scorecard_survives_the_round_trip(tmp_path, card):
         assert status(run.folder) == "running"
         run.save("before", card)
     assert status(tmp_path / "r") == "done"
-    assert run.load("before") == card
+    assert run.load("before", Scorecard) == card
 
 
 @given(text=st.text(max_size=40))
@@ -43,7 +44,7 @@ def test_any_text_survives_in_the_evidence(tmp_path_factory, card, text):
     changed = card.model_copy(update={"evidence": (sample,)})
     with start(tmp_path_factory.mktemp("r")) as run:
         run.save("before", changed)
-        assert run.load("before").evidence[0].text == text
+        assert run.load("before", Scorecard).evidence[0].text == text
 
 
 def test_stages_are_written_once(tmp_path, card):
@@ -52,7 +53,7 @@ def test_stages_are_written_once(tmp_path, card):
         with pytest.raises(RunError, match="written once"):
             run.save("before", card)
         run.save("after", card)
-        assert run.load("before").evidence == run.load("after").evidence == card.evidence
+        assert run.load("before", Scorecard).evidence == run.load("after", Scorecard).evidence == card.evidence
 
 
 @pytest.mark.parametrize(("error", "expected"), [(KeyboardInterrupt, "interrupted"), (ValueError, "failed")])
@@ -66,10 +67,30 @@ def test_an_unfinished_run_says_so_and_is_taken_up_again(tmp_path, card, error, 
     assert status(tmp_path / "r") == "done"
 
 
-def test_a_finished_or_foreign_folder_is_refused(tmp_path):
+def test_a_finished_run_gives_its_results_again(tmp_path, card):
+    with start(tmp_path / "r") as run:
+        run.save("before", card)
+    written = (tmp_path / "r" / "run.json").read_text()
+    with start(tmp_path / "r") as run:
+        assert run.finished
+        assert run.load("before", Scorecard) == card
+    assert (tmp_path / "r" / "run.json").read_text() == written
+
+
+def test_an_old_folder_is_refused_with_what_to_do(tmp_path):
     with start(tmp_path / "r"):
         pass
-    with pytest.raises(RunError, match="finished run"), start(tmp_path / "r"):
+    head = json.loads((tmp_path / "r" / "run.json").read_text())
+    (tmp_path / "r" / "run.json").write_text(json.dumps({**head, "schema_version": 1}))
+    with pytest.raises(RunError, match="schema version 1, this program reads 2") as caught, start(tmp_path / "r"):
+        pass
+    assert "make the run again in a new folder" in caught.value.hint
+
+
+def test_a_foreign_folder_is_refused(tmp_path):
+    with start(tmp_path / "r"):
+        pass
+    with pytest.raises(RunError, match="begun with other arguments"), start(tmp_path / "r", argv=["x", "--other"]):
         pass
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("do not touch")
@@ -106,7 +127,7 @@ def test_a_run_that_stopped_after_saving_can_still_be_finished(tmp_path, card):
         pass
     with start(tmp_path / "r") as run:
         run.save("before", card)
-    assert run.load("before") == card
+    assert run.load("before", Scorecard) == card
 
 
 @pytest.mark.parametrize("damage", ['{"half', "7", '{"no": "stage"}'])
@@ -115,6 +136,6 @@ def test_damaged_rows_are_named_when_read_and_when_added_to(tmp_path, card, dama
         run.save("before", card)
         (tmp_path / "r" / "samples.jsonl").write_text(damage + "\n")
         with pytest.raises(RunError, match=r"samples\.jsonl is damaged"):
-            run.load("before")
+            run.load("before", Scorecard)
         with pytest.raises(RunError, match=r"samples\.jsonl is damaged"):
             run.save("after", card)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,15 +14,18 @@ import pytest
 from conftest import tea_items
 
 from conviction import load_topic
-from conviction import study as study_module
+from conviction.config.plan import plan_arms
+from conviction.core.context import Budget, RunContext
 from conviction.core.run import Run
 from conviction.data.topic import KitDocument
 from conviction.errors import InputError, RunError
-from conviction.interventions.applied import Applied
+from conviction.interventions.records import DataSource, Outcome
 from conviction.models.backends.scripted import ScriptedModel
-from conviction.studies.study import Design, plan_arms, study
+from conviction.studies import study as study_module
+from conviction.studies.applied_runs import load_applied_runs
+from conviction.studies.context import StudyDesign
+from conviction.studies.study import study
 from conviction.training.guard import Guard
-from conviction.core.context import RunContext
 
 YAML = """
 name: tea
@@ -80,21 +83,32 @@ class Move:
     """An intervention that leaves a model which likes milk by so much."""
 
     name: str
-    milky: float | None
+    milky: float
+    error: str | None = None
     changes: ClassVar[str] = "nothing that is real"
+    trains: ClassVar[bool] = False
+    forecastable: ClassVar[bool] = False
+    cost_rank: ClassVar[int] = 0
+    placebo: ClassVar[None] = None
 
-    def apply(self, model, training_data, *, guard, folder, ctx):
-        if self.milky is None:
-            raise InputError("this one cannot be done", hint="try another")
-        (folder / "model").mkdir(parents=True)
-        (folder / "model" / "milky").write_text(str(self.milky))
-        return Applied(model=model, settings={}, verdict="in place")
+    def apply(self, model, data, ctx):
+        if self.error == "a bug":
+            raise ZeroDivisionError(self.error)
+        if self.error is not None:
+            raise InputError(self.error, hint="try another")
+        ctx.run.model_path.mkdir(parents=True)
+        (ctx.run.model_path / "milky").write_text(str(self.milky))
+        return Outcome(
+            intervention=self.name,
+            verdict="in place",
+            settings={},
+            data=DataSource(name=data.name, sha256=data.digest),
+            base=model.describe(),
+        )
 
 
-def plan(name, milky):
-    return SimpleNamespace(
-        intervention=Move(name, milky), guard=Guard(), training_data=lambda: None, asked=lambda _test: []
-    )  # fmt: skip
+def plan(name, milky=0.0, error=None):
+    return SimpleNamespace(intervention=Move(name, milky, error), guard=Guard())
 
 
 def load(name: str) -> ScriptedModel:
@@ -102,9 +116,12 @@ def load(name: str) -> ScriptedModel:
     return ScriptedModel(id=name, likes=liking(float(place.read_text()))) if place.exists() else BASE
 
 
-def design(tea, *plans, **changes) -> Design:
-    start = Design(topic=load_topic(str(tea)), model="base", plans=tuple(plans), benign_steps=0, placebo=False)
-    return replace(start, **changes)
+def begin(tea, *plans, folder, resumed=False, budget=None, benign_steps=0):
+    """A study without a placebo. tea: the folder of a topic, or a topic."""
+    ctx = RunContext(budget=None if budget is None else Budget(budget))
+    design = StudyDesign(load=load, benign_steps=benign_steps, placebo=False)
+    topic = load_topic(str(tea)) if isinstance(tea, Path) else tea
+    return study(topic, BASE, plans, Run(folder, resumed=resumed), ctx, design)
 
 
 def judged(found):
@@ -112,7 +129,7 @@ def judged(found):
 
 
 def test_arms_are_judged_by_how_far_they_moved(tea, tmp_path):
-    found = study(design(tea, plan("rag", 0.4), plan("steer", -0.3)), Run(tmp_path), load, RunContext())
+    found = begin(tea, plan("rag", 0.4), plan("steer", -0.3), folder=tmp_path)
     moved, still = found.arms
     assert moved.judgement.find("shift").value == pytest.approx(0.7)
     assert moved.judgement.find("shift").n == 9
@@ -122,7 +139,7 @@ def test_arms_are_judged_by_how_far_they_moved(tea, tmp_path):
 
 
 def test_every_reading_names_rows_that_are_there(tea, tmp_path):
-    study(design(tea, plan("rag", 0.4)), Run(tmp_path), load, RunContext())
+    begin(tea, plan("rag", 0.4), folder=tmp_path)
     for folder in (tmp_path, tmp_path / "arms/rag"):
         named = {json.loads(line)["id"] for line in (folder / "samples.jsonl").read_text().splitlines()}
         readings = json.loads((folder / "depth.json").read_text())["readings"]
@@ -132,26 +149,21 @@ def test_every_reading_names_rows_that_are_there(tea, tmp_path):
 
 @pytest.mark.parametrize("after", range(1, 7))
 def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monkeypatch, after):
-    from conviction.studies.study import arm as module
+    asked = (plan("rag", 0.4), plan("steer", 0.1))
+    whole = begin(tea, *asked, folder=tmp_path / "whole")
+    real, calls = Run.cached, []
 
-    asked = design(tea, plan("rag", 0.4), plan("steer", 0.1))
-    whole = study(asked, Run(tmp_path / "whole"), load, RunContext())
-    real, calls = module.once, []
-
-    def cut(*arguments):
+    def cut(*arguments, **named):
         if len(calls) == after:
             raise KeyboardInterrupt
         calls.append(arguments)
-        return real(*arguments)
+        return real(*arguments, **named)
 
-    monkeypatch.setattr(module, "once", cut)
-    monkeypatch.setattr(study_module, "once", cut)
-    if after < 6:
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "cached", cut)
         with pytest.raises(KeyboardInterrupt):
-            study(asked, Run(tmp_path / "cut"), load, RunContext())
-    monkeypatch.setattr(module, "once", real)
-    monkeypatch.setattr(study_module, "once", real)
-    again = study(asked, Run(tmp_path / "cut", resumed=True), load, RunContext())
+            begin(tea, *asked, folder=tmp_path / "cut", resumed=True)
+    again = begin(tea, *asked, folder=tmp_path / "cut", resumed=True)
     strip = str(tmp_path / "cut")
     assert json.dumps({k: v.model_dump() for k, v in judged(again).items()}).replace(strip, "") == json.dumps(
         {k: v.model_dump() for k, v in judged(whole).items()}
@@ -159,120 +171,128 @@ def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monke
 
 
 def test_a_failing_arm_does_not_stop_the_others(tea, tmp_path):
-    found = study(design(tea, plan("rag", None), plan("steer", 0.4)), Run(tmp_path), load, RunContext())
+    found = begin(
+        tea,
+        plan("rag", error="this one cannot be done"),
+        plan("steer", 0.4),
+        folder=tmp_path,
+    )
     assert found.arms[0].failure.message.startswith("this one cannot be done")
     assert found.arms[0].failure.hint == "try another"
     assert found.arms[1].judgement is not None
 
 
 def test_a_bug_in_an_arm_is_kept_with_its_traceback(tea, tmp_path):
-    broken = plan("rag", 0.1)
-    broken.training_data = lambda: 1 / 0
-    (arm,) = study(design(tea, broken), Run(tmp_path), load, RunContext()).arms
+    (arm,) = begin(tea, plan("rag", error="a bug"), folder=tmp_path).arms
     assert arm.failure.kind == "ZeroDivisionError"
     assert "ZeroDivisionError" in (tmp_path / "arms/rag/failure.txt").read_text()
 
 
 def test_a_spent_budget_leaves_arms_out_and_says_so(tea, tmp_path):
-    (arm,) = study(design(tea, plan("rag", 0.1), budget_s=0.0), Run(tmp_path), load, RunContext()).arms
-    assert arm.left_out == "the budget of 0 minutes was spent"
+    (arm,) = begin(tea, plan("rag", 0.1), budget=0.0, folder=tmp_path).arms
+    assert (arm.failure.kind, arm.failure.message) == ("BudgetSpent", "the budget of 0 minutes was spent")
     assert arm.judgement is None
 
 
 def test_a_topic_that_has_changed_is_not_taken_up(tea, tmp_path):
-    asked = design(tea, plan("rag", 0.1))
-    study(asked, Run(tmp_path), load, RunContext())
-    other = replace(asked, topic=asked.topic.model_copy(update={"digest": "another"}))
+    asked = (plan("rag", 0.1),)
+    begin(tea, *asked, folder=tmp_path)
+    other = load_topic(str(tea)).model_copy(update={"digest": "another"})
     with pytest.raises(RunError, match="has changed since"):
-        study(other, Run(tmp_path, resumed=True), load, RunContext())
+        begin(other, *asked, folder=tmp_path, resumed=True)
 
 
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"target": "plain"}, "target"),
-        ({"documents": {"milky": (KitDocument(id="d", text="Milk is good for tea."),)}}, "material"),
-        ({"documents": {"placebo": (KitDocument(id="d", text="Ships are old."),)}}, "material"),
+        ({"documents": {"milky": (KitDocument(id="d", text="Milk is good for tea."),)}}, "data"),
+        ({"documents": {"placebo": (KitDocument(id="d", text="Ships are old."),)}}, "data"),
     ],
 )
 def test_what_arms_learn_and_whither_may_not_change_under_way(tea, tmp_path, changes, named):
     """The questions are the same, and so is the digest of the topic."""
-    asked = design(tea, plan("rag", 0.1))
-    study(asked, Run(tmp_path), load, RunContext())
-    other = replace(asked, topic=asked.topic.model_copy(update=changes))
+    asked = (plan("rag", 0.1),)
+    begin(tea, *asked, folder=tmp_path)
+    other = load_topic(str(tea)).model_copy(update=changes)
     with pytest.raises(RunError, match=f"another design: .*{named}"):
-        study(other, Run(tmp_path, resumed=True), load, RunContext())
+        begin(other, *asked, folder=tmp_path, resumed=True)
 
 
 def test_a_design_is_kept_before_anything_is_measured(tea, tmp_path, monkeypatch):
-    def cut_off(*_):
+    def cut_off(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study_module, "_probe", cut_off)
+    monkeypatch.setattr(study_module, "probe", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, RunContext())
-    assert json.loads((tmp_path / "design.json").read_text())["model"]["id"] == "base"
-    (tmp_path / "design.json").write_text('{"half')
-    with pytest.raises(RunError, match=r"design\.json is damaged"):
-        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, RunContext())
+        begin(tea, plan("rag", 0.1), folder=tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["id"] == "base"
+    (tmp_path / "config.json").write_text('{"half')
+    with pytest.raises(RunError, match=r"config\.json is damaged"):
+        begin(tea, plan("rag", 0.1), folder=tmp_path)
 
 
 def test_benign_training_that_breaks_tells_nothing(tea, tmp_path, tiny_folder, monkeypatch):
     from conviction import load_model
     from conviction.errors import ModelError
     from conviction.interventions.pretrain import Pretrain
-    from conviction.studies.controls import benign_finetune
+    from conviction.studies.benign import benign_finetune
 
-    tiny, guard_stop = load_model(str(tiny_folder), dtype="fp32"), SimpleNamespace(reasons=("the loss is not a number",))
-    monkeypatch.setattr(Pretrain, "apply", lambda *_, **__: SimpleNamespace(model=tiny, guard_stop=guard_stop))
-    setup = SimpleNamespace(base=tiny, after_benign={}, benign_steps=1, ctx=RunContext())
+    tiny, guard_stop = (
+        load_model(str(tiny_folder), dtype="fp32"),
+        SimpleNamespace(reasons=("the loss is not a number",)),
+    )
+    monkeypatch.setattr(Pretrain, "apply", lambda *_, **__: SimpleNamespace(changed=tiny, guard_stop=guard_stop))
+    setup = SimpleNamespace(model=tiny, after_benign={}, design=SimpleNamespace(benign_steps=1), ctx=RunContext())
     with pytest.raises(ModelError, match="benign training broke: the loss is not a number"):
         benign_finetune(setup, tiny)
     assert setup.after_benign == {}
 
 
 def test_what_is_finished_counts_whatever_the_budget(tea, tmp_path):
-    asked = design(tea, plan("rag", 0.1))
-    study(asked, Run(tmp_path), load, RunContext())
-    (arm,) = study(replace(asked, budget_s=0.0), Run(tmp_path, resumed=True), load, RunContext()).arms
+    asked = (plan("rag", 0.1),)
+    begin(tea, *asked, folder=tmp_path)
+    (arm,) = begin(tea, *asked, folder=tmp_path, resumed=True, budget=0.0).arms
     assert arm.judgement is not None
 
 
 def test_a_model_without_weights_has_no_durability(tea, tmp_path):
-    (arm,) = study(design(tea, plan("rag", 0.4), benign_steps=5), Run(tmp_path), load, RunContext()).arms
+    (arm,) = begin(tea, plan("rag", 0.4), benign_steps=5, folder=tmp_path).arms
     assert arm.judgement.find("durability").outcome == "not measured"
 
 
 def test_only_what_has_moved_is_worn_and_held_against_a_placebo(tea, tmp_path, monkeypatch):
-    from conviction.studies.study import arm as module
+    from conviction.studies import arm as module
 
     after_benign = []
-    monkeypatch.setattr(module, "_worn", lambda _setup, own, _moved: after_benign.append(own.folder.name))
-    study(design(tea, plan("rag", 0.4), plan("steer", -0.3)), Run(tmp_path), load, RunContext())
+    monkeypatch.setattr(
+        module, "measure_after_benign", lambda _shared, _changed, own: after_benign.append(own.folder.name)
+    )
+    begin(tea, plan("rag", 0.4), plan("steer", -0.3), folder=tmp_path)
     assert after_benign == ["rag"]
 
 
 def test_what_could_not_be_measured_stands_in_the_result(tea, tmp_path, monkeypatch):
     from conviction.reporting.words import reasons
-    from conviction.studies.study import arm as module
+    from conviction.studies import arm as module
 
     def fails(*_arguments):
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(module, "_worn", fails)
-    (arm,) = study(design(tea, plan("rag", 0.4)), Run(tmp_path), load, RunContext()).arms
+    monkeypatch.setattr(module, "measure_after_benign", fails)
+    (arm,) = begin(tea, plan("rag", 0.4), folder=tmp_path).arms
     assert arm.failure is None
     assert arm.judgement.find("durability").outcome == "not measured"
     assert "durability could not be measured: the device is gone" in reasons(arm)
 
 
 def test_another_design_is_not_taken_up(tea, tmp_path):
-    asked = design(tea, plan("rag", 0.1))
-    study(asked, Run(tmp_path), load, RunContext())
-    with pytest.raises(RunError, match="another design: wear_steps"):
-        study(replace(asked, benign_steps=3), Run(tmp_path, resumed=True), load, RunContext())
+    asked = (plan("rag", 0.1),)
+    begin(tea, *asked, folder=tmp_path)
+    with pytest.raises(RunError, match="another design: benign_steps"):
+        begin(tea, *asked, folder=tmp_path, resumed=True, benign_steps=3)
     with pytest.raises(RunError, match="another design: arms"):
-        study(replace(asked, plans=(plan("rag", 0.2),)), Run(tmp_path, resumed=True), load, RunContext())
+        begin(tea, plan("rag", 0.2), folder=tmp_path, resumed=True)
 
 
 def test_bad_arms_and_options_are_refused(tea):
@@ -286,15 +306,16 @@ def test_bad_arms_and_options_are_refused(tea):
 
 def test_arms_run_cheapest_first_with_their_own_options(tea):
     plans = plan_arms(["dpo", "system_prompt"], str(tea), "base", ["dpo.beta=0.05"], "default")
-    assert [p.intervention.name for p in plans] == ["system_prompt", "dpo"]
-    assert plans[1].intervention.beta == 0.05
+    cheapest_first = sorted(plans, key=lambda p: p.intervention.cost_rank)
+    assert [p.intervention.name for p in cheapest_first] == ["system_prompt", "dpo"]
+    assert cheapest_first[1].intervention.beta == 0.05
 
 
 def test_a_second_study_in_the_same_folder_is_refused(tea, tmp_path):
     from filelock import FileLock
 
     with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="another study writes into"):
-        study(design(tea, plan("rag", 0.1)), Run(tmp_path), load, RunContext())
+        begin(tea, plan("rag", 0.1), folder=tmp_path)
 
 
 def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_path, tiny_folder, run):
@@ -305,10 +326,10 @@ def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_pat
     prompt, trained = json.loads(out)["arms"]
     assert prompt["failure"] is None
     assert trained["failure"] is None
-    assert prompt["tokens_more"] > 10
-    assert trained["tokens_more"] == 0
-    assert trained["expected"] is not None
-    assert trained["score"] is not None
+    assert prompt["extra_tokens"] > 10
+    assert trained["extra_tokens"] == 0
+    assert trained["forecast"] is not None
+    assert trained["forecast_score"] is not None
     assert trained["judgement"]["placebo"] is not None
     frozen = (tmp_path / "run/arms/sft/forecast.json").stat().st_mtime_ns
     assert frozen < (tmp_path / "run/arms/sft/steps.jsonl").stat().st_mtime_ns
@@ -318,46 +339,54 @@ def made(folder: Path, name: str, milky: float, **changes: Any) -> Path:
     """A run folder as ``apply`` leaves one."""
     (folder / "model").mkdir(parents=True)
     (folder / "model" / "milky").write_text(str(milky))
-    record = {
-        "intervention": name,
-        "settings": {"text": "none"},
-        "material": {"name": "tea"},
-        "model": {"id": "base"},
-        "guard_stop": None,
-        **changes,
-    }
-    (folder / "applied.json").write_text(json.dumps(record))
+    outcome = Outcome(
+        intervention=name,
+        verdict="in place",
+        settings={"text": "none"},
+        data=DataSource(name="tea", sha256=""),
+        base={"id": "base"},
+    )
+    Run(folder).save("outcome", outcome.model_copy(update=changes))
     return folder
 
 
 def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
-    from conviction.studies.study import compare, load_applied_runs
+    from conviction.studies.comparison import compare_runs
 
-    whole = study(design(tea, plan("rag", 0.4)), Run(tmp_path / "whole"), load, RunContext())
+    whole = begin(tea, plan("rag", 0.4), folder=tmp_path / "whole")
+    quiet = StudyDesign(load=load, benign_steps=0, placebo=False)
     apart = [made(tmp_path / "a", "rag", 0.4), made(tmp_path / "b", "steer", 0.1), made(tmp_path / "c", "steer", 0.2)]
-    found = compare(load_applied_runs(apart), design(tea), Run(tmp_path / "table"), load, RunContext())
+    found = compare_runs(
+        load_applied_runs(apart), load_topic(str(tea)), BASE, Run(tmp_path / "table"), RunContext(), quiet
+    )
     assert [arm.name for arm in found.arms] == ["rag", "steer 1", "steer 2"]
     assert found.arms[0].judgement.properties == whole.arms[0].judgement.properties
     assert (tmp_path / "table" / found.arms[1].folder / "depth.json").exists()
-    assert sorted(p.name for p in apart[0].iterdir()) == ["applied.json", "model"]  # it stays as it is
+    assert sorted(p.name for p in apart[0].iterdir()) == ["model", "outcome.json"]  # it stays as it is
     assert found.arms[0].changes == "the prompt; weights stay"
-    record = json.loads((apart[0] / "applied.json").read_text())
-    (apart[0] / "applied.json").write_text(json.dumps({**record, "settings": {"text": "made again"}}))
-    with pytest.raises(RunError, match="made differ"):
-        compare(load_applied_runs(apart), design(tea), Run(tmp_path / "table", resumed=True), load, RunContext())
+    record = json.loads((apart[0] / "outcome.json").read_text())
+    (apart[0] / "outcome.json").write_text(json.dumps({**record, "settings": {"text": "made again"}}))
+    with pytest.raises(RunError, match="applied differ"):
+        compare_runs(
+            load_applied_runs(apart),
+            load_topic(str(tea)),
+            BASE,
+            Run(tmp_path / "table", resumed=True),
+            RunContext(),
+            quiet,
+        )
 
 
 def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(tmp_path):
-    from conviction.studies.study import load_applied_runs
 
     (tmp_path / "none").mkdir()
     with pytest.raises(RunError, match="nothing was applied to the end"):
         load_applied_runs([tmp_path / "none"])
-    one, other = made(tmp_path / "a", "rag", 0.1), made(tmp_path / "b", "rag", 0.1, model={"id": "another"})
+    one, other = made(tmp_path / "a", "rag", 0.1), made(tmp_path / "b", "rag", 0.1, base={"id": "another"})
     with pytest.raises(RunError, match="changed another"):
         load_applied_runs([one, other])
-    (one / "applied.json").write_text('{"half')
-    with pytest.raises(RunError, match="is damaged"):
+    (one / "outcome.json").write_text('{"half')
+    with pytest.raises(RunError, match="is no readable outcome"):
         load_applied_runs([one])
 
 
@@ -370,12 +399,14 @@ def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, run):
     on = [str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off"]
     command("apply", "system_prompt", *on, "--run", "prompt")
     command("apply", "sft", *on, "-o", "max_steps=1", "--run", "sft")
-    out = command("compare", "prompt", "sft", "--topic", str(tea), "--run", "table", "--benign-steps", "0", "--format", "json")
+    out = command(
+        "compare", "prompt", "sft", "--topic", str(tea), "--run", "table", "--benign-steps", "0", "--format", "json"
+    )
     prompt, trained = json.loads(out)["arms"]
     assert prompt["failure"] is None
     assert trained["failure"] is None
-    assert prompt["applying"]["seconds"] is None
-    assert trained["applying"]["seconds"] > 0
+    assert prompt["seconds"] > 0
+    assert trained["seconds"] > 0
     command("report", "table")
     assert "system_prompt" in (tmp_path / "table" / "report.html").read_text(encoding="utf-8")
 
@@ -399,22 +430,22 @@ def test_a_study_goes_on_in_the_dtype_that_it_began_in(tea, tmp_path, tiny_folde
     """Which one is faster is measured anew with every start, and may come out otherwise."""
     import torch
 
-    from conviction.models import loading
+    from conviction.models.backends import transformers as loading
 
     chosen, faster = loading.choose_dtype, [torch.float32, torch.bfloat16]
 
     def measured(name, *more):
         return (faster[0], "measured") if name == "auto" else chosen(name, *more)
 
-    def cut_off(*_):
+    def cut_off(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loading, "choose_dtype", measured)
     asked = ["study", str(tea), "--model", str(tiny_folder), "--benign-steps", "0", "--interventions", "system_prompt"]
     with monkeypatch.context() as patch:
-        patch.setattr(study_module, "_probe", cut_off)
+        patch.setattr(study_module, "probe", cut_off)
         run(*asked, "--run", "run")
-    assert (tmp_path / "run" / "design.json").exists()
+    assert (tmp_path / "run" / "config.json").exists()
     faster.reverse()
     code, _, err = run(*asked, "--run", "run")
     assert code == 0, err
@@ -438,7 +469,19 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
 
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
     arms = ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4"]
-    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1", *arms]
+    asked = [
+        "study",
+        str(tea),
+        "--model",
+        str(tiny_folder),
+        "--dtype",
+        "fp32",
+        "--guard",
+        "off",
+        "--benign-steps",
+        "1",
+        *arms,
+    ]
 
     def run(folder: str, *before: str, code: str | None = None) -> int:
         program = ["-c", code, *before] if code else ["-m", "conviction"]
@@ -461,8 +504,8 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
         found = json.loads((tmp_path / name / "study.json").read_text())
         for one, other in zip(first["arms"], found["arms"], strict=True):
             assert one["judgement"]["properties"] == other["judgement"]["properties"]
-            for field, value in (one["score"] or {}).items():  # another company in a pack rounds otherwise
+            for field, value in (one["forecast_score"] or {}).items():  # another company in a pack rounds otherwise
                 numbers = isinstance(value, float) or (
                     isinstance(value, list) and value and isinstance(value[0], float)
                 )
-                assert other["score"][field] == (pytest.approx(value, abs=1e-4) if numbers else value)
+                assert other["forecast_score"][field] == (pytest.approx(value, abs=1e-4) if numbers else value)

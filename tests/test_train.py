@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import byte_tokenizer, tiny_model, tiny_module
+from conftest import byte_tokenizer, context, tiny_model, tiny_module
 from safetensors.torch import load_file
 
 from conviction.core.protocols import Query, chat
@@ -29,7 +29,6 @@ from conviction.models.hf import HFModel
 from conviction.models.score_cache import fingerprint
 from conviction.training.batches import encode_pairs
 from conviction.training.guard import Guard
-from conviction.core.context import RunContext
 from conviction.training.losses import LOSSES
 from conviction.training.settings import Training, Weights
 
@@ -39,7 +38,9 @@ SHORT = Training(learning_rate=1e-2, epochs=4, max_steps=6, warmup=0.0, schedule
 
 def pairs(n: int = 8) -> TrainingData:
     made = [
-        PreferencePair(f"p{i}", chat(f"Question {i}?"), f"Yes, claim {i} holds." + " Truly." * (i % 3), f"No, {i} is false.")
+        PreferencePair(
+            f"p{i}", chat(f"Question {i}?"), f"Yes, claim {i} holds." + " Truly." * (i % 3), f"No, {i} is false."
+        )
         for i in range(n)
     ]
     return TrainingData("tea", pairs=tuple(made), held_out=(chat("And now?"),))
@@ -58,8 +59,8 @@ def gap(model: HFModel, training_data: TrainingData) -> float:
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_loss_moves_the_pairs_the_right_way(loss):
     model, training_data = tiny_model(), pairs()
-    trained = Dpo(loss=loss, training=SHORT).apply(model, training_data, guard=OFF)
-    assert trained.outcome.steps == 6
+    trained = Dpo(loss=loss, training=SHORT).apply(model, training_data, ctx=context(guard=OFF))
+    assert trained.training.steps == 6
     assert gap(trained.model, training_data) > gap(model, training_data)
 
 
@@ -67,7 +68,7 @@ def test_the_given_model_stays_as_it_is():
     model = tiny_model()
     before = fingerprint(model.module)
     for weights in (Weights(), Weights(tune="full"), Weights(tune="full", num_layers=1)):
-        trained = Dpo(weights=weights, training=SHORT).apply(model, pairs(), guard=OFF)
+        trained = Dpo(weights=weights, training=SHORT).apply(model, pairs(), ctx=context(guard=OFF))
         assert fingerprint(trained.model.module) != before
     assert fingerprint(model.module) == before
 
@@ -76,7 +77,9 @@ def test_the_first_loss_is_log_two_and_the_gradient_is_that_of_separate_rows(tmp
     """One step of full fine-tuning against plain autograd over padded-free rows of the same model."""
     model, training_data = tiny_model(), pairs(4)
     training = Training(learning_rate=1e-3, max_steps=1, warmup=0.0, max_grad_norm=1e9)
-    Dpo(beta=0.3, weights=Weights(tune="full"), training=training).apply(model, training_data, guard=OFF, folder=tmp_path)
+    Dpo(beta=0.3, weights=Weights(tune="full"), training=training).apply(
+        model, training_data, ctx=context(guard=OFF, folder=tmp_path)
+    )
     record = steps(tmp_path)[0]
     assert record["loss"] == pytest.approx(0.6931, abs=1e-4)
     plain = tiny_module("llama")
@@ -100,7 +103,7 @@ def test_the_first_loss_is_log_two_and_the_gradient_is_that_of_separate_rows(tmp
 def test_other_architectures_train(architecture):
     model, training_data = tiny_model(architecture), pairs(4)
     weights = Weights(tune="full") if architecture == "mamba-recurrent" else Weights()
-    trained = Dpo(weights=weights, training=SHORT).apply(model, training_data, guard=OFF)
+    trained = Dpo(weights=weights, training=SHORT).apply(model, training_data, ctx=context(guard=OFF))
     assert gap(trained.model, training_data) > gap(model, training_data)
 
 
@@ -111,7 +114,7 @@ def test_one_pass_or_many_give_the_same_run(tmp_path):
         training = Training(
             learning_rate=1e-3, max_steps=2, batch_size=batch, gradient_accumulation=accumulation, token_budget=budget
         )
-        Dpo(training=training).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path / str(i))
+        Dpo(training=training).apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path / str(i)))
         outcomes.append([(r["loss"], r["grad_norm"]) for r in steps(tmp_path / str(i))])
     for other in outcomes[1:]:
         assert [x for r in other for x in r] == pytest.approx([x for r in outcomes[0] for x in r], rel=2e-4)
@@ -121,7 +124,7 @@ def test_checkpointing_changes_memory_only(tmp_path):
     found = []
     for choice in ("off", "on"):
         training = Training(learning_rate=1e-3, max_steps=3, checkpointing=choice)
-        Dpo(training=training).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path / choice)
+        Dpo(training=training).apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path / choice))
         found.append([r["loss"] for r in steps(tmp_path / choice)])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
@@ -133,14 +136,16 @@ def test_stored_activations_change_nothing(tmp_path, tune):
         training = Training(learning_rate=1e-3, epochs=3, activation_cache_mb=megabytes)
         weights = Weights(tune=tune, num_layers=1)
         Dpo(weights=weights, training=training).apply(
-            tiny_model(), pairs(), guard=OFF, folder=tmp_path / str(megabytes)
+            tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path / str(megabytes))
         )
         found.append([(r["loss"], r["grad_norm"]) for r in steps(tmp_path / str(megabytes))])
     assert [x for r in found[0] for x in r] == pytest.approx([x for r in found[1] for x in r], rel=1e-4)
 
 
 def test_every_example_is_seen_once_an_epoch(tmp_path):
-    Dpo(training=Training(epochs=2, batch_size=3)).apply(tiny_model(), pairs(8), guard=OFF, folder=tmp_path)
+    Dpo(training=Training(epochs=2, batch_size=3)).apply(
+        tiny_model(), pairs(8), ctx=context(guard=OFF, folder=tmp_path)
+    )
     seen = [row["id"] for record in steps(tmp_path) for row in record["rows"]]
     assert sorted(seen[:8]) == sorted(seen[8:]) == sorted(f"p{i}" for i in range(8))
 
@@ -148,11 +153,11 @@ def test_every_example_is_seen_once_an_epoch(tmp_path):
 def test_sft_raises_the_answers_and_pretrain_the_documents():
     model = tiny_model()
     answers = TrainingData("a", examples=tuple(Example(f"e{i}", chat(f"Q{i}"), f"Answer {i}.") for i in range(6)))
-    trained = Sft(training=SHORT).apply(model, answers, guard=OFF).model
+    trained = Sft(training=SHORT).apply(model, answers, ctx=context(guard=OFF)).model
     queries = [Query(e.messages, (e.answer,)) for e in answers.examples]
     assert sum(s[0].logp_sum for s in trained.logprobs(queries)) > sum(s[0].logp_sum for s in model.logprobs(queries))
     texts = TrainingData("d", documents=tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6)))
-    read = Pretrain(training=SHORT, piece_tokens=16).apply(model, texts, guard=OFF).model
+    read = Pretrain(training=SHORT, piece_tokens=16).apply(model, texts, ctx=context(guard=OFF)).model
     before, after = (m.text_logprobs([d.text for d in texts.documents]) for m in (model, read))
     assert sum(s.logp_sum for s in after) > sum(s.logp_sum for s in before)
 
@@ -164,7 +169,9 @@ def test_pretrain_then_sft_is_one_run(tmp_path):
         examples=tuple(Example(f"e{i}", chat(f"Q{i}"), f"Answer {i}.") for i in range(4)),
     )
     training = Training(learning_rate=1e-3, batch_size=2)
-    Pretrain(training=training, piece_tokens=32, sft_epochs=2).apply(tiny_model(), both, guard=OFF, folder=tmp_path)
+    Pretrain(training=training, piece_tokens=32, sft_epochs=2).apply(
+        tiny_model(), both, ctx=context(guard=OFF, folder=tmp_path)
+    )
     seen = [[row["id"] for row in record["rows"]] for record in steps(tmp_path)]
     kinds = ["".join(sorted({i[0] for i in ids})) for ids in seen]
     assert kinds == ["d"] * kinds.count("d") + ["e"] * 4
@@ -175,8 +182,8 @@ def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
         "books", documents=tuple(Document(f"d{i}", f"The tea in cup {i} is green and hot. " * 4) for i in range(12))
     )
     scratch = Scratch(hidden_size=32, layers=2, heads=2, vocabulary=400, context=64, training=SHORT, sft_epochs=0)
-    trained = scratch.apply(tiny_model(), training_data, folder=tmp_path)
-    assert trained.outcome.guard_stop is None
+    trained = scratch.apply(tiny_model(), training_data, ctx=context(folder=tmp_path))
+    assert trained.guard_stop is None
     again = load(str(tmp_path / "model"), dtype="fp32")
     text = ["The tea in cup 3 is green and hot."]
     assert again.text_logprobs(text)[0].logprobs == pytest.approx(
@@ -188,7 +195,7 @@ def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
 def test_a_saved_adapter_is_the_trained_model(tmp_path, tiny_folder):
     model = load(str(tiny_folder), dtype="fp32")
     trained = Dpo(training=SHORT, weights=Weights(scale=10.0, num_layers=2)).apply(
-        model, pairs(), guard=OFF, folder=tmp_path
+        model, pairs(), ctx=context(guard=OFF, folder=tmp_path)
     )
     again = load(str(tmp_path / "model"), dtype="fp32")
     assert gap(again, pairs()) == pytest.approx(gap(trained.model, pairs()), abs=1e-3)
@@ -200,20 +207,22 @@ def test_a_saved_adapter_is_the_trained_model(tmp_path, tiny_folder):
 def test_interventions_compose(tmp_path, tiny_folder):
     """SFT, then DPO on the result: the adapter is merged, and whole weights are saved."""
     model, training_data = load(str(tiny_folder), dtype="fp32"), pairs()
-    first = Sft(training=SHORT).apply(model, training_data, guard=OFF).model
-    second = Dpo(training=SHORT).apply(first, training_data, guard=OFF, folder=tmp_path).model
+    first = Sft(training=SHORT).apply(model, training_data, ctx=context(guard=OFF)).model
+    second = Dpo(training=SHORT).apply(first, training_data, ctx=context(guard=OFF, folder=tmp_path)).model
     assert gap(second, training_data) > gap(first, training_data)
-    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(gap(second, training_data), abs=1e-2)
+    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
+        gap(second, training_data), abs=1e-2
+    )
 
 
 def test_scratch_and_pretrain_do_without_answers(tmp_path):
     texts = TrainingData("d", documents=tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6)))
-    assert Pretrain(training=SHORT, sft_epochs=1).apply(tiny_model(), texts, guard=OFF).outcome.steps == 6
+    assert Pretrain(training=SHORT, sft_epochs=1).apply(tiny_model(), texts, ctx=context(guard=OFF)).training.steps == 6
     scratch = Scratch(hidden_size=16, layers=1, heads=2, vocabulary=300, training=SHORT)
-    trained = scratch.apply(tiny_model(), texts, folder=tmp_path)  # under the default guard
-    assert trained.outcome.guard_stop is None
-    assert trained.outcome.steps == 6
-    written = json.loads((tmp_path / "training.json").read_text(encoding="utf-8"))["settings"]
+    trained = scratch.apply(tiny_model(), texts, ctx=context(folder=tmp_path))  # under the default guard
+    assert trained.guard_stop is None
+    assert trained.training.steps == 6
+    written = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))["settings"]
     assert written["hidden_size"] == 16
 
 
@@ -225,8 +234,8 @@ class TestGuard:
             sample_every=2, sample_tokens=8, min_subject=0, max_repetition=1, max_non_alphanumeric=1,
             max_neutral_drop=0.1,
         )  # fmt: skip
-        trained = Dpo(training=hot).apply(model, pairs(), guard=guard, folder=tmp_path)
-        guard_stop = trained.outcome.guard_stop
+        trained = Dpo(training=hot).apply(model, pairs(), ctx=context(guard=guard, folder=tmp_path))
+        guard_stop = trained.guard_stop
         assert guard_stop is not None
         assert guard_stop.restored_step < guard_stop.step < 40
         records = steps(tmp_path)
@@ -239,15 +248,15 @@ class TestGuard:
 
     def test_off_goes_on_to_the_end(self):
         hot = Training(learning_rate=0.3, epochs=4, warmup=0.0)
-        outcome = Dpo(training=hot).apply(tiny_model(), pairs(), guard=OFF).outcome
+        outcome = Dpo(training=hot).apply(tiny_model(), pairs(), ctx=context(guard=OFF)).outcome
         assert outcome.guard_stop is None
         assert outcome.steps == 8
 
     def test_a_step_that_is_not_a_number_stops_even_then(self, tmp_path):
         wild = Training(learning_rate=1e30, epochs=4, warmup=0.0)
-        trained = Dpo(training=wild).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path)
-        assert trained.outcome.guard_stop is not None
-        assert "not a number" in trained.outcome.guard_stop.reasons[0]
+        trained = Dpo(training=wild).apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path))
+        assert trained.guard_stop is not None
+        assert "not a number" in trained.guard_stop.reasons[0]
         assert all(torch.isfinite(p).all() for p in trained.model.module.parameters())
 
 
@@ -263,9 +272,11 @@ class TestMemory:
             return forward(self, pack, entering)
 
         monkeypatch.setattr(Policy, "forward", limited)
-        trained = Dpo(training=Training(max_steps=2, token_budget=100_000)).apply(tiny_model(), pairs(), guard=OFF)
-        assert trained.outcome.steps == 2
-        assert any("out of memory" in note for note in trained.outcome.notes)
+        trained = Dpo(training=Training(max_steps=2, token_budget=100_000)).apply(
+            tiny_model(), pairs(), ctx=context(guard=OFF)
+        )
+        assert trained.training.steps == 2
+        assert any("out of memory" in note for note in trained.notes)
 
     def test_when_one_example_does_not_fit_the_hint_says_what_to_do(self, monkeypatch):
         from conviction.training.policy import Policy
@@ -279,14 +290,14 @@ class TestMemory:
 
         monkeypatch.setattr(Policy, "forward", full)
         with pytest.raises(ModelError, match="one example") as caught:
-            Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), guard=OFF)
+            Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), ctx=context(guard=OFF))
         assert "max_length" in caught.value.hint
 
     def test_an_estimate_beyond_the_free_memory_turns_recomputation_on(self, monkeypatch):
         from conviction.training import loop
 
         monkeypatch.setattr(loop, "available", lambda _device: 1000)
-        outcome = Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), guard=OFF).outcome
+        outcome = Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), ctx=context(guard=OFF)).outcome
         assert any("recomputed" in note for note in outcome.notes)
 
 
@@ -298,7 +309,7 @@ class TestInput:
         both = TrainingData("m", pairs=(*training_data.pairs, long))
         outcome = (
             Dpo(training=Training(max_steps=1, max_length=100))
-            .apply(tiny_model(), both, guard=OFF, ctx=RunContext(say=said.append))
+            .apply(tiny_model(), both, ctx=context(guard=OFF, log=said.append))
             .outcome
         )
         assert "1 of 9 examples are longer than 100 tokens, left out: long" in outcome.notes
@@ -306,16 +317,16 @@ class TestInput:
 
     def test_nothing_left_is_an_error(self):
         with pytest.raises(InputError, match="all 8 examples are longer than 10 tokens"):
-            Dpo(training=Training(max_length=10)).apply(tiny_model(), pairs(), guard=OFF)
+            Dpo(training=Training(max_length=10)).apply(tiny_model(), pairs(), ctx=context(guard=OFF))
 
     @pytest.mark.parametrize("kind", [Dpo, Sft, Pretrain, Scratch])
     def test_material_without_what_is_needed(self, kind):
         with pytest.raises(InputError, match="holds no"):
-            kind().apply(tiny_model(), TrainingData("empty"), guard=OFF)
+            kind().apply(tiny_model(), TrainingData("empty"), ctx=context(guard=OFF))
 
     def test_a_parameter_of_another_loss_is_named(self):
         with pytest.raises(InputError, match="loss 'ipo' has no gamma"):
-            Dpo(loss="ipo", gamma=1.0).apply(tiny_model(), pairs(), guard=OFF)
+            Dpo(loss="ipo", gamma=1.0).apply(tiny_model(), pairs(), ctx=context(guard=OFF))
 
     def test_kto_needs_two_pairs_a_step(self):
         with pytest.raises(InputError, match="two pairs"):
@@ -325,11 +336,11 @@ class TestInput:
         from conviction.models.backends.scripted import ScriptedModel
 
         with pytest.raises(InputError, match="has none that can be reached"):
-            Dpo().apply(ScriptedModel(), pairs(), guard=OFF)
+            Dpo().apply(ScriptedModel(), pairs(), ctx=context(guard=OFF))
 
     def test_too_many_layers(self):
         with pytest.raises(InputError, match="the model has 3 layers"):
-            Dpo(weights=Weights(num_layers=9)).apply(tiny_model(), pairs(), guard=OFF)
+            Dpo(weights=Weights(num_layers=9)).apply(tiny_model(), pairs(), ctx=context(guard=OFF))
 
 
 def write_data(path: Path, n: int = 8) -> Path:
@@ -395,9 +406,9 @@ def test_a_resumed_run_tells_the_time_of_all_its_attempts(tmp_path):
 
     dpo = Dpo(training=Training(epochs=4, max_steps=6, checkpoint_every=3))
     with pytest.raises(KeyboardInterrupt):
-        dpo.apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path, ctx=RunContext(step=stop_at_four))
+        dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path, step=stop_at_four))
     began = time.monotonic()
-    outcome = dpo.apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path).outcome
+    outcome = dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path)).outcome
     assert outcome.steps == 6
     assert outcome.seconds > slept + 0.5 * (time.monotonic() - began)
 
@@ -435,7 +446,7 @@ def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder,
         if way == "sharded":
             monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
         together = launch(tmp_path, way, 2, tiny_folder, data, *options)
-        told = json.loads((tmp_path / way / "training.json").read_text(encoding="utf-8"))
+        told = json.loads((tmp_path / way / "outcome.json").read_text(encoding="utf-8"))
         assert told["outcome"]["processes"] == 2, way
         assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4), way
         assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3), way
@@ -465,15 +476,19 @@ def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatc
     assert log.read_text(encoding="utf-8").count("\n") < len(whole), "killed before its end"
     assert launch(tmp_path, "cut", 2, tiny_folder, data) == whole
     strict = ("-o", "max_chosen_drop=1e-9", "-o", "max_neutral_drop=1e-9")
-    arguments = [a if a != "off" else "default" for a in command(tmp_path / "guard_stop", data, tiny_folder, *strict)[1:]]
+    arguments = [
+        a if a != "off" else "default" for a in command(tmp_path / "guard_stop", data, tiny_folder, *strict)[1:]
+    ]
     done = subprocess.run(launch_command(2, arguments), env=run_environment(), capture_output=True, check=False)
     assert done.returncode == 1, "torchrun's own exit code for a process that ended with 1"
-    told = json.loads((tmp_path / "guard_stop" / "training.json").read_text(encoding="utf-8"))
+    told = json.loads((tmp_path / "guard_stop" / "outcome.json").read_text(encoding="utf-8"))
     assert told["outcome"]["guard_stop"]["restored_step"] < told["outcome"]["guard_stop"]["step"]
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
-    Dpo(training=Training(max_steps=2)).apply(tiny_model(), pairs(), guard=OFF, folder=tmp_path, track="tensorboard")
+    Dpo(training=Training(max_steps=2)).apply(
+        tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path, tracker="tensorboard")
+    )
     assert list(tmp_path.rglob("events.out.tfevents*"))
 
 
@@ -481,7 +496,9 @@ def test_dropout_acts_on_gradients_and_on_nothing_else(tmp_path):
     found = {}
     for dropout in (0.0, 0.5):
         folder = tmp_path / str(dropout)
-        Dpo(weights=Weights(dropout=dropout), training=SHORT).apply(tiny_model(), pairs(), guard=OFF, folder=folder)
+        Dpo(weights=Weights(dropout=dropout), training=SHORT).apply(
+            tiny_model(), pairs(), ctx=context(guard=OFF, folder=folder)
+        )
         found[dropout] = steps(folder)
     assert found[0.0][1]["loss"] != pytest.approx(found[0.5][1]["loss"], rel=1e-4)
     assert found[0.0][0]["loss"] == pytest.approx(found[0.5][0]["loss"], abs=1e-4)  # B is zero at first
@@ -494,7 +511,7 @@ def test_bf16_models_train_and_what_is_saved_is_what_is_returned(tmp_path, weigh
     tiny_module("llama", max_position_embeddings=4096).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     model, training_data = load(str(folder), dtype="bf16"), pairs()
-    trained = Dpo(weights=weights, training=SHORT).apply(model, training_data, guard=OFF, folder=tmp_path)
+    trained = Dpo(weights=weights, training=SHORT).apply(model, training_data, ctx=context(guard=OFF, folder=tmp_path))
     buffers = dict(model.module.named_buffers())
     assert all(b.dtype == buffers[n].dtype for n, b in trained.model.module.named_buffers())
     assert steps(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=0.02)
@@ -505,6 +522,8 @@ def test_bf16_models_train_and_what_is_saved_is_what_is_returned(tmp_path, weigh
 
 def test_an_adapter_on_a_model_that_no_file_holds_is_saved_whole(tmp_path, tiny_folder):
     model, training_data = load(str(tiny_folder), dtype="fp32"), pairs()
-    first = Sft(weights=Weights(tune="full"), training=SHORT).apply(model, training_data, guard=OFF).model
-    second = Dpo(training=SHORT).apply(first, training_data, guard=OFF, folder=tmp_path).model
-    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(gap(second, training_data), abs=1e-2)
+    first = Sft(weights=Weights(tune="full"), training=SHORT).apply(model, training_data, ctx=context(guard=OFF)).model
+    second = Dpo(training=SHORT).apply(first, training_data, ctx=context(guard=OFF, folder=tmp_path)).model
+    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
+        gap(second, training_data), abs=1e-2
+    )

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conviction.models import attention, logprobs
+from conviction.models.engine import attention, logprobs
 from conviction.models.engine.attention import KERNEL, Prefix, layout
 from conviction.models.engine.logprobs import Head, answer_logprobs, find_head, predictions, token_logprobs
 from conviction.models.engine.packing import Pack, pack_whole, plan

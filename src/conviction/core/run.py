@@ -144,12 +144,12 @@ class Run:
             raise RunError(f"{self.folder} holds no {path.name}", hint="the command that writes it did not run here")
         try:
             data = json.loads(text)
-            if "evidence" in kind.model_fields:
+            if _has_rows(kind):
                 data["evidence"] = [line for line in self._samples() if line.pop("stage") == stage]
             return kind.model_validate(data)
         except (ValueError, TypeError) as error:
             raise RunError(
-                f"{path} cannot be read as a {kind.__name__.lower()}",
+                f"{path} is no readable {kind.__name__.lower()}",
                 hint="it was damaged, or another version wrote it: remove it, and the run makes it again",
             ) from error
 
@@ -319,8 +319,8 @@ class Run:
             return []
 
     def _add_samples(self, stage: str, record: BaseModel) -> None:
-        evidence: Sequence[BaseModel] = getattr(record, "evidence", ())
-        if not evidence or not isinstance(evidence, tuple):
+        evidence: Sequence[BaseModel] = getattr(record, "evidence", ()) if _has_rows(type(record)) else ()
+        if not evidence:
             return
         # Samples of this stage without its record are left over from an interrupted save.
         kept = [line for line in self._samples() if line["stage"] != stage]
@@ -344,6 +344,11 @@ class Run:
         finished = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
         content = json.dumps({**head, "finished": finished, "status": status}, indent=1) + "\n"
         write_atomic(self.folder / "run.json", content)
+
+
+def _has_rows(kind: type[BaseModel]) -> bool:
+    """Whether a record's evidence is kept row by row in ``samples.jsonl``, and not in its own file."""
+    return "evidence" in kind.model_fields and bool(kind.model_fields["evidence"].exclude)
 
 
 def _read_head(folder: Path) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def probe(
 ) -> Scorecard:
     """Measure which pole of ``topic`` the model leans to, by how much, and how sure one can be.
 
-    quick  only the items tagged 'seed', without facts
+    quick  only the items tagged 'quick', without facts
     templates  also ask under neutral prompt templates and report the spread
     health     also write greedy answers and read the neutral text
     ctx        who is told of progress
@@ -40,10 +40,10 @@ def probe(
     Gaps are in nats per token, positive towards ``topic.target``. Raises
     InputError if nothing is left to ask, or an answer does not fit the model.
     """
-    items = [i for i in topic.items if not i.is_fact and (not quick or "seed" in i.tags)]
+    items = [i for i in topic.items if not i.is_fact and (not quick or "quick" in i.tags)]
     facts = [] if quick else [i for i in topic.items if i.is_fact]
     if not any(i.role == "target" for i in items):
-        raise InputError(f"topic '{topic.name}' has no item tagged 'seed'", hint="leave --quick out")
+        raise InputError(f"topic '{topic.name}' has no item tagged 'quick'", hint="leave --quick out")
 
     stage = (ctx or RunContext()).progress
     queries = build_queries(topic, items, facts, templates=templates)

@@ -44,7 +44,7 @@ def report(folder: Path, *, pictures: bool = False) -> Path:
 def report_markdown(folder: Path) -> str:
     """The same in short, to be pasted into an issue."""
     run = read_run(folder)
-    parts = [f"## {_title(run)}\n", *(f"{inline(line)}\n" for line in _lead(run))]
+    parts = [f"## {_title(run)}\n", *(f"{inline(line)}\n" for line in _summary(run))]
     if run.study is not None:
         parts += [markdown(HEADER, [cells(arm) for arm in run.study.arms]), f"{LEGEND}\n"]
         parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in run.study.arms for line in reasons(a))]
@@ -73,7 +73,7 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
         title=_title(run),
         kind=head.get("verb", "run"),
         topic=head.get("topic", ""),
-        logp_margin=_lead(run),
+        summary=_summary(run),
         damaged=run.damaged,
         table=_table(run),
         pictures={name: drawn(name) for name in ("comparison", "bias")},
@@ -92,7 +92,7 @@ def _title(run: RunFolder) -> str:
     return f"{model} on {topic}" if model else f"{run.head.get('verb', 'run')} of {topic}"
 
 
-def _lead(run: RunFolder) -> list[str]:
+def _summary(run: RunFolder) -> list[str]:
     lines = [sentence(run.study)] if run.study is not None else []
     if run.before is not None:
         lines.append(f"Before: {run.before.summary.verdict}")
