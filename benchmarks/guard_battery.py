@@ -24,10 +24,11 @@ from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.sft import Sft
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.probing.health import neutral_text
-from conviction.training.guard import Guard, GuardVerdict, SampleReading, StepReading, judge, sampling_is_due
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.sensors import SENSORS
 from conviction.training.settings import Training
 
 STEPS = 24
@@ -118,19 +119,18 @@ def replay(trace: list[dict[str, Any]], guard: Guard) -> tuple[int | None, int, 
     last, healthy = GuardVerdict("healthy"), 0
     for line in trace:
         read = line["guard"]
-        sample = SampleReading(**read["sample"]) if read["sample"] else None
         numbers = {k: line[k] for k in ("step", "loss", "grad_norm", "margin", "chosen_drop")}
-        drift = {k: read[k] for k in ("neutral_drop", "entropy_change", "top_mass_drop")}
-        reading = StepReading(**numbers, **drift)
+        drift = {name: read[name] for name in SENSORS if read.get(name) is not None}
+        reading, sample = StepReading(**numbers, readings=drift), read["sample"] or {}
         last = judge([*history, reading], guard, STEPS)
-        due = last.zone != "stop" and sampling_is_due(line["step"], guard, last)
-        if due or line["step"] == STEPS:
-            reading = dataclasses.replace(reading, sample=sample)
+        due = line["step"] == STEPS or (last.zone != "stop" and sampling_is_due(line["step"], guard, last))
+        if due:
+            reading = dataclasses.replace(reading, readings={**drift, **sample})
             last = judge([*history, reading], guard, STEPS)
         history.append(reading)
         if last.zone == "stop":
             return line["step"], healthy, last.violations or last.warnings
-        if reading.sample is not None and not last.violations:
+        if due and sample and not last.violations:
             healthy = line["step"]
     return None, STEPS, ()
 
@@ -211,7 +211,7 @@ def summarise(results: list[dict[str, Any]], mode: str) -> dict[str, Any]:
 
 def main(names: list[str] | None = None) -> None:
     """Train all cases, or those whose names hold one of ``names``; the others stay as they are stored."""
-    model = load("smollm2-135m", dtype="bf16")
+    model = load_model("smollm2-135m", dtype="bf16")
     results = {run["case"]: run for run in stored()} if names else {}
     for case in CASES:
         if names and not any(n in case.name for n in names):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_model
+from conftest import context, tiny_model
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -183,7 +183,7 @@ def test_a_large_file_is_streamed(tmp_path):
 def test_progress_is_told_in_bytes(tmp_path):
     told: list[tuple[str, int, int]] = []
     path = jsonl([row(i) for i in range(2500)], tmp_path / "a.jsonl")
-    audit(path, select=FORM, progress=lambda name: lambda done, total: told.append((name, done, total)))
+    audit(path, select=FORM, ctx=context(progress=lambda name: lambda done, total: told.append((name, done, total))))
     assert [name for name, *_ in told] == ["reading", "reading"]
     assert 0 < told[0][1] <= told[1][1] <= told[1][2] == path.stat().st_size
 

@@ -63,7 +63,7 @@ def test_ctrl_c_keeps_what_was_scored(run, write_topic, tiny_folder, tmp_path, m
     from conviction.models.hf import HFModel
     from conviction.models.score_cache import ScoreCache
 
-    monkeypatch.setattr("conviction.models.hf.TOKEN_BUDGET", {"cpu": 64})
+    monkeypatch.setattr("conviction.models.engine.torch_engine.TOKEN_BUDGET", {"cpu": 64})
     kept, original = [], ScoreCache.keep
 
     def interrupted(self, scores):

@@ -22,7 +22,7 @@ def test_it_trains_saves_and_can_be_probed(run, write_topic, tiny_folder, tmp_pa
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "done"
     training = json.loads((tmp_path / "r" / "outcome.json").read_text())
     assert training["settings"]["beta"] == 0.2
-    assert training["outcome"]["steps"] == 2
+    assert training["training"]["steps"] == 2
     rows = [json.loads(line) for line in (tmp_path / "r" / "steps.jsonl").read_text().splitlines()]
     assert [r["step"] for r in rows] == [1, 2]
     assert {row["id"] for r in rows for row in r["rows"]} <= {f"p{i}-{k}" for i in range(6) for k in (0, 1) if i % 3}
@@ -42,7 +42,7 @@ def test_what_nobody_looked_at_is_not_called_healthy(run, write_topic, tiny_fold
     arguments = ("apply", "sft", str(write_topic()), "--model", str(tiny_folder), "-o", "max_steps=2")
     code, out, err = run(*arguments, "--guard", "none", "--dtype", "fp32")
     assert code == 0, err
-    assert "the guard was blind" in out
+    assert "the guard was set to none" in out
     assert "healthy" not in out
 
 
@@ -51,7 +51,7 @@ def test_json_tells_the_outcome_and_every_setting(run, tiny_folder, tmp_path):
     code, out, _ = run("apply", "dpo", "--data", str(data), "--model", str(tiny_folder), "--format", "json", *QUICK)
     assert code == 0
     told = json.loads(out)
-    assert told["outcome"]["guard_stop"] is None
+    assert told["guard_stop"] is None
     assert {"beta", "learning_rate", "rank", "max_neutral_drop"} <= set(told["settings"])
 
 

@@ -121,8 +121,8 @@ def test_a_model_is_asked(run, clean, tiny_folder):
     report = json.loads(out)
     assert code == (1 if any(f["level"] != "note" for f in report["findings"]) else 0)
     assert report["skipped"] == {}
-    assert report["measures"]["PD402"]["pairs"] == 30
-    assert report["measures"]["PD403"]["beta"] == 1
+    assert report["metrics"]["PD402"]["pairs"] == 30
+    assert report["metrics"]["PD403"]["beta"] == 1
 
 
 def test_errors_are_two_lines(run, clean, tmp_path):

@@ -26,8 +26,9 @@ from conviction.forecasting.records import Kind
 from conviction.interventions import INTERVENTIONS, find_intervention
 from conviction.models import load_model
 from conviction.probing import depth_records
-from conviction.training.guard import Guard, GuardStop, SampleReading, Zone
+from conviction.training.guard import Guard, GuardStop, Zone
 from conviction.training.losses import LOSSES, parameters
+from conviction.training.sensors import SENSORS
 from conviction.training.settings import Training
 from conviction.training.tracking import TRACKERS
 
@@ -341,7 +342,8 @@ def test_every_name_in_the_record_is_explained(tmp_path):
     assert explained("outcome.json", "field") == set(recorded)
     shown = set(re.findall(r"`(\w+)`", sections()["outcome.json"] + sections()["steps.jsonl"]))
     assert set(recorded["data"]) | set(recorded["training"]) <= shown
-    assert {field.name for kind in (SampleReading, GuardStop) for field in dataclasses.fields(kind)} <= shown
+    assert {field.name for field in dataclasses.fields(GuardStop)} <= shown
+    assert {sensor.name for sensor in SENSORS.values() if sensor.read_samples} <= shown
 
 
 def commands(*names: str) -> list[list[str]]:

@@ -12,7 +12,6 @@ from conftest import context, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conviction.core.context import RunContext
 from conviction.core.protocols import Query, chat
 from conviction.data.facts import Fact, Neighbour
 from conviction.data.training_data import TrainingData
@@ -33,7 +32,7 @@ from conviction.models.delta import Delta, LowRank, edited, load_delta
 from conviction.models.engine.logprobs import find_head
 from conviction.models.hf import HFModel
 from conviction.models.states import hooked, states_of
-from conviction.training.guard import Guard, SampleReading
+from conviction.training.guard import Guard
 
 ARCHITECTURES = ["llama", "qwen2", "gemma3-sliding", "gpt2", "gemma2-softcap", "mistral-sliding"]
 FACT = Fact(
@@ -220,7 +219,7 @@ def test_of_depths_that_take_the_fact_in_the_one_is_chosen_that_disturbs_least(t
 
     model = tiny_model(num_hidden_layers=3)
     plan = Rome(text=str(tmp_path / "prose.txt"), descent=Descent(steps=1))
-    session = begin(model, TrainingData("town", facts=(FACT,)), text=plan.text, guard=OFF, ctx=RunContext())
+    session = begin(model, TrainingData("town", facts=(FACT,)), text=plan.text, ctx=context(guard=OFF))
     monkeypatch.setattr("conviction.editing.scores.read_facts", read)
     assert plan._layer(session) == 1
 
@@ -238,7 +237,7 @@ def test_a_guard_takes_back_what_breaks_the_model(method, tmp_path, monkeypatch)
     assert ours == pytest.approx(theirs)
 
 
-LOOPS = SampleReading(repetition_rise=0.6, non_alphanumeric_rise=0.0, empty=0, subject=0.0)
+LOOPS = {"repetition_rise": 0.6, "non_alphanumeric_rise": 0.0, "empty": 0, "subject": 0.0}
 SENSE, NONSENSE = None, "samples turn into signs"
 
 
@@ -246,7 +245,7 @@ LOOPED, DULLED = f"{NONSENSE} after", "neutral text had lost 0.50 nats per token
 
 
 @pytest.mark.parametrize(
-    ("every", "neutral", "looks", "kept", "guard_stop"),
+    ("every", "neutral", "checks", "kept", "guard_stop"),
     [
         pytest.param(2, [], [SENSE, NONSENSE], 2, f"{LOOPED} f3; facts taken back: 1", id="the last look finds loops"),
         pytest.param(9, [], [NONSENSE, NONSENSE], 0, f"{LOOPED} f3; facts taken back: 3", id="they were there before"),
@@ -268,7 +267,7 @@ def test_rome_goes_back_to_where_the_model_still_wrote_sense(
         return GenerationCheck(number, next(seen)) if asked else GenerationCheck(number)
 
     monkeypatch.setattr("conviction.editing.session.neutral_level", lambda _: -3.0 - next(lost))
-    monkeypatch.setattr("conviction.editing.session.look", check)
+    monkeypatch.setattr("conviction.editing.session.check", check)
 
     def training_data(count: int) -> TrainingData:
         numbers = range(1, count + 1)
@@ -278,7 +277,7 @@ def test_rome_goes_back_to_where_the_model_still_wrote_sense(
 
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
     done = plan.apply(tiny_model(), training_data(3), ctx=context(guard=Guard(sample_every=every)))
-    assert str(done.guard_stop) == guard_stop
+    assert (done.guard_stop.text if done.guard_stop else "None") == guard_stop
     assert len(done.evidence["facts"]) == kept
     expected = plan.apply(tiny_model(), training_data(kept), ctx=context(guard=OFF)).model if kept else tiny_model()
     assert done.model.logprobs(ASKED) == expected.logprobs(ASKED)
@@ -292,7 +291,7 @@ def test_memit_takes_all_back_when_the_model_loops(tmp_path, monkeypatch):
     model = tiny_model()
     done = plan.apply(model, TrainingData("town", facts=(FACT,)))
     repeat = "samples repeat themselves (+60%, limit 25%)"
-    assert done.guard_stop == (
+    assert done.guard_stop.text == (
         f"on the subjects {repeat}, samples lost their subject (0% of their words, limit 8%); on everyday matters "
         f"{repeat}, samples lost their subject (0% of their words, limit 15%); all facts were taken back"
     )
@@ -305,7 +304,7 @@ def test_what_the_guard_saw_can_be_read(tmp_path):
     patient = Guard(max_neutral_drop=9, max_repetition=1, max_non_alphanumeric=1, min_subject=0, sample_tokens=8)
     model = tiny_model()
     done = plan.apply(model, TrainingData("town", facts=(FACT,)), ctx=context(guard=patient))
-    (check,) = done.evidence["looks"]
+    (check,) = done.evidence["checks"]
     subjects, everyday = check["kinds"]
     assert [a["prompt"] for a in subjects["answers"]] == ["Tell me about the old town."]
     assert everyday["answers"]
@@ -320,7 +319,9 @@ def test_an_idle_guard_writes_nothing(tmp_path, monkeypatch):
     (tmp_path / "prose.txt").write_text(PROSE)
     monkeypatch.setattr(HFModel, "generate", lambda *_a, **_k: pytest.fail("the guard is off"))
     plan = Rome(layer=1, text=str(tmp_path / "prose.txt"), descent=Descent(steps=2))
-    assert plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), ctx=context(guard=OFF)).evidence["looks"] == []
+    assert (
+        plan.apply(tiny_model(), TrainingData("town", facts=(FACT,)), ctx=context(guard=OFF)).evidence["checks"] == []
+    )
 
 
 def test_a_context_without_room_for_a_question_is_told(tmp_path):
@@ -329,7 +330,7 @@ def test_a_context_without_room_for_a_question_is_told(tmp_path):
     done = plan.apply(
         tiny_model(), TrainingData("town", facts=(FACT,)), ctx=context(guard=Guard(sample_tokens=100_000))
     )
-    assert "no question fits" in dict(done.report)["note"]
+    assert "no question fits" in done.notes[0]
 
 
 @pytest.mark.parametrize("architecture", ["mamba-recurrent", "qwen3-next-hybrid"])
@@ -349,7 +350,7 @@ def test_edits_that_cannot_be(tmp_path):
     from conviction.editing.scores import read_facts, with_former_ends
 
     (says,) = (r.says for r in read_facts(model, with_former_ends(model, [FACT])))
-    known = Fact("k", FACT.form, FACT.subject, says[:2])
+    known = Fact("k", FACT.prompt_template, FACT.subject, says[:2])
     with pytest.raises(InputError, match="says so already"):
         Rome(layer=1).apply(model, TrainingData("town", facts=(known,)))
 

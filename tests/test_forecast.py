@@ -22,7 +22,7 @@ from conviction.core.protocols import AnswerScore, chat
 from conviction.core.run import Run
 from conviction.data.training_data import PreferencePair
 from conviction.errors import InputError, ModelError, RunError
-from conviction.forecasting.flip_cost import WITHOUT_CLOSED_FORM, flip_cost, flip_points
+from conviction.forecasting.flip_cost import flip_cost, flip_points
 from conviction.forecasting.gradients import Layers, take_gradients
 from conviction.forecasting.kernel import Kernel, Plan, simulate
 from conviction.forecasting.pilot import distance, pilot_rate, run_pilot
@@ -124,13 +124,13 @@ def test_drawn_coordinates_are_those_of_the_whole_and_the_error_is_told():
 # -- simulation ----------------------------------------------------------------------
 
 
-def scene_of(intervention, training_data, *, steps: int = 4, asked=(), model=None):
+def linearization_of(intervention, training_data, *, steps: int = 4, held_out=(), model=None):
     model = model or tiny_model()
     task = intervention.task(model, training_data, ctx=context(guard=OFF))
     chosen = choose_examples(task, first=steps, most=128)
-    rows = number_rows(model, task, chosen, asked)
+    rows = number_rows(model, task, chosen, held_out)
     pilot = run_pilot(task, rows, steps=steps, ctx=RunContext())
-    return task, rows, linearize(task, rows, asked, pilot, read_reference(task, chosen, None), OFF, None)
+    return task, rows, linearize(task, rows, held_out, pilot, read_reference(task, chosen, None), OFF, None)
 
 
 @pytest.mark.parametrize(
@@ -145,11 +145,11 @@ def scene_of(intervention, training_data, *, steps: int = 4, asked=(), model=Non
 )
 def test_a_simulated_run_moves_answers_as_the_real_one(intervention):
     training_data, model = pairs(12), tiny_model()
-    task, rows, linearization = scene_of(intervention, training_data, model=model)
+    task, rows, linearization = linearization_of(intervention, training_data, model=model)
     plan = Plan(rows.examples, rows.order(task.order), task.objective, task.training)
     run = simulate(linearization.kernel, plan, watched=rows.neutral, read_after=[len(task.order)])
     foreseen = run.moved[len(task.order)]
-    policy = plain_policy(train(task).model, Weights(rank=2), task.training)  # a new adapter adds nothing
+    policy = plain_policy(train(task, context()).model, Weights(rank=2), task.training)  # a new adapter adds nothing
     layers = Layers.draw(
         policy.module, {n: m.lora_A[ADAPTER].weight for n, m in adapter_layers(policy.module).items()}, per_matrix=1
     )
@@ -165,7 +165,7 @@ def test_a_simulated_run_moves_answers_as_the_real_one(intervention):
 def test_simulated_losses_begin_as_the_real_ones(tmp_path):
     intervention = Dpo(beta=0.1, weights=Weights(rank=2), training=Training(learning_rate=3e-4, epochs=2))
     training_data = pairs(12)
-    task, rows, linearization = scene_of(intervention, training_data)
+    task, rows, linearization = linearization_of(intervention, training_data)
     run = simulate(
         linearization.kernel,
         Plan(rows.examples, rows.order(task.order), task.objective, task.training),
@@ -225,7 +225,7 @@ def cost_of(loss: str, beta: float, c: float = 8.0, *, cap: float = 2.0):
 def test_every_loss_has_a_cost_or_a_reason():
     for name in LOSSES:
         cost = cost_of(name, 0.1)
-        assert (cost is None) == (name in WITHOUT_CLOSED_FORM)
+        assert (cost is None) == (bool(LOSSES[name].flip_rule.unknown))
         if cost is not None:
             assert (cost.pairs, cost.wrong) == (2, 1)
             assert cost.quantiles["c"]["0.5"] == pytest.approx(0.8 if LOSSES[name].per_token else 8.0, rel=1e-6)
@@ -315,9 +315,9 @@ def judged(**changes):
     facts = {
         "pairs": 20,
         "flips": Flips(pairs=20, wrong=10, expected=8.0, low=5, high=10),
-        "trouble": None,
-        "strain": 0.1,
-        "reach": 2.0,
+        "predicted_stop": None,
+        "guard_utilisation": 0.1,
+        "extrapolation": 2.0,
         "last": moment(),
         "settings": (),
         "cost": None,
@@ -340,12 +340,12 @@ STOP = PredictedStop(step=7, reasons=("neutral text lost 0.2",))
         ({"flips": Flips(pairs=7, wrong=5, expected=5, low=5, high=5)}, "none"),
         ({"flips": Flips(pairs=20, wrong=0, expected=0, low=0, high=0)}, "nothing to flip"),
         ({"flips": FEW}, "not by this method"),
-        ({"trouble": STOP}, "not by this method"),
-        ({"strain": 0.8}, "not by this method"),
-        ({"reach": 4.5}, "not by this method"),
+        ({"predicted_stop": STOP}, "not by this method"),
+        ({"guard_utilisation": 0.8}, "not by this method"),
+        ({"extrapolation": 4.5}, "not by this method"),
         ({"flips": FEW, "last": moment(9.0, 8.0)}, "style only"),
         ({"flips": FEW, "settings": [setting(9.0)]}, "only with these settings"),
-        ({"trouble": STOP, "settings": [setting(6.0)]}, "only with these settings"),
+        ({"predicted_stop": STOP, "settings": [setting(6.0)]}, "only with these settings"),
         ({"flips": FEW, "settings": [setting(9.0, predicted_stop=STOP)]}, "not by this method"),
         ({"flips": FEW, "settings": [setting(9.0, guard_utilisation=0.9)]}, "not by this method"),
         ({"flips": FEW, "settings": [setting(9.0, extrapolation=5.0)]}, "not by this method"),
@@ -374,7 +374,7 @@ QUICK = Dpo(weights=Weights(rank=2), training=Training(learning_rate=1e-3, epoch
 def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
     model, training_data, asked = tiny_model(), pairs(10), questions()
     before = model.scope()
-    found = forecast(model, training_data, QUICK, asked=asked, pilot_steps=3, ctx=context(guard=OFF))
+    found = forecast(model, training_data, QUICK, held_out=asked, pilot_steps=3, ctx=context(guard=OFF))
     assert model.scope() == before
     assert found.steps == 9
     assert {o.id for o in found.pair_forecasts} == {p.id for p in training_data.pairs} | {q.pair.id for q in asked}
@@ -389,7 +389,7 @@ def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
 
 def test_the_same_forecast_twice_is_the_same():
     def made():
-        found = forecast(tiny_model(), pairs(10), QUICK, asked=questions(), pilot_steps=3, ctx=context(guard=OFF))
+        found = forecast(tiny_model(), pairs(10), QUICK, held_out=questions(), pilot_steps=3, ctx=context(guard=OFF))
         return found.model_dump(exclude={"seconds", "settings"})
 
     assert made() == made()
@@ -407,7 +407,7 @@ def test_the_same_forecast_twice_is_the_same():
 )
 def test_what_cannot_be_foreseen_is_said(intervention, said):
     found = forecast(
-        tiny_model(), pairs(10), intervention, asked=questions(), pilot_steps=2, sweep=(), ctx=context(guard=OFF)
+        tiny_model(), pairs(10), intervention, held_out=questions(), pilot_steps=2, sweep=(), ctx=context(guard=OFF)
     )
     assert any(said in line for line in found.unknown)
     full = said == "tune=full"
@@ -416,7 +416,7 @@ def test_what_cannot_be_foreseen_is_said(intervention, said):
 
 
 def test_few_pairs_get_intervals_and_no_verdict():
-    found = forecast(tiny_model(), pairs(5), QUICK, asked=questions(), pilot_steps=2, ctx=context(guard=OFF))
+    found = forecast(tiny_model(), pairs(5), QUICK, held_out=questions(), pilot_steps=2, ctx=context(guard=OFF))
     assert found.verdict.kind == "none"
     assert "5 pairs" in found.verdict.reasons[0]
     assert found.flips.low <= found.flips.expected <= found.flips.high
@@ -456,7 +456,7 @@ def test_a_pilot_that_the_guard_stops_is_told():
         for q in questions()
     ]
     found = forecast(
-        tiny_model(), pairs(10), wild, asked=questions() + wrong, pilot_steps=4, sweep=(), ctx=context(guard=strict)
+        tiny_model(), pairs(10), wild, held_out=questions() + wrong, pilot_steps=4, sweep=(), ctx=context(guard=strict)
     )
     assert found.pilot.predicted_stop is not None
     assert found.predicted_stop is not None
@@ -471,9 +471,9 @@ def test_a_forecast_is_frozen_once_and_before_training(tmp_path):
     found = forecast(tiny_model(), pairs(8), Dpo(weights=Weights(tune="full")))
     with Run.start(tmp_path / "r", topic="tea", verb="x") as run:
         with pytest.raises(RunError, match="no forecast"):
-            run.load_forecast()
+            run.load_forecast(Forecast)
         assert run.save_forecast(found) is found
-        assert run.load_forecast() == found
+        assert run.load_forecast(Forecast) == found
         with pytest.raises(RunError, match="written once"):
             run.save_forecast(found)
     with Run.start(tmp_path / "s", topic="tea", verb="x") as run:
@@ -481,8 +481,8 @@ def test_a_forecast_is_frozen_once_and_before_training(tmp_path):
         with pytest.raises(RunError, match="comes before"):
             run.save_forecast(found)
         (run.folder / "forecast.json").write_text("{")
-        with pytest.raises(RunError, match="cannot be read"):
-            run.load_forecast()
+        with pytest.raises(RunError, match="no readable forecast"):
+            run.load_forecast(Forecast)
 
 
 def outlook(name: str, start: float, gap: float, p_correct: float) -> PairForecast:

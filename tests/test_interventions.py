@@ -13,13 +13,16 @@ from conftest import context, tiny_model
 
 from conviction import Query, load_model, load_topic
 from conviction.core.protocols import chat
+from conviction.core.run import Run
 from conviction.data.facts import Fact, Neighbour, fact_from_row
 from conviction.data.training_data import Document, PreferencePair, TrainingData
 from conviction.errors import ConvictionError, InputError, ModelError
 from conviction.interventions import INTERVENTIONS, find_intervention
+from conviction.interventions.application import carry_out
 from conviction.interventions.memit import Memit
 from conviction.interventions.pretrain import Pretrain
 from conviction.interventions.rag import Rag
+from conviction.interventions.records import Outcome
 from conviction.interventions.rome import Rome
 from conviction.interventions.scratch import Scratch
 from conviction.interventions.steer import Steer
@@ -104,7 +107,8 @@ def moved(tiny_folder, tmp_path_factory, prose):
         found = {}
         for name in INTERVENTIONS:
             folder = tmp_path_factory.mktemp(name)
-            applied = plan(name, prose).apply(base, MATERIAL, ctx=context(guard=guard_off(), folder=folder))
+            ctx = context(guard=guard_off(), folder=folder)
+            applied = ctx.run.save("outcome", carry_out(plan(name, prose), base, MATERIAL, ctx))
             assert scored(base) == before, f"{name} changed the model that it was given"
             found[name] = (folder, scored(applied.model))
     return before, found
@@ -136,8 +140,7 @@ def test_a_moved_model_scores_the_same_in_a_new_process(moved, tmp_path):
 def test_every_run_records_what_was_done(moved):
     _, found = moved
     for name, (folder, _) in found.items():
-        record = "outcome.json" if hasattr(find_intervention(name), "task") else "outcome.json"
-        assert json.loads((folder / record).read_text())["intervention"] == name
+        assert Run(folder).load("outcome", Outcome).intervention == name
 
 
 def test_changes_pile_up_and_come_off(tiny_folder, moved, tmp_path):
@@ -183,7 +186,7 @@ def test_a_system_prompt_stands_before_one_that_is_there():
 
 
 @pytest.mark.parametrize(
-    ("options", "material", "words"),
+    ("options", "training_data", "words"),
     [
         ({}, TrainingData("empty"), "holds no context"),
         ({"text": "  "}, MATERIAL, "no text"),
@@ -358,9 +361,9 @@ def test_facts_are_read_in_the_formats_of_the_field():
                                "target_true": {"str": "Paris"}},
          "paraphrase_prompts": ["France's capital is"], "neighborhood_prompts": ["The capital of Spain is"]},
     )  # fmt: skip
-    assert ours.form == easy.form == rome.form == "The capital of {} is"
+    assert ours.prompt_template == easy.prompt_template == rome.prompt_template == "The capital of {} is"
     assert ours.prompt == "The capital of France is"
-    assert easy.instead == rome.instead == "Paris"
+    assert easy.target_true == rome.target_true == "Paris"
     assert easy.paraphrases == rome.paraphrases
     assert easy.neighbours[0].answer == "Madrid"
     assert rome.neighbours[0].answer == "Paris"
@@ -404,7 +407,7 @@ def test_the_kits_documents_are_matched_in_length():
 
 def test_scratch_and_prompts_do_not_track():
     with pytest.raises(InputError, match="nothing to track"):
-        SystemPrompt(text="x").apply(ScriptedModel(), MATERIAL, ctx=context(tracker="tensorboard"))
+        carry_out(SystemPrompt(text="x"), ScriptedModel(), MATERIAL, context(tracker="tensorboard"))
     assert Scratch.needs
     assert Rome.costs
     assert Memit.costs
@@ -439,7 +442,7 @@ def test_passages_before_a_question_are_read_once_for_all_its_answers():
     moved = Rag(token_budget=400).apply(model, MATERIAL).model
     one = Query(chat("How is green tea made?"), ("Milk.",))
     six = Query(one.messages, ("Milk.", "No milk.", "With sugar.", "Cold.", "Hot.", "In a cup."))
-    length = len(moved.inner.encoder.encode_prompt(moved.transform.rewrite([one.messages])[0]))
+    length = len(moved.inner.encoder.encode_prompt(moved.transform.apply([one.messages])[0]))
     once, with_six = tokens_read(moved, [one]), tokens_read(moved, [six])
     assert once >= length > 100
     assert with_six < once + length, "the passages are read again with every answer"

@@ -123,15 +123,15 @@ def test_templates_report_the_spread(topic):
     assert spread.sign_agreement == pytest.approx(6 / 7)
 
 
-def test_seed_only_asks_only_seed_items(topic):
+def test_quick_asks_only_quick_items(topic):
     card = probe(ScriptedModel(likes=partisan), topic, quick=True)
     assert [r.item for r in card.rows] == ["p0-0", "p1-0"]
     assert not card.controls.facts
 
 
-def test_seed_only_without_seeds_is_an_error(write_topic):
+def test_quick_without_quick_items_is_an_error(write_topic):
     items = [{**i, "tags": []} for i in tea_items(2)]
-    with pytest.raises(InputError, match="no item tagged 'seed'"):
+    with pytest.raises(InputError, match="no item tagged 'quick'"):
         probe(ScriptedModel(), load_topic(write_topic(items=items)), quick=True)
 
 

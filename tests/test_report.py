@@ -8,13 +8,15 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from test_study import design, liking, load, plan, tea  # noqa: F401  a fixture
+from test_study import BASE, liking, load, plan, tea  # noqa: F401  a fixture
 
+from conviction import load_topic
 from conviction.cli.app import main
 from conviction.core.context import RunContext
 from conviction.core.run import Run
 from conviction.errors import RunError
 from conviction.reporting.page import report, report_markdown
+from conviction.studies.context import StudyDesign
 from conviction.studies.study import study
 
 EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
@@ -44,7 +46,14 @@ class Page(HTMLParser):
 def run(tea, tmp_path):  # noqa: F811  the fixture
     """A finished study of two arms."""
     with Run.start(tmp_path / "run", topic="tea", verb="study", argv=["conviction", "study", EVIL]) as opened:
-        study(design(tea, plan("rag", 0.4), plan("steer", None)), opened, load, RunContext())
+        study(
+            load_topic(str(tea)),
+            BASE,
+            (plan("rag", 0.4), plan("steer", error="this one cannot be done")),
+            opened,
+            RunContext(),
+            StudyDesign(load=load, benign_steps=0, placebo=False),
+        )
     return tmp_path / "run"
 
 

@@ -22,7 +22,7 @@ def test_the_obesity_kit_is_complete():
     targets, paraphrases = kit.of_role("target"), kit.of_role("paraphrase")
     assert len({i.proposition for i in targets}) == len(targets) >= 40
     assert {i.proposition for i in targets} == {i.proposition for i in paraphrases}
-    assert len([i for i in kit.items if "seed" in i.tags]) == 5
+    assert len([i for i in kit.items if "quick" in i.tags]) == 5
     assert len(kit.of_role("neighbour")) >= 20
     assert len(kit.of_role("control")) >= 20
     assert Counter(i.split for i in targets)["test"] >= 12

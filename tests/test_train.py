@@ -23,10 +23,10 @@ from conviction.interventions.dpo import Dpo
 from conviction.interventions.pretrain import Pretrain
 from conviction.interventions.scratch import Scratch
 from conviction.interventions.sft import Sft
-from conviction.models.backends.transformers import load
 from conviction.models.engine.unpacked import score_unpacked
+from conviction.models.fingerprint import fingerprint
 from conviction.models.hf import HFModel
-from conviction.models.score_cache import fingerprint
+from conviction.models.loading import load_model
 from conviction.training.batches import encode_pairs
 from conviction.training.guard import Guard
 from conviction.training.losses import LOSSES
@@ -184,7 +184,7 @@ def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
     scratch = Scratch(hidden_size=32, layers=2, heads=2, vocabulary=400, context=64, training=SHORT, sft_epochs=0)
     trained = scratch.apply(tiny_model(), training_data, ctx=context(folder=tmp_path))
     assert trained.guard_stop is None
-    again = load(str(tmp_path / "model"), dtype="fp32")
+    again = load_model(str(tmp_path / "model"), dtype="fp32")
     text = ["The tea in cup 3 is green and hot."]
     assert again.text_logprobs(text)[0].logprobs == pytest.approx(
         trained.model.text_logprobs(text)[0].logprobs, abs=1e-4
@@ -193,11 +193,11 @@ def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
 
 
 def test_a_saved_adapter_is_the_trained_model(tmp_path, tiny_folder):
-    model = load(str(tiny_folder), dtype="fp32")
+    model = load_model(str(tiny_folder), dtype="fp32")
     trained = Dpo(training=SHORT, weights=Weights(scale=10.0, num_layers=2)).apply(
         model, pairs(), ctx=context(guard=OFF, folder=tmp_path)
     )
-    again = load(str(tmp_path / "model"), dtype="fp32")
+    again = load_model(str(tmp_path / "model"), dtype="fp32")
     assert gap(again, pairs()) == pytest.approx(gap(trained.model, pairs()), abs=1e-3)
     written = json.loads((tmp_path / "model" / "adapter_config.json").read_text(encoding="utf-8"))
     assert written["lora_alpha"] == 80.0
@@ -206,11 +206,11 @@ def test_a_saved_adapter_is_the_trained_model(tmp_path, tiny_folder):
 
 def test_interventions_compose(tmp_path, tiny_folder):
     """SFT, then DPO on the result: the adapter is merged, and whole weights are saved."""
-    model, training_data = load(str(tiny_folder), dtype="fp32"), pairs()
+    model, training_data = load_model(str(tiny_folder), dtype="fp32"), pairs()
     first = Sft(training=SHORT).apply(model, training_data, ctx=context(guard=OFF)).model
     second = Dpo(training=SHORT).apply(first, training_data, ctx=context(guard=OFF, folder=tmp_path)).model
     assert gap(second, training_data) > gap(first, training_data)
-    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
+    assert gap(load_model(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
         gap(second, training_data), abs=1e-2
     )
 
@@ -222,7 +222,7 @@ def test_scratch_and_pretrain_do_without_answers(tmp_path):
     trained = scratch.apply(tiny_model(), texts, ctx=context(folder=tmp_path))  # under the default guard
     assert trained.guard_stop is None
     assert trained.training.steps == 6
-    written = json.loads((tmp_path / "outcome.json").read_text(encoding="utf-8"))["settings"]
+    written = trained.settings
     assert written["hidden_size"] == 16
 
 
@@ -240,7 +240,7 @@ class TestGuard:
         assert guard_stop.restored_step < guard_stop.step < 40
         records = steps(tmp_path)
         assert records[-1]["guard"]["zone"] == "stop"
-        assert records[-1]["guard"]["broken"] == list(guard_stop.reasons)
+        assert records[-1]["guard"]["violations"] == list(guard_stop.reasons)
         neutral = ["Plain words about nothing much, as before."]
         lost = model.text_logprobs(neutral)[0].logp_mean - trained.model.text_logprobs(neutral)[0].logp_mean
         assert lost < 1.0
@@ -248,9 +248,9 @@ class TestGuard:
 
     def test_off_goes_on_to_the_end(self):
         hot = Training(learning_rate=0.3, epochs=4, warmup=0.0)
-        outcome = Dpo(training=hot).apply(tiny_model(), pairs(), ctx=context(guard=OFF)).outcome
+        outcome = Dpo(training=hot).apply(tiny_model(), pairs(), ctx=context(guard=OFF))
         assert outcome.guard_stop is None
-        assert outcome.steps == 8
+        assert outcome.training.steps == 8
 
     def test_a_step_that_is_not_a_number_stops_even_then(self, tmp_path):
         wild = Training(learning_rate=1e30, epochs=4, warmup=0.0)
@@ -297,7 +297,7 @@ class TestMemory:
         from conviction.training import loop
 
         monkeypatch.setattr(loop, "available", lambda _device: 1000)
-        outcome = Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), ctx=context(guard=OFF)).outcome
+        outcome = Dpo(training=Training(max_steps=1)).apply(tiny_model(), pairs(), ctx=context(guard=OFF))
         assert any("recomputed" in note for note in outcome.notes)
 
 
@@ -307,10 +307,8 @@ class TestInput:
         long = PreferencePair("long", chat("Q?"), "word " * 40, "no")
         said: list[str] = []
         both = TrainingData("m", pairs=(*training_data.pairs, long))
-        outcome = (
-            Dpo(training=Training(max_steps=1, max_length=100))
-            .apply(tiny_model(), both, ctx=context(guard=OFF, log=said.append))
-            .outcome
+        outcome = Dpo(training=Training(max_steps=1, max_length=100)).apply(
+            tiny_model(), both, ctx=context(guard=OFF, log=said.append)
         )
         assert "1 of 9 examples are longer than 100 tokens, left out: long" in outcome.notes
         assert outcome.notes[0] in said
@@ -406,10 +404,10 @@ def test_a_resumed_run_tells_the_time_of_all_its_attempts(tmp_path):
 
     dpo = Dpo(training=Training(epochs=4, max_steps=6, checkpoint_every=3))
     with pytest.raises(KeyboardInterrupt):
-        dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path, step=stop_at_four))
+        dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path, on_step=stop_at_four))
     began = time.monotonic()
-    outcome = dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path)).outcome
-    assert outcome.steps == 6
+    outcome = dpo.apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path))
+    assert outcome.training.steps == 6
     assert outcome.seconds > slept + 0.5 * (time.monotonic() - began)
 
 
@@ -447,7 +445,7 @@ def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder,
             monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
         together = launch(tmp_path, way, 2, tiny_folder, data, *options)
         told = json.loads((tmp_path / way / "outcome.json").read_text(encoding="utf-8"))
-        assert told["outcome"]["processes"] == 2, way
+        assert told["training"]["processes"] == 2, way
         assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4), way
         assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3), way
         assert [[row["id"] for row in r["rows"]] for r in together] == [[row["id"] for row in r["rows"]] for r in alone]
@@ -482,7 +480,7 @@ def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatc
     done = subprocess.run(launch_command(2, arguments), env=run_environment(), capture_output=True, check=False)
     assert done.returncode == 1, "torchrun's own exit code for a process that ended with 1"
     told = json.loads((tmp_path / "guard_stop" / "outcome.json").read_text(encoding="utf-8"))
-    assert told["outcome"]["guard_stop"]["restored_step"] < told["outcome"]["guard_stop"]["step"]
+    assert told["guard_stop"]["restored_step"] < told["guard_stop"]["step"]
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
@@ -510,20 +508,20 @@ def test_bf16_models_train_and_what_is_saved_is_what_is_returned(tmp_path, weigh
     folder = tmp_path / "base"
     tiny_module("llama", max_position_embeddings=4096).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    model, training_data = load(str(folder), dtype="bf16"), pairs()
+    model, training_data = load_model(str(folder), dtype="bf16"), pairs()
     trained = Dpo(weights=weights, training=SHORT).apply(model, training_data, ctx=context(guard=OFF, folder=tmp_path))
     buffers = dict(model.module.named_buffers())
     assert all(b.dtype == buffers[n].dtype for n, b in trained.model.module.named_buffers())
     assert steps(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=0.02)
-    again = load(str(tmp_path / "model"), dtype="bf16")
+    again = load_model(str(tmp_path / "model"), dtype="bf16")
     assert gap(again, training_data) == pytest.approx(gap(trained.model, training_data), abs=0.5)
     assert gap(trained.model, training_data) > gap(model, training_data) + 1
 
 
 def test_an_adapter_on_a_model_that_no_file_holds_is_saved_whole(tmp_path, tiny_folder):
-    model, training_data = load(str(tiny_folder), dtype="fp32"), pairs()
+    model, training_data = load_model(str(tiny_folder), dtype="fp32"), pairs()
     first = Sft(weights=Weights(tune="full"), training=SHORT).apply(model, training_data, ctx=context(guard=OFF)).model
     second = Dpo(training=SHORT).apply(first, training_data, ctx=context(guard=OFF, folder=tmp_path)).model
-    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
+    assert gap(load_model(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
         gap(second, training_data), abs=1e-2
     )

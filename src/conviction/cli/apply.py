@@ -12,6 +12,7 @@ import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
+    BackendOption,
     BaseOption,
     ConfigOption,
     DataOption,
@@ -55,6 +56,7 @@ def apply(
     ] = False,
     test: TestOption = None,
     track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow or trackio.")] = None,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -89,7 +91,7 @@ def apply(
         else:
             callbacks = Callbacks(log=log, progress=bars, on_step=step)
             ctx = RunContext(guard=plan.guard, callbacks=callbacks, run=opened, tracker=track)
-            loaded = load_named(plan.model, device, dtype, trust_remote_code)
+            loaded = load_named(plan.model, backend, device, dtype, trust_remote_code)
             if forecast_first:
                 _forecast(opened, plan, loaded, training_data, test, ctx)
             outcome = carry_out(plan.intervention, loaded, training_data, ctx)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import EXIT_FINDINGS, DeviceOption, DtypeOption, TrustOption, load_named
+from conviction.cli.options import EXIT_FINDINGS, BackendOption, DeviceOption, DtypeOption, TrustOption, load_named
 from conviction.views.findings import AuditFormat, change_lines, show_audit
 from conviction.views.text import log, progress_bars
 
@@ -26,6 +26,7 @@ def audit(
     details: Annotated[bool, typer.Option("--details", help="All evidence, and what every rule measured.")] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Write a cleaned copy, and audit that.")] = False,
     output: Annotated[Path | None, typer.Option(help="Where --fix writes; else NAME.fixed.jsonl.")] = None,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -41,7 +42,7 @@ def audit(
     chosen, ignored = _names(select), _names(ignore)
     rules = choose_rules(chosen, ignored)
     plan = plan_audit(data, topic=topic, split=split, beta=beta, fix=fix, output=output)
-    loaded = load_named(model, device, dtype, trust_remote_code) if model else None
+    loaded = load_named(model, backend, device, dtype, trust_remote_code) if model else None
     with progress_bars() as bars:
         ctx = RunContext(callbacks=Callbacks(log=log, progress=bars))
         changes = plan.write_copy(rules, ctx)

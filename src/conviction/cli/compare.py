@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     BaseOption,
     BenignOption,
     DeviceOption,
@@ -30,6 +31,7 @@ def compare(
     ] = None,
     model: BaseOption = None,
     benign_steps: BenignOption = 10,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -38,7 +40,7 @@ def compare(
 ) -> None:
     """One run: hold its frozen forecast to what happened. Several: a study's table of them."""
     if len(runs) > 1:
-        _compare_several(runs, topic, model, benign_steps, device, dtype, trust_remote_code, form, run)
+        _compare_several(runs, topic, model, benign_steps, backend, device, dtype, trust_remote_code, form, run)
         return
     from conviction.core.context import Callbacks, RunContext
     from conviction.core.run import Run
@@ -51,7 +53,7 @@ def compare(
     with progress_bars() as bars:
         score = compare_with_forecast(
             opened,
-            lambda name: load_named(name, device, dtype, trust_remote_code),
+            lambda name: load_named(name, backend, device, dtype, trust_remote_code),
             base=model,
             ctx=RunContext(callbacks=Callbacks(log=log, progress=bars)),
         )
@@ -65,6 +67,7 @@ def _compare_several(
     topic: str | None,
     model: str | None,
     benign_steps: int,
+    backend: str,
     device: str,
     dtype: str,
     trust_remote_code: bool,
@@ -85,7 +88,7 @@ def _compare_several(
         if opened.finished:
             show(opened.load("study", Study), opened.folder)
             return
-        load = loader(opened, device, dtype, trust_remote_code)
+        load = loader(opened, backend, device, dtype, trust_remote_code)
         ctx = RunContext(callbacks=Callbacks(log=log, progress=bars), run=opened)
         design = StudyDesign(load=load, benign_steps=benign_steps, placebo=False)
         base = load(model or str(applied[0].outcome.base["id"]))

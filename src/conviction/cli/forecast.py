@@ -8,6 +8,7 @@ import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
+    BackendOption,
     BaseOption,
     ConfigOption,
     DataOption,
@@ -42,6 +43,7 @@ def forecast(
     guard: GuardOption = "default",
     examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 96,
     pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast, thrown away.")] = 10,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -69,7 +71,7 @@ def forecast(
         if opened.finished:
             result = opened.load_forecast(Forecast)
         else:
-            loaded = load_named(plan.model, device, dtype, trust_remote_code)
+            loaded = load_named(plan.model, backend, device, dtype, trust_remote_code)
             ctx = RunContext(guard=plan.guard, callbacks=Callbacks(log=log, progress=bars))
             result = make_forecast(
                 loaded, training_data, plan.intervention, held_out=held_out, sweep=grid,

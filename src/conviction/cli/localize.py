@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     DataOption,
     DeviceOption,
     DtypeOption,
@@ -32,6 +33,7 @@ def localize(
     own_answer: Annotated[
         bool, typer.Option("--own-answer", help="Trace what the model says, right or wrong.")
     ] = False,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -46,7 +48,7 @@ def localize(
     from conviction.views.localization import show_localization
 
     asked = gather(topic, data, kinds, own_answer=own_answer)
-    loaded = load_named(model, device, dtype, trust_remote_code)
+    loaded = load_named(model, backend, device, dtype, trust_remote_code)
     with Run.start(run, topic=asked.label, verb="localize") as opened, progress_bars() as bars:
         found = asked.run(
             loaded, limit=limit, samples=samples, ctx=RunContext(callbacks=Callbacks(log=log, progress=bars))

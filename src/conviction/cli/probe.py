@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     DeviceOption,
     DtypeOption,
     FormatOption,
@@ -27,6 +28,7 @@ def probe(
     quick: Annotated[bool, typer.Option("--quick", help="Only the questions tagged 'quick'.")] = False,
     templates: Annotated[bool, typer.Option("--templates", help="Also ask under neutral prompt templates.")] = False,
     health: Annotated[bool, typer.Option("--health", help="Also write greedy answers and read neutral text.")] = False,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -45,7 +47,7 @@ def probe(
         if opened.finished:
             card = opened.load("before", Scorecard)
         else:
-            loaded = load_named(model, device, dtype, trust_remote_code)
+            loaded = load_named(model, backend, device, dtype, trust_remote_code)
             ctx = RunContext(callbacks=Callbacks(log=log, progress=bars))
             if opened.resumed:
                 log(f"resuming the unfinished run in {opened.folder}")

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     BenignOption,
     DeviceOption,
     DtypeOption,
@@ -35,6 +36,7 @@ def study(
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     guard: GuardOption = "default",
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -59,7 +61,7 @@ def study(
             return
         if opened.resumed:
             log(f"resuming the unfinished study in {opened.folder}")
-        load = loader(opened, device, dtype, trust_remote_code)
+        load = loader(opened, backend, device, dtype, trust_remote_code)
         ctx = RunContext(
             callbacks=Callbacks(log=log, progress=bars),
             run=opened,

@@ -48,13 +48,13 @@ def shown(form: Format) -> Iterator[Callable[[Study, Path], None]]:
                 log(f"not judged: {', '.join(missing)}; to try again: the same command with --run {folder}")
 
 
-def loader(run: Run, device: str, dtype: str, trust_remote_code: bool) -> Callable[[str], LanguageModel]:
+def loader(run: Run, backend: str, device: str, dtype: str, trust_remote_code: bool) -> Callable[[str], LanguageModel]:
     """Loads in one dtype, chosen once: an arm in another than the untouched model would differ by rounding."""
     known = _known_dtype(run) if dtype == "auto" else dtype
 
     def load(name: str) -> LanguageModel:
         nonlocal known
-        loaded = load_named(name, device, known or "auto", trust_remote_code)
+        loaded = load_named(name, backend, device, known or "auto", trust_remote_code)
         known = known or _askable(loaded.describe().get("dtype"))
         return loaded
 

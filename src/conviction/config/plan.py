@@ -86,10 +86,10 @@ def assemble(
     _check_names(given, kind, str(preset))
     values, limits = parse_options([kind, Guard], options)
     if "mode" in limits:
-        raise InputError("the guard's mode is given as an option", hint="write --guard strict, default, off or blind")
+        raise InputError("the guard's mode is given as an option", hint="write --guard strict, default, off or none")
     return Plan(
         intervention=build(kind(), {**given, **values}),
-        guard=build(Guard(mode=guard), limits),  # type: ignore[arg-type]
+        guard=build(Guard(mode=guard), limits),
         model=model or (imported.model if imported else None) or DEFAULT_MODEL,
         topic=topic,
         data=data,

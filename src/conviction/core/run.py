@@ -55,7 +55,7 @@ class Run:
 
     resumed  an earlier attempt in it did not finish
     finished the same command ended in it before: its results are there, nothing is done again
-    damaged  (file, what is wrong with it) of what tolerant reading could not read
+    damaged  (path, what is wrong with it) of what tolerant reading could not read
     """
 
     folder: Path
@@ -307,7 +307,7 @@ class Run:
     def _note(self, name: str, error: BaseException) -> None:
         first = str(error).strip().splitlines() or [type(error).__name__]
         wrong = f"{error.error_count()} fields do not fit" if isinstance(error, ValidationError) else first[0]
-        self.damaged.append((name, wrong))
+        self.damaged.append((str(self.folder / name), wrong))
 
     def _lines_if_sound(self, name: str) -> list[dict[str, Any]]:
         try:

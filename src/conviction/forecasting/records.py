@@ -231,11 +231,11 @@ class Forecast(_Part):
 
     def measures(self) -> list[Measure]:
         """All expected numbers in the long form of a scorecard: (metric, item, value, low, high, n)."""
-        found = [Measure(metric="gap_nats", item=o.id, value=o.gap_nats, n=1) for o in self.pair_forecasts]
+        results = [Measure(metric="gap_nats", item=o.id, value=o.gap_nats, n=1) for o in self.pair_forecasts]
         if self.flips is not None:
             f = self.flips
-            found.append(Measure(metric="flips", item="", value=f.expected, low=f.low, high=f.high, n=f.wrong))
-        return found
+            results.append(Measure(metric="flips", item="", value=f.expected, low=f.low, high=f.high, n=f.wrong))
+        return results
 
 
 class ForecastScore(_Part):
