@@ -8,9 +8,14 @@ rows in ``samples.jsonl`` (``samples`` fields hold their ids).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from conviction.core.frames import data_frame, html_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = [
     "Controls",
@@ -243,6 +248,30 @@ class Scorecard(_Part):
     provenance: dict[str, Any]
     evidence: tuple[Sample, ...] = Field(default=(), exclude=True, repr=False)
     """Goes to ``samples.jsonl``, not into the scorecard's own JSON."""
+
+    def to_pandas(self) -> DataFrame:
+        """One row a question: item, proposition, role, split, both log-probs per token, gap, PMI gap, winner."""
+        return data_frame(*self._table())
+
+    def plot(self) -> Any:
+        """An altair chart: the gap of every question of the topic, nats per token."""
+        from conviction.probing.charts import bias_chart
+
+        return bias_chart(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.model} on {self.topic}: {self.summary.verdict}", *self._table())
+
+    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+        sides = list(self.rows[0].logp_mean) if self.rows else []
+        own = ("item", "proposition", "role", "split", "question")
+        gaps = ("gap_nats", "pmi_gap_nats", "winner")
+        rows = [
+            {name: getattr(row, name) for name in (*own, *gaps)}
+            | {f"logp_mean_{side}": row.logp_mean.get(side) for side in sides}
+            for row in self.rows
+        ]
+        return rows, [*own, *(f"logp_mean_{side}" for side in sides), *gaps]
 
     def measures(self) -> list[Measure]:
         """All numbers in long form: (metric, item, value, low, high, n)."""
