@@ -19,8 +19,8 @@ from conviction.auditing.rows import rows_of_training_data
 from conviction.core.context import RunContext
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.interventions.dpo import Dpo
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -48,7 +48,7 @@ def run(model: HFModel, group: list[PreferencePair], rate: float) -> dict[str, f
 
 
 def main() -> None:
-    model = load("smollm2-135m")
+    model = load_model("smollm2-135m")
     name, found = pairs(400)
     training_data = TrainingData(
         name, tuple(PreferencePair(f"{i}", chat(q), a, b) for i, (q, a, b) in enumerate(found) if a != b)

@@ -38,9 +38,9 @@ from conviction.editing.solve import rome_update
 from conviction.editing.values import find_values, keys, keys_and_states
 from conviction.interventions.memit import Memit
 from conviction.interventions.rome import Rome
-from conviction.models.backends.transformers import load
 from conviction.models.delta import Delta, LowRank, edited
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.probing.health import neutral_text, ngram_entropy
 from conviction.training.guard import Guard
 
@@ -52,7 +52,7 @@ DROPS = 10
 
 def main(count: int = 100) -> None:
     """Measure, print, save; what is finished is saved at once."""
-    model = load("smollm2-135m")
+    model = load_model("smollm2-135m")
     facts = read_training_data(DATA).facts
     found: dict[str, Any] = {"dtype": str(model.dtype), "facts": count}
     found["covariance_seconds"] = _time_covariance(model)

@@ -17,8 +17,8 @@ from conviction import Query, Topic, chat, load_topic
 from conviction.core.context import RunContext
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.interventions.dpo import Dpo
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -77,7 +77,7 @@ def run(model: HFModel, topic: Topic, size: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    model = load("smollm2-135m")
+    model = load_model("smollm2-135m")
     runs = []
     for name in ("obesity", "politeness"):
         for size in SIZES:

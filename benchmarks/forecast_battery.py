@@ -33,8 +33,8 @@ from conviction.forecasting.rows import HeldOutPair, held_out_pairs
 from conviction.forecasting.score import score_forecast
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.sft import Sft
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -91,7 +91,7 @@ def measure(model: HFModel, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place, Run.start(Path(place) / "run", topic=kit, verb="battery") as run:
         began = time.perf_counter()
         expected = run.save_forecast(
-            forecast(model, training_data, intervention, held_out=asked, ctx=RunContext(guard=Guard()))
+            forecast(intervention, model, training_data, held_out=asked, ctx=RunContext(guard=Guard()))
         )
         seconds = time.perf_counter() - began
         began = time.perf_counter()
@@ -182,7 +182,7 @@ def stored() -> dict[str, dict[str, Any]]:
 
 
 def main(names: list[str] | None = None) -> None:
-    model = load("smollm2-135m", dtype="bf16")
+    model = load_model("smollm2-135m", dtype="bf16")
     results = stored() if names else {}
     for case in CASES:
         if names and not any(n in case for n in names):

@@ -26,7 +26,7 @@ from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.forecasting.pipeline import forecast
 from conviction.forecasting.rows import held_out_pairs
 from conviction.interventions.dpo import Dpo
-from conviction.models.backends.transformers import load
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -49,7 +49,7 @@ def empty_cache() -> Iterator[None]:
 
 
 def main(shape: str = "short") -> None:
-    model = load("smollm2-135m", dtype="bf16")
+    model = load_model("smollm2-135m", dtype="bf16")
     rows = [r for r in shaped_pairs(shape, PAIRS + 50, model.tokenizer) if r["chosen"] != r["rejected"]][:PAIRS]
     pairs = [PreferencePair(f"r{i}", chat(r["prompt"]), r["chosen"], r["rejected"]) for i, r in enumerate(rows)]
     training_data = TrainingData(shape, tuple(pairs))
@@ -58,7 +58,9 @@ def main(shape: str = "short") -> None:
     sweep = [{"beta": b, "learning_rate": r} for b in (0.05, 0.1) for r in (1e-5, 3e-5, 1e-4)]
     with empty_cache():
         began = time.perf_counter()
-        found = forecast(model, training_data, plan, held_out=asked, sweep=sweep, ctx=RunContext(guard=Guard(mode="off")))
+        found = forecast(
+            plan, model, training_data, held_out=asked, sweep=sweep, ctx=RunContext(guard=Guard(mode="off"))
+        )
         of_forecast = time.perf_counter() - began
     print(found.seconds, of_forecast, flush=True)
     with empty_cache(), tempfile.TemporaryDirectory() as folder:

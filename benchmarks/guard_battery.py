@@ -24,8 +24,8 @@ from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.sft import Sft
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.probing.health import neutral_text
 from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
 from conviction.training.sensors import SENSORS
@@ -211,7 +211,7 @@ def summarise(results: list[dict[str, Any]], mode: str) -> dict[str, Any]:
 
 def main(names: list[str] | None = None) -> None:
     """Train all cases, or those whose names hold one of ``names``; the others stay as they are stored."""
-    model = load("smollm2-135m", dtype="bf16")
+    model = load_model("smollm2-135m", dtype="bf16")
     results = {run["case"]: run for run in stored()} if names else {}
     for case in CASES:
         if names and not any(n in case.name for n in names):

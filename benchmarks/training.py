@@ -42,7 +42,7 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
     from conviction.core.context import RunContext
     from conviction.data.formats import training_data_from_rows
     from conviction.interventions.dpo import Dpo
-    from conviction.models.backends.transformers import load
+    from conviction.models.loading import load_model
     from conviction.training.settings import Training, Weights
 
     folder = embedded()
@@ -57,7 +57,7 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CONVICTION_CACHE"] = cache  # the reference is computed, not found
         began = time.perf_counter()
-        model = load(folder, dtype="bf16")
+        model = load_model(folder, dtype="bf16")
         Dpo(
             weights=Weights(rank=RANK, alpha=ALPHA, num_layers=last),
             training=Training(

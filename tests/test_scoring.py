@@ -23,6 +23,7 @@ from conviction.models.engine.logprobs import (
 )
 from conviction.models.engine.packing import pack_whole, plan
 from conviction.models.engine.selfcheck import check_packing
+from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
 
@@ -80,7 +81,8 @@ def test_packed_equals_separate_for_any_lengths(architecture, work, budget):
         for q in queries
         for a in q.answers
     ]
-    model._packed(rows, found.update)
+    for batch in model._packed(rows):
+        found |= batch
     assert [x for r in rows for x in found[r]] == pytest.approx(separately(model, queries), abs=1e-4)
 
 
@@ -107,7 +109,9 @@ def test_a_wrong_kernel_is_caught_at_load(dtype, monkeypatch):
 
 
 def test_an_unknown_scaling_of_the_head_is_caught_at_load(monkeypatch):
-    monkeypatch.setattr("conviction.models.hf.find_head", lambda m: Head(m.get_output_embeddings().weight))
+    monkeypatch.setattr(
+        "conviction.models.engine.torch_engine.find_head", lambda m: Head(m.get_output_embeddings().weight)
+    )
     assert not tiny_model("granite-scaled").check.packed
 
 
@@ -199,7 +203,7 @@ def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch):
         model.logprobs(QUERIES, progress=stop)
     seen: list = []
     original = model._packed
-    monkeypatch.setattr(model, "_packed", lambda rows, *rest: (seen.extend(rows), original(rows, *rest)))
+    monkeypatch.setattr(model, "_packed", lambda rows, *rest: seen.extend(rows) or original(rows, *rest))
     again = model.logprobs(QUERIES)
     assert 0 < len(seen) < sum(len(q.answers) for q in QUERIES)
     assert flat(again) == pytest.approx(separately(model, QUERIES), abs=1e-4)
@@ -239,12 +243,14 @@ def test_scores_that_round_less_than_separate_rows_are_accepted():
     module, encoder, exact = tiny_module("llama").to(torch.bfloat16), tiny_model().encoder, tiny_module("llama")
 
     def score(rows):
-        return dict(zip(rows, score_unpacked(exact, rows), strict=True))
+        return [dict(zip(rows, score_unpacked(exact, rows), strict=True))]
 
-    check = check_packing(module, encoder, torch.bfloat16, score)
+    check = check_packing(TorchEngine(module, byte_tokenizer()), encoder, score)
     assert check.packed, check.reason
     assert check.difference > 0
-    with_fp32_limits = check_packing(exact, encoder, torch.float32, lambda rows: shifted(score(rows), check.difference))
+    with_fp32_limits = check_packing(
+        TorchEngine(exact, byte_tokenizer()), encoder, lambda rows: [shifted(*score(rows), check.difference)]
+    )
     assert not with_fp32_limits.packed
 
 
@@ -254,9 +260,9 @@ def test_a_small_fault_of_every_token_is_not_taken_for_rounding(fault):
     module = tiny_module("llama").to(torch.bfloat16)
 
     def score(rows):
-        return shifted(dict(zip(rows, score_unpacked(module, rows), strict=True)), fault)
+        return [shifted(dict(zip(rows, score_unpacked(module, rows), strict=True)), fault)]
 
-    check = check_packing(module, tiny_model().encoder, torch.bfloat16, score)
+    check = check_packing(TorchEngine(module, byte_tokenizer()), tiny_model().encoder, score)
     assert not check.packed
     assert "answer's mean" in check.reason
 
@@ -277,8 +283,8 @@ def test_embeddings_that_cannot_be_reached_cost_speed_and_no_load():
         def forward(self, **inputs):
             return self.hidden_dot(**inputs)
 
-    module = Foreign(tiny_module("llama").to(torch.bfloat16))
-    check = check_packing(module, tiny_model().encoder, torch.bfloat16, lambda _: pytest.fail("not reached"))
+    engine = TorchEngine(Foreign(tiny_module("llama").to(torch.bfloat16)), byte_tokenizer())
+    check = check_packing(engine, tiny_model().encoder, lambda _: pytest.fail("not reached"))
     assert not check.packed
     assert "remote code" in check.reason
 

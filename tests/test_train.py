@@ -23,10 +23,10 @@ from conviction.interventions.dpo import Dpo
 from conviction.interventions.pretrain import Pretrain
 from conviction.interventions.scratch import Scratch
 from conviction.interventions.sft import Sft
-from conviction.models.backends.transformers import load
 from conviction.models.engine.unpacked import score_unpacked
+from conviction.models.fingerprint import fingerprint
 from conviction.models.hf import HFModel
-from conviction.models.score_cache import fingerprint
+from conviction.models.loading import load_model
 from conviction.training.batches import encode_pairs
 from conviction.training.guard import Guard
 from conviction.training.losses import LOSSES
@@ -184,7 +184,7 @@ def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
     scratch = Scratch(hidden_size=32, layers=2, heads=2, vocabulary=400, context=64, training=SHORT, sft_epochs=0)
     trained = scratch.apply(tiny_model(), training_data, ctx=context(folder=tmp_path))
     assert trained.guard_stop is None
-    again = load(str(tmp_path / "model"), dtype="fp32")
+    again = load_model(str(tmp_path / "model"), dtype="fp32")
     text = ["The tea in cup 3 is green and hot."]
     assert again.text_logprobs(text)[0].logprobs == pytest.approx(
         trained.model.text_logprobs(text)[0].logprobs, abs=1e-4
@@ -193,11 +193,11 @@ def test_from_scratch_makes_a_model_that_can_be_loaded(tmp_path):
 
 
 def test_a_saved_adapter_is_the_trained_model(tmp_path, tiny_folder):
-    model = load(str(tiny_folder), dtype="fp32")
+    model = load_model(str(tiny_folder), dtype="fp32")
     trained = Dpo(training=SHORT, weights=Weights(scale=10.0, num_layers=2)).apply(
         model, pairs(), ctx=context(guard=OFF, folder=tmp_path)
     )
-    again = load(str(tmp_path / "model"), dtype="fp32")
+    again = load_model(str(tmp_path / "model"), dtype="fp32")
     assert gap(again, pairs()) == pytest.approx(gap(trained.model, pairs()), abs=1e-3)
     written = json.loads((tmp_path / "model" / "adapter_config.json").read_text(encoding="utf-8"))
     assert written["lora_alpha"] == 80.0
@@ -206,11 +206,11 @@ def test_a_saved_adapter_is_the_trained_model(tmp_path, tiny_folder):
 
 def test_interventions_compose(tmp_path, tiny_folder):
     """SFT, then DPO on the result: the adapter is merged, and whole weights are saved."""
-    model, training_data = load(str(tiny_folder), dtype="fp32"), pairs()
+    model, training_data = load_model(str(tiny_folder), dtype="fp32"), pairs()
     first = Sft(training=SHORT).apply(model, training_data, ctx=context(guard=OFF)).model
     second = Dpo(training=SHORT).apply(first, training_data, ctx=context(guard=OFF, folder=tmp_path)).model
     assert gap(second, training_data) > gap(first, training_data)
-    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
+    assert gap(load_model(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
         gap(second, training_data), abs=1e-2
     )
 
@@ -508,20 +508,20 @@ def test_bf16_models_train_and_what_is_saved_is_what_is_returned(tmp_path, weigh
     folder = tmp_path / "base"
     tiny_module("llama", max_position_embeddings=4096).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
-    model, training_data = load(str(folder), dtype="bf16"), pairs()
+    model, training_data = load_model(str(folder), dtype="bf16"), pairs()
     trained = Dpo(weights=weights, training=SHORT).apply(model, training_data, ctx=context(guard=OFF, folder=tmp_path))
     buffers = dict(model.module.named_buffers())
     assert all(b.dtype == buffers[n].dtype for n, b in trained.model.module.named_buffers())
     assert steps(tmp_path)[0]["loss"] == pytest.approx(0.6931, abs=0.02)
-    again = load(str(tmp_path / "model"), dtype="bf16")
+    again = load_model(str(tmp_path / "model"), dtype="bf16")
     assert gap(again, training_data) == pytest.approx(gap(trained.model, training_data), abs=0.5)
     assert gap(trained.model, training_data) > gap(model, training_data) + 1
 
 
 def test_an_adapter_on_a_model_that_no_file_holds_is_saved_whole(tmp_path, tiny_folder):
-    model, training_data = load(str(tiny_folder), dtype="fp32"), pairs()
+    model, training_data = load_model(str(tiny_folder), dtype="fp32"), pairs()
     first = Sft(weights=Weights(tune="full"), training=SHORT).apply(model, training_data, ctx=context(guard=OFF)).model
     second = Dpo(training=SHORT).apply(first, training_data, ctx=context(guard=OFF, folder=tmp_path)).model
-    assert gap(load(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
+    assert gap(load_model(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
         gap(second, training_data), abs=1e-2
     )

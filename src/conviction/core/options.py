@@ -22,6 +22,7 @@ from conviction.errors import InputError, nearest
 __all__ = [
     "Field",
     "Option",
+    "assign_fields",
     "build",
     "check_settings",
     "flat",
@@ -203,20 +204,33 @@ def parse_options(kinds: Iterable[type], options: Sequence[str]) -> list[dict[st
     has (the nearest one is named), a value of the wrong type, or a name given twice.
     """
     tables = [{field.name: field for field in list_fields(kind)} for kind in kinds]
-    known = [name for table in tables for name in table]
     values: list[dict[str, Any]] = [{} for _ in tables]
     for option in options:
         name, equals, text = option.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
             raise InputError(f"option '{option}' is not key=value", hint="write -o beta=0.1")
-        owner = next((i for i, table in enumerate(tables) if name in table), None)
-        if owner is None:
-            raise InputError(f"there is no field '{name}'", hint=f"{nearest(name, known)}fields: {', '.join(known)}")
+        owner = _owner(name, tables)
         if name in values[owner]:
             raise InputError(f"field '{name}' is given twice", hint="give each -o once")
         values[owner][name] = _parse(name, text.strip(), tables[owner][name].type)
     return values
+
+
+def assign_fields(kinds: Iterable[type], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same for values that need no parsing. Raises InputError for a name that no class has."""
+    tables = [{field.name: field for field in list_fields(kind)} for kind in kinds]
+    owners = {name: _owner(name, tables) for name in values}
+    return [{name: values[name] for name in values if owners[name] == i} for i in range(len(tables))]
+
+
+def _owner(name: str, tables: Sequence[Mapping[str, Field]]) -> int:
+    """Which table has the field. Raises InputError where none has."""
+    owner = next((i for i, table in enumerate(tables) if name in table), None)
+    if owner is None:
+        known = [known for table in tables for known in table]
+        raise InputError(f"there is no field '{name}'", hint=f"{nearest(name, known)}fields: {', '.join(known)}")
+    return owner
 
 
 def build(start: T, values: Mapping[str, Any]) -> T:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from conviction.data.facts import Fact
 from conviction.models.hf import HFModel
-from conviction.models.writing import continue_prompts
 
 __all__ = ["EditScores", "FactReading", "read_facts", "score_edits", "with_former_ends"]
 
@@ -110,5 +109,5 @@ def _write(model: HFModel, prompts: Sequence[str], tokens: int) -> list[str]:
     encoded = [model.encoder.encode_text(prompt) for prompt in prompts]
     if not encoded:
         return []
-    written = continue_prompts(model.module, model.tokenizer, encoded, tokens, seed=None, progress=None)
+    written = model.continue_ids(encoded, tokens)
     return [" ".join(g.text.split()) for g in written]

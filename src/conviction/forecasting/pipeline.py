@@ -1,4 +1,4 @@
-"""Know before training: ``forecast(model, material, intervention)``. Read this file first.
+"""Know before training: ``forecast(intervention, model, data)``. Read this file first.
 
 Arithmetic of flips → a pilot of ten real steps → one gradient per answer → the run
 simulated, and others beside it → a verdict.
@@ -48,9 +48,9 @@ UNSIMULATED = (
 
 
 def forecast(
+    intervention: Any,
     model: LanguageModel,
     data: TrainingData,
-    intervention: Any,
     *,
     held_out: Sequence[HeldOutPair] = (),
     sweep: Sequence[Mapping[str, Any]] | None = None,

@@ -33,7 +33,7 @@ def with_weights(model: LanguageModel, name: str) -> HFModel:
     if not isinstance(model, HFModel):
         raise InputError(
             f"'{name}' changes weights, and {model.id} has none that can be reached",
-            hint="load it with load_model (backend hf)",
+            hint="load it with the backend transformers",
         )
     return model
 

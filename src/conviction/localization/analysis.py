@@ -48,7 +48,7 @@ def localize(
     Raises InputError if the model has no weights at hand, or knows none of the facts.
     """
     if not isinstance(model, HFModel):
-        raise InputError(f"{model.id} has no weights to look into", hint="load it with load_model (backend hf)")
+        raise InputError(f"{model.id} has no weights to look into", hint="load it with the backend transformers")
     depth = len(decoder_layers(model.module))
     setup = Setup(noise_level(model, facts), samples, max(1, round(WINDOW * depth)))
     seconds: dict[str, float] = {}
@@ -79,7 +79,7 @@ def localize(
         neurons=tuple(read),
         probes=tuple(probes),
         left_out=tuple(left_out),
-        found=tuple(findings(maps, read, probes)),
+        findings=tuple(findings(maps, read, probes)),
         cannot_mean=CANNOT_MEAN,
         seconds=seconds,
         provenance={

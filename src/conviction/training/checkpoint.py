@@ -48,7 +48,10 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
             if type(error).__name__ == "SafetensorError":  # how safetensors reports a full disk
                 raise OSError(str(error)) from error
             raise
-        for old in [*(path for _, path in _checkpoints(folder)[KEPT:]), *folder.glob(".step-*")]:  # what a kill left behind
+        for old in [
+            *(path for _, path in _checkpoints(folder)[KEPT:]),
+            *folder.glob(".step-*"),
+        ]:  # what a kill left behind
             shutil.rmtree(old, ignore_errors=True)
 
 

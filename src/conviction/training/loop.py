@@ -189,7 +189,6 @@ def _settle(moved: HFModel, dtype: torch.dtype) -> None:
         if "lora_" not in name:
             parameter.data = parameter.data.to(dtype)
     moved.module.requires_grad_(False)
-    moved.dtype = next(moved.module.parameters()).dtype
 
 
 def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> TrainState:
