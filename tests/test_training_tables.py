@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -175,6 +176,15 @@ def test_two_entries_cannot_mean_different_things_by_one_name(monkeypatch):
     monkeypatch.setitem(SENSORS, "again", again)
     with pytest.raises(InputError, match="'again': another sensor has a limit max_push"):
         sensor_limits()
+
+
+def test_the_recipes_for_contributors_are_entries():
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for section, name, kind in (("A loss", "LOSS", Loss), ("A sensor of the guard", "SENSOR", Sensor)):
+        (block,) = re.findall(r"```python\n(.*?)```", page.split(f"### {section}\n")[1].split("\n##")[0], re.DOTALL)
+        names: dict[str, Any] = {}
+        exec(compile(block, section, "exec"), names)  # noqa: S102  our own page
+        assert isinstance(names[name], kind)
 
 
 def test_every_entry_has_the_name_of_its_line_and_of_its_file():
