@@ -15,6 +15,7 @@ from conviction.auditing.linter import RULES
 from conviction.core.options import list_fields
 from conviction.interventions import INTERVENTIONS, find_intervention
 from conviction.models import BACKENDS
+from conviction.probing.metrics import METRICS
 from conviction.training.guard import Guard
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def test_exported_names_exist_and_are_pinned():
 
 
 def test_tables_name_what_exists():
-    for where in [*BACKENDS.values(), *INTERVENTIONS.values(), *RULES.values()]:
+    for where in [*BACKENDS.values(), *INTERVENTIONS.values(), *METRICS.values(), *RULES.values()]:
         module, attribute = where.split(":")
         assert getattr(import_module(module), attribute).__doc__
 
