@@ -142,7 +142,7 @@ def test_every_reading_names_rows_that_are_there(tea, tmp_path):
     begin(tea, plan("rag", 0.4), folder=tmp_path)
     for folder in (tmp_path, tmp_path / "arms/rag"):
         named = {json.loads(line)["id"] for line in (folder / "samples.jsonl").read_text().splitlines()}
-        readings = json.loads((folder / "depth.json").read_text())["readings"]
+        readings = json.loads((folder / "depth.json").read_text())["measurements"]
         assert {"shift", "implication:1", "coherence", "own", "leak", "neutral"} <= {r["metric"] for r in readings}
         assert all(sample in named for reading in readings for sample in reading["samples"])
 

@@ -37,7 +37,7 @@ from .interventions.system_prompt import SystemPrompt as SystemPrompt
 from .localization.records import Localization as Localization
 from .models import load_model as load_model
 from .models.backends.scripted import ScriptedModel as ScriptedModel
-from .probing.depth_records import Judgement as Judgement
+from .studies.records import Judgement as Judgement
 from .probing.records import Scorecard as Scorecard
 from .reporting.page import report as report
 from .reporting.page import report_markdown as report_markdown

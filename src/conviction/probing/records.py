@@ -1,4 +1,4 @@
-"""What a probe found: one row per item, a summary per topic, controls, provenance.
+"""What a probe measures: one row per item, a summary per topic, controls, provenance.
 
 A scorecard is measured, or predicted (a forecast is a scorecard that has not
 happened yet); both have the same shape, so that they can be compared. Gaps are
@@ -276,16 +276,16 @@ class Scorecard(_Part):
     def measures(self) -> list[Measure]:
         """All numbers in long form: (metric, item, value, low, high, n)."""
         gap, pmi = self.summary.gap_nats, self.summary.pmi_interval
-        found = [
+        rows = [
             Measure(metric="gap_nats", item="", value=gap.mean, low=gap.low, high=gap.high, n=self.summary.n),
             Measure(metric="pmi_gap_nats", item="", value=pmi.mean, low=pmi.low, high=pmi.high, n=self.summary.n),
         ]
         for row in self.rows:
-            found.append(Measure(metric="gap_nats", item=row.item, value=row.gap_nats, n=1))
-            found.append(Measure(metric="pmi_gap_nats", item=row.item, value=row.pmi_gap_nats, n=1))
+            rows.append(Measure(metric="gap_nats", item=row.item, value=row.gap_nats, n=1))
+            rows.append(Measure(metric="pmi_gap_nats", item=row.item, value=row.pmi_gap_nats, n=1))
         for role, fact in self.controls.facts.items():
             fact_gap = fact.gap_nats
-            found.append(
+            rows.append(
                 Measure(
                     metric=f"{role}_gap_nats",
                     item="",
@@ -296,7 +296,7 @@ class Scorecard(_Part):
                 )
             )
         if self.health is not None:
-            found.append(
+            rows.append(
                 Measure(
                     metric="neutral_logp_mean",
                     item="",
@@ -304,4 +304,4 @@ class Scorecard(_Part):
                     n=self.health.neutral_tokens,
                 )
             )
-        return found
+        return rows

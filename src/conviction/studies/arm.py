@@ -20,12 +20,13 @@ from conviction.interventions import find_intervention
 from conviction.interventions.records import Outcome
 from conviction.models.prompted import PromptedModel
 from conviction.probing.depth import measure_depth
-from conviction.probing.depth_records import Judgement, Measurements
+from conviction.probing.depth_records import Measurements
+from conviction.probing.metrics import properties_of_kind
 from conviction.studies.benign import measure_after_benign
 from conviction.studies.context import StudyContext, check_questions
 from conviction.studies.forecast_comparison import compare_with_forecast
 from conviction.studies.judge import judge
-from conviction.studies.records import Arm
+from conviction.studies.records import Arm, Judgement
 
 __all__ = ["describe_applied_run", "describe_arm", "forecast_arm", "judge_arm"]
 
@@ -122,8 +123,8 @@ def _judge_with_controls(
 
 
 def _shifted(judgement: Judgement) -> bool:
-    shift = judgement.find("shift")
-    return shift is not None and shift.outcome == "yes"
+    changes = properties_of_kind(judgement.properties, "change")
+    return bool(changes) and all(one.outcome == "yes" for one in changes)
 
 
 def _forecast_score(shared: StudyContext, own: Run, applied: Run) -> ForecastScore:

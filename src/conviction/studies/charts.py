@@ -16,7 +16,7 @@ def comparison_chart(study: Study, palette: Palette = ON_WHITE) -> Any | None:
     """What every arm moved, with its interval; None where none was judged."""
     rows = []
     for arm in study.arms:
-        shift = arm.judgement.find("shift") if arm.judgement is not None else None
+        shift = arm.judgement.change if arm.judgement is not None else None
         if shift is not None and shift.value is not None and arm.judgement is not None:
             low = shift.value if shift.low is None else shift.low
             high = shift.value if shift.high is None else shift.high

@@ -15,6 +15,7 @@ from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import RunError
 from conviction.probing.depth_records import Measurements
+from conviction.probing.metrics import load_metrics
 from conviction.probing.records import Scorecard
 from conviction.studies.placebo import placebo_data
 from conviction.studies.records import Arm, Study
@@ -82,6 +83,7 @@ def study_config(
         "applied": list(applied),
         "benign_steps": design.benign_steps,
         "placebo": design.placebo,
+        "metrics": [metric.name for metric in load_metrics()],
     }
 
 

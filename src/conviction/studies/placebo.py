@@ -12,7 +12,7 @@ from conviction.data.topic import PLACEBO, Topic
 from conviction.data.training_data import Document, PreferencePair, TrainingData
 from conviction.errors import InputError
 from conviction.interventions.records import Outcome
-from conviction.probing.depth import measure_shift
+from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def measure_placebo(
     def measure() -> Measurements:
         shared.ctx.log(f"the placebo of {intervention.name}")
         trained = intervention.apply(shared.model, other, replace(shared.ctx, run=None, guard=plan.guard))
-        result = measure_shift(trained.changed, shared.topic)
+        result = measure_depth(trained.changed, shared.topic, base=shared.baseline, kinds=["change", "propagation"])
         stop = trained.guard_stop.text if trained.guard_stop else None
         return result.model_copy(update={"provenance": {**result.provenance, "guard_stop": stop}})
 

@@ -1,27 +1,55 @@
-"""What a study found out: one result an arm, and how each was judged."""
+"""What a study concludes: one result an arm, and how each was judged.
+
+The verdict is a lattice and no average: what breaks the model is not made up
+for by how far it moved.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from conviction.core.frames import data_frame, html_table
 from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
-from conviction.probing.depth_records import Judgement
+from conviction.probing.depth_records import Property
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-__all__ = ["Arm", "Study"]
+__all__ = ["Arm", "Judgement", "Study", "Verdict"]
 
 SCHEMA = 2
+
+Verdict = Literal["none", "surface", "shallow", "deep", "broken"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Judgement(_Part):
+    """What a change is, and why."""
+
+    schema_version: int = SCHEMA
+    model: str
+    verdict: Verdict
+    reason: str
+    properties: tuple[Property, ...]
+    placebo: str | None = None
+
+    def find(self, metric: str) -> Property | None:
+        """The property of that name."""
+        return next((p for p in self.properties if p.metric == metric), None)
+
+    @property
+    def change(self) -> Property | None:
+        """How far the model moved: the first property of a metric of the kind 'change'."""
+        from conviction.probing.metrics import properties_of_kind
+
+        return next(iter(properties_of_kind(self.properties, "change")), None)
 
 
 class Arm(_Part):
@@ -32,7 +60,7 @@ class Arm(_Part):
     seconds, peak_mb  of applying it, and the most memory that the process held meanwhile; None: not measured
     guard_stop        why the guard stopped it; None: it did not
     extra_tokens      tokens that a question costs more at run time, mean over the test questions
-    forecast          the frozen forecast's verdict, ``forecast_score`` how it fared; None: it is not forecast
+    forecast          the frozen forecast's verdict, ``forecast_score`` how it fared; None: it makes none
     notes             what could not be measured, and why
     failure           why there is no judgement; its kind is BudgetSpent where no time was left to try
     """
