@@ -306,8 +306,8 @@ def moment(chosen=5.0, rejected=-5.0) -> StepForecast:
 def setting(expected: float, *, guard_utilisation=0.1, extrapolation=1.0, predicted_stop=None) -> SweepPoint:
     flips = Flips(pairs=20, wrong=10, expected=expected, low=0, high=10)
     return SweepPoint(
-        options={"learning_rate": 1e-4}, steps=9, flips=flips, margin=1.0, test_gap_nats=0.1, predicted_stop=predicted_stop,
-        guard_utilisation=guard_utilisation, extrapolation=extrapolation, seconds=0.1,
+        options={"learning_rate": 1e-4}, steps=9, flips=flips, margin=1.0, test_gap_nats=0.1, seconds=0.1,
+        predicted_stop=predicted_stop, guard_utilisation=guard_utilisation, extrapolation=extrapolation,
     )  # fmt: skip
 
 

@@ -250,7 +250,7 @@ WRONG = [
     (lambda: report("nowhere"), RunError, "no readable run.json"),
     (lambda: localize("politeness", "x", kinds="mlpp"), InputError, "unknown kind of site 'mlpp'"),
     (lambda: localize(some_pairs(), "x"), InputError, "pairs holds no facts"),
-    (lambda: Dpo(bta=1), InputError, "there is no field 'bta'"),
+    (lambda: Dpo(bta=1), InputError, "dpo has no field 'bta'"),
     (lambda: Dpo(learning_rate=-1), InputError, "learning_rate is -1"),
 ]
 

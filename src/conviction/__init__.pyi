@@ -37,11 +37,11 @@ from .interventions.system_prompt import SystemPrompt as SystemPrompt
 from .localization.records import Localization as Localization
 from .models import load_model as load_model
 from .models.backends.scripted import ScriptedModel as ScriptedModel
-from .studies.records import Judgement as Judgement
 from .probing.records import Scorecard as Scorecard
 from .reporting.page import report as report
 from .reporting.page import report_markdown as report_markdown
 from .studies.records import Arm as Arm
+from .studies.records import Judgement as Judgement
 from .studies.records import Study as Study
 from .training.guard import Guard as Guard
 from .training.settings import Training as Training

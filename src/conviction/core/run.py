@@ -145,7 +145,7 @@ class Run:
         return record
 
     def load(self, stage: str, kind: type[Record]) -> Record:
-        """Read a record back, evidence included. Raises RunError for one that is missing, damaged or of another schema."""
+        """Read a record back, evidence included. Raises RunError if it is missing, damaged or of another schema."""
         path = self.folder / f"{stage}.json"
         text = self._text(path.name)
         if text is None:
@@ -162,7 +162,7 @@ class Run:
             ) from error
 
     def load_if_sound(self, stage: str, kind: type[Record]) -> Record | None:
-        """The same for a reader that shows what there is: None for what is missing, and noted in ``damaged`` if it is not."""
+        """The same for a reader that shows what there is: None for what is missing, or damaged and noted as such."""
         if not self.has(stage):
             return None
         try:
@@ -278,7 +278,7 @@ class Run:
 
     @contextmanager
     def recording_failure(self, log: Callable[[str], None]) -> Iterator[Attempt]:
-        """What goes wrong in the block is its result, and no more: torch, the disk and the network fail in their own ways.
+        """What goes wrong in the block is its result, and no more: torch, disk and network fail in their own ways.
 
         The traceback of what is not one of our own errors is kept in ``failure.txt``.
         """

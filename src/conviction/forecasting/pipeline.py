@@ -60,7 +60,7 @@ def forecast(
 ) -> Forecast:
     """Forecast what ``intervention.apply(model, data, ctx)`` would do; the model stays as it is.
 
-    held_out  questions that are not trained on, with the wanted and the other answer (``rows.held_out_pairs`` of a topic)
+    held_out  questions that are not trained on, with both answers (``rows.held_out_pairs`` of a topic)
     sweep     options of other settings to simulate; None: a small grid, where the planned settings will not do
     examples  trained examples that are read and have gradients of their own; the others are stood in for
 

@@ -93,7 +93,8 @@ def _observations(
         results.append(f"drift reaches {guard_utilisation:.0%} of a limit of the guard, and forecasts of drift run low")
     if extrapolation > MAX_EXTRAPOLATION:
         results.append(
-            f"the run goes {extrapolation:.1f} times as far as the pilot: beyond {MAX_EXTRAPOLATION:g} times a forecast is a guess"
+            f"the run goes {extrapolation:.1f} times as far as the pilot: "
+            f"beyond {MAX_EXTRAPOLATION:g} times a forecast is a guess"
         )
     if cost is not None and cost.wrong:
         results.append(cost.summary)
