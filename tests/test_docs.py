@@ -25,7 +25,9 @@ from conviction.forecasting.pipeline import MOST_EXAMPLES, PILOT_STEPS
 from conviction.forecasting.records import Kind
 from conviction.interventions import INTERVENTIONS, find_intervention
 from conviction.models import load_model
-from conviction.probing import depth_records
+from conviction.probing.metrics import METRICS
+from conviction.reporting.words import header
+from conviction.studies.records import Verdict
 from conviction.training.guard import Guard, GuardStop, Zone
 from conviction.training.losses import LOSSES, parameters
 from conviction.training.sensors import SENSORS
@@ -45,6 +47,7 @@ RENAMED = {
     "trip": "guard_stop",
     "expected_trip": "predicted_stop_step",
     "trip_error": "stop_error",
+    "readings": "measured_by",
 }
 
 
@@ -184,9 +187,9 @@ def test_every_flag_of_study_is_explained():
 
 def check_arms(arms: list[Any], text: str) -> None:
     """Every arm is a row of a table with the columns of a study."""
-    from conviction.reporting.words import HEADER, cells
+    from conviction.reporting.words import cells
 
-    assert f"| {' | '.join(HEADER)} |" in text
+    assert f"| {' | '.join(header())} |" in text
     for arm in arms:
         name, *rest = cells(arm)
         assert f"| `{name}` | {' | '.join(rest)} |" in text
@@ -224,8 +227,9 @@ def test_every_flag_of_audit_is_explained():
 
 def test_every_metric_and_verdict_of_a_study_is_explained():
     rows = set(re.findall(r"^\| `([a-z]+)` \|", page("verdict"), flags=re.MULTILINE))
-    metrics = {"shift", "propagation", "coherence", "robustness", "durability", "locality", "health", "pluralism"}
-    assert set(get_args(depth_records.Verdict)) | metrics == rows
+    assert set(get_args(Verdict)) | set(METRICS) == rows
+    titles = set(re.findall(r"`(\w+)`", page("verdict").partition("## What the columns of the table mean")[2]))
+    assert set(header()) <= titles
 
 
 def test_every_verdict_is_translated():
@@ -234,7 +238,7 @@ def test_every_verdict_is_translated():
         set(re.findall(r"^\| ([a-z ]+) \|", part, flags=re.MULTILINE)) for part in words.split("\n\n") if "|" in part
     ]
     headed = [{"of a study"}, {"of a forecast"}, {"of the guard"}]
-    kinds = [set(get_args(kind)) for kind in (depth_records.Verdict, Kind, Zone)]
+    kinds = [set(get_args(kind)) for kind in (Verdict, Kind, Zone)]
     assert rows == [
         head | (kind - {"none"} if kind == set(get_args(Kind)) else kind)
         for head, kind in zip(headed, kinds, strict=True)
