@@ -7,7 +7,9 @@ import dataclasses
 import json
 import math
 import re
+import runpy
 import shlex
+import sys
 import textwrap
 from importlib import import_module
 from pathlib import Path
@@ -25,7 +27,9 @@ from conviction.forecasting.pipeline import MOST_EXAMPLES, PILOT_STEPS
 from conviction.forecasting.records import Kind
 from conviction.interventions import INTERVENTIONS, find_intervention
 from conviction.models import load_model
-from conviction.probing import depth_records
+from conviction.probing.metrics import METRICS
+from conviction.reporting.words import header
+from conviction.studies.records import Verdict
 from conviction.training.guard import Guard, GuardStop, Zone
 from conviction.training.losses import LOSSES, parameters
 from conviction.training.sensors import SENSORS
@@ -45,6 +49,7 @@ RENAMED = {
     "trip": "guard_stop",
     "expected_trip": "predicted_stop_step",
     "trip_error": "stop_error",
+    "readings": "measured_by",
 }
 
 
@@ -184,9 +189,9 @@ def test_every_flag_of_study_is_explained():
 
 def check_arms(arms: list[Any], text: str) -> None:
     """Every arm is a row of a table with the columns of a study."""
-    from conviction.reporting.words import HEADER, cells
+    from conviction.reporting.words import cells
 
-    assert f"| {' | '.join(HEADER)} |" in text
+    assert f"| {' | '.join(header())} |" in text
     for arm in arms:
         name, *rest = cells(arm)
         assert f"| `{name}` | {' | '.join(rest)} |" in text
@@ -224,8 +229,9 @@ def test_every_flag_of_audit_is_explained():
 
 def test_every_metric_and_verdict_of_a_study_is_explained():
     rows = set(re.findall(r"^\| `([a-z]+)` \|", page("verdict"), flags=re.MULTILINE))
-    metrics = {"shift", "propagation", "coherence", "robustness", "durability", "locality", "health", "pluralism"}
-    assert set(get_args(depth_records.Verdict)) | metrics == rows
+    assert set(get_args(Verdict)) | set(METRICS) == rows
+    titles = set(re.findall(r"`(\w+)`", page("verdict").partition("## What the columns of the table mean")[2]))
+    assert set(header()) <= titles
 
 
 def test_every_verdict_is_translated():
@@ -234,7 +240,7 @@ def test_every_verdict_is_translated():
         set(re.findall(r"^\| ([a-z ]+) \|", part, flags=re.MULTILINE)) for part in words.split("\n\n") if "|" in part
     ]
     headed = [{"of a study"}, {"of a forecast"}, {"of the guard"}]
-    kinds = [set(get_args(kind)) for kind in (depth_records.Verdict, Kind, Zone)]
+    kinds = [set(get_args(kind)) for kind in (Verdict, Kind, Zone)]
     assert rows == [
         head | (kind - {"none"} if kind == set(get_args(Kind)) else kind)
         for head, kind in zip(headed, kinds, strict=True)
@@ -513,6 +519,56 @@ def test_the_python_page_runs(tiny_folder, tmp_path, monkeypatch):
     names: dict[str, Any] = {}
     for block in python_blocks("python"):
         exec(compile(block.replace("smollm2-135m", str(tiny_folder)), "python.md", "exec"), names)  # noqa: S102  our own page
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing:FutureWarning"
+)  # PEFT asks transformers for an old name
+def test_the_cookbooks_python_runs(run, tiny_folder, tmp_path):
+    """All but the script that trains with TRL, which tests of the guard's callback do."""
+    pairs = [{"prompt": f"Question {i}?", "chosen": f"Yes, {i}.", "rejected": f"No, {i}."} for i in range(12)]
+    for name in ("pairs.jsonl", "ultra.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+    apply = "apply", "dpo", "politeness", "-o", "max_steps=2", "--model", str(tiny_folder), "--run", "runs/quick"
+    assert run(*apply)[0] in {0, 1}
+    for block in python_blocks("cookbook"):
+        if "DPOTrainer" not in block:
+            exec(compile(block, "cookbook.md", "exec"), {})  # noqa: S102  our own page
+    for name in ("even.jsonl", "clean.jsonl"):
+        assert len((tmp_path / name).read_text(encoding="utf-8").splitlines()) == len(pairs)
+    assert run("probe", "politeness", "--model", "merged")[0] == 0
+
+
+def test_the_tutorial_runs(run, tiny_folder, monkeypatch, capsys):
+    """On a tiny model, two steps each: that the commands and the script fit together."""
+    blocks = re.findall(r"```console\n(.*?)```", page("tutorial"), flags=re.DOTALL)
+    for line in "".join(blocks).splitlines():
+        program, *arguments = shlex.split(line.removeprefix("$ "), comments=True)
+        if program == "python":
+            monkeypatch.setattr(sys, "argv", arguments)
+            runpy.run_path(str(DOCS.parent / arguments[0]), run_name="__main__")
+            printed = capsys.readouterr().out
+            if arguments[1:]:
+                assert [row.split(":")[0] for row in printed.splitlines()[1:]] == arguments[1:]
+            else:
+                assert printed.strip() in page("tutorial")
+        elif arguments[0] == "apply":
+            assert run(*arguments, "--model", str(tiny_folder), "-o", "max_steps=2")[0] in {0, 1}
+        elif arguments[0] == "audit":
+            assert run(*arguments)[0] == int(line.partition("# exit ")[2] or 0)
+
+
+def test_the_tutorial_shows_what_was_measured():
+    results = json.loads((DOCS / "length_gap.json").read_text(encoding="utf-8"))
+    rows = dict(re.findall(r"^\| (.+?) \| (.+ \| .+) \|$", page("tutorial"), flags=re.MULTILINE))
+    cells = {
+        "loss at the end": "{loss:.3f}",
+        "reward margin at the end": "{margin:.1f}",
+        "gap moved on held-out questions, nats per token": "{shift_nats:+.2f}",
+        "held-out propositions that came to the target's side, of 15": "{flips}",
+    }
+    for row, form in cells.items():
+        assert rows[row] == " | ".join(form.format(**results[name]) for name in ("matched", "long"))
 
 
 @pytest.mark.slow

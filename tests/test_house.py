@@ -88,6 +88,17 @@ def test_the_readme_names_only_targets_that_exist():
     assert {"demo", "test"} <= set(wanted) <= set(targets)
 
 
+def test_the_demo_is_a_command_that_exists():
+    import typer
+
+    from conviction.cli.app import app
+
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (demo,) = re.findall(r"^\t.*/conviction (study .*?) (?=--run)", makefile, flags=re.MULTILINE)
+    verb, *rest = shlex.split(demo)
+    assert typer.main.get_command(app).commands[verb].make_context(verb, rest)
+
+
 def test_the_readme_is_short_and_its_links_lead_somewhere():
     assert len(README.splitlines()) <= 150
     links = re.findall(r"\]\(([^)#]+)(#[^)]*)?\)", README)
