@@ -6,9 +6,12 @@ import ast
 import dataclasses
 import json
 import math
+import os
 import re
 import runpy
 import shlex
+import shutil
+import subprocess
 import sys
 import textwrap
 from importlib import import_module
@@ -43,6 +46,7 @@ FORECAST = (DOCS / "forecast.md").read_text(encoding="utf-8")
 AUDIT = (DOCS / "audit.md").read_text(encoding="utf-8")
 SHARED = ("Weights", "Training")
 RESULTS = DOCS.parent / "benchmarks" / "results"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 RENAMED = {
     "made_in": "applied_in",
     "tokens_more": "extra_tokens",
@@ -500,6 +504,40 @@ def test_the_table_of_the_measured_study_fits_a_terminal_of_80_columns(capsys, m
     for arm in result.arms:
         (line,) = (line for line in lines if line.startswith(arm.name))
         assert line.split()[1] == arm.judgement.verdict, "one line an arm"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built documentation."""
+    folder = tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(build, cwd=DOCS.parent, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return folder
+
+
+def test_no_page_loads_anything_from_elsewhere(site):
+    loaded = r'<(?:script|img|iframe|link)\b[^>]*?\s(?:src|href)="?([^"\s>]+)'
+    for path in site.glob("*.html"):
+        places = re.findall(loaded, path.read_text(encoding="utf-8"))
+        assert places
+        assert not [place for place in places if re.match(r"https?:|//", place)], path.name
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+def test_the_search_finds_pages_without_a_server(site):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page()
+        opened.goto(f"{site.as_uri()}/index.html")
+        opened.click(".md-search__input")
+        opened.wait_for_function("document.querySelector('.md-search-result__meta').innerText.startsWith('Type')")
+        opened.keyboard.type("displacement")
+        opened.wait_for_selector(".md-search-result__item a[href*='broke']")
+        browser.close()
 
 
 RUN_PAGES = ("quickstart", "will-it-work")
