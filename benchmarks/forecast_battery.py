@@ -91,7 +91,7 @@ def measure(model: HFModel, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place, Run.start(Path(place) / "run", topic=kit, verb="battery") as run:
         began = time.perf_counter()
         expected = run.save_forecast(
-            forecast(model, training_data, intervention, held_out=asked, ctx=RunContext(guard=Guard()))
+            forecast(intervention, model, training_data, held_out=asked, ctx=RunContext(guard=Guard()))
         )
         seconds = time.perf_counter() - began
         began = time.perf_counter()

@@ -59,7 +59,7 @@ def main(shape: str = "short") -> None:
     with empty_cache():
         began = time.perf_counter()
         found = forecast(
-            model, training_data, plan, held_out=asked, sweep=sweep, ctx=RunContext(guard=Guard(mode="off"))
+            plan, model, training_data, held_out=asked, sweep=sweep, ctx=RunContext(guard=Guard(mode="off"))
         )
         of_forecast = time.perf_counter() - began
     print(found.seconds, of_forecast, flush=True)

@@ -27,7 +27,8 @@ from conviction.interventions.sft import Sft
 from conviction.models.hf import HFModel
 from conviction.models.loading import load_model
 from conviction.probing.health import neutral_text
-from conviction.training.guard import Guard, GuardVerdict, SampleReading, StepReading, judge, sampling_is_due
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.sensors import SENSORS
 from conviction.training.settings import Training
 
 STEPS = 24
@@ -118,19 +119,18 @@ def replay(trace: list[dict[str, Any]], guard: Guard) -> tuple[int | None, int, 
     last, healthy = GuardVerdict("healthy"), 0
     for line in trace:
         read = line["guard"]
-        sample = SampleReading(**read["sample"]) if read["sample"] else None
         numbers = {k: line[k] for k in ("step", "loss", "grad_norm", "margin", "chosen_drop")}
-        drift = {k: read[k] for k in ("neutral_drop", "entropy_change", "top_mass_drop")}
-        reading = StepReading(**numbers, **drift)
+        drift = {name: read[name] for name in SENSORS if read.get(name) is not None}
+        reading, sample = StepReading(**numbers, readings=drift), read["sample"] or {}
         last = judge([*history, reading], guard, STEPS)
-        due = last.zone != "stop" and sampling_is_due(line["step"], guard, last)
-        if due or line["step"] == STEPS:
-            reading = dataclasses.replace(reading, sample=sample)
+        due = line["step"] == STEPS or (last.zone != "stop" and sampling_is_due(line["step"], guard, last))
+        if due:
+            reading = dataclasses.replace(reading, readings={**drift, **sample})
             last = judge([*history, reading], guard, STEPS)
         history.append(reading)
         if last.zone == "stop":
             return line["step"], healthy, last.violations or last.warnings
-        if reading.sample is not None and not last.violations:
+        if due and sample and not last.violations:
             healthy = line["step"]
     return None, STEPS, ()
 

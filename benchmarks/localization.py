@@ -31,7 +31,7 @@ def main(count: int = 20) -> None:
         "localization",
         {
             "machine": machine(),
-            "found": found.found,
+            "found": found.findings,
             "seconds": found.seconds,
             "seconds_a_statement": found.seconds["tracing"] / len(tokens),
             "tokens": sorted(tokens.values()),
@@ -41,7 +41,7 @@ def main(count: int = 20) -> None:
             "probes": [p.model_dump() for p in found.probes],
         },
     )
-    print(json.dumps([*found.found, found.seconds], indent=1))
+    print(json.dumps([*found.findings, found.seconds], indent=1))
 
 
 if __name__ == "__main__":

@@ -92,6 +92,40 @@ def test_ctrl_c_keeps_what_was_scored(run, write_topic, tiny_folder, tmp_path, m
     assert not set(kept) & set(asked[5:])  # the first five are the self-check's own
 
 
+AGAIN = {
+    "probe": ("probe", "tea", "--quick"),
+    "forecast": ("forecast", "dpo", "tea", "--pilot", "2", "--guard", "off", "-o", "max_steps=2"),
+    "apply": ("apply", "dpo", "tea", "--guard", "off", "-o", "max_steps=2"),
+    "study": ("study", "tea", "--interventions", "system_prompt", "--benign-steps", "0"),
+    "compare": ("compare", "a", "b", "--topic", "tea", "--benign-steps", "0"),
+    "localize": ("localize", "--data", "facts.jsonl", "--own-answer", "--limit", "1", "--samples", "2"),
+}
+
+
+@pytest.mark.parametrize("command", AGAIN)
+def test_a_finished_command_given_again_prints_its_result(
+    run, write_topic, tiny_folder, tmp_path, monkeypatch, command
+):
+    """In any format, with no model loaded and nothing written."""
+    write_topic()
+    (tmp_path / "facts.jsonl").write_text(
+        json.dumps({"prompt": "Bread is a kind of", "subject": "Bread", "target": " metal", "instead": " food"})
+    )
+    on = ("--model", str(tiny_folder), "--dtype", "fp32")
+    if command == "compare":
+        for name in ("a", "b"):
+            assert run("apply", "system_prompt", "tea", *on, "-o", f"text={name}", "--run", name)[0] == 0
+    code, first, err = run(*AGAIN[command], *on, "--run", "r", "--format", "json")
+    assert code in {0, 1}, err
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.name != "report.html"}
+    monkeypatch.setattr("conviction.models.load_model", lambda *_, **__: pytest.fail("a model is loaded"))
+    assert run(*AGAIN[command], *on, "--run", "r", "--format", "json")[:2] == (code, first)
+    assert run(*AGAIN[command], *on, "--run", "r")[0] == code
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "r").rglob("*") if p.name != "report.html"} == written
+    if command == "compare":
+        assert [arm["name"] for arm in json.loads(first)["arms"]] == ["a", "b"]
+
+
 def test_errors_are_two_lines_and_exit_code_2(run, write_topic, tiny_folder, tmp_path):
     tea = str(write_topic())
     assert "did you mean 'obesity'?" in failed(run("probe", "obesty"))

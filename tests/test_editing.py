@@ -32,7 +32,7 @@ from conviction.models.delta import Delta, LowRank, edited, load_delta
 from conviction.models.engine.logprobs import find_head
 from conviction.models.hf import HFModel
 from conviction.models.states import hooked, states_of
-from conviction.training.guard import Guard, SampleReading
+from conviction.training.guard import Guard
 
 ARCHITECTURES = ["llama", "qwen2", "gemma3-sliding", "gpt2", "gemma2-softcap", "mistral-sliding"]
 FACT = Fact(
@@ -237,7 +237,7 @@ def test_a_guard_takes_back_what_breaks_the_model(method, tmp_path, monkeypatch)
     assert ours == pytest.approx(theirs)
 
 
-LOOPS = SampleReading(repetition_rise=0.6, non_alphanumeric_rise=0.0, empty=0, subject=0.0)
+LOOPS = {"repetition_rise": 0.6, "non_alphanumeric_rise": 0.0, "empty": 0, "subject": 0.0}
 SENSE, NONSENSE = None, "samples turn into signs"
 
 

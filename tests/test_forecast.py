@@ -22,7 +22,7 @@ from conviction.core.protocols import AnswerScore, chat
 from conviction.core.run import Run
 from conviction.data.training_data import PreferencePair
 from conviction.errors import InputError, ModelError, RunError
-from conviction.forecasting.flip_cost import WITHOUT_CLOSED_FORM, flip_cost, flip_points
+from conviction.forecasting.flip_cost import flip_cost, flip_points
 from conviction.forecasting.gradients import Layers, take_gradients
 from conviction.forecasting.kernel import Kernel, Plan, simulate
 from conviction.forecasting.pilot import distance, pilot_rate, run_pilot
@@ -225,7 +225,7 @@ def cost_of(loss: str, beta: float, c: float = 8.0, *, cap: float = 2.0):
 def test_every_loss_has_a_cost_or_a_reason():
     for name in LOSSES:
         cost = cost_of(name, 0.1)
-        assert (cost is None) == (name in WITHOUT_CLOSED_FORM)
+        assert (cost is None) == (bool(LOSSES[name].flip_rule.unknown))
         if cost is not None:
             assert (cost.pairs, cost.wrong) == (2, 1)
             assert cost.quantiles["c"]["0.5"] == pytest.approx(0.8 if LOSSES[name].per_token else 8.0, rel=1e-6)
@@ -374,7 +374,7 @@ QUICK = Dpo(weights=Weights(rank=2), training=Training(learning_rate=1e-3, epoch
 def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
     model, training_data, asked = tiny_model(), pairs(10), questions()
     before = model.scope()
-    found = forecast(model, training_data, QUICK, held_out=asked, pilot_steps=3, ctx=context(guard=OFF))
+    found = forecast(QUICK, model, training_data, held_out=asked, pilot_steps=3, ctx=context(guard=OFF))
     assert model.scope() == before
     assert found.steps == 9
     assert {o.id for o in found.pair_forecasts} == {p.id for p in training_data.pairs} | {q.pair.id for q in asked}
@@ -389,7 +389,7 @@ def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
 
 def test_the_same_forecast_twice_is_the_same():
     def made():
-        found = forecast(tiny_model(), pairs(10), QUICK, held_out=questions(), pilot_steps=3, ctx=context(guard=OFF))
+        found = forecast(QUICK, tiny_model(), pairs(10), held_out=questions(), pilot_steps=3, ctx=context(guard=OFF))
         return found.model_dump(exclude={"seconds", "settings"})
 
     assert made() == made()
@@ -407,7 +407,7 @@ def test_the_same_forecast_twice_is_the_same():
 )
 def test_what_cannot_be_foreseen_is_said(intervention, said):
     found = forecast(
-        tiny_model(), pairs(10), intervention, held_out=questions(), pilot_steps=2, sweep=(), ctx=context(guard=OFF)
+        intervention, tiny_model(), pairs(10), held_out=questions(), pilot_steps=2, sweep=(), ctx=context(guard=OFF)
     )
     assert any(said in line for line in found.unknown)
     full = said == "tune=full"
@@ -416,7 +416,7 @@ def test_what_cannot_be_foreseen_is_said(intervention, said):
 
 
 def test_few_pairs_get_intervals_and_no_verdict():
-    found = forecast(tiny_model(), pairs(5), QUICK, held_out=questions(), pilot_steps=2, ctx=context(guard=OFF))
+    found = forecast(QUICK, tiny_model(), pairs(5), held_out=questions(), pilot_steps=2, ctx=context(guard=OFF))
     assert found.verdict.kind == "none"
     assert "5 pairs" in found.verdict.reasons[0]
     assert found.flips.low <= found.flips.expected <= found.flips.high
@@ -424,7 +424,7 @@ def test_few_pairs_get_intervals_and_no_verdict():
 
 def test_a_model_without_weights_is_refused():
     with pytest.raises(InputError, match="changes weights"):
-        forecast(ScriptedModel(), pairs(8), QUICK)
+        forecast(QUICK, ScriptedModel(), pairs(8))
 
 
 def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkeypatch):
@@ -432,7 +432,7 @@ def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkey
 
     def found(free: int):
         monkeypatch.setattr(import_module("conviction.forecasting.simulation"), "available", lambda _device: free)
-        return forecast(model, pairs(10), QUICK, pilot_steps=2, sweep=(), ctx=context(guard=OFF))
+        return forecast(QUICK, model, pairs(10), pilot_steps=2, sweep=(), ctx=context(guard=OFF))
 
     enough = found(10**9)
     assert found(300_000).sampling_error > enough.sampling_error
@@ -441,8 +441,8 @@ def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkey
 
 
 def test_a_pilot_reads_what_a_blind_guard_does_not():
-    blind = forecast(tiny_model(), pairs(10), QUICK, pilot_steps=2, sweep=(), ctx=context(guard=Guard(mode="none")))
-    off = forecast(tiny_model(), pairs(10), QUICK, pilot_steps=2, sweep=(), ctx=context(guard=Guard(mode="off")))
+    blind = forecast(QUICK, tiny_model(), pairs(10), pilot_steps=2, sweep=(), ctx=context(guard=Guard(mode="none")))
+    off = forecast(QUICK, tiny_model(), pairs(10), pilot_steps=2, sweep=(), ctx=context(guard=Guard(mode="off")))
     assert blind.verdict == off.verdict
     assert blind.pilot == off.pilot
     assert blind.provenance["guard"]["mode"] == "none"
@@ -456,7 +456,7 @@ def test_a_pilot_that_the_guard_stops_is_told():
         for q in questions()
     ]
     found = forecast(
-        tiny_model(), pairs(10), wild, held_out=questions() + wrong, pilot_steps=4, sweep=(), ctx=context(guard=strict)
+        wild, tiny_model(), pairs(10), held_out=questions() + wrong, pilot_steps=4, sweep=(), ctx=context(guard=strict)
     )
     assert found.pilot.predicted_stop is not None
     assert found.predicted_stop is not None
@@ -468,7 +468,7 @@ def test_a_pilot_that_the_guard_stops_is_told():
 
 
 def test_a_forecast_is_frozen_once_and_before_training(tmp_path):
-    found = forecast(tiny_model(), pairs(8), Dpo(weights=Weights(tune="full")))
+    found = forecast(Dpo(weights=Weights(tune="full")), tiny_model(), pairs(8))
     with Run.start(tmp_path / "r", topic="tea", verb="x") as run:
         with pytest.raises(RunError, match="no forecast"):
             run.load_forecast(Forecast)

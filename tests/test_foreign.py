@@ -7,10 +7,10 @@ import json
 
 import pytest
 
-from conviction.config import foreign_keys
-from conviction.config.foreign import RULES, read_config
-from conviction.config.foreign_keys import DEFAULTS, IGNORED, OWN, PLACES, REFUSED
+from conviction.config.foreign import IGNORED, OWN, PLACES, REFUSED, RULES, TOOLS, only_keys, read_config
+from conviction.config.mlx import MLX
 from conviction.config.presets import PRESETS, find_preset
+from conviction.config.trl import TRL
 from conviction.core.options import build, flat
 from conviction.errors import InputError
 from conviction.training.settings import Training, Weights
@@ -181,7 +181,7 @@ def test_what_trl_leaves_out_has_trls_defaults(read):
     assert "tune full" in full.notes[0]
 
 
-def test_the_seeds_own_words_keep_our_defaults(read):
+def test_the_reports_own_words_keep_our_defaults(read):
     config = read("beta: 0.05\nlearning_rate: 5e-6\ngrad_accumulation: 8\nnum_layers: 14")
     wanted = {"beta": 0.05, "learning_rate": 5e-6, "gradient_accumulation": 8, "num_layers": 14}
     assert config.options == wanted
@@ -224,7 +224,7 @@ def test_a_mixed_file_is_read_as_its_greater_part_is(read):
 
 def test_adapter_configs_of_mlx_are_configs_too(tmp_path):
     path = tmp_path / "adapter_config.json"
-    content = dict.fromkeys(IGNORED) | DEFAULTS["mlx-lm-lora"] | {"alpha": [1e-5], "iters": 100, "num_layers": -1}
+    content = dict.fromkeys(IGNORED) | MLX.defaults | {"alpha": [1e-5], "iters": 100, "num_layers": -1}
     path.write_text(json.dumps(content, indent=4), encoding="utf-8")
     config = read_config(path)
     assert {"max_steps": 100, "num_layers": None, "scale": 10.0, "loss": "dpo"}.items() <= config.options.items()
@@ -403,10 +403,10 @@ def test_every_key_stands_in_one_table():
     tables = [set(RULES), set(REFUSED), IGNORED, set(PLACES[0]), set(PLACES[1])]
     assert len(set.union(*tables)) == sum(map(len, tables))
     assert OWN.keys() & set.union(*tables) == {"max_steps", "epochs", "label_smoothing"}  # the others mean the same
-    assert not foreign_keys.TRL_ONLY & foreign_keys.MLX_ONLY
-    assert set.union(*tables) >= foreign_keys.TRL_ONLY | foreign_keys.MLX_ONLY
+    assert not only_keys(TRL) & only_keys(MLX)
+    assert set.union(*tables) >= only_keys(TRL) | only_keys(MLX)
     assert {rule for rule in RULES.values() if isinstance(rule, str)} <= OWN.keys()
-    assert {key for tool in DEFAULTS.values() for key in tool} <= RULES.keys() | OWN.keys()
+    assert {key for tool in TOOLS for key in tool.defaults} <= RULES.keys() | OWN.keys()
     assert {f.name for kind in (Weights, Training) for f in dataclasses.fields(kind)} <= OWN.keys()
 
 
@@ -434,7 +434,7 @@ def test_trl_has_no_key_that_we_do_not_know(trl_defaults):
 
 
 def test_our_list_of_trls_defaults_is_trls(trl_defaults):
-    ours = DEFAULTS["TRL"]
+    ours = TRL.defaults
     assert {key: trl_defaults[key] for key in ours} == ours
 
 
@@ -446,7 +446,7 @@ def test_a_file_with_all_of_trls_defaults_is_the_empty_file_of_trl(read, trl_def
     assert spelled == short | spelled_anew
 
 
-def test_presets_hold_what_is_recorded_of_the_seed():
+def test_presets_hold_what_is_recorded_of_the_report():
     runs = [PRESETS[f"report-run{i}"].options for i in (1, 2, 3)]
     assert [r["beta"] for r in runs] == [0.1, 0.05, 0.01]
     assert [r["learning_rate"] for r in runs] == [1e-5, 5e-6, 1e-6]

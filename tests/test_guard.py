@@ -25,17 +25,18 @@ from conviction.training.drift import (
     held_out_rows,
     read_samples,
 )
-from conviction.training.guard import Guard, GuardVerdict, SampleReading, StepReading, judge, sampling_is_due
-from conviction.training.monitor import Monitor, Snapshot
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Preference, explain_flip_margin
 
-CALM = {"loss": 0.6, "grad_norm": 1.0, "margin": 0.2, "chosen_drop": 0.0, "neutral_drop": 0.0}
-CALM |= {"entropy_change": 0.0, "top_mass_drop": 0.0}
-SOUND = SampleReading(repetition_rise=0.0, non_alphanumeric_rise=0.0, empty=0, subject=1.0)
+CALM = {"loss": 0.6, "grad_norm": 1.0, "margin": 0.2, "chosen_drop": 0.0}
+STILL = {"neutral_drop": 0.0, "entropy_change": 0.0, "top_mass_drop": 0.0}
+SOUND = {"repetition_rise": 0.0, "non_alphanumeric_rise": 0.0, "empty": 0, "subject": 1.0}
 
 
-def reading(step=50, **changes):
-    return StepReading(step=step, **{**CALM, **changes})
+def reading(step=50, *, sample=None, **changes):
+    numbers = {name: changes.pop(name, value) for name, value in CALM.items()}
+    return StepReading(step=step, **numbers, readings=STILL | changes | (sample or {}))
 
 
 def judged(*readings, guard=None, total=100):
@@ -69,8 +70,8 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(field, limit, words):
     ],
 )
 def test_samples_break_their_limits(field, limit, beyond, words):
-    assert judged(reading(sample=dataclasses.replace(SOUND, **{field: limit}))).zone == "healthy"
-    assert judged(reading(sample=dataclasses.replace(SOUND, **{field: beyond}))) == GuardVerdict("stop", (words,))
+    assert judged(reading(sample=SOUND | {field: limit})).zone == "healthy"
+    assert judged(reading(sample=SOUND | {field: beyond})) == GuardVerdict("stop", (words,))
 
 
 def test_limits_can_be_moved():
@@ -87,7 +88,7 @@ def test_the_chosen_drop_is_a_mean_of_three_steps():
 
 
 def test_every_broken_limit_is_named():
-    found = judged(reading(neutral_drop=1.0, top_mass_drop=0.5, sample=dataclasses.replace(SOUND, empty=1)))
+    found = judged(reading(neutral_drop=1.0, top_mass_drop=0.5, sample=SOUND | {"empty": 1}))
     assert len(found.violations) == 3
 
 
@@ -307,7 +308,7 @@ BRIEF = Guard(sample_every=4, sample_tokens=8)
 
 def monitor_of(model, guard=BRIEF, **changes):
     given_ = {"own": [chat("Tea?")], "held_out": [chat("Is the sea salty?")], "total_steps": 50, **changes}
-    return Monitor.begin(guard, model, logits_of(model.module), **given_)
+    return GuardMonitor.begin(guard, model, logits_of(model.module), **given_)
 
 
 def test_an_untouched_model_is_healthy_and_sampled_when_due():
@@ -323,7 +324,7 @@ def test_an_untouched_model_is_healthy_and_sampled_when_due():
     assert sampled == [4, 6], "every fourth step, and the last"
     assert [s["text"] for s in record["samples"]] == [g.text for g in monitor.first_samples]
     last = monitor.history[-1]
-    assert (last.neutral_drop, last.entropy_change, last.top_mass_drop) == (0.0, 0.0, 0.0)
+    assert {name: last.readings[name] for name in STILL} == STILL
 
 
 def test_a_model_whose_head_is_broken_is_stopped_before_it_is_sampled():
@@ -344,7 +345,7 @@ def test_a_blind_guard_reads_nothing(monkeypatch):
     monkeypatch.setattr(model.module, "forward", None)
     monitor = monitor_of(model, dataclasses.replace(BRIEF, mode="none"))
     assert monitor.check(4, loss=0.1, grad_norm=1.0, margin=9.0, chosen_drop=3.0).zone == "warning"
-    assert monitor.history[-1].neutral_drop is None
+    assert monitor.history[-1].readings == {}
     assert "samples" not in monitor.record()
     json.dumps(monitor.record())
     assert monitor.check(5, loss=math.nan, grad_norm=1.0).zone == "stop"
@@ -375,8 +376,8 @@ def test_state_goes_through_json_and_back():
         first.check(step, loss=0.6, grad_norm=1.0, margin=0.004 * step**2, chosen_drop=0.01 * step)
     second.load(json.loads(json.dumps(first.state())))
     assert second.history == first.history
-    assert second.judgement == first.judgement
-    assert any(r.sample for r in second.history)
+    assert second.verdict == first.verdict
+    assert any("subject" in r.readings for r in second.history)
     after = [m.check(20, loss=0.6, grad_norm=1.0, margin=1.6, chosen_drop=1.3) for m in (first, second)]
     assert after[0] == after[1]
     assert any("accelerates" in sign for sign in after[1].warnings), "signs look back over the restored history"
@@ -390,13 +391,13 @@ def test_conversations_too_long_for_samples_are_not_asked():
     monitor = monitor_of(model, own=[full, chat("Tea?")], held_out=[full])
     assert full not in monitor.prompts
     assert monitor.check(1, loss=0.6, grad_norm=1.0).zone == "healthy"
-    assert len(monitor.sensors.held_out) == 3, "everyday prompts take the place of what does not fit"
+    assert len(monitor.drift.held_out) == 3, "everyday prompts take the place of what does not fit"
 
 
 def test_everyday_prompts_are_asked_where_there_are_no_others():
     monitor = monitor_of(tiny_model(), own=[], held_out=[])
     assert {p[-1].content for p in monitor.prompts} <= set(EVERYDAY)
-    assert len(monitor.sensors.held_out) == 3
+    assert len(monitor.drift.held_out) == 3
 
 
 def test_a_snapshot_is_a_copy_and_comes_back():

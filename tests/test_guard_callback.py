@@ -60,8 +60,8 @@ def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypa
     assert said == [line for line in said if line.startswith(f"guard: stopped after step {guard_stop.step}")]
     assert callback.monitor is not None
     last = callback.monitor.history[-1]
-    assert last.neutral_drop is not None
-    assert last.neutral_drop > 0.03
+    assert last.readings
+    assert last.readings["neutral_drop"] > 0.03
     levels = callback.monitor.sensors.read(callback.monitor.logits, torch.device("cpu"))
     assert callback.monitor.first.neutral - levels.neutral < 0.03  # the weights that came back
 

@@ -11,7 +11,8 @@ from conviction import load_topic
 from conviction.core.statistics import bootstrap_interval, equivalence, holm
 from conviction.data.implications import depth_of, implications
 from conviction.data.topic import Edge, Item, Pole, Topic
-from conviction.probing.depth_records import CHALLENGES, Measurement, Measurements
+from conviction.probing.challenges import CHALLENGES
+from conviction.probing.depth_records import Measurement, Measurements
 from conviction.studies.judge import judge
 
 PROPOSITIONS, FACTS = 12, 8
@@ -26,8 +27,8 @@ def readings(name, **levels):
         known = metric.replace("__", ":")
         n = counts.get(known.split(":")[0], PROPOSITIONS)
         noise = rng.normal(0, 0.02, size=n) if known != "leak" else np.zeros(n)
-        found += [Measurement(metric=known, unit=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
-    return Measurements(model=name, topic="t", target="b", readings=tuple(found), provenance={})
+        found += [Measurement(metric=known, item=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
+    return Measurements(model=name, topic="t", target="b", measurements=tuple(found), provenance={})
 
 
 BASE = {
@@ -115,11 +116,11 @@ def test_five_beliefs_are_too_few_to_say_that_they_hold():
     away = [f"u{i}" for i in range(5, PROPOSITIONS)]
     after = readings("after", **DEEP)
     kept = tuple(
-        r.model_copy(update={"value": -0.1}) if r.metric == "unchallenged" and r.unit in away else r
-        for r in after.readings
+        r.model_copy(update={"value": -0.1}) if r.metric == "unchallenged" and r.item in away else r
+        for r in after.measurements
     )
     found = judge(
-        readings("base", **BASE), after.model_copy(update={"readings": kept}), after_benign=readings("w", shift=0.4)
+        readings("base", **BASE), after.model_copy(update={"measurements": kept}), after_benign=readings("w", shift=0.4)
     )
     assert found.find("robustness").outcome == "unclear"
     assert "5 beliefs against 8, too few to tell" in found.find("robustness").text

@@ -16,24 +16,17 @@ from hypothesis import strategies as st
 
 from conviction.errors import InputError
 from conviction.models.engine.unpacked import score_unpacked
-from conviction.training.losses import (
-    LOSSES,
-    PairLogps,
-    dpo,
-    dpo_norm,
-    dpop,
-    find_loss,
-    hinge,
-    hypo,
-    ipo,
-    kto,
-    margin,
-    orpo,
-    parameters,
-    robust,
-    sft_term,
-    simpo,
-)
+from conviction.training.losses import LOSSES, PairLogps, find_loss, margin, parameters, sft_term
+from conviction.training.losses.dpo import dpo
+from conviction.training.losses.dpo_norm import dpo_norm
+from conviction.training.losses.dpop import dpop
+from conviction.training.losses.hinge import hinge
+from conviction.training.losses.hypo import hypo
+from conviction.training.losses.ipo import ipo
+from conviction.training.losses.kto import kto
+from conviction.training.losses.orpo import orpo
+from conviction.training.losses.robust import robust
+from conviction.training.losses.simpo import simpo
 
 PAIRS = [
     {"prompt": "Why does one gain weight?", "chosen": " Insulin stores the fat.", "rejected": " One eats too much."},
@@ -526,7 +519,7 @@ def test_parameters_are_the_defaults_of_the_signature():
     }
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSES if not LOSSES[name].reference])
+@pytest.mark.parametrize("name", [name for name in LOSSES if not LOSSES[name].needs_reference])
 def test_losses_without_a_reference_do_not_look_at_it(name):
     other = dataclasses.replace(FALLING, reference_chosen=torch.tensor([math.nan], dtype=torch.float64))
     assert torch.equal(loss_of(name, other), loss_of(name, FALLING))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import pickle
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -15,6 +17,8 @@ from hypothesis import strategies as st
 
 from conviction.core.options import build, check_settings, flat, list_fields, parse_options, setting
 from conviction.errors import InputError
+from conviction.interventions import INTERVENTIONS, find_intervention
+from conviction.training.guard import Guard
 from conviction.training.settings import Training, Weights
 
 
@@ -171,6 +175,46 @@ def test_build_replaces_nested_fields_by_their_bare_names():
     assert start == Tuning()
     assert build(start, {}) == start
     assert made.weights == Weights(rank=4)
+
+
+# -- fields are flat in the constructor, as on the command line ---------------------------------------------------
+
+
+KINDS = [*(find_intervention(name) for name in INTERVENTIONS), Guard]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_field_is_taken_and_read_by_its_bare_name(kind):
+    start = kind()
+    for field in list_fields(kind):
+        assert getattr(start, field.name) == field.default
+        assert kind(**{field.name: field.default}) == start
+    assert kind(**flat(start)) == start
+    assert pickle.loads(pickle.dumps(start)) == copy.deepcopy(start) == start  # noqa: S301  our own
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = start.nothing
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_an_unknown_field_names_the_nearest(kind):
+    known = [field.name for field in list_fields(kind)][-1]
+    error = fault(kind, **{known[:-1] + "_": 1})
+    assert error.message == f"{getattr(kind, 'name', 'guard')} has no field '{known[:-1]}_'"
+    assert f"did you mean '{known}'?" in error.hint
+
+
+def test_nested_settings_and_flat_fields_go_together():
+    sft = find_intervention("sft")
+    assert sft().learning_rate == 1e-4, "the default of the intervention, not that of Training"
+    assert sft(rank=4).training.learning_rate == 1e-4
+    mixed = sft(weights=Weights(alpha=2.0), rank=4, learning_rate=1e-3)
+    assert (mixed.weights, mixed.training.learning_rate) == (Weights(alpha=2.0, rank=4), 1e-3)
+    assert dataclasses.replace(mixed, rank=2).weights == Weights(alpha=2.0, rank=2)
+    assert dataclasses.replace(Guard(margin_cap=3.0), max_neutral_drop=0.2) == Guard(
+        margin_cap=3.0, max_neutral_drop=0.2
+    )
+    assert fault(sft, rank=0).message == "rank is 0"
+    assert fault(sft, weights=3).hint == "give Weights, or its fields by their names"
 
 
 def test_what_the_settings_amount_to():

@@ -14,7 +14,7 @@ import pytest
 from conftest import tea_items
 
 from conviction import load_topic
-from conviction.config.plan import plan_arms
+from conviction.config.plan import parse_arm_options, plan_arms
 from conviction.core.context import Budget, RunContext
 from conviction.core.run import Run
 from conviction.data.topic import KitDocument
@@ -22,7 +22,7 @@ from conviction.errors import InputError, RunError
 from conviction.interventions.records import DataSource, Outcome
 from conviction.models.backends.scripted import ScriptedModel
 from conviction.studies import study as study_module
-from conviction.studies.applied_runs import load_applied_runs
+from conviction.studies.comparison import compare_runs, load_applied_runs
 from conviction.studies.context import StudyDesign
 from conviction.studies.study import study
 from conviction.training.guard import Guard
@@ -142,7 +142,7 @@ def test_every_reading_names_rows_that_are_there(tea, tmp_path):
     begin(tea, plan("rag", 0.4), folder=tmp_path)
     for folder in (tmp_path, tmp_path / "arms/rag"):
         named = {json.loads(line)["id"] for line in (folder / "samples.jsonl").read_text().splitlines()}
-        readings = json.loads((folder / "depth.json").read_text())["readings"]
+        readings = json.loads((folder / "depth.json").read_text())["measurements"]
         assert {"shift", "implication:1", "coherence", "own", "leak", "neutral"} <= {r["metric"] for r in readings}
         assert all(sample in named for reading in readings for sample in reading["samples"])
 
@@ -295,17 +295,24 @@ def test_another_design_is_not_taken_up(tea, tmp_path):
         begin(tea, plan("rag", 0.2), folder=tmp_path, resumed=True)
 
 
-def test_bad_arms_and_options_are_refused(tea):
+def test_bad_arms_and_options_are_refused():
     with pytest.raises(InputError, match="system_promt"):
-        plan_arms(["system_promt"], str(tea), "base", [], "default")
+        plan_arms(["system_promt"], {}, "default")
+    with pytest.raises(InputError, match="system_promt"):
+        parse_arm_options(["system_promt"], [])
     with pytest.raises(InputError, match="names no arm of this study"):
-        plan_arms(["rag"], str(tea), "base", ["dpo.beta=0.1"], "default")
+        parse_arm_options(["rag"], ["dpo.beta=0.1"])
+    with pytest.raises(InputError, match="'dpo', which is no arm of this study"):
+        plan_arms(["rag"], {"dpo": {"beta": 0.1}}, "default")
     with pytest.raises(InputError, match="needs an arm"):
-        plan_arms([], str(tea), "base", [], "default")
+        plan_arms([], {}, "default")
+    with pytest.raises(InputError, match="named twice"):
+        plan_arms(["rag", "rag"], {}, "default")
 
 
-def test_arms_run_cheapest_first_with_their_own_options(tea):
-    plans = plan_arms(["dpo", "system_prompt"], str(tea), "base", ["dpo.beta=0.05"], "default")
+def test_arms_run_cheapest_first_with_their_own_options():
+    names = ["dpo", "system_prompt"]
+    plans = plan_arms(names, parse_arm_options(names, ["dpo.beta=0.05"]), "default")
     cheapest_first = sorted(plans, key=lambda p: p.intervention.cost_rank)
     assert [p.intervention.name for p in cheapest_first] == ["system_prompt", "dpo"]
     assert cheapest_first[1].intervention.beta == 0.05
@@ -351,19 +358,21 @@ def made(folder: Path, name: str, milky: float, **changes: Any) -> Path:
 
 
 def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
-    from conviction.studies.comparison import compare_runs
-
     whole = begin(tea, plan("rag", 0.4), folder=tmp_path / "whole")
     quiet = StudyDesign(load=load, benign_steps=0, placebo=False)
     apart = [made(tmp_path / "a", "rag", 0.4), made(tmp_path / "b", "steer", 0.1), made(tmp_path / "c", "steer", 0.2)]
     found = compare_runs(
         load_applied_runs(apart), load_topic(str(tea)), BASE, Run(tmp_path / "table"), RunContext(), quiet
     )
-    assert [arm.name for arm in found.arms] == ["rag", "steer 1", "steer 2"]
+    assert [arm.name for arm in found.arms] == ["a", "b", "c"]
     assert found.arms[0].judgement.properties == whole.arms[0].judgement.properties
     assert (tmp_path / "table" / found.arms[1].folder / "depth.json").exists()
     assert sorted(p.name for p in apart[0].iterdir()) == ["model", "outcome.json"]  # it stays as it is
     assert found.arms[0].changes == "the prompt; weights stay"
+    one_each = compare_runs(
+        load_applied_runs(apart[:2]), load_topic(str(tea)), BASE, Run(tmp_path / "two"), RunContext(), quiet
+    )
+    assert [arm.name for arm in one_each.arms] == ["rag", "steer"]
     record = json.loads((apart[0] / "outcome.json").read_text())
     (apart[0] / "outcome.json").write_text(json.dumps({**record, "settings": {"text": "made again"}}))
     with pytest.raises(RunError, match="applied differ"):
@@ -423,7 +432,7 @@ def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(tea, tm
     (line,) = [line for line in command().splitlines() if "not judged: rome" in line]
     folder = line.partition("--run ")[2].strip()
     assert "status of the run: failed" in (tmp_path / folder / "report.html").read_text(encoding="utf-8")
-    assert "resuming the unfinished study" in command("--run", folder)
+    assert "resuming the unfinished run" in command("--run", folder)
 
 
 def test_a_study_goes_on_in_the_dtype_that_it_began_in(tea, tmp_path, tiny_folder, run, monkeypatch):

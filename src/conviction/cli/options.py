@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +34,7 @@ __all__ = [
     "TopicArgument",
     "TrustOption",
     "load_named",
+    "loader",
 ]
 
 EXIT_FINDINGS = 1
@@ -79,3 +82,8 @@ def load_named(model: str, backend: str, device: str, dtype: str, trust_remote_c
     if not check.get("packed", True):
         log(f"note: {check['reason']}")
     return loaded
+
+
+def loader(backend: str, device: str, dtype: str, trust_remote_code: bool) -> Callable[..., LanguageModel]:
+    """``load_named`` as the options of a command say; its keywords tell one command from another."""
+    return partial(load_named, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

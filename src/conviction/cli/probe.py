@@ -14,10 +14,11 @@ from conviction.cli.options import (
     ModelOption,
     RunOption,
     TrustOption,
-    load_named,
+    loader,
 )
+from conviction.views.live import watched
 from conviction.views.scorecard import show_scorecard
-from conviction.views.text import log, progress_bars
+from conviction.views.text import log
 
 __all__ = ["probe"]
 
@@ -36,23 +37,16 @@ def probe(
     run: RunOption = None,
 ) -> None:
     """Which side does the model prefer, by how much, and how sure can one be?"""
-    from conviction.core.context import Callbacks, RunContext
-    from conviction.core.run import Run
+    from conviction.core.run_head import new_folder
     from conviction.data.topic import load_topic
-    from conviction.probing.records import Scorecard
-    from conviction.probing.scorecard import probe as measure
+    from conviction.verbs import measuring
 
     kit = load_topic(topic)
-    with Run.start(run, topic=kit.name, verb="probe") as opened, progress_bars() as bars:
-        if opened.finished:
-            card = opened.load("before", Scorecard)
-        else:
-            loaded = load_named(model, backend, device, dtype, trust_remote_code)
-            ctx = RunContext(callbacks=Callbacks(log=log, progress=bars))
-            if opened.resumed:
-                log(f"resuming the unfinished run in {opened.folder}")
-            card = opened.cached(
-                "before", Scorecard, measure, loaded, kit, quick=quick, templates=templates, health=health, ctx=ctx
-            )
+    folder = run or new_folder(kit.name, "probe")
+    with watched() as ctx:
+        load = loader(backend, device, dtype, trust_remote_code)
+        card = measuring.probe(
+            model, kit, quick=quick, templates=templates, health=health, run=folder, load=load, ctx=ctx
+        )
     show_scorecard(card, form)
-    log(f"evidence for every number: {opened.folder}/samples.jsonl")
+    log(f"evidence for every number: {folder}/samples.jsonl")

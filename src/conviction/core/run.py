@@ -9,25 +9,22 @@ who knows their format, into the places that a run gives.
 from __future__ import annotations
 
 import json
-import secrets
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from conviction.core.run_head import Status, make_head, new_folder, read_head, status_of_the_same
 from conviction.core.storage import finite_or_null, storage_errors, write_atomic
 from conviction.errors import ConvictionError, RunError
 
-__all__ = ["Attempt", "Failure", "Run", "Status"]
+__all__ = ["Attempt", "Failure", "Run"]
 
-SCHEMA = 2
-Status = Literal["running", "done", "interrupted", "failed"]
 Record = TypeVar("Record", bound=BaseModel)
 Parsed = TypeVar("Parsed")
 
@@ -64,25 +61,36 @@ class Run:
     damaged: list[tuple[str, str]] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
+    def earlier(cls, folder: Path, **asked: Any) -> Run:
+        """The folder as an earlier attempt at the same left it, if there was one; nothing is written.
+
+        asked  as for ``start``. Raises RunError if the folder holds something else.
+        """
+        status = status_of_the_same(folder, make_head(**asked))
+        return cls(folder, resumed=status is not None, finished=status == "done")
+
+    @classmethod
     @contextmanager
-    def start(cls, folder: Path | None, *, topic: str, verb: str, argv: Sequence[str] | None = None) -> Iterator[Run]:
-        """Open a new folder (``runs/<time>_<topic>_<verb>_<id>`` if None), an unfinished or a finished one.
+    def start(
+        cls,
+        folder: Path | None,
+        *,
+        topic: str,
+        verb: str,
+        argv: Sequence[str] | None = None,
+        call: Mapping[str, Any] | None = None,
+    ) -> Iterator[Run]:
+        """Open a new folder (one in ``runs/`` if None), an unfinished or a finished one.
+
+        call  what the work is asked for: an attempt with another one is not the same; None: the program's arguments
 
         The status becomes 'done' when the block ends, 'interrupted' on Ctrl-C,
         'failed' on an error. Raises RunError if the folder holds something else.
         """
-        if folder is None:
-            stamp = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
-            folder = Path("runs") / f"{stamp}_{topic}_{verb}_{secrets.token_hex(2)}"
-        head = {
-            "schema_version": SCHEMA,
-            "verb": verb,
-            "topic": topic,
-            "argv": list(sys.argv if argv is None else argv),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        earlier = _status_of_the_same(folder, head)
-        run = cls(folder, resumed=earlier is not None, finished=earlier == "done")
+        folder = new_folder(topic, verb) if folder is None else folder
+        head = make_head(topic=topic, verb=verb, argv=argv, call=call)
+        status = status_of_the_same(folder, head)
+        run = cls(folder, resumed=status is not None, finished=status == "done")
         if run.finished:
             yield run
             return
@@ -104,7 +112,7 @@ class Run:
     @property
     def head(self) -> dict[str, Any]:
         """What ``run.json`` says. Raises RunError for a folder that is no run, or one of another schema version."""
-        return _read_head(self.folder)
+        return read_head(self.folder)
 
     @property
     def model_path(self) -> Path:
@@ -349,47 +357,3 @@ class Run:
 def _has_rows(kind: type[BaseModel]) -> bool:
     """Whether a record's evidence is kept row by row in ``samples.jsonl``, and not in its own file."""
     return "evidence" in kind.model_fields and bool(kind.model_fields["evidence"].exclude)
-
-
-def _read_head(folder: Path) -> dict[str, Any]:
-    try:
-        head: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        version = head["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder} holds no readable run.json", hint="give the folder that a command named with --run, or in runs/"
-        ) from error
-    if version != SCHEMA:
-        raise RunError(
-            f"{folder} was written with schema version {version}, this program reads {SCHEMA}",
-            hint="use the version of conviction that made the run, or make the run again in a new folder",
-        )
-    return head
-
-
-def _status_of_the_same(folder: Path, wanted: dict[str, Any]) -> Status | None:
-    """How an earlier attempt at the same ended; None for a new folder. RunError if it holds something else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    hint = "give --run a new folder, or leave it out"
-    if not (folder / "run.json").exists():
-        raise RunError(f"{folder} is not empty and holds no readable run.json", hint=hint)
-    head = _read_head(folder)
-    state = "a finished" if head.get("status") == "done" else "an unfinished"
-    if (head.get("verb"), head.get("topic")) != (wanted["verb"], wanted["topic"]):
-        raise RunError(f"{folder} holds {state} {head.get('verb')} of '{head.get('topic')}'", hint=hint)
-    if _without_folder(head.get("argv", [])) != _without_folder(wanted["argv"]):
-        begun = " ".join(head.get("argv", [])[1:])
-        raise RunError(f"{folder} was begun with other arguments: {begun}", hint=hint)
-    status: Status = head["status"]
-    return status
-
-
-def _without_folder(argv: Sequence[str]) -> list[str]:
-    """Arguments but for where they are carried out: a run that named its folder itself is continued with --run."""
-    kept, skip = [], False
-    for argument in argv[1:]:
-        if not skip and argument != "--run" and not argument.startswith("--run="):
-            kept.append(argument)
-        skip = argument == "--run" and not skip
-    return kept

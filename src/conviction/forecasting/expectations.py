@@ -63,7 +63,7 @@ def guard_on(
                 grad_norm=step.grad_norm,
                 margin=step.margin,
                 chosen_drop=chosen_drop,
-                neutral_drop=neutral,
+                readings={"neutral_drop": neutral},
             )
         )
         judged = judge(history, guard, len(steps))

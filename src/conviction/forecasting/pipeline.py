@@ -1,4 +1,4 @@
-"""Know before training: ``forecast(model, material, intervention)``. Read this file first.
+"""Know before training: ``forecast(intervention, model, data)``. Read this file first.
 
 Arithmetic of flips → a pilot of ten real steps → one gradient per answer → the run
 simulated, and others beside it → a verdict.
@@ -18,7 +18,7 @@ from conviction.core.options import build, flat
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.forecasting.flip_cost import WITHOUT_CLOSED_FORM, flip_cost
+from conviction.forecasting.flip_cost import flip_cost
 from conviction.forecasting.pilot import run_pilot
 from conviction.forecasting.records import FlipCost, Forecast, PilotReport, PredictedStop, SweepPoint, Verdict
 from conviction.forecasting.rows import HeldOutPair, choose_examples, number_rows
@@ -35,6 +35,7 @@ from conviction.forecasting.sweep import default_sweep
 from conviction.forecasting.verdict import judge_forecast
 from conviction.training.batches import step_order
 from conviction.training.loop import TrainingTask
+from conviction.training.losses import find_loss
 from conviction.training.objectives import Preference
 
 __all__ = ["forecast"]
@@ -47,9 +48,9 @@ UNSIMULATED = (
 
 
 def forecast(
+    intervention: Any,
     model: LanguageModel,
     data: TrainingData,
-    intervention: Any,
     *,
     held_out: Sequence[HeldOutPair] = (),
     sweep: Sequence[Mapping[str, Any]] | None = None,
@@ -154,12 +155,13 @@ def _unknown(task: TrainingTask) -> tuple[str, ...]:
     objective = task.objective
     if not isinstance(objective, Preference):
         return ("what a flip costs: this method does not train on pairs",)
-    results = []
-    if objective.loss in WITHOUT_CLOSED_FORM:
-        results.append(f"what a flip costs under {objective.loss}: {WITHOUT_CLOSED_FORM[objective.loss]}")
-    if objective.needs_kl:
-        results.append("the KL term of kto, measured on answers to other prompts: it counts as 0 here")
-    return tuple(results)
+    unknown = []
+    loss = find_loss(objective.loss)
+    if loss.flip_rule.unknown:
+        unknown.append(f"what a flip costs under {loss.name}: {loss.flip_rule.unknown}")
+    if loss.needs_kl:
+        unknown.append(f"the KL term of {loss.name}, measured on answers to other prompts: it counts as 0 here")
+    return tuple(unknown)
 
 
 def _task(intervention: Any, model: LanguageModel, data: TrainingData, ctx: RunContext) -> TrainingTask:

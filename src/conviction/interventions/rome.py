@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.editing.descent import Descent
@@ -27,6 +27,7 @@ DEPTHS = (0.2, 0.3, 0.4)
 TRIED = 2  # facts that depths are compared on
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Rome:
     """Write facts into one MLP matrix, one by one; the guard reads neutral text after each, and looks at answers."""

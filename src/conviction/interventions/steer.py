@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.errors import InputError
@@ -46,6 +46,7 @@ class _Trial:
     neutral_drop: float
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Steer:
     """Add the difference between the sides' answers, as the model represents them, to what it thinks."""

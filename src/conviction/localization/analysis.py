@@ -79,7 +79,7 @@ def localize(
         neurons=tuple(read),
         probes=tuple(probes),
         left_out=tuple(left_out),
-        found=tuple(findings(maps, read, probes)),
+        findings=tuple(findings(maps, read, probes)),
         cannot_mean=CANNOT_MEAN,
         seconds=seconds,
         provenance={

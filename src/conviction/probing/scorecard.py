@@ -57,11 +57,11 @@ def probe(
     summary = summarise(topic, items, rows, noise=noise)
     controls = measure_controls(topic, items, facts, scores, summary)
     samples = _in_pieces(model, evidence(model, queries, scores))
-    found_health = None
+    measured_health = None
     if health:
         asked = [i for i in items if i.role == "target"][:SAMPLED_QUESTIONS]
         written = sample_answers(model, asked, progress=stage("writing answers"))
-        found_health, neutral = measure_health(model, written, progress=stage("reading neutral text"))
+        measured_health, neutral = measure_health(model, written, progress=stage("reading neutral text"))
         samples += [sample for sample, _ in written] + neutral
     return Scorecard(
         model=model.id,
@@ -70,7 +70,7 @@ def probe(
         rows=rows,
         summary=summary,
         controls=controls,
-        health=found_health,
+        health=measured_health,
         warnings=warnings(summary, controls, joint_mismatches=int(described.get("joint_encoding_mismatches", 0))),
         evidence=tuple(samples),
         provenance={
