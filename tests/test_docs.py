@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import pytest
-from conftest import context, tiny_model
+from tiny import context, tiny_model
 
 from conviction.auditing.linter import RULES, find_rule
 from conviction.config.presets import PRESETS
