@@ -140,6 +140,7 @@ def test_a_truth_direction_is_found_where_there_is_one():
     assert abs(readings[0].shuffled - 0.5) < 0.3
 
 
+@pytest.mark.long
 def test_all_of_it_from_the_library_and_the_command_line(tmp_path, tiny_folder, monkeypatch):
     from conviction.cli.app import app
 
