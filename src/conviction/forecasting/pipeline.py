@@ -72,7 +72,7 @@ def forecast(
         chosen = choose_examples(task, first=pilot_steps, most=examples)
         reference = read_reference(task, chosen, ctx.progress("reading the untouched model"))
         cost = _cost(task, chosen, reference)
-    known = {"cost": cost, **_plan(intervention, task, data)}
+    known = {"model": model.id, "cost": cost, **_plan(intervention, task, data)}
     if obstacle := _obstacle(task):
         verdict = Verdict(kind="none", reasons=(obstacle,), advice=("forecast it with tune=lora",))
         return Forecast(**known, verdict=verdict, unknown=(obstacle, *_unknown(task)), seconds=clock.seconds)
@@ -113,7 +113,6 @@ def forecast(
 def _plan(intervention: Any, task: TrainingTask, data: TrainingData) -> dict[str, Any]:
     """What is forecast."""
     return {
-        "model": task.model.id,
         "data": data.name,
         "intervention": intervention.name,
         "options": _options(intervention, task),
