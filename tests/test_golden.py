@@ -88,6 +88,10 @@ def test_the_numbers_are_the_same(name, run, given, tiny_folder, monkeypatch):
     code, out, err = run(*COMMANDS[name], *model, "--dtype", "fp32", "--format", "json")
     assert code in {0, 1}, err
     now = dict(numbers(json.loads(out)))
+    if "--run" in COMMANDS[name]:
+        lines = (given / name / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+        steps = [json.loads(line) for line in lines]
+        now |= {f"/step/{s['step']}/{measure}": s[measure] for s in steps for measure in ("loss", "grad_norm")}
     assert now
     known = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {"torch": torch.__version__}
     if os.environ.get("RECORD"):
