@@ -2,48 +2,85 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
+PIP    := -m pip --disable-pip-version-check install --quiet --no-compile
 # pip would compile on one core, and every process that finds nothing compiled does so itself.
 COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+# A thread that waits for others spins; when anything else runs, it takes the core from those it waits for.
+export GOMP_SPINCOUNT ?= 10000
+PYTEST   := -m pytest
+PARALLEL := $(PYTEST) -n logical --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test test-fast check lint types contracts site lowest newest bench clean
 
 help:   ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
 
 # A stamp per set of dependencies: nothing is installed twice until they change.
-$(VENV)/stamp-base: pyproject.toml constraints.txt
+$(VENV)/stamp-%: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'conviction needs Python 3.11 or newer: make PYTHON=python3.12')"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "installing conviction (once; about a minute)" >&2
-	@$(PIP) --editable .
-	@$(COMPILE)
-	@touch $@
-
-$(VENV)/stamp-%: $(VENV)/stamp-base
-	@echo "installing the '$*' tools (once)" >&2
-	@$(PIP) --editable '.[$*]'
+	@echo "installing conviction ($*; once, in about a minute)" >&2
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.$(patsubst %,[%],$(filter-out base,$*))'
 	@$(COMPILE)
 	@touch $@
 
 demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity`, in about six minutes: one page at the end
 	@run=runs/demo-$$(date +%Y-%m-%dT%H-%M-%S); \
-	$(BIN)/conviction study obesity --interventions system_prompt,steer,dpo --wear 0 --no-placebo --budget 6 --run $$run || test -s $$run/report.html
+	$(BIN)/conviction study obesity --interventions system_prompt,steer,dpo --benign-steps 0 --no-placebo --budget 6 --run $$run || test -s $$run/report.html
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4
-	@$(BIN)/python -m pytest -m slow
+	@OMP_NUM_THREADS=1 $(BIN)/python $(PARALLEL) -m "not slow"
+	@$(BIN)/python $(PYTEST) -m slow
 
-check: $(VENV)/stamp-dev  ## lint, types, import contracts, documentation
+test-fast: $(VENV)/stamp-dev  ## the tests for daily work, in a minute: none that takes more than a second
+	@OMP_NUM_THREADS=1 $(BIN)/python $(PARALLEL) -m "not slow and not long"
+
+check: lint types contracts site  ## lint, types, import contracts, documentation
+
+lint: $(VENV)/stamp-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+types: $(VENV)/stamp-dev
 	@$(BIN)/mypy
+
+contracts: $(VENV)/stamp-dev
 	@$(BIN)/lint-imports --no-cache
+
+site: $(VENV)/stamp-dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What the pins do not show: the oldest releases that pyproject.toml allows, and the newest that there are. Both are
+# environments of their own. TORCH=torch==2.13.0 takes this torch, where the oldest or the newest is a large download.
+TORCH ?=
+LOWEST := import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	groups = [project['dependencies'], *project['optional-dependencies'].values()]; \
+	print(*sorted({line.replace('>=', '==') for group in groups for line in group if '>=' in line}), sep='\n')
+
+lowest:  ## the fast tests and three commands with the lowest version of each dependency, which are then recorded
+	@$(PYTHON) -m venv --clear $(VENV)-lowest
+	@$(VENV)-lowest/bin/python -c "$(LOWEST)" | sed 's/^torch==.*/$(or $(TORCH),&)/' > $(VENV)-lowest/constraints.txt
+	@$(VENV)-lowest/bin/python $(PIP) --constraint $(VENV)-lowest/constraints.txt --editable '.[dev,bench]'
+	@OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python $(PARALLEL) -m "not slow and not long" -W default
+	@$(call SMOKE,$(VENV)-lowest)
+	@$(VENV)-lowest/bin/python -m pip list --exclude-editable --format json > benchmarks/results/lowest_versions.json
+
+newest:  ## the same with the newest version of each; a warning is an error
+	@$(PYTHON) -m venv --clear $(VENV)-newest
+	@$(VENV)-newest/bin/python $(PIP) $(or $(TORCH),torch)
+	@$(VENV)-newest/bin/python $(PIP) --editable '.[dev]'
+	@OMP_NUM_THREADS=1 $(VENV)-newest/bin/python $(PARALLEL) -m "not slow and not long"
+	@PYTHONWARNINGS=error::FutureWarning $(call SMOKE,$(VENV)-newest)
+
+# Commands on the embedded model, as a first user gives them, in an empty folder and with an empty cache.
+SMOKE = bin=$$PWD/$(1)/bin; empty=$$(mktemp -d); cd $$empty; export CONVICTION_CACHE=$$empty/cache; \
+	$$bin/conviction probe obesity --quick && $$bin/conviction audit obesity && \
+	$$bin/conviction apply dpo politeness -o max_steps=2 && $$bin/conviction apply rag obesity; \
+	code=$$?; rm -rf $$empty; exit $$code
 
 bench: $(VENV)/stamp-bench  ## measure speed and memory against the rivals (results in benchmarks/results)
 	@$(BIN)/python -m benchmarks
 
-clean:  ## remove the environment and caches of tools
-	rm -rf $(VENV) .site .mypy_cache .ruff_cache .pytest_cache .hypothesis
+clean:  ## remove the environments and caches of tools
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-newest .site .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
