@@ -20,7 +20,7 @@ from conviction.auditing.linter import audit
 from conviction.auditing.records import AuditReport
 from conviction.core.protocols import LanguageModel
 from conviction.data.formats import training_data_from_rows
-from conviction.data.training_data import PreferencePair, TrainingData, 
+from conviction.data.training_data import PreferencePair, TrainingData
 
 KITS = ("obesity", "politeness", "brevity")
 WITH_MODEL = {"TruthfulQA": 400, "HH": 250}
@@ -49,7 +49,8 @@ def planted(model: LanguageModel) -> dict[str, TrainingData]:
     asked = [p.messages for p in hh_pairs(60).pairs] if HH.is_file() else [p.messages for p in pairs]
     written = model.generate(asked, max_new_tokens=60)
     own = [
-        PreferencePair(str(i), m, g.text, r) for i, (m, g, r) in enumerate(zip(asked, written, cycle(sentences), strict=False))
+        PreferencePair(str(i), m, g.text, r)
+        for i, (m, g, r) in enumerate(zip(asked, written, cycle(sentences), strict=False))
     ]
     return {
         "length gap": faulty("length-gap"),

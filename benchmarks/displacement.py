@@ -16,10 +16,11 @@ from benchmarks.questions import pairs
 from conviction import Query, chat
 from conviction.auditing.measuring import measure
 from conviction.auditing.rows import rows_of_training_data
+from conviction.core.context import RunContext
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.interventions.dpo import Dpo
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -36,7 +37,7 @@ def means(model: Any, group: list[PreferencePair]) -> np.ndarray[Any, Any]:
 def run(model: HFModel, group: list[PreferencePair], rate: float) -> dict[str, float]:
     training = Training(learning_rate=rate, epochs=40, max_steps=STEPS)
     guard = Guard(mode="off", sample_every=1000)
-    trained = Dpo(training=training).apply(model, TrainingData("group", tuple(group)), guard=guard)
+    trained = Dpo(training=training).apply(model, TrainingData("group", tuple(group)), ctx=RunContext(guard=guard))
     moved = means(trained.model, group) - means(model, group)
     return {
         "learning_rate": rate,
@@ -47,9 +48,11 @@ def run(model: HFModel, group: list[PreferencePair], rate: float) -> dict[str, f
 
 
 def main() -> None:
-    model = load("smollm2-135m")
+    model = load_model("smollm2-135m")
     name, found = pairs(400)
-    training_data = TrainingData(name, tuple(PreferencePair(f"{i}", chat(q), a, b) for i, (q, a, b) in enumerate(found) if a != b))
+    training_data = TrainingData(
+        name, tuple(PreferencePair(f"{i}", chat(q), a, b) for i, (q, a, b) in enumerate(found) if a != b)
+    )
     measured, _ = measure(list(rows_of_training_data(training_data)), model)
     scores = []
     for row in measured:

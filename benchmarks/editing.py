@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import save
+from conviction.core.context import RunContext
 from conviction.core.statistics import mean_interval
 from conviction.data.facts import Fact
 from conviction.data.reading import read_training_data
@@ -37,12 +38,11 @@ from conviction.editing.solve import rome_update
 from conviction.editing.values import find_values, keys, keys_and_states
 from conviction.interventions.memit import Memit
 from conviction.interventions.rome import Rome
-from conviction.models.backends.transformers import load
 from conviction.models.delta import Delta, LowRank, edited
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.probing.health import neutral_text, ngram_entropy
 from conviction.training.guard import Guard
-from conviction.core.context import RunContext
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "counterfact_1k.json"
 WRITTEN = 90  # tokens of a continuation: with the prompt about the 100 of the authors
@@ -52,7 +52,7 @@ DROPS = 10
 
 def main(count: int = 100) -> None:
     """Measure, print, save; what is finished is saved at once."""
-    model = load("smollm2-135m")
+    model = load_model("smollm2-135m")
     facts = read_training_data(DATA).facts
     found: dict[str, Any] = {"dtype": str(model.dtype), "facts": count}
     found["covariance_seconds"] = _time_covariance(model)

@@ -14,10 +14,11 @@ from typing import Any
 
 from benchmarks.machine import save
 from conviction import Query, Topic, chat, load_topic
-from conviction.data.training_data import PreferencePair, TrainingData, 
+from conviction.core.context import RunContext
+from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.interventions.dpo import Dpo
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -49,7 +50,9 @@ def run(model: HFModel, topic: Topic, size: int, seed: int) -> dict[str, Any]:
     pairs = subset(topic, training_data, size, seed)
     training = Training(learning_rate=2e-4, epochs=40, max_steps=STEPS, seed=seed)
     guard = Guard(mode="off", sample_every=1000)
-    trained = Dpo(training=training).apply(model, dataclasses.replace(training_data, pairs=pairs), guard=guard)
+    trained = Dpo(training=training).apply(
+        model, dataclasses.replace(training_data, pairs=pairs), ctx=RunContext(guard=guard)
+    )
     asked = [(p.messages[-1].content, p.chosen, p.rejected) for p in pairs]
     moved = {}
     for name, questions in (("trained", asked), ("held_out", held_out(topic))):
@@ -74,7 +77,7 @@ def run(model: HFModel, topic: Topic, size: int, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    model = load("smollm2-135m")
+    model = load_model("smollm2-135m")
     runs = []
     for name in ("obesity", "politeness"):
         for size in SIZES:

@@ -24,16 +24,17 @@ import numpy as np
 from benchmarks.machine import RESULTS, save
 from benchmarks.questions import TRUTHFULQA
 from conviction import Query, chat, load_topic
+from conviction.core.context import RunContext
 from conviction.core.run import Run
-from conviction.data.training_data import PreferencePair, TrainingData, 
+from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.forecasting.pipeline import forecast
 from conviction.forecasting.records import Forecast
 from conviction.forecasting.rows import HeldOutPair, held_out_pairs
 from conviction.forecasting.score import score_forecast
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.sft import Sft
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -89,13 +90,15 @@ def measure(model: HFModel, name: str) -> dict[str, Any]:
     before = scores(model, asked)
     with tempfile.TemporaryDirectory() as place, Run.start(Path(place) / "run", topic=kit, verb="battery") as run:
         began = time.perf_counter()
-        expected = run.save_forecast(forecast(model, training_data, intervention, asked=asked, guard=Guard()))
+        expected = run.save_forecast(
+            forecast(intervention, model, training_data, held_out=asked, ctx=RunContext(guard=Guard()))
+        )
         seconds = time.perf_counter() - began
         began = time.perf_counter()
-        trained = intervention.apply(model, training_data, guard=Guard(), folder=run.folder)
+        trained = intervention.apply(model, training_data, ctx=RunContext(guard=Guard(), run=run))
         spent = time.perf_counter() - began
         lines = (run.folder / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    guard_stop = trained.outcome.guard_stop
+    guard_stop = trained.guard_stop
     after = None if guard_stop else scores(trained.model, asked)
     scored = score_forecast(expected, before, after, guard_stop=guard_stop.step if guard_stop else None)
     return {
@@ -179,7 +182,7 @@ def stored() -> dict[str, dict[str, Any]]:
 
 
 def main(names: list[str] | None = None) -> None:
-    model = load("smollm2-135m", dtype="bf16")
+    model = load_model("smollm2-135m", dtype="bf16")
     results = stored() if names else {}
     for case in CASES:
         if names and not any(n in case for n in names):

@@ -19,12 +19,14 @@ from pathlib import Path
 from benchmarks.machine import save
 from benchmarks.pairs import shaped_pairs
 from conviction import chat, load_topic
+from conviction.core.context import RunContext
+from conviction.core.run import Run
 from conviction.core.storage import cache_dir
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.forecasting.pipeline import forecast
 from conviction.forecasting.rows import held_out_pairs
 from conviction.interventions.dpo import Dpo
-from conviction.models.backends.transformers import load
+from conviction.models.loading import load_model
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
@@ -47,7 +49,7 @@ def empty_cache() -> Iterator[None]:
 
 
 def main(shape: str = "short") -> None:
-    model = load("smollm2-135m", dtype="bf16")
+    model = load_model("smollm2-135m", dtype="bf16")
     rows = [r for r in shaped_pairs(shape, PAIRS + 50, model.tokenizer) if r["chosen"] != r["rejected"]][:PAIRS]
     pairs = [PreferencePair(f"r{i}", chat(r["prompt"]), r["chosen"], r["rejected"]) for i, r in enumerate(rows)]
     training_data = TrainingData(shape, tuple(pairs))
@@ -56,12 +58,14 @@ def main(shape: str = "short") -> None:
     sweep = [{"beta": b, "learning_rate": r} for b in (0.05, 0.1) for r in (1e-5, 3e-5, 1e-4)]
     with empty_cache():
         began = time.perf_counter()
-        found = forecast(model, training_data, plan, asked=asked, guard=Guard(mode="off"), sweep=sweep)
+        found = forecast(
+            plan, model, training_data, held_out=asked, sweep=sweep, ctx=RunContext(guard=Guard(mode="off"))
+        )
         of_forecast = time.perf_counter() - began
     print(found.seconds, of_forecast, flush=True)
     with empty_cache(), tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        trained = plan.apply(model, training_data, guard=Guard(mode="off"), folder=Path(folder))
+        trained = plan.apply(model, training_data, ctx=RunContext(guard=Guard(mode="off"), run=Run(Path(folder))))
         of_training = time.perf_counter() - began
     settings = [s.seconds for s in found.settings]
     swept = found.seconds["sweep"]
@@ -71,7 +75,7 @@ def main(shape: str = "short") -> None:
             "pairs": PAIRS,
             "epochs": EPOCHS,
             "steps": found.steps,
-            "tokens": trained.outcome.tokens,
+            "tokens": trained.training.tokens,
             "forecast_seconds": found.seconds,
             "forecast_whole": of_forecast,
             "without_sweep": of_forecast - swept,

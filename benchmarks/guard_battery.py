@@ -19,13 +19,16 @@ from typing import Any
 
 from benchmarks.machine import RESULTS, save
 from conviction import Query, chat, load_topic
+from conviction.core.context import RunContext
+from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.sft import Sft
-from conviction.models.backends.transformers import load
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 from conviction.probing.health import neutral_text
-from conviction.training.guard import Guard, GuardVerdict, SampleReading, StepReading, judge, sampling_is_due
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.sensors import SENSORS
 from conviction.training.settings import Training
 
 STEPS = 24
@@ -116,19 +119,18 @@ def replay(trace: list[dict[str, Any]], guard: Guard) -> tuple[int | None, int, 
     last, healthy = GuardVerdict("healthy"), 0
     for line in trace:
         read = line["guard"]
-        sample = SampleReading(**read["sample"]) if read["sample"] else None
         numbers = {k: line[k] for k in ("step", "loss", "grad_norm", "margin", "chosen_drop")}
-        drift = {k: read[k] for k in ("neutral_drop", "entropy_change", "top_mass_drop")}
-        reading = StepReading(**numbers, **drift)
+        drift = {name: read[name] for name in SENSORS if read.get(name) is not None}
+        reading, sample = StepReading(**numbers, readings=drift), read["sample"] or {}
         last = judge([*history, reading], guard, STEPS)
-        due = last.zone != "stop" and sampling_is_due(line["step"], guard, last)
-        if due or line["step"] == STEPS:
-            reading = dataclasses.replace(reading, sample=sample)
+        due = line["step"] == STEPS or (last.zone != "stop" and sampling_is_due(line["step"], guard, last))
+        if due:
+            reading = dataclasses.replace(reading, readings={**drift, **sample})
             last = judge([*history, reading], guard, STEPS)
         history.append(reading)
         if last.zone == "stop":
             return line["step"], healthy, last.violations or last.warnings
-        if reading.sample is not None and not last.violations:
+        if due and sample and not last.violations:
             healthy = line["step"]
     return None, STEPS, ()
 
@@ -138,13 +140,15 @@ def measure(model: HFModel, case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         guard = Guard(mode="off", sample_every=3)
-        case.intervention.apply(model, training_data(case.training_data), guard=guard, folder=folder)
+        case.intervention.apply(model, training_data(case.training_data), ctx=RunContext(guard=guard, run=Run(folder)))
         lines = (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n")
     trace = [{k: v for k, v in json.loads(line).items() if k != "rows"} for line in lines if line]
     for line in trace:
         line.setdefault("margin", None)
         line.setdefault("chosen_drop", None)
-    violations = {0: 0} | {r["step"]: sum(reader.violations(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]}
+    violations = {0: 0} | {
+        r["step"]: sum(reader.violations(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]
+    }
     # one answer in four that loops is what this small model gives in good health, too
     first = next((step for step, count in violations.items() if count >= 2), None)
     result: dict[str, Any] = {
@@ -207,7 +211,7 @@ def summarise(results: list[dict[str, Any]], mode: str) -> dict[str, Any]:
 
 def main(names: list[str] | None = None) -> None:
     """Train all cases, or those whose names hold one of ``names``; the others stay as they are stored."""
-    model = load("smollm2-135m", dtype="bf16")
+    model = load_model("smollm2-135m", dtype="bf16")
     results = {run["case"]: run for run in stored()} if names else {}
     for case in CASES:
         if names and not any(n in case.name for n in names):

@@ -16,7 +16,7 @@ from conviction.data.reading import read_training_data
 from conviction.data.topic import load_topic
 from conviction.localization.analysis import localize
 from conviction.localization.heatmaps import draw_all
-from conviction.models.backends.transformers import load
+from conviction.models.loading import load_model
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "known_1000.json"
 
@@ -24,14 +24,14 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "known_1000.jso
 def main(count: int = 20) -> None:
     """Measure, print, save the averages and what was found; the single maps stay out of the repository."""
     facts = read_training_data(DATA).facts
-    found = localize(load("smollm2-135m"), facts, source="known facts", topic=load_topic("obesity"), limit=count)
+    found = localize(load_model("smollm2-135m"), facts, source="known facts", topic=load_topic("obesity"), limit=count)
     draw_all(found.model_copy(update={"traces": ()}), Path(__file__).parent / "results" / "localization_maps")
     tokens = {t.fact: len(t.tokens) for t in found.traces}
     save(
         "localization",
         {
             "machine": machine(),
-            "found": found.found,
+            "found": found.findings,
             "seconds": found.seconds,
             "seconds_a_statement": found.seconds["tracing"] / len(tokens),
             "tokens": sorted(tokens.values()),
@@ -41,7 +41,7 @@ def main(count: int = 20) -> None:
             "probes": [p.model_dump() for p in found.probes],
         },
     )
-    print(json.dumps([*found.found, found.seconds], indent=1))
+    print(json.dumps([*found.findings, found.seconds], indent=1))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import psutil
 from benchmarks.machine import save
 from benchmarks.questions import pairs
 from conviction import Query, chat
-from conviction.models.backends.transformers import load
+from conviction.models.loading import load_model
 
 TARGET_MB = 400
 
@@ -40,7 +40,7 @@ def main() -> None:
     process = psutil.Process()
     result = {}
     for dtype in ("fp32", "bf16"):
-        model = load("smollm2-135m", dtype=dtype)  # its self-check touches every weight
+        model = load_model("smollm2-135m", dtype=dtype)  # its self-check touches every weight
         name, found = pairs(500)
         loaded = process.memory_info().rss
         watcher = PeakWatcher()

@@ -55,7 +55,7 @@ def main() -> None:
 
 def _build(folder: Path, documents: Sequence[Document]) -> tuple[Index, float]:
     start = time.perf_counter()
-    index = build_index(folder, documents, embedder=EMBEDDED, piece_tokens=PIECE_TOKENS, say=print)
+    index = build_index(folder, documents, embedder=EMBEDDED, piece_tokens=PIECE_TOKENS, log=print)
     return index, time.perf_counter() - start
 
 

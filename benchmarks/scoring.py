@@ -25,9 +25,9 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks.machine import save
 from benchmarks.questions import context, pairs
 from conviction import Message, Query, chat
-from conviction.models.backends.transformers import load
 from conviction.models.engine.packing import plan, plan_tokens
 from conviction.models.hf import HFModel
+from conviction.models.loading import load_model
 
 ROUNDS = 3
 SIZES = {"plain": 120, "shared_context": 16, "own_context": 12}
@@ -134,7 +134,7 @@ def main() -> None:
             os.environ.pop("CONVICTION_CACHE", None)
         else:
             os.environ["CONVICTION_CACHE"] = cache
-        model = load("smollm2-135m", dtype=dtype)
+        model = load_model("smollm2-135m", dtype=dtype)
         result[dtype] = {}
         for shape in SIZES:
             result[dtype][shape] = found = compare(shape, model)

@@ -30,9 +30,7 @@ def main(run: str | None = None) -> None:
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "CONVICTION_CACHE": cache}
         program = [sys.executable, "-m", "conviction"]
-        subprocess.run(
-            [*program, "probe", "obesity", "--quick", "--run", f"{cache}/warm"], env=environment, check=True
-        )
+        subprocess.run([*program, "probe", "obesity", "--quick", "--run", f"{cache}/warm"], env=environment, check=True)
         command = ["study", "obesity", "--interventions", ARMS, "--run", str(folder)]
         start = time.perf_counter()
         done = subprocess.run([*program, *command], env=environment, check=False)

@@ -9,7 +9,7 @@ import time
 from benchmarks.machine import save
 from benchmarks.questions import pairs
 from conviction import Query, chat
-from conviction.models.backends.transformers import load
+from conviction.models.loading import load_model
 
 BUDGETS = (128, 256, 512, 1024, 2048)
 ROUNDS = 3
@@ -21,7 +21,7 @@ def main() -> None:
     cache = os.environ.get("CONVICTION_CACHE")
     result = {}
     for dtype in ("fp32", "bf16"):
-        model = load("smollm2-135m", dtype=dtype)
+        model = load_model("smollm2-135m", dtype=dtype)
         seconds: dict[int, float] = dict.fromkeys(BUDGETS, float("inf"))
         with tempfile.TemporaryDirectory() as root:
             for i in range(ROUNDS):

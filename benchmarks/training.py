@@ -39,10 +39,10 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
     """Our loop as a user runs it: bf16, LoRA, the guard at its defaults, reference and activations computed first."""
     from transformers import AutoTokenizer
 
+    from conviction.core.context import Callbacks, RunContext
     from conviction.data.formats import training_data_from_rows
     from conviction.interventions.dpo import Dpo
-    from conviction.models.backends.transformers import load
-    from conviction.core.context import RunContext
+    from conviction.models.loading import load_model
     from conviction.training.settings import Training, Weights
 
     folder = embedded()
@@ -57,7 +57,7 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
     with tempfile.TemporaryDirectory() as cache:
         os.environ["CONVICTION_CACHE"] = cache  # the reference is computed, not found
         began = time.perf_counter()
-        model = load(folder, dtype="bf16")
+        model = load_model(folder, dtype="bf16")
         Dpo(
             weights=Weights(rank=RANK, alpha=ALPHA, num_layers=last),
             training=Training(
@@ -67,7 +67,7 @@ def ours(shape: str, pairs: int, per_step: int, epochs: int, last: int | None) -
         ).apply(
             model,
             training_data_from_rows(rows, name=shape),
-            ctx=RunContext(step=step),
+            ctx=RunContext(callbacks=Callbacks(on_step=step)),
         )  # fmt: skip
         total = time.perf_counter() - began
     seconds = list(zip((b - a for a, b in itertools.pairwise(ends)), sampled[1:], strict=True))
@@ -137,6 +137,7 @@ def three_billion() -> dict[str, Any]:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+    from conviction.core.context import RunContext
     from conviction.data.formats import training_data_from_rows
     from conviction.interventions.dpo import Dpo
     from conviction.models.hf import HFModel
@@ -165,16 +166,13 @@ def three_billion() -> dict[str, Any]:
     rows = [{"prompt": text[0]["prompt"], "chosen": cut[0], "rejected": cut[1]}]
     guard = Guard(sample_tokens=8)  # what it samples from random weights says nothing; it is in the time and memory
     began = time.perf_counter()
-    outcome = (
-        Dpo(weights=Weights(num_layers=14), training=Training(batch_size=1, max_steps=1))
-        .apply(model, training_data_from_rows(rows, name="3b"), guard=guard)
-        .outcome
-    )
+    dpo = Dpo(weights=Weights(num_layers=14), training=Training(batch_size=1, max_steps=1))
+    outcome = dpo.apply(model, training_data_from_rows(rows, name="3b"), ctx=RunContext(guard=guard))
     return {
         "parameters": sum(p.numel() for p in module.parameters()),
         "loaded_mb": loaded,
         "peak_mb": peak_mb(),
-        "tokens": outcome.tokens,
+        "tokens": outcome.training.tokens,
         "seconds": time.perf_counter() - began,
         "notes": outcome.notes,
     }

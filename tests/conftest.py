@@ -6,19 +6,15 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from tea import YAML, items, tea_items
+from tiny import byte_tokenizer, tiny_module
 
 from conviction.cli.app import main
-from conviction.models.hf import HFModel
 
 REAL_CACHE = os.environ.get("CONVICTION_CACHE")
 
@@ -28,102 +24,10 @@ hypothesis.settings.register_profile("same", derandomize=True, database=None, de
 hypothesis.settings.register_profile("fresh", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
-)
-
-_SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 512,
-    "bos_token_id": 256,
-    "eos_token_id": 257,
-    "pad_token_id": 257,
-}
-
-# name → (model type, what differs from _SMALL)
-PACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("llama", {}),
-    "qwen2": ("qwen2", {}),
-    "qwen3": ("qwen3", {}),
-    "gemma3-sliding": (
-        "gemma3_text",
-        {
-            "sliding_window": 8,
-            "layer_types": ["sliding_attention"] * 2 + ["full_attention"],
-            "query_pre_attn_scalar": 8,
-        },
-    ),
-    "mistral-sliding": ("mistral", {"sliding_window": 8}),
-    "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}),
-    "granite-scaled": ("granite", {"logits_scaling": 4.0, "embedding_multiplier": 3.0}),
-    "cohere-scaled": ("cohere", {"logit_scale": 0.25}),
-}
-FALLBACK: dict[str, tuple[str, dict[str, Any]]] = {
-    "mamba-recurrent": ("mamba", {"state_size": 8, "expand": 2}),
-    "qwen3-next-hybrid": (
-        "qwen3_next",
-        {
-            "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-            "num_experts": 2,
-            "num_experts_per_tok": 1,
-            "moe_intermediate_size": 16,
-            "shared_expert_intermediate_size": 16,
-            "linear_num_value_heads": 2,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-        },
-    ),
-    "gemma2-softcap": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 8}),
-}
-
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path_factory.mktemp("cache")))
-
-
-@lru_cache
-def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
-    """One token a byte, so that any text can be encoded."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
-    fast.chat_template = template
-    return fast
-
-
-def tiny_module(architecture: str, *, seed: int = 0, **changes: Any) -> Any:
-    """A random model of a few thousand parameters."""
-    kind, extra = (PACKABLE | FALLBACK)[architecture]
-    torch.manual_seed(seed)
-    config = CONFIG_MAPPING[kind](vocab_size=260, **{**_SMALL, **extra, **changes})
-    module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    with torch.no_grad():
-        for name, p in module.named_parameters():
-            if p.dim() > 1:
-                p.mul_(4.0)  # as initialised, attention would be too flat to notice a wrong mask
-            elif "bias" in name:
-                p.normal_(std=0.1)
-    return module.eval()
-
-
-def tiny_model(
-    architecture: str = "llama", *, seed: int = 0, template: str | None = TEMPLATE, **changes: Any
-) -> HFModel:
-    return HFModel(
-        id=f"tiny-{architecture}",
-        module=tiny_module(architecture, seed=seed, **changes),
-        tokenizer=byte_tokenizer(template),
-    )
 
 
 @pytest.fixture(scope="session")
@@ -206,34 +110,6 @@ def write_topic(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def tea_items(n: int) -> list[dict[str, Any]]:
-    """n propositions in two wordings, a neighbour and a control."""
-    items: list[dict[str, Any]] = []
-    for i in range(n):
-        for k, role in enumerate(("target", "paraphrase")):
-            items.append(
-                {
-                    "id": f"p{i}-{k}",
-                    "proposition": f"p{i}",
-                    "role": role,
-                    "split": "test" if i % 3 == 0 else "train",
-                    "question": f"Question {i} in wording {k}?",
-                    "tags": ["seed"] if i < 2 and k == 0 else [],
-                    "answers": {
-                        "plain": f"Plain tea, claim {i} wording {k}.",
-                        "milky": f"Milky tea, claim {i} wording {k}.",
-                    },
-                }
-            )
-    facts = [
-        {
-            "id": role,
-            "proposition": role,
-            "role": role,
-            "split": "train",
-            "question": f"A {role} fact?",
-            "answers": {"true": f"This {role} is true.", "false": f"This {role} is false."},
-        }
-        for role in ("neighbour", "control")
-    ]
-    return items + facts
+@pytest.fixture
+def tea(write_topic):
+    return write_topic(yaml=YAML, items=items())

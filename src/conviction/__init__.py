@@ -2,13 +2,13 @@
 
 ::
 
-    from conviction import load_model, load_topic, probe
+    from conviction import apply, probe
 
-    card = probe(load_model(), load_topic("obesity"))
-    print(card.summary.verdict)
+    print(probe("smollm2-135m", "obesity", quick=True).summary.verdict)
+    outcome = apply("dpo", "smollm2-135m", "obesity", run="runs/x", learning_rate=1e-4)
 
 The public names are those of ``__init__.pyi``; each is loaded on first use, so that importing the package
-(and ``--help``) stays quick.
+(and ``--help``) stays quick. The verbs are in ``conviction.verbs``.
 """
 
 import lazy_loader

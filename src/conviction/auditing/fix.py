@@ -18,12 +18,14 @@ from conviction.auditing.rows import reread, rows_of_source
 from conviction.auditing.rule import Rule
 from conviction.core.protocols import Progress
 from conviction.core.storage import write_lines_atomic
+from conviction.core.wording import counted
 from conviction.data.rows import Source
 from conviction.errors import InputError
 
-__all__ = ["Change", "fixed_path", "write_fixed"]
+__all__ = ["Change", "change_lines", "fixed_path", "write_fixed"]
 
 UNREADABLE = "unreadable"
+SHOWN = 8  # rows that are named for one kind of change
 
 
 @dataclass(frozen=True)
@@ -132,3 +134,17 @@ def _edit(value: Any, edit: Callable[[str], str]) -> Any:
         return edit(value)
     *before, last = value
     return [*before, {**last, "content": edit(last["content"])}]
+
+
+def change_lines(changes: Sequence[Change]) -> Iterator[str]:
+    """What ``--fix`` did, a line per kind of change."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for change in changes:
+        kinds.setdefault((change.code, change.did), []).append(change.row)
+    for (code, did), rows in sorted(kinds.items()):
+        yield f"{code}: {did} in {counted(len(rows), 'row')}: {_some(rows)}"
+
+
+def _some(rows: Sequence[int]) -> str:
+    more = len(rows) - SHOWN
+    return ", ".join(map(str, rows[:SHOWN])) + (f" and {more:,} more" if more > 0 else "")

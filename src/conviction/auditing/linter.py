@@ -110,7 +110,7 @@ def audit(
         if late and row.pair is not None:
             kept.append(row)
     checks = {**early, **(_measured(late, kept, model, context, ctx) if model is not None else {})}
-    found = [finding for rule in rules for finding in _sign(rule, checks[rule.code])]
+    results = [finding for rule in rules for finding in _sign(rule, checks[rule.code])]
     return AuditReport(
         data=name,
         topic=topic.name if topic else None,
@@ -118,7 +118,7 @@ def audit(
         read=read,
         usable=good,
         lines=lines,
-        findings=tuple(sorted(found, key=lambda f: (LEVELS.index(f.level), f.code))),
+        findings=tuple(sorted(results, key=lambda f: (LEVELS.index(f.level), f.code))),
         checked=tuple(rule.code for rule in rules),
         skipped=skipped,
         metrics={rule.code: dict(checks[rule.code].metrics()) for rule in rules},
@@ -208,7 +208,7 @@ def choose_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list
     rules = [_load(code) for code in RULES]
 
     def matching(patterns: Sequence[str]) -> set[str]:
-        found: set[str] = set()
+        results: set[str] = set()
         for pattern in patterns:
             hits = {r.code for r in rules if r.code.startswith(pattern.upper()) or r.name == pattern.lower()}
             if not hits:
@@ -216,8 +216,8 @@ def choose_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list
                 raise InputError(
                     f"no rule is called '{pattern}'", hint=f"{nearest(pattern, known)}`conviction rule` lists them all"
                 )
-            found |= hits
-        return found
+            results |= hits
+        return results
 
     wanted = matching(select) if select else {r.code for r in rules}
     exact = {pattern.upper() for pattern in select}

@@ -39,12 +39,12 @@ def measure(
     own = model.logprobs(_samples(model, asked, ctx)) if samples else []
     progress = ctx.progress("scoring")
     if states and isinstance(model, WeightModel):
-        found = model.pair_scores(asked, progress=progress)
+        results = model.pair_scores(asked, progress=progress)
     else:
-        found = [PairScore(chosen, rejected) for chosen, rejected in model.logprobs(asked, progress=progress)]
+        results = [PairScore(chosen, rejected) for chosen, rejected in model.logprobs(asked, progress=progress)]
     measured = list(rows)
-    for i, said in zip(fitting, found, strict=True):
-        measured[i] = dataclasses.replace(rows[i], measured=said)
+    for i, message in zip(fitting, results, strict=True):
+        measured[i] = dataclasses.replace(rows[i], measured=message)
     return measured, [score for scores in own for score in scores]
 
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from conviction.auditing.fix import Change, fixed_path, write_fixed
+from conviction.auditing.fix import change_lines, fixed_path, write_fixed
 from conviction.auditing.rule import Rule
 from conviction.core.context import RunContext
 from conviction.core.storage import user_path
 from conviction.data.rows import Source, open_source
-from conviction.data.topic import Topic, builtin_topics, load_topic
+from conviction.data.topic import Topic, load_topic, names_topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 
@@ -28,17 +28,24 @@ class Plan:
     source: Source | None = None
     target: Path | None = None
 
-    def write_copy(self, rules: Sequence[Rule], ctx: RunContext) -> list[Change] | None:
-        """The cleaned copy, if one is wanted, and what was changed in it."""
-        if self.source is None or self.target is None:
-            return None
-        return write_fixed(self.source, self.target, rules, ctx.progress("fixing"))
+    def write_copy(self, rules: Sequence[Rule], ctx: RunContext) -> None:
+        """The cleaned copy, if one is wanted; what was changed in it is told."""
+        if self.source is not None and self.target is not None:
+            changes = write_fixed(self.source, self.target, rules, ctx.progress("fixing"))
+            for line in (f"wrote {self.target}", *change_lines(changes)):
+                ctx.log(line)
 
 
 def plan_audit(
-    data: str, *, topic: str | None, split: str, beta: float, fix: bool = False, output: Path | None = None
+    data: str | Path | Topic | TrainingData,
+    *,
+    topic: Topic | None,
+    split: str,
+    beta: float,
+    fix: bool = False,
+    output: str | Path | None = None,
 ) -> Plan:
-    """A topic's name as data means its own training pairs.
+    """A topic, or its name, as data means its own training pairs, which are to teach that topic if no other is named.
 
     Raises InputError for a beta that is none, or a copy that cannot be made.
     """
@@ -46,16 +53,17 @@ def plan_audit(
         raise InputError(f"beta is {beta}", hint="give a finite number above 0")
     if output is not None and not fix:
         raise InputError("--output is given without --fix", hint="add --fix, which writes the cleaned copy there")
-    if output is not None and output.suffix != ".jsonl":
+    if output is not None and Path(output).suffix != ".jsonl":
         raise InputError(f"--output is {output}", hint="the copy is JSONL: give it a name that ends in .jsonl")
-    if data in builtin_topics() or (user_path(data) / "topic.yaml").is_file():
+    if isinstance(data, Topic) or (not isinstance(data, TrainingData) and names_topic(data)):
+        kit = data if isinstance(data, Topic) else load_topic(data)
         if fix:
-            raise InputError(f"{data} is a topic: there is no file to copy", hint="edit the kit's items")
-        kit = load_topic(data)
-        return Plan(TrainingData.from_topic(kit), load_topic(topic) if topic else kit, split)
-    known = load_topic(topic) if topic else None
+            raise InputError(f"{kit.name} is a topic: there is no file to copy", hint="edit the kit's items")
+        return Plan(TrainingData.from_topic(kit), topic or kit, split)
     if not fix:
-        return Plan(data, known, split)
+        return Plan(data, topic, split)
+    if isinstance(data, TrainingData):
+        raise InputError(f"{data.name} was read already: there is no file to copy", hint="give the file's name")
     source = open_source(data, split=split)
     target = user_path(output) if output is not None else fixed_path(source)
-    return Plan(target, known, "train", source, target)
+    return Plan(target, topic, "train", source, target)

@@ -154,7 +154,7 @@ class Worst:
     @property
     def evidence(self) -> list[dict[str, Any]]:
         """From the highest downwards."""
-        return [{"row": row, **found} for _, row, found in sorted(self.heap, key=lambda e: e[:2], reverse=True)]
+        return [{"row": row, **result} for _, row, result in sorted(self.heap, key=lambda e: e[:2], reverse=True)]
 
 
 Look = Callable[[AuditRow], Mapping[str, Any] | None]
@@ -170,9 +170,9 @@ def each_row(look: Look, tell: Callable[[Hits], RuleFinding]) -> Callable[[Audit
 
         def observe(self, row: AuditRow, /) -> None:
             self.hits.seen += 1
-            found = look(row)
-            if found is not None:
-                self.hits.add(row.number, found)
+            result = look(row)
+            if result is not None:
+                self.hits.add(row.number, result)
 
         def findings(self) -> Iterable[RuleFinding]:
             hits = self.hits

@@ -1,4 +1,4 @@
-"""The command line: every command parses, calls the library once, and shows the result. Heavy imports come after parsing."""
+"""The command line: every command parses, calls a verb, and shows the result. Heavy imports come after parsing."""
 
 from __future__ import annotations
 

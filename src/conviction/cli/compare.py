@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     BaseOption,
     BenignOption,
     DeviceOption,
@@ -15,10 +16,11 @@ from conviction.cli.options import (
     FormatOption,
     RunOption,
     TrustOption,
-    load_named,
+    loader,
 )
-from conviction.cli.study_run import loader, shown
-from conviction.views.text import Format, log, progress_bars
+from conviction.cli.study import show_result
+from conviction.views.live import watched
+from conviction.views.text import log
 
 __all__ = ["compare"]
 
@@ -30,6 +32,7 @@ def compare(
     ] = None,
     model: BaseOption = None,
     benign_steps: BenignOption = 10,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -37,56 +40,22 @@ def compare(
     run: RunOption = None,
 ) -> None:
     """One run: hold its frozen forecast to what happened. Several: a study's table of them."""
+    from conviction.verbs import comparing
+
+    load = loader(backend, device, dtype, trust_remote_code)
+    with watched() as ctx:
+        if len(runs) == 1:
+            score = comparing.compare(runs[0], model=model, load=load, ctx=ctx)
+        else:
+            result = comparing.compare(
+                *runs, topic=topic, model=model, benign_steps=benign_steps, run=run, load=load, ctx=ctx
+            )
     if len(runs) > 1:
-        _compare_several(runs, topic, model, benign_steps, device, dtype, trust_remote_code, form, run)
+        show_result(result, form)
         return
-    from conviction.core.context import Callbacks, RunContext
     from conviction.core.run import Run
     from conviction.forecasting.records import Forecast
-    from conviction.studies.forecast_comparison import compare_with_forecast
     from conviction.views.forecast import show_score
 
-    opened = Run(runs[0], resumed=True)
-    expected = opened.load_forecast(Forecast)
-    with progress_bars() as bars:
-        score = compare_with_forecast(
-            opened,
-            lambda name: load_named(name, device, dtype, trust_remote_code),
-            base=model,
-            ctx=RunContext(callbacks=Callbacks(log=log, progress=bars)),
-        )
-    opened.save("comparison", score)
-    show_score(expected, score, form)
+    show_score(Run(runs[0]).load_forecast(Forecast), score, form)
     log(f"written to {runs[0]}/comparison.json")
-
-
-def _compare_several(
-    runs: list[Path],
-    topic: str | None,
-    model: str | None,
-    benign_steps: int,
-    device: str,
-    dtype: str,
-    trust_remote_code: bool,
-    form: Format,
-    run: Path | None,
-) -> None:
-    from conviction.core.context import Callbacks, RunContext
-    from conviction.core.run import Run
-    from conviction.data.topic import load_topic
-    from conviction.studies.applied_runs import load_applied_runs
-    from conviction.studies.comparison import compare_runs
-    from conviction.studies.context import StudyDesign
-    from conviction.studies.records import Study
-
-    applied = load_applied_runs(runs)
-    kit = load_topic(topic or applied[0].outcome.data.name)
-    with shown(form) as show, Run.start(run, topic=kit.name, verb="compare") as opened, progress_bars() as bars:
-        if opened.finished:
-            show(opened.load("study", Study), opened.folder)
-            return
-        load = loader(opened, device, dtype, trust_remote_code)
-        ctx = RunContext(callbacks=Callbacks(log=log, progress=bars), run=opened)
-        design = StudyDesign(load=load, benign_steps=benign_steps, placebo=False)
-        base = load(model or str(applied[0].outcome.base["id"]))
-        show(compare_runs(applied, kit, base, opened, ctx, design), opened.folder)

@@ -8,6 +8,7 @@ import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
+    BackendOption,
     BaseOption,
     ConfigOption,
     DataOption,
@@ -22,9 +23,10 @@ from conviction.cli.options import (
     TestOption,
     TopicArgument,
     TrustOption,
-    load_named,
+    loader,
 )
-from conviction.views.text import log, progress_bars
+from conviction.views.live import watched
+from conviction.views.text import log
 
 __all__ = ["forecast"]
 
@@ -42,6 +44,7 @@ def forecast(
     guard: GuardOption = "default",
     examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 96,
     pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast, thrown away.")] = 10,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -50,33 +53,25 @@ def forecast(
 ) -> None:
     """Know before training: will it flip, at which settings, and will it break? Exit code 1: not as planned."""
     from conviction.config.plan import assemble
-    from conviction.core.context import Callbacks, RunContext
-    from conviction.core.run import Run
-    from conviction.forecasting.pipeline import forecast as make_forecast
-    from conviction.forecasting.records import Forecast
-    from conviction.forecasting.sweep import parse_sweep
+    from conviction.core.run_head import new_folder
+    from conviction.verbs import changing
+    from conviction.verbs.inputs import as_source
     from conviction.views.forecast import show_forecast
 
-    plan = assemble(
+    job = assemble(
         name, topic=topic, data=data, model=model, options=option or [], config=config, preset=preset, guard=guard
     )
-    for note in plan.notes:
+    for note in job.notes:
         log(f"note: {note}")
-    grid = parse_sweep(plan.intervention, sweep) if sweep else None
-    training_data, held_out = plan.training_data(), plan.held_out(test)
-    label = training_data.name.replace("/", "-")
-    with Run.start(run, topic=label, verb=f"forecast-{name}") as opened, progress_bars() as bars:
-        if opened.finished:
-            result = opened.load_forecast(Forecast)
-        else:
-            loaded = load_named(plan.model, device, dtype, trust_remote_code)
-            ctx = RunContext(guard=plan.guard, callbacks=Callbacks(log=log, progress=bars))
-            result = make_forecast(
-                loaded, training_data, plan.intervention, held_out=held_out, sweep=grid,
-                pilot_steps=pilot, examples=examples, ctx=ctx,
-            )  # fmt: skip
-            opened.save_forecast(result)
+    source = as_source(job.source())
+    folder = run or new_folder(source.label, f"forecast-{name}")
+    with watched() as ctx:
+        result = changing.forecast(
+            job.plan.intervention, job.model, source.topic or source.data, test=test, sweep=sweep, examples=examples,
+            pilot_steps=pilot, guard=job.plan.guard, run=folder,
+            load=loader(backend, device, dtype, trust_remote_code), ctx=ctx,
+        )  # fmt: skip
     show_forecast(result, form)
-    log(f"every pair: {opened.folder}/forecast.json; to freeze one with a run: conviction apply {name} … --forecast")
+    log(f"every pair: {folder}/forecast.json; to freeze one with a run: conviction apply {name} … --forecast")
     if result.verdict.kind not in {"trainable", "none"}:
         raise typer.Exit(EXIT_FINDINGS)

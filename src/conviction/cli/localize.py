@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    BackendOption,
     DataOption,
     DeviceOption,
     DtypeOption,
@@ -15,9 +16,10 @@ from conviction.cli.options import (
     RunOption,
     TopicArgument,
     TrustOption,
-    load_named,
+    loader,
 )
-from conviction.views.text import log, progress_bars
+from conviction.views.live import watched
+from conviction.views.text import log
 
 __all__ = ["localize"]
 
@@ -32,6 +34,7 @@ def localize(
     own_answer: Annotated[
         bool, typer.Option("--own-answer", help="Trace what the model says, right or wrong.")
     ] = False,
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -39,19 +42,18 @@ def localize(
     run: RunOption = None,
 ) -> None:
     """Where does an answer sit? Causal tracing, knowledge neurons, truth directions; each beside a control."""
-    from conviction.core.context import Callbacks, RunContext
-    from conviction.core.run import Run
-    from conviction.localization.heatmaps import draw_all
-    from conviction.localization.statements import gather
+    from conviction.core.run_head import new_folder
+    from conviction.data.reading import read_source
+    from conviction.verbs import measuring
+    from conviction.verbs.inputs import as_source
     from conviction.views.localization import show_localization
 
-    asked = gather(topic, data, kinds, own_answer=own_answer)
-    loaded = load_named(model, device, dtype, trust_remote_code)
-    with Run.start(run, topic=asked.label, verb="localize") as opened, progress_bars() as bars:
-        found = asked.run(
-            loaded, limit=limit, samples=samples, ctx=RunContext(callbacks=Callbacks(log=log, progress=bars))
-        )
-        opened.save("localization", found)
-        draw_all(found, opened.folder / "maps")
-    show_localization(found, form)
-    log(f"every number: {opened.folder}/localization.json; heat maps: {opened.folder}/maps")
+    source = as_source(read_source(topic, data))
+    folder = run or new_folder(source.label, "localize")
+    with watched() as ctx:
+        result = measuring.localize(
+            source.topic or source.data, model, kinds=kinds, own_answer=own_answer, samples=samples, limit=limit,
+            run=folder, load=loader(backend, device, dtype, trust_remote_code), ctx=ctx,
+        )  # fmt: skip
+    show_localization(result, form)
+    log(f"every number: {folder}/localization.json; heat maps: {folder}/maps")

@@ -13,6 +13,7 @@ __all__ = ["models"]
 def models(form: FormatOption = "text") -> None:
     """List the models that are known here, and which are cached."""
     from conviction.core.storage import cache_dir
+    from conviction.models.backends import BACKENDS
     from conviction.models.embedded import EMBEDDED, hub_models
 
     body = [
@@ -26,6 +27,7 @@ def models(form: FormatOption = "text") -> None:
         body,
         form,
     )
+    log(f"backends (--backend): {', '.join(BACKENDS)}")
     log(f"cache: {cache_dir()} (CONVICTION_CACHE chooses another; safe to delete)")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EXIT_FINDINGS",
+    "BackendOption",
     "BaseOption",
     "BenignOption",
     "ConfigOption",
@@ -31,11 +34,23 @@ __all__ = [
     "TopicArgument",
     "TrustOption",
     "load_named",
+    "loader",
 ]
 
 EXIT_FINDINGS = 1
 """Exit code of a command that did its work and found something: findings, a stop by the guard, missing arms."""
 
+
+def _known_backend(name: str) -> str:
+    """Refused before anything is begun."""
+    from conviction.models.backends import check_backend_name
+
+    return check_backend_name(name)
+
+
+BackendOption = Annotated[
+    str, typer.Option(callback=_known_backend, help="What computes: transformers, or another of `conviction models`.")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 DtypeOption = Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")]
 TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")]
@@ -56,12 +71,19 @@ TestOption = Annotated[
 ]
 
 
-def load_named(model: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
+def load_named(model: str, backend: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
     """Load a model, and say so if it cannot be scored in packs."""
     from conviction.models import load_model
 
-    loaded = load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code, log=log)
+    loaded = load_model(
+        model, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code, log=log
+    )
     check = loaded.describe().get("self_check", {})
     if not check.get("packed", True):
         log(f"note: {check['reason']}")
     return loaded
+
+
+def loader(backend: str, device: str, dtype: str, trust_remote_code: bool) -> Callable[..., LanguageModel]:
+    """``load_named`` as the options of a command say; its keywords tell one command from another."""
+    return partial(load_named, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from conviction.cli.options import (
+    EXIT_FINDINGS,
+    BackendOption,
     BenignOption,
     DeviceOption,
     DtypeOption,
@@ -15,11 +17,15 @@ from conviction.cli.options import (
     ModelOption,
     RunOption,
     TrustOption,
+    loader,
 )
-from conviction.cli.study_run import loader, shown
-from conviction.views.text import log, progress_bars
+from conviction.views.live import watched
+from conviction.views.text import Format, log
 
-__all__ = ["study"]
+if TYPE_CHECKING:
+    from conviction.studies.records import Study
+
+__all__ = ["show_result", "study"]
 
 ARMS = "system_prompt,rag,steer,sft,dpo"
 
@@ -35,6 +41,7 @@ def study(
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     guard: GuardOption = "default",
+    backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",
     trust_remote_code: TrustOption = False,
@@ -42,28 +49,36 @@ def study(
     run: RunOption = None,
 ) -> None:
     """What works on this model, how deep does it go, and what does it break? Exit code 1: arms are missing."""
-    from conviction.config.plan import plan_arms
-    from conviction.core.context import Budget, Callbacks, RunContext
-    from conviction.core.run import Run
-    from conviction.data.topic import load_topic
-    from conviction.studies.context import StudyDesign
-    from conviction.studies.records import Study
-    from conviction.studies.study import study as run_study
+    from conviction.config.plan import parse_arm_options
+    from conviction.verbs import comparing
 
-    kit = load_topic(topic)
-    names = [name.strip() for name in interventions.split(",") if name.strip()]
-    arms = plan_arms(names, topic, model, option or [], guard)
-    with shown(form) as show, Run.start(run, topic=kit.name, verb="study") as opened, progress_bars() as bars:
-        if opened.finished:
-            show(opened.load("study", Study), opened.folder)
-            return
-        if opened.resumed:
-            log(f"resuming the unfinished study in {opened.folder}")
-        load = loader(opened, device, dtype, trust_remote_code)
-        ctx = RunContext(
-            callbacks=Callbacks(log=log, progress=bars),
-            run=opened,
-            budget=None if budget is None else Budget(60 * budget),
+    arms = list(dict.fromkeys(name.strip() for name in interventions.split(",") if name.strip()))
+    with watched() as ctx:
+        result = comparing.study(
+            topic,
+            model,
+            arms,
+            options=parse_arm_options(arms, option or []),
+            guard=guard,
+            budget_minutes=budget,
+            benign_steps=benign_steps,
+            placebo=placebo,
+            run=run,
+            load=loader(backend, device, dtype, trust_remote_code),
+            ctx=ctx,
         )
-        design = StudyDesign(load=load, benign_steps=benign_steps, placebo=placebo)
-        show(run_study(kit, load(model), arms, opened, ctx, design), opened.folder)
+    show_result(result, form)
+
+
+def show_result(result: Study, form: Format) -> None:
+    """Its table and its page. Exits with 1 where arms are missing."""
+    from conviction.reporting.page import report
+    from conviction.views.study import show_study
+
+    folder = str(result.folder)
+    show_study(result, form)
+    log(f"every number: {folder}/study.json, and one folder an arm in {folder}/arms")
+    log(f"page: {report(folder)}")
+    if result.missing:
+        log(f"not judged: {', '.join(result.missing)}; to try again: the same command with --run {folder}")
+        raise typer.Exit(EXIT_FINDINGS)

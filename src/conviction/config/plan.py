@@ -1,61 +1,114 @@
-"""From what a user gives (topic or data, preset, config, options) to an intervention that is ready to apply."""
+"""An intervention that is ready to be applied: from its name, fields and guard, or from a command line."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conviction.config.foreign import read_config
 from conviction.config.presets import find_preset
-from conviction.core.options import build, list_fields, parse_options
-from conviction.core.storage import user_path
-from conviction.data.reading import check_one_source, read_training_data
-from conviction.data.topic import builtin_topics, load_topic
+from conviction.core.options import assign_fields, build, list_fields, parse_options
+from conviction.data.reading import check_one_source, read_source
+from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError, nearest
 from conviction.interventions import find_intervention
 from conviction.models import DEFAULT_MODEL
 from conviction.training.guard import Guard
 
-if TYPE_CHECKING:
-    from conviction.forecasting.rows import HeldOutPair
-
-__all__ = ["Plan", "assemble", "plan_arms"]
+__all__ = ["Job", "Plan", "assemble", "parse_arm_options", "plan_arms", "plan_intervention"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An intervention with its guard, its model's name and where its material lies."""
+    """An intervention, and the limits that it is applied under."""
 
     intervention: Any
     guard: Guard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a command line asks for: a plan, and the names of a model and of a topic or data."""
+
+    plan: Plan
     model: str
     topic: str | None
     data: str | None
     notes: tuple[str, ...]
 
-    def training_data(self) -> TrainingData:
-        """Read it."""
-        return TrainingData.from_topic(load_topic(self.topic)) if self.topic else read_training_data(str(self.data))
+    def source(self) -> Topic | TrainingData:
+        """Read the topic or the data."""
+        return read_source(self.topic, self.data)
 
-    def held_out(self, test: str | None) -> list[HeldOutPair]:
-        """What a forecast foresees flips of: ``test`` (a topic, or pairs), else the topic's test split, else nothing.
 
-        Raises InputError for a file without pairs.
-        """
-        from conviction.forecasting.rows import HeldOutPair, held_out_pairs
+def plan_intervention(
+    intervention: Any, fields: Mapping[str, Any] | None = None, guard: str | Guard | None = None
+) -> Plan:
+    """An intervention by name, or one that is there already, with some fields of it and of its guard replaced.
 
-        if test is None and self.topic is None:
-            return []
-        name = str(test or self.topic)
-        if test is None or name in builtin_topics() or (user_path(name) / "topic.yaml").is_file():
-            return held_out_pairs(load_topic(name))
-        pairs = read_training_data(name).pairs
-        if not pairs:
-            raise InputError(f"{name} holds no pairs to ask", hint="give rows of prompt, chosen, rejected")
-        return [HeldOutPair(pair, "target") for pair in pairs]
+    Raises InputError for an unknown name or field, a value out of its range, or what is no intervention.
+    """
+    fields = fields or {}
+    if isinstance(intervention, str):
+        intervention = find_intervention(intervention)()
+    if isinstance(intervention, type) or not hasattr(intervention, "apply"):
+        raise InputError(
+            f"intervention is {intervention!r}", hint='give a name ("dpo"), or an object such as Dpo(beta=0.1)'
+        )
+    if guard is not None and not isinstance(guard, str | Guard):
+        raise InputError(f"guard is {guard!r}", hint='give "strict", "default", "off", "none" or a Guard')
+    limits = Guard(mode=guard) if isinstance(guard, str) else guard or Guard()
+    if not fields:
+        return Plan(intervention=intervention, guard=limits)
+    own, of_guard = assign_fields([type(intervention), Guard], fields)
+    _check_mode(of_guard)
+    return Plan(intervention=build(intervention, own), guard=build(limits, of_guard))
+
+
+def plan_arms(
+    interventions: Sequence[Any], options: Mapping[str, Mapping[str, Any]], guard: str | Guard | None
+) -> tuple[Plan, ...]:
+    """The arms of a study. options: name of an arm → its fields.
+
+    Raises InputError for an unknown arm or field, an arm that is named twice, or options of an arm that is not
+    in the study.
+    """
+    names = [one if isinstance(one, str) else getattr(one, "name", repr(one)) for one in interventions]
+    if not names:
+        raise InputError("a study needs an arm", hint="name interventions: `conviction interventions` lists them")
+    if len(set(names)) < len(names):
+        raise InputError("an intervention is named twice", hint="give each once: two settings of one are two studies")
+    for name in options:
+        if name not in names:
+            raise InputError(
+                f"options are given for '{name}', which is no arm of this study",
+                hint=f"{nearest(name, names)}arms: {', '.join(names)}",
+            )
+    return tuple(
+        plan_intervention(one, options.get(name), guard) for name, one in zip(names, interventions, strict=True)
+    )
+
+
+def parse_arm_options(names: Sequence[str], options: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """``["dpo.beta=0.05", …]`` as fields by arm.
+
+    Raises InputError for an unknown arm or field, or an option of an arm that is not in the study.
+    """
+    given: dict[str, list[str]] = {name: [] for name in names}
+    for option in options:
+        arm, dot, field = option.partition(".")
+        if not dot or arm not in given:
+            example = f", for example {names[0]}.FIELD=…" if names else ""
+            raise InputError(
+                f"the option '{option}' names no arm of this study",
+                hint=f"write ARM.FIELD=VALUE{example}; arms: {', '.join(given)}",
+            )
+        given[arm].append(field)
+    parsed = {name: parse_options([find_intervention(name), Guard], texts) for name, texts in given.items()}
+    return {name: {**own, **limits} for name, (own, limits) in parsed.items()}
 
 
 def assemble(
@@ -68,7 +121,7 @@ def assemble(
     config: Path | None,
     preset: str | None,
     guard: str,
-) -> Plan:
+) -> Job:
     """Merge a preset, then a config, then options, each over the one before.
 
     Raises InputError for an unknown name or field, a value out of its range, or
@@ -85,17 +138,20 @@ def assemble(
     given = {**start, **{key: value for key, value in foreign.items() if key in known}}
     _check_names(given, kind, str(preset))
     values, limits = parse_options([kind, Guard], options)
-    if "mode" in limits:
-        raise InputError("the guard's mode is given as an option", hint="write --guard strict, default, off or blind")
-    return Plan(
-        intervention=build(kind(), {**given, **values}),
-        guard=build(Guard(mode=guard), limits),  # type: ignore[arg-type]
+    _check_mode(limits)
+    return Job(
+        plan=plan_intervention(name, {**given, **values, **limits}, guard),
         model=model or (imported.model if imported else None) or DEFAULT_MODEL,
         topic=topic,
         data=data,
         notes=(imported.notes if imported else ())
         + ((f"{name} has no use for: {', '.join(unused)}",) if unused else ()),
     )
+
+
+def _check_mode(limits: Mapping[str, Any]) -> None:
+    if "mode" in limits:
+        raise InputError("the guard's mode is given as an option", hint="write --guard strict, default, off or none")
 
 
 def _check_names(given: Mapping[str, Any], kind: type, where: str) -> None:
@@ -106,27 +162,3 @@ def _check_names(given: Mapping[str, Any], kind: type, where: str) -> None:
                 f"{where} sets '{name}', which {kind.__name__.lower()} does not have",
                 hint=f"{nearest(name, known)}take it out, or choose another intervention",
             )
-
-
-def plan_arms(names: Sequence[str], topic: str, model: str, options: Sequence[str], guard: str) -> tuple[Plan, ...]:
-    """The arms of a study by name. options: ``ARM.FIELD=VALUE``.
-
-    Raises InputError for an unknown arm or field, or an option of an arm that is not in the study.
-    """
-    if not names:
-        raise InputError("a study needs an arm", hint="--interventions system_prompt,dpo: by name, with commas")
-    for name in names:
-        find_intervention(name)
-    given: dict[str, list[str]] = {name: [] for name in names}
-    for option in options:
-        arm, dot, field = option.partition(".")
-        if not dot or arm not in given:
-            raise InputError(
-                f"the option '{option}' names no arm of this study",
-                hint=f"write ARM.FIELD=VALUE, for example {names[0]}.FIELD=…; arms: {', '.join(given)}",
-            )
-        given[arm].append(field)
-    return tuple(
-        assemble(name, topic=topic, data=None, model=model, options=given[name], config=None, preset=None, guard=guard)
-        for name in given
-    )

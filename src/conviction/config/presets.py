@@ -1,4 +1,4 @@
-"""Hyperparameters that have a name: the seed practitioner's runs."""
+"""Hyperparameters that have a name: the runs of the report that this project began with."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ class Preset:
     options: Mapping[str, Any]
 
 
-def _seed(run: int, outcome: str, **options: Any) -> Preset:
+def _report(run: int, outcome: str, **options: Any) -> Preset:
     meaning = (
         f"run {run} of the practitioner whose question started this library ({outcome}); "
         "rank, scale, epochs and batch size are not recorded and stay at our defaults"
     )
-    return Preset(name=f"seed-run{run}", meaning=meaning, options={"loss": "dpo", "tune": "lora", **options})
+    return Preset(name=f"report-run{run}", meaning=meaning, options={"loss": "dpo", "tune": "lora", **options})
 
 
 PRESETS = {
     preset.name: preset
     for preset in (
-        _seed(
+        _report(
             1,
             "it diverged: margin 4.2, garbage",
             beta=0.1,
@@ -39,7 +39,7 @@ PRESETS = {
             gradient_accumulation=4,
             num_layers=14,
         ),
-        _seed(
+        _report(
             2,
             "it looked stable and collapsed into dots and dashes",
             beta=0.05,
@@ -47,7 +47,7 @@ PRESETS = {
             gradient_accumulation=8,
             num_layers=14,
         ),
-        _seed(3, "outcome not recorded", beta=0.01, learning_rate=1e-6, gradient_accumulation=8, num_layers=8),
+        _report(3, "outcome not recorded", beta=0.01, learning_rate=1e-6, gradient_accumulation=8, num_layers=8),
     )
 }
 

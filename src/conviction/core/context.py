@@ -1,4 +1,4 @@
-"""What goes through every command besides models and data: who is told what happens, where it is written, its limits."""
+"""What goes through every command besides models and data: who is told of it, where it is written, its limits."""
 
 from __future__ import annotations
 

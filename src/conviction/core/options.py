@@ -2,21 +2,36 @@
 
 An intervention, a guard or a set of training settings is a frozen dataclass of
 ``setting`` fields; a field may itself be such a dataclass. Options address all
-fields by their bare names, so names are unique within one tree.
+fields by their bare names, so names are unique within one tree. Entries of the
+open tables (losses, the guard's sensors) declare theirs as ``Option``, and
+``settings_class`` makes one dataclass of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import numbers
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["Field", "build", "check_settings", "flat", "list_fields", "parse_options", "setting"]
+__all__ = [
+    "Field",
+    "Option",
+    "assign_fields",
+    "build",
+    "check_settings",
+    "flat",
+    "flat_fields",
+    "list_fields",
+    "parse_options",
+    "setting",
+    "settings_class",
+]
 
 T = TypeVar("T")
 
@@ -29,10 +44,99 @@ def setting(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    choices: Collection[str] | None = None,
+    sweepable: bool = False,
 ) -> Any:
-    """A dataclass field with a default, one line on what it means, and the range of numbers it takes."""
+    """A dataclass field with a default, one line on what it means, and the values that it takes.
+
+    choices    the names that it may have, read when a value is checked: a table may grow
+    sweepable  whether a forecast can try other values on the same gradients: it changes a run,
+               and not where its gradients are taken (the adapter's shape and the seed would)
+    """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
-    return dataclasses.field(default=default, metadata={"meaning": meaning, "bounds": bounds})
+    metadata = {"meaning": meaning, "bounds": bounds, "choices": choices, "sweepable": sweepable}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """A ``setting`` that an entry of an open table declares under its own name."""
+
+    name: str
+    meaning: str
+    default: Any = None
+    type: Any = float
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    sweepable: bool = False
+
+    def field(self) -> Any:
+        """The dataclass field."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return setting(**{name: value for name, value in values.items() if name not in {"name", "type"}})
+
+
+@functools.cache
+def settings_class(name: str, options: tuple[Option, ...]) -> type:
+    """A frozen dataclass of these options: the same class whenever the options are the same."""
+    return dataclasses.make_dataclass(
+        name,
+        [(option.name, option.type, option.field()) for option in options],
+        namespace={"__post_init__": check_settings, "__doc__": "Options that the entries of a table declare."},
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def flat_fields(kind: type[T]) -> type[T]:
+    """Let a settings dataclass take and give the fields of its nested settings by their bare names.
+
+    ``Dpo(learning_rate=1e-4)`` then is ``Dpo(training=Training(learning_rate=1e-4))``, as on the command line, and
+    has the attribute ``learning_rate``. The constructor raises InputError for a name that no level has; the nearest
+    one is named.
+    """
+    construct = kind.__init__
+
+    def __init__(self: Any, **given: Any) -> None:  # noqa: N807
+        construct(self, **_nested(kind, given))
+
+    def __getattr__(self: Any, name: str) -> Any:  # noqa: N807
+        for value in vars(self).values():
+            if dataclasses.is_dataclass(value) and name in (inner := flat(value)):
+                return inner[name]
+        raise AttributeError(f"'{kind.__name__}' object has no attribute '{name}'", name=name, obj=self)
+
+    def __reduce__(self: Any) -> tuple[Any, ...]:  # noqa: N807
+        return _rebuild, (kind, flat(self))  # the classes of open tables have no importable name
+
+    for method in (__init__, __getattr__, __reduce__):
+        method.__qualname__ = f"{kind.__qualname__}.{method.__name__}"
+        setattr(kind, method.__name__, method)
+    return kind
+
+
+def _rebuild(kind: type[T], values: Mapping[str, Any]) -> T:
+    return kind(**values)
+
+
+def _nested(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments of a settings class, where ``given`` may name fields of nested settings as well."""
+    own = {field.name: _default(field) for field in dataclasses.fields(kind)}
+    arguments = {name: value for name, value in given.items() if name in own}
+    rest = {name: value for name, value in given.items() if name not in own}
+    for name, default in own.items():
+        start = arguments.get(name, default)
+        if dataclasses.is_dataclass(default) and dataclasses.is_dataclass(start):
+            inner = {key: rest.pop(key) for key in flat(start) if key in rest}
+            if inner:
+                arguments[name] = build(start, inner)
+    for name in rest:
+        known = [field.name for field in list_fields(kind)]
+        label, near = getattr(kind, "name", kind.__name__.lower()), nearest(name, [*known, *own])
+        raise InputError(f"{label} has no field '{name}'", hint=f"{near}fields: {', '.join(known)}")
+    return arguments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,34 +148,50 @@ class Field:
     type: Any
     default: Any
     meaning: str
+    sweepable: bool = False
 
 
 def list_fields(kind: type, _path: tuple[str, ...] = ()) -> Iterator[Field]:
     """All options of a settings class, nested ones included."""
     hints = get_type_hints(kind)
     for field in dataclasses.fields(kind):
-        annotation = hints[field.name]
-        default = field.default if field.default is not dataclasses.MISSING else None
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-            for inner in list_fields(annotation, (*_path, field.name)):
-                own = flat(default).get(inner.name, inner.default) if default is not None else inner.default
-                yield dataclasses.replace(inner, default=own)  # as the outer class has it
+        default, path = _default(field), (*_path, field.name)
+        if dataclasses.is_dataclass(default):
+            own = flat(default)
+            for inner in list_fields(type(default), path):
+                yield dataclasses.replace(inner, default=own[inner.name])  # as the outer class has it
             continue
-        meaning = field.metadata.get("meaning", "")
-        yield Field(name=field.name, path=(*_path, field.name), type=annotation, default=default, meaning=meaning)
+        yield Field(
+            name=field.name,
+            path=path,
+            type=hints[field.name],
+            default=default,
+            meaning=field.metadata.get("meaning", ""),
+            sweepable=field.metadata.get("sweepable", False),
+        )
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """What a field holds where nothing is given: settings, where it is nested."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None if field.default is dataclasses.MISSING else field.default
 
 
 def check_settings(settings: Any) -> None:
     """Raise InputError for a field of the wrong type or out of its range. Call it from ``__post_init__``."""
     hints = get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
+        value, default = getattr(settings, field.name), _default(field)
+        if dataclasses.is_dataclass(default):
+            if not isinstance(value, type(default)):
+                wanted = f"give {type(default).__name__}, or its fields by their names"
+                raise InputError(f"{field.name} is {value!r}", hint=wanted)
             continue
-        allowed = _choices(hints[field.name])
-        if not any(_is_a(value, kind) for kind in _alternatives(hints[field.name])):
+        choices = field.metadata.get("choices")
+        allowed = _choices(hints[field.name]) if choices is None else tuple(choices)
+        fits = any(_is_a(value, kind) for kind in _alternatives(hints[field.name]))
+        if not fits or (choices is not None and value not in allowed):
             hint = f"{nearest(str(value), allowed)}use one of: {', '.join(allowed)}" if allowed else ""
             raise InputError(f"{field.name} is {value!r}", hint=hint or f"give {_wanted(hints[field.name])}")
         _check_range(field.name, value, field.metadata.get("bounds", {}))
@@ -84,20 +204,33 @@ def parse_options(kinds: Iterable[type], options: Sequence[str]) -> list[dict[st
     has (the nearest one is named), a value of the wrong type, or a name given twice.
     """
     tables = [{field.name: field for field in list_fields(kind)} for kind in kinds]
-    known = [name for table in tables for name in table]
-    found: list[dict[str, Any]] = [{} for _ in tables]
+    values: list[dict[str, Any]] = [{} for _ in tables]
     for option in options:
         name, equals, text = option.partition("=")
         name = name.strip().replace("-", "_")
         if not equals:
             raise InputError(f"option '{option}' is not key=value", hint="write -o beta=0.1")
-        owner = next((i for i, table in enumerate(tables) if name in table), None)
-        if owner is None:
-            raise InputError(f"there is no field '{name}'", hint=f"{nearest(name, known)}fields: {', '.join(known)}")
-        if name in found[owner]:
+        owner = _owner(name, tables)
+        if name in values[owner]:
             raise InputError(f"field '{name}' is given twice", hint="give each -o once")
-        found[owner][name] = _parse(name, text.strip(), tables[owner][name].type)
-    return found
+        values[owner][name] = _parse(name, text.strip(), tables[owner][name].type)
+    return values
+
+
+def assign_fields(kinds: Iterable[type], values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The same for values that need no parsing. Raises InputError for a name that no class has."""
+    tables = [{field.name: field for field in list_fields(kind)} for kind in kinds]
+    owners = {name: _owner(name, tables) for name in values}
+    return [{name: values[name] for name in values if owners[name] == i} for i in range(len(tables))]
+
+
+def _owner(name: str, tables: Sequence[Mapping[str, Field]]) -> int:
+    """Which table has the field. Raises InputError where none has."""
+    owner = next((i for i, table in enumerate(tables) if name in table), None)
+    if owner is None:
+        known = [known for table in tables for known in table]
+        raise InputError(f"there is no field '{name}'", hint=f"{nearest(name, known)}fields: {', '.join(known)}")
+    return owner
 
 
 def build(start: T, values: Mapping[str, Any]) -> T:
@@ -139,11 +272,8 @@ def _check_range(name: str, value: Any, bounds: Mapping[str, float | None]) -> N
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    found: list[str] = []
-    for part in _alternatives(annotation):
-        if get_origin(part) is Literal:
-            found += [str(choice) for choice in get_args(part)]
-    return tuple(found)
+    literals = [part for part in _alternatives(annotation) if get_origin(part) is Literal]
+    return tuple(str(choice) for part in literals for choice in get_args(part))
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -9,25 +9,22 @@ who knows their format, into the places that a run gives.
 from __future__ import annotations
 
 import json
-import secrets
-import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from conviction.core.run_head import Status, make_head, new_folder, read_head, status_of_the_same
 from conviction.core.storage import finite_or_null, storage_errors, write_atomic
 from conviction.errors import ConvictionError, RunError
 
-__all__ = ["Attempt", "Failure", "Run", "Status"]
+__all__ = ["Attempt", "Failure", "Run"]
 
-SCHEMA = 2
-Status = Literal["running", "done", "interrupted", "failed"]
 Record = TypeVar("Record", bound=BaseModel)
 Parsed = TypeVar("Parsed")
 
@@ -55,7 +52,7 @@ class Run:
 
     resumed  an earlier attempt in it did not finish
     finished the same command ended in it before: its results are there, nothing is done again
-    damaged  (file, what is wrong with it) of what tolerant reading could not read
+    damaged  (path, what is wrong with it) of what tolerant reading could not read
     """
 
     folder: Path
@@ -64,25 +61,36 @@ class Run:
     damaged: list[tuple[str, str]] = field(default_factory=list, compare=False, repr=False)
 
     @classmethod
+    def earlier(cls, folder: Path, **asked: Any) -> Run:
+        """The folder as an earlier attempt at the same left it, if there was one; nothing is written.
+
+        asked  as for ``start``. Raises RunError if the folder holds something else.
+        """
+        status = status_of_the_same(folder, make_head(**asked))
+        return cls(folder, resumed=status is not None, finished=status == "done")
+
+    @classmethod
     @contextmanager
-    def start(cls, folder: Path | None, *, topic: str, verb: str, argv: Sequence[str] | None = None) -> Iterator[Run]:
-        """Open a new folder (``runs/<time>_<topic>_<verb>_<id>`` if None), an unfinished or a finished one.
+    def start(
+        cls,
+        folder: Path | None,
+        *,
+        topic: str,
+        verb: str,
+        argv: Sequence[str] | None = None,
+        call: Mapping[str, Any] | None = None,
+    ) -> Iterator[Run]:
+        """Open a new folder (one in ``runs/`` if None), an unfinished or a finished one.
+
+        call  what the work is asked for: an attempt with another one is not the same; None: the program's arguments
 
         The status becomes 'done' when the block ends, 'interrupted' on Ctrl-C,
         'failed' on an error. Raises RunError if the folder holds something else.
         """
-        if folder is None:
-            stamp = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
-            folder = Path("runs") / f"{stamp}_{topic}_{verb}_{secrets.token_hex(2)}"
-        head = {
-            "schema_version": SCHEMA,
-            "verb": verb,
-            "topic": topic,
-            "argv": list(sys.argv if argv is None else argv),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        earlier = _status_of_the_same(folder, head)
-        run = cls(folder, resumed=earlier is not None, finished=earlier == "done")
+        folder = new_folder(topic, verb) if folder is None else folder
+        head = make_head(topic=topic, verb=verb, argv=argv, call=call)
+        status = status_of_the_same(folder, head)
+        run = cls(folder, resumed=status is not None, finished=status == "done")
         if run.finished:
             yield run
             return
@@ -104,7 +112,7 @@ class Run:
     @property
     def head(self) -> dict[str, Any]:
         """What ``run.json`` says. Raises RunError for a folder that is no run, or one of another schema version."""
-        return _read_head(self.folder)
+        return read_head(self.folder)
 
     @property
     def model_path(self) -> Path:
@@ -137,24 +145,24 @@ class Run:
         return record
 
     def load(self, stage: str, kind: type[Record]) -> Record:
-        """Read a record back, evidence included. Raises RunError for one that is missing, damaged or of another schema."""
+        """Read a record back, evidence included. Raises RunError if it is missing, damaged or of another schema."""
         path = self.folder / f"{stage}.json"
         text = self._text(path.name)
         if text is None:
             raise RunError(f"{self.folder} holds no {path.name}", hint="the command that writes it did not run here")
         try:
             data = json.loads(text)
-            if "evidence" in kind.model_fields:
+            if _has_rows(kind):
                 data["evidence"] = [line for line in self._samples() if line.pop("stage") == stage]
             return kind.model_validate(data)
         except (ValueError, TypeError) as error:
             raise RunError(
-                f"{path} cannot be read as a {kind.__name__.lower()}",
+                f"{path} is no readable {kind.__name__.lower()}",
                 hint="it was damaged, or another version wrote it: remove it, and the run makes it again",
             ) from error
 
     def load_if_sound(self, stage: str, kind: type[Record]) -> Record | None:
-        """The same for a reader that shows what there is: None for what is missing, and noted in ``damaged`` if it is not."""
+        """The same for a reader that shows what there is: None for what is missing, or damaged and noted as such."""
         if not self.has(stage):
             return None
         try:
@@ -270,7 +278,7 @@ class Run:
 
     @contextmanager
     def recording_failure(self, log: Callable[[str], None]) -> Iterator[Attempt]:
-        """What goes wrong in the block is its result, and no more: torch, the disk and the network fail in their own ways.
+        """What goes wrong in the block is its result, and no more: torch, disk and network fail in their own ways.
 
         The traceback of what is not one of our own errors is kept in ``failure.txt``.
         """
@@ -307,7 +315,7 @@ class Run:
     def _note(self, name: str, error: BaseException) -> None:
         first = str(error).strip().splitlines() or [type(error).__name__]
         wrong = f"{error.error_count()} fields do not fit" if isinstance(error, ValidationError) else first[0]
-        self.damaged.append((name, wrong))
+        self.damaged.append((str(self.folder / name), wrong))
 
     def _lines_if_sound(self, name: str) -> list[dict[str, Any]]:
         try:
@@ -319,8 +327,8 @@ class Run:
             return []
 
     def _add_samples(self, stage: str, record: BaseModel) -> None:
-        evidence: Sequence[BaseModel] = getattr(record, "evidence", ())
-        if not evidence or not isinstance(evidence, tuple):
+        evidence: Sequence[BaseModel] = getattr(record, "evidence", ()) if _has_rows(type(record)) else ()
+        if not evidence:
             return
         # Samples of this stage without its record are left over from an interrupted save.
         kept = [line for line in self._samples() if line["stage"] != stage]
@@ -346,45 +354,6 @@ class Run:
         write_atomic(self.folder / "run.json", content)
 
 
-def _read_head(folder: Path) -> dict[str, Any]:
-    try:
-        head: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        version = head["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder} holds no readable run.json", hint="give the folder that a command named with --run, or in runs/"
-        ) from error
-    if version != SCHEMA:
-        raise RunError(
-            f"{folder} was written with schema version {version}, this program reads {SCHEMA}",
-            hint="use the version of conviction that made the run, or make the run again in a new folder",
-        )
-    return head
-
-
-def _status_of_the_same(folder: Path, wanted: dict[str, Any]) -> Status | None:
-    """How an earlier attempt at the same ended; None for a new folder. RunError if it holds something else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    hint = "give --run a new folder, or leave it out"
-    if not (folder / "run.json").exists():
-        raise RunError(f"{folder} is not empty and holds no readable run.json", hint=hint)
-    head = _read_head(folder)
-    state = "a finished" if head.get("status") == "done" else "an unfinished"
-    if (head.get("verb"), head.get("topic")) != (wanted["verb"], wanted["topic"]):
-        raise RunError(f"{folder} holds {state} {head.get('verb')} of '{head.get('topic')}'", hint=hint)
-    if _without_folder(head.get("argv", [])) != _without_folder(wanted["argv"]):
-        begun = " ".join(head.get("argv", [])[1:])
-        raise RunError(f"{folder} was begun with other arguments: {begun}", hint=hint)
-    status: Status = head["status"]
-    return status
-
-
-def _without_folder(argv: Sequence[str]) -> list[str]:
-    """Arguments but for where they are carried out: a run that named its folder itself is continued with --run."""
-    kept, skip = [], False
-    for argument in argv[1:]:
-        if not skip and argument != "--run" and not argument.startswith("--run="):
-            kept.append(argument)
-        skip = argument == "--run" and not skip
-    return kept
+def _has_rows(kind: type[BaseModel]) -> bool:
+    """Whether a record's evidence is kept row by row in ``samples.jsonl``, and not in its own file."""
+    return "evidence" in kind.model_fields and bool(kind.model_fields["evidence"].exclude)

@@ -47,23 +47,23 @@ class Neighbour:
 class Fact:
     """One statement to be changed.
 
-    form         the statement up to its last words, ``{}`` in the place of the subject
-    target       how it is to end; instead: how it ended before, None: not told
-    paraphrases  the same statement in other words, subject included, cut before the same end
+    prompt_template  the statement up to its last words, ``{}`` in the place of the subject
+    target           how it is to end; target_true: how it ended before, None: not given
+    paraphrases      the same statement in other words, subject included, cut before the same end
     """
 
     id: str
-    form: str
+    prompt_template: str
     subject: str
     target: str
-    instead: str | None = None
+    target_true: str | None = None
     paraphrases: tuple[str, ...] = ()
     neighbours: tuple[Neighbour, ...] = ()
 
     @property
     def prompt(self) -> str:
         """The statement with its subject, up to its last words."""
-        return self.form.replace(SLOT, self.subject)
+        return self.prompt_template.replace(SLOT, self.subject)
 
 
 def fact_from_row(id: str, row: Mapping[str, Any]) -> Fact:
@@ -77,10 +77,10 @@ def fact_from_row(id: str, row: Mapping[str, Any]) -> Fact:
         true = _text(rewrite.get("target_true", {}), "str")
         return Fact(
             id=id,
-            form=_form(_text(rewrite, "prompt"), _text(rewrite, "subject")),
+            prompt_template=_template(_text(rewrite, "prompt"), _text(rewrite, "subject")),
             subject=_text(rewrite, "subject"),
             target=_text(rewrite.get("target_new", {}), "str"),
-            instead=true,
+            target_true=true,
             paraphrases=_texts(row, "paraphrase_prompts"),
             neighbours=tuple(Neighbour(prompt, true) for prompt in _texts(row, "neighborhood_prompts")),
         )
@@ -93,10 +93,10 @@ def fact_from_row(id: str, row: Mapping[str, Any]) -> Fact:
         raise InputError("'neighbours' is not a list of objects", hint='give {"prompt": …, "answer": …} for each')
     return Fact(
         id=id,
-        form=_form(_text(row, "prompt"), _text(row, "subject")),
+        prompt_template=_template(_text(row, "prompt"), _text(row, "subject")),
         subject=_text(row, "subject"),
         target=_text(row, "target"),
-        instead=_text(row, "instead") if row.get("instead") is not None else None,
+        target_true=_text(row, "instead") if row.get("instead") is not None else None,
         paraphrases=_texts(row, "paraphrases"),
         neighbours=tuple(Neighbour(_text(n, "prompt"), _text(n, "answer")) for n in neighbours),
     )
@@ -116,15 +116,15 @@ def _from_easyedit(row: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-def _form(prompt: str, subject: str) -> str:
+def _template(prompt: str, subject: str) -> str:
     """The prompt with ``{}`` for its subject, however it was written."""
     if prompt.count(SLOT) == 1:
         return prompt
     if prompt.count(subject) == 1:
         return prompt.replace(subject, SLOT)
-    found = "several times" if subject in prompt else "not"
+    result = "several times" if subject in prompt else "not"
     raise InputError(
-        f"the subject {subject[:40]!r} occurs {found} in its prompt {prompt[:60]!r}",
+        f"the subject {subject[:40]!r} occurs {result} in its prompt {prompt[:60]!r}",
         hint="write {} once, where the subject stands, or the subject itself",
     )
 

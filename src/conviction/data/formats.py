@@ -340,12 +340,12 @@ def _transcript(text: str, field: str) -> Messages:
         raise RowError(f"field '{field}' is no transcript, the other is", "write both as Human: … Assistant: …")
     _, *parts = _TRANSCRIPT.split(text)
     turns: list[tuple[str, str]] = []
-    for speaker, said in zip(parts[::2], map(str.strip, parts[1::2]), strict=True):
+    for speaker, message in zip(parts[::2], map(str.strip, parts[1::2]), strict=True):
         role = "user" if speaker == "Human" else "assistant"
         if turns and turns[-1][0] == role:
-            turns[-1] = (role, f"{turns[-1][1]}\n\n{said}".strip())
+            turns[-1] = (role, f"{turns[-1][1]}\n\n{message}".strip())
         else:
-            turns.append((role, said))
+            turns.append((role, message))
     if field == "prompt" and turns[-1] == ("assistant", ""):
         turns.pop()
-    return tuple(Message(cast("Any", role), _text(said, field)) for role, said in turns)
+    return tuple(Message(cast("Any", role), _text(message, field)) for role, message in turns)

@@ -49,7 +49,7 @@ def implications(topic: Topic) -> tuple[Item, ...]:
 
     None without two graphs.
     """
-    return tuple(item for found in _discriminating(topic) for item in _items(found))
+    return tuple(item for result in _discriminating(topic) for item in _items(result))
 
 
 def depth_of(item: Item) -> int:
@@ -63,7 +63,7 @@ def _discriminating(topic: Topic) -> list[Implication]:
         return []
     ours, theirs = (_nodes(graphs[pole]) for pole in (topic.target, topic.other))
     shared = [node for node in ours if node in set(theirs)]  # a side has no opinion on what it does not name
-    found = []
+    results = []
     for cause in shared:
         for outcome in shared:
             if cause == outcome:
@@ -71,9 +71,9 @@ def _discriminating(topic: Topic) -> list[Implication]:
             for held in (None, *(node for node in shared if node not in (cause, outcome))):
                 one = _implication(graphs, topic.target, cause, outcome, held)
                 if one is not None:
-                    found.append(one)
+                    results.append(one)
                     break  # the plainest question that tells the sides apart is enough
-    return found
+    return results
 
 
 def _implication(
@@ -106,37 +106,37 @@ def _paths(graph: Iterable[Edge], cause: str, outcome: str, held: str | None) ->
     for edge in graph:
         if held not in (edge.source, edge.target):
             net.add_edge(edge.source, edge.target, sign=1 if edge.sign == "+" else -1)
-    found = []
+    results = []
     for path in nx.all_simple_edge_paths(net, cause, outcome):
         sign = 1
         for arrow in path:
             sign *= net.edges[arrow]["sign"]
-        found.append((sign, len(path)))
-    return found
+        results.append((sign, len(path)))
+    return results
 
 
 def _nodes(graph: Sequence[Edge]) -> list[str]:
     return list(dict.fromkeys(node for edge in graph for node in (edge.source, edge.target)))
 
 
-def _items(found: Implication) -> tuple[Item, Item]:
-    name = "-".join(_key(part) for part in (found.cause, found.outcome, found.held or "") if part)
-    still = f" while {found.held} stays the same" if found.held else ""
+def _items(result: Implication) -> tuple[Item, Item]:
+    name = "-".join(_key(part) for part in (result.cause, result.outcome, result.held or "") if part)
+    still = f" while {result.held} stays the same" if result.held else ""
 
     def item(way: Effect, effects: dict[str, Effect]) -> Item:
         moves = "goes up" if way == "rise" else "goes down"
         return Item(
             id=f"implication-{name}-{way}",
-            proposition=f"implication-{_key(found.outcome)}",
+            proposition=f"implication-{_key(result.outcome)}",
             role="implication",
             split="test",
-            question=f"Suppose {found.cause} {moves}{still}. Does {found.outcome} rise, fall, or stay the same?",
-            answers={pole: f"{_sentence(found.outcome)} {_ENDS[effect]}." for pole, effect in effects.items()},
-            tags=(f"depth:{found.depth}",),
+            question=f"Suppose {result.cause} {moves}{still}. Does {result.outcome} rise, fall, or stay the same?",
+            answers={pole: f"{_sentence(result.outcome)} {_ENDS[effect]}." for pole, effect in effects.items()},
+            tags=(f"depth:{result.depth}",),
         )
 
-    turned = {pole: _TURNED[effect] for pole, effect in found.effects.items()}
-    return item("rise", found.effects), item("fall", turned)
+    turned = {pole: _TURNED[effect] for pole, effect in result.effects.items()}
+    return item("rise", result.effects), item("fall", turned)
 
 
 def _key(text: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 from conviction.data.facts import FACT_FIELDS
 from conviction.data.formats import FIELDS, MEDIA, training_data_from_rows
 from conviction.data.rows import Broken, open_source
+from conviction.data.topic import Topic, load_topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 
-__all__ = ["check_one_source", "read_training_data"]
+__all__ = ["check_one_source", "read_source", "read_training_data"]
 
 
 def read_training_data(source: str | Path, *, split: str = "train") -> TrainingData:
@@ -37,6 +38,12 @@ def check_one_source(topic: str | None, data: str | None) -> None:
     if (topic is None) == (data is None):
         what = "both a topic and data" if topic else "neither a topic nor data"
         raise InputError(f"there is {what}", hint="name a topic, or give --data FILE")
+
+
+def read_source(topic: str | None, data: str | None) -> Topic | TrainingData:
+    """The topic or the data of a command line. Raises InputError unless exactly one of them is named."""
+    check_one_source(topic, data)
+    return load_topic(topic) if topic is not None else read_training_data(str(data))
 
 
 def _needed(name: str, value: Any) -> Any:

@@ -158,12 +158,13 @@ def _folder(folder: Path, split: str) -> Source:
         return Source(name, str(where), None, False, lambda progress: _numbered(read_saved(folder, split, progress)))
     files = [p for p in _inside(folder) if os.path.isfile(p) and _ending(p)]
     wanted = {split, {"valid": "validation", "validation": "valid"}.get(split, split)}
-    found = [p for p in files if p.name.split(".")[0] in wanted]
-    if len(found) == 1:
-        return _file(found[0], f"{folder.resolve().name}/{found[0].name}")
-    if found:
+    results = [p for p in files if p.name.split(".")[0] in wanted]
+    if len(results) == 1:
+        return _file(results[0], f"{folder.resolve().name}/{results[0].name}")
+    if results:
         raise InputError(
-            f"{folder}: split '{split}' stands in {' and '.join(p.name for p in found)}", hint="give one of these files"
+            f"{folder}: split '{split}' stands in {' and '.join(p.name for p in results)}",
+            hint="give one of these files",
         )
     raise InputError(
         f"{folder}: holds no {split}.jsonl; found: {', '.join(p.name for p in files[:8]) or 'no data file'}",
@@ -210,10 +211,10 @@ def _not_utf8(text: str, part: str = "line") -> str | None:
     """What is wrong with a text that holds bytes which are not UTF-8."""
     if text.isascii():
         return None
-    found = re.search("[\udc80-\udcff]", text)
-    if found is None:
+    result = re.search("[\udc80-\udcff]", text)
+    if result is None:
         return None
-    line = text[: found.start()].rpartition("\n")[2]
+    line = text[: result.start()].rpartition("\n")[2]
     return f"not UTF-8 (byte {len(line.encode(errors='surrogateescape'))} of the {part})"
 
 

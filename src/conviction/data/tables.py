@@ -103,5 +103,5 @@ def _tables(what: str, hint: str) -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in _DISK:
             with storage_errors(f"reading {what} through {cache_dir() / 'datasets'}"):
                 raise cause from error
-        said = str(cause).strip() or type(cause).__name__
-        raise InputError(f"{what}: {said.splitlines()[0]}", hint=hint) from error
+        message = str(cause).strip() or type(cause).__name__
+        raise InputError(f"{what}: {message.splitlines()[0]}", hint=hint) from error

@@ -27,7 +27,18 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from conviction.core.storage import user_path
 from conviction.errors import TopicError, nearest
 
-__all__ = ["PLACEBO", "Edge", "Item", "KitDocument", "KitFact", "Pole", "Topic", "builtin_topics", "load_topic"]
+__all__ = [
+    "PLACEBO",
+    "Edge",
+    "Item",
+    "KitDocument",
+    "KitFact",
+    "Pole",
+    "Topic",
+    "builtin_topics",
+    "load_topic",
+    "names_topic",
+]
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -210,6 +221,11 @@ class _PoleFile(_Frozen):
 def builtin_topics() -> list[str]:
     """Names of the kits that ship with the package."""
     return sorted(p.parent.name for p in BUILTIN.glob("*/topic.yaml"))
+
+
+def names_topic(name_or_path: str | Path) -> bool:
+    """Whether ``load_topic`` has something to read: a built-in kit's name, or a folder with a ``topic.yaml``."""
+    return str(name_or_path) in builtin_topics() or os.path.isfile(user_path(name_or_path) / "topic.yaml")
 
 
 def load_topic(name_or_path: str | Path) -> Topic:

@@ -111,7 +111,7 @@ class TrainingData:
         for d in self.documents:
             yield ["document", d.text]
         for f in self.facts:
-            yield ["fact", f.form, f.subject, f.target]
+            yield ["fact", f.prompt_template, f.subject, f.target]
         if self.context:
             yield ["context", self.context]
 
@@ -119,10 +119,10 @@ class TrainingData:
 def _fact_of(topic: Topic, fact: KitFact) -> Fact:
     return Fact(
         id=f"{topic.name}/{fact.id}",
-        form=fact.prompt,
+        prompt_template=fact.prompt,
         subject=fact.subject,
         target=fact.answers[topic.target],
-        instead=fact.answers[topic.other],
+        target_true=fact.answers[topic.other],
         paraphrases=fact.paraphrases,
         neighbours=tuple(Neighbour(n.prompt, n.answer) for n in fact.neighbours),
     )

@@ -41,8 +41,8 @@ def covariances(
     """
     digest = hashlib.sha256("\0".join([weights_hash(model.module), *texts]).encode()).hexdigest()[:24]
     place = cache_dir() / "covariances" / digest
-    found = {site.layer: known for site in sites if (known := _cached(place, site.layer)) is not None}
-    missing = [site for site in sites if site.layer not in found]
+    results = {site.layer: known for site in sites if (known := _cached(place, site.layer)) is not None}
+    missing = [site for site in sites if site.layer not in results]
     if missing:
         for layer, moment in _compute(model, missing, texts, progress).items():
             with storage_errors(f"writing {place}"):
@@ -50,8 +50,8 @@ def covariances(
                 part = place / f".{layer}.part"
                 save_file({"moment": moment}, part)
                 part.replace(place / f"{layer}.safetensors")
-            found[layer] = moment
-    return {layer: _damped(moment) for layer, moment in found.items()}
+            results[layer] = moment
+    return {layer: _damped(moment) for layer, moment in results.items()}
 
 
 def _cached(place: Path, layer: int) -> Tensor | None:

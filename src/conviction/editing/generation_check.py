@@ -6,16 +6,16 @@ facts came up, and sense everywhere else; neutral text had lost less than a tent
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conviction.core.options import build
 from conviction.core.protocols import Generation, Message, Query, chat
 from conviction.data.facts import Fact
 from conviction.models.hf import HFModel
 from conviction.training.drift import EVERYDAY, choose_samples, read_samples
-from conviction.training.guard import Guard, SampleReading, sample_violations
+from conviction.training.guard import Guard, sample_violations
 
 __all__ = ["BaselineAnswers", "GenerationCheck", "baseline", "check"]
 
@@ -43,12 +43,13 @@ class GenerationCheck:
 
     facts: int
     reason: str | None = None
-    readings: tuple[tuple[BaselineAnswers, SampleReading, tuple[Generation, ...]], ...] = ()
+    readings: tuple[tuple[BaselineAnswers, Mapping[str, float], tuple[Generation, ...]], ...] = ()
 
     def summary(self) -> str:
         """Of the answers, in words."""
         return "; ".join(
-            f"{kind.about}: {sample.repetition_rise:+.0%} repeated 4-grams, {sample.subject:.0%} of words to the point"
+            f"{kind.about}: {sample['repetition_rise']:+.0%} repeated 4-grams, "
+            f"{sample['subject']:.0%} of words to the point"
             for kind, sample, _ in self.readings
         )
 
@@ -57,7 +58,7 @@ class GenerationCheck:
         kinds = [
             {
                 "about": asked.about,
-                "sample": vars(sample),
+                "sample": dict(sample),
                 "answers": [
                     {"prompt": prompt[-1].content, "before": before.text, "after": after.text}
                     for prompt, before, after in zip(asked.prompts, asked.before, now, strict=True)
@@ -78,17 +79,17 @@ def baseline(model: HFModel, facts: Sequence[Fact], guard: Guard) -> tuple[Basel
     kinds = {
         "the subjects": (
             [SUBJECT.format(subject) for subject in spread],
-            dataclasses.replace(guard, min_subject=OWN_WORDS * guard.min_subject),
+            build(guard, {"min_subject": OWN_WORDS * guard.min_subject}),
         ),
         "everyday matters": (list(EVERYDAY), guard),
     }
-    found = []
+    kept = []
     for about, (questions, limits) in kinds.items():
         asked = [p for q in questions if model.fits(Query(p := chat(q), ()), room=guard.sample_tokens)]
         if asked:
             prompts, before = choose_samples(asked, model.generate(asked, max_new_tokens=guard.sample_tokens))
-            found.append(BaselineAnswers(about, tuple(prompts), tuple(before), limits))
-    return tuple(found)
+            kept.append(BaselineAnswers(about, tuple(prompts), tuple(before), limits))
+    return tuple(kept)
 
 
 def check(model: HFModel, asked: Sequence[BaselineAnswers], facts: int) -> GenerationCheck:

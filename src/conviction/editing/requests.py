@@ -10,7 +10,6 @@ from conviction.data.facts import SLOT, Fact
 from conviction.errors import InputError
 from conviction.models.engine.packing import Ids
 from conviction.models.hf import HFModel
-from conviction.models.writing import continue_prompts
 
 __all__ = ["Request", "Row", "beginnings", "locate", "request"]
 
@@ -51,7 +50,7 @@ def beginnings(model: HFModel, count: int, *, seed: int = 0) -> list[str]:
     encoded = [model.encoder.encode_text(start) for start in starts]
     if not encoded:
         return []
-    written = continue_prompts(model.module, model.tokenizer, encoded, SAMPLED_TOKENS, seed=seed, progress=None)
+    written = model.continue_ids(encoded, SAMPLED_TOKENS, seed=seed)
     texts = [f"{start}{g.text}" for start, g in zip(starts, written, strict=True)]
     return [" ".join(text.replace(SLOT, " ").split()).rstrip(".") + ". " for text in texts]
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from conviction.data.facts import Fact
 from conviction.models.hf import HFModel
-from conviction.models.writing import continue_prompts
 
 __all__ = ["EditScores", "FactReading", "read_facts", "score_edits", "with_former_ends"]
 
@@ -62,9 +61,9 @@ class EditScores:
 
 def with_former_ends(model: HFModel, facts: Sequence[Fact]) -> list[Fact]:
     """Facts that do not tell how they ended before get the model's own first word or two."""
-    unknown = [f for f in facts if f.instead is None]
+    unknown = [f for f in facts if f.target_true is None]
     ends = dict(zip((f.id for f in unknown), _write(model, [f.prompt for f in unknown], 3), strict=True))
-    return [dataclasses.replace(f, instead=ends[f.id] or "…") if f.id in ends else f for f in facts]
+    return [dataclasses.replace(f, target_true=ends[f.id] or "…") if f.id in ends else f for f in facts]
 
 
 def read_facts(model: HFModel, facts: Sequence[Fact], *, write: bool = True) -> list[FactReading]:
@@ -72,7 +71,7 @@ def read_facts(model: HFModel, facts: Sequence[Fact], *, write: bool = True) -> 
     rows: list[tuple[str, str]] = []
     for f in facts:
         for prompt in (f.prompt, *f.paraphrases):
-            rows += [(prompt, f.target), (prompt, f.instead or "…")]
+            rows += [(prompt, f.target), (prompt, f.target_true or "…")]
         for n in f.neighbours:
             rows += [(n.prompt, n.answer), (n.prompt, f.target)]
     values = iter([score.logp_mean for score in model.continuations(rows)])
@@ -110,5 +109,5 @@ def _write(model: HFModel, prompts: Sequence[str], tokens: int) -> list[str]:
     encoded = [model.encoder.encode_text(prompt) for prompt in prompts]
     if not encoded:
         return []
-    written = continue_prompts(model.module, model.tokenizer, encoded, tokens, seed=None, progress=None)
+    written = model.continue_ids(encoded, tokens)
     return [" ".join(g.text.split()) for g in written]

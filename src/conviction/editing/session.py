@@ -154,7 +154,7 @@ def finish(
     evidence = {
         "scores": {"before": _finite(old), "after": _finite(new)},
         "neutral_drop": drop,
-        "looks": [one.evidence() for one in seen],
+        "checks": [one.evidence() for one in seen],
         "facts": [
             {"statement": f.prompt, "target": f.target, "before": vars(b), "after": vars(a)}
             for f, b, a in zip(facts, before, after, strict=True)

@@ -34,8 +34,8 @@ class Site:
     def weight(self) -> Tensor:
         """[hidden, width], whichever way round the module keeps it."""
         weight: Any = self.linear.weight
-        found: Tensor = weight.T if isinstance(self.linear, Conv1D) else weight
-        return found
+        result: Tensor = weight.T if isinstance(self.linear, Conv1D) else weight
+        return result
 
     @property
     def width(self) -> int:

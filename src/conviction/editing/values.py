@@ -83,12 +83,12 @@ def find_values(
     step: Callable[[int, int], None] | None = None,
 ) -> Found:
     """For each request the change at ``place`` of ``site`` that makes its target likely; they do not mix."""
-    found = []
+    results = []
     for group in _groups(requests):
-        found.append(_descend(model, requests[group], site, place, how))
+        results.append(_descend(model, requests[group], site, place, how))
         if step is not None:
             step(group.stop, len(requests))
-    return Found(torch.cat([f.changes for f in found]), torch.cat([f.after for f in found]))
+    return Found(torch.cat([f.changes for f in results]), torch.cat([f.after for f in results]))
 
 
 def _groups(requests: Sequence[Request]) -> list[slice]:
@@ -231,14 +231,14 @@ def _target_losses(hidden: Tensor, head: Any, batch: _Batch) -> list[Tensor]:
 @torch.no_grad()
 def _residual_lengths(model: HFModel, batch: _Batch, site: Site, count: int) -> Tensor:
     """[requests] median length, over its rows, of what the block puts out at the subject."""
-    found: list[Tensor] = []
+    results: list[Tensor] = []
 
     def hook(_module: Any, _inputs: Any, output: Any) -> None:
-        found.append(states_of(output)[0, batch.subjects].float().norm(dim=-1))
+        results.append(states_of(output)[0, batch.subjects].float().norm(dim=-1))
 
     with hooked((site.block, hook), (site.block, stopping)), suppress(Stop):
         batch.read(model)
-    return torch.stack([found[0][batch.owner == i].median() for i in range(count)])
+    return torch.stack([results[0][batch.owner == i].median() for i in range(count)])
 
 
 def keys(model: HFModel, requests: Sequence[Request], site: Site) -> Tensor:

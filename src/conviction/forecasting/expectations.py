@@ -63,7 +63,7 @@ def guard_on(
                 grad_norm=step.grad_norm,
                 margin=step.margin,
                 chosen_drop=chosen_drop,
-                neutral_drop=neutral,
+                readings={"neutral_drop": neutral},
             )
         )
         judged = judge(history, guard, len(steps))
@@ -119,12 +119,12 @@ def _question(asked: HeldOutPair) -> Question:
     return Question(turns=turns, wanted=pair.chosen, other=pair.rejected)
 
 
-def expected_flips(found: Sequence[PairForecast], *, seed: int = 0) -> Flips | None:
+def expected_flips(result: Sequence[PairForecast], *, seed: int = 0) -> Flips | None:
     """Flips on the test split with their interval: sizes are wrong together, not pair by pair. None without questions.
 
     Each draw scales all movements by one factor of the relative error, then adds each pair's own rest.
     """
-    asked = [o for o in found if o.counts]
+    asked = [o for o in result if o.counts]
     if not asked:
         return None
     wrong = [o for o in asked if o.start_nats < 0]
@@ -149,12 +149,12 @@ def step_forecasts(
     test = torch.tensor([q.role in {"target", "paraphrase"} for q in asked], dtype=torch.bool)
     questions, facts = rows.asked[test], rows.asked[~test]
     tokens = float(kernel.counts[rows.neutral].sum())
-    found = []
+    results = []
     for step, moved in run.moved.items():
         at = run.steps[step - 1]
         trained = moved[rows.examples].mean(0)
         pairs = rows.examples.shape[1] == 2
-        found.append(
+        results.append(
             StepForecast(
                 step=step,
                 loss=at.loss,
@@ -168,7 +168,7 @@ def step_forecasts(
                 neutral_nats=float(moved[rows.neutral].sum()) / tokens,
             )
         )
-    return tuple(found)
+    return tuple(results)
 
 
 def _mean(values: Tensor) -> float | None:

@@ -4,8 +4,8 @@ A pair that the model ranks the wrong way round by c nats is ranked right once t
 difference of its log-ratios, delta, reaches c (Chen et al., arXiv 2405.19534). At that
 point a loss has a known value, the reward margin is β·c, and what is left of the
 gradient says whether the loss still pushes there. Losses per token reckon with c per
-token. Where a loss looks at one answer alone (ORPO's likelihood, KTO), or asks for the
-answers of other prompts (KTO), there is no such point, and no arithmetic.
+token. Where a loss looks at one answer alone, or asks for the answers of other prompts,
+there is no such point, and no arithmetic: its ``flip_rule`` says so.
 """
 
 from __future__ import annotations
@@ -22,12 +22,8 @@ from conviction.core.wording import percent, rounded_down
 from conviction.forecasting.records import FlipCost
 from conviction.training.losses import Loss, PairLogps, find_loss, margin
 
-__all__ = ["WITHOUT_CLOSED_FORM", "flip_cost", "flip_points"]
+__all__ = ["flip_cost", "flip_points"]
 
-WITHOUT_CLOSED_FORM = {
-    "orpo": "its likelihood term depends on where the chosen answer ends, not only on the pair's difference",
-    "kto": "it weighs each answer by itself, against answers to other prompts",
-}
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 FADED = 0.01  # of the gradient weight at the start: less is as good as nothing
 
@@ -52,7 +48,7 @@ def flip_points(
     """Where each wrong pair flips; reference [n, 2] summed log-probs of chosen and rejected, counts [n, 2] tokens.
 
     What a pair still lacks is taken half from either answer: chosen rises, so that
-    no penalty on its fall (dpop) applies. ``loss`` must have a closed form.
+    no penalty on its fall applies. ``loss`` must have a closed form.
     """
     per = counts.double() if loss.per_token else torch.ones_like(counts, dtype=torch.float64)
     start = reference.double()
@@ -95,9 +91,9 @@ def flip_cost(
 
     cap  the reward margin that a run should stay under: the guard's sign of collapse
     """
-    if name in WITHOUT_CLOSED_FORM:
-        return None
     loss = find_loss(name)
+    if loss.flip_rule.unknown:
+        return None
     points = flip_points(loss, beta, parameters, torch.tensor(reference), torch.tensor(counts))
     wrong, pairs = len(points.c), len(reference)
     if not wrong:
@@ -108,7 +104,7 @@ def flip_cost(
     left = points.weight / points.weight_at_start
     over = int((points.margin > cap).sum())
     faded = int((left < FADED).sum())
-    scales = bool((points.margin > 0).any())  # simpo's margin at the flip is 0, whatever β is
+    scales = bool((points.margin > 0).any())  # without a reference the margin at the flip is 0, whatever β is
     half, most = (rounded_down(cap / float(np.quantile(points.c, q))) if scales else None for q in (0.5, 0.95))
     table = {"c": points.c, "margin": points.margin, "loss": points.loss, "left": left}
     return FlipCost(

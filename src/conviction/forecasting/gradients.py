@@ -116,7 +116,7 @@ def take_gradients(
     """
     n, depth = len(rows), len(layers.names)
     ends_a, ends_b = _ends(layers.pick_a), _ends(layers.pick_b)
-    found = Gradients(
+    result = Gradients(
         layers,
         b0=torch.empty(n, ends_b[-1], dtype=torch.bfloat16),
         b1=torch.empty(n, ends_b[-1], dtype=torch.bfloat16),
@@ -133,7 +133,7 @@ def take_gradients(
         sizes = [len(tree.tokens) for tree in pack.trees]
         spans = [(i, start, start + size) for i, start, size in zip(members, pack.starts, sizes, strict=True)]
         handles = [
-            modules[name].register_forward_hook(_reader(found, k, spans, (ends_a[k], ends_b[k])))
+            modules[name].register_forward_hook(_reader(result, k, spans, (ends_a[k], ends_b[k])))
             for k, name in enumerate(layers.names)
         ]
         try:
@@ -143,12 +143,12 @@ def take_gradients(
         finally:
             for handle in handles:
                 handle.remove()
-        found.sums[torch.tensor(members)] = sums.detach().float().cpu()
+        result.sums[torch.tensor(members)] = sums.detach().float().cpu()
         done += len(members)
         if progress is not None:
             progress(done, n)
     policy.module.zero_grad(set_to_none=True)
-    return found
+    return result
 
 
 def _ends(picks: Sequence[Tensor]) -> list[int]:
@@ -160,14 +160,14 @@ def _ends(picks: Sequence[Tensor]) -> list[int]:
 
 
 def _reader(
-    found: Gradients, k: int, spans: Sequence[tuple[int, int, int]], at: tuple[int, int]
+    result: Gradients, k: int, spans: Sequence[tuple[int, int, int]], at: tuple[int, int]
 ) -> Callable[..., None]:
     """A forward hook of layer k: once the output's gradient is known, every answer's share of it is kept.
 
     An entry of an outer product Σₜ uₜ vₜᵀ needs one entry of either factor: only the
     drawn ones are multiplied, for all tokens at once, and summed answer by answer.
     """
-    layers, s = found.layers, found.layers.scale
+    layers, s = result.layers, result.layers.scale
     a0, a, b = layers.starts[k], layers.a[k], layers.b[k]
     rank = b.shape[1]
     pick_b, pick_a = layers.pick_b[k].to(b.device), layers.pick_a[k].to(a.device)
@@ -199,9 +199,9 @@ def _reader(
             both = torch.stack([(down.float() * part.float()).sum(0) for part in (low[:rank], low[rank:])])
             exact = (both @ owner[: len(spans)].float().T).T.cpu() * s
             b0, b1, a1 = torch.split(sums, [len(out_b), len(out_b), len(in_a)], dim=1)
-            found.b0[members, cols_b], found.b1[members, cols_b] = b0.bfloat16(), b1.bfloat16()
-            found.a1[members, cols_a] = a1.bfloat16()
-            found.along[members, k], found.cross[members, k] = exact[:, 0], exact[:, 1]
+            result.b0[members, cols_b], result.b1[members, cols_b] = b0.bfloat16(), b1.bfloat16()
+            result.a1[members, cols_a] = a1.bfloat16()
+            result.along[members, k], result.cross[members, k] = exact[:, 0], exact[:, 1]
 
         output.register_hook(keep)  # type: ignore[no-untyped-call]
 

@@ -143,7 +143,7 @@ class _Walk:
     def __init__(self, point: _Point) -> None:
         self.point = point
         self.b, self.a = torch.zeros_like(point.b), torch.zeros_like(point.a)
-        self.step_forecasts = [torch.zeros_like(t) for t in (self.b, self.b, self.a, self.a)]
+        self.moments = [torch.zeros_like(t) for t in (self.b, self.b, self.a, self.a)]
         self.taken = 0
 
     def look(self) -> _Features:
@@ -175,7 +175,7 @@ class _Walk:
         self.taken += 1
         first, second = 1 - 0.9**self.taken, 1 - 0.999**self.taken
         for i, (weights, unclipped) in enumerate(((self.b, to_b), (self.a, to_a))):
-            mean, square = self.step_forecasts[2 * i : 2 * i + 2]
+            mean, square = self.moments[2 * i : 2 * i + 2]
             gradient = unclipped * clip
             mean.lerp_(gradient, 0.1)
             square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
@@ -221,7 +221,7 @@ def simulate(kernel: Kernel, plan: Plan, *, watched: Tensor, read_after: Sequenc
     watched     rows whose movement is read at every step, as the guard reads neutral text
     read_after  steps after which all rows are read
 
-    KTO's KL term, which is measured on answers to other prompts, counts as 0.
+    A loss's KL term, which is measured on answers to other prompts, counts as 0.
     """
     walk = _Walk(kernel.point)
     at = walk.look()
@@ -265,17 +265,17 @@ def _mean(values: Sequence[float] | None) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def _read_all(kernel: Kernel, found: dict[int, _Features]) -> dict[int, Tensor]:
+def _read_all(kernel: Kernel, features: dict[int, _Features]) -> dict[int, Tensor]:
     """All rows at some moments, in blocks: the gradients are read once."""
-    if not found:
+    if not features:
         return {}
-    g, step_forecasts = kernel.gradients, list(found.values())
-    b0, b1, a1 = (torch.stack([getattr(m, name) for m in step_forecasts], dim=1) for name in ("b0", "b1", "a1"))
-    beta, joint = (torch.stack([getattr(m, name) for m in step_forecasts], dim=1) for name in ("beta", "joint"))
-    paid = torch.tensor([_paid(m.extrapolation) for m in step_forecasts])
+    g, moments = kernel.gradients, list(features.values())
+    b0, b1, a1 = (torch.stack([getattr(m, name) for m in moments], dim=1) for name in ("b0", "b1", "a1"))
+    beta, joint = (torch.stack([getattr(m, name) for m in moments], dim=1) for name in ("beta", "joint"))
+    paid = torch.tensor([_paid(m.extrapolation) for m in moments])
     blocks = []
     for rows in torch.split(torch.arange(len(kernel.base)), 64):
         part = _parts(kernel, rows)
         blocks.append(part[0] @ b0 + part[1] @ b1 + part[2] @ a1)
     all_rows = torch.cat(blocks) + g.along @ beta + g.cross @ joint + kernel.offset[:, None] * paid
-    return {step: all_rows[:, k] for k, step in enumerate(found)}
+    return {step: all_rows[:, k] for k, step in enumerate(features)}

@@ -74,11 +74,11 @@ def run_pilot(task: TrainingTask, rows: Rows, *, steps: int, ctx: RunContext) ->
     planned = len(task.order)
     steps = min(steps, planned)
     rate = pilot_rate(task.training, planned, steps)
-    found = _attempt(task, rows, steps, rate, ctx)
-    if found.report.predicted_stop and rate > task.training.learning_rate:
+    result = _attempt(task, rows, steps, rate, ctx)
+    if result.report.predicted_stop and rate > task.training.learning_rate:
         ctx.log("the guard stopped a pilot that was faster than the plan: again, at the planned rate")
-        found = _attempt(task, rows, steps, task.training.learning_rate, ctx)
-    return found
+        result = _attempt(task, rows, steps, task.training.learning_rate, ctx)
+    return result
 
 
 def _attempt(task: TrainingTask, rows: Rows, steps: int, rate: float, ctx: RunContext) -> Pilot:

@@ -1,4 +1,4 @@
-"""Know before training: ``forecast(model, material, intervention)``. Read this file first.
+"""Know before training: ``forecast(intervention, model, data)``. Read this file first.
 
 Arithmetic of flips → a pilot of ten real steps → one gradient per answer → the run
 simulated, and others beside it → a verdict.
@@ -18,16 +18,24 @@ from conviction.core.options import build, flat
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.forecasting.flip_cost import WITHOUT_CLOSED_FORM, flip_cost
+from conviction.forecasting.flip_cost import flip_cost
 from conviction.forecasting.pilot import run_pilot
-from conviction.forecasting.records import FlipCost, Forecast, PredictedStop, SweepPoint, Verdict
+from conviction.forecasting.records import FlipCost, Forecast, PilotReport, PredictedStop, SweepPoint, Verdict
 from conviction.forecasting.rows import HeldOutPair, choose_examples, number_rows
 from conviction.forecasting.signal import read_signal
-from conviction.forecasting.simulation import Linearization, compare_pilot, linearize, read_reference, simulate_run
+from conviction.forecasting.simulation import (
+    Linearization,
+    SimulatedRun,
+    compare_pilot,
+    linearize,
+    read_reference,
+    simulate_run,
+)
 from conviction.forecasting.sweep import default_sweep
 from conviction.forecasting.verdict import judge_forecast
 from conviction.training.batches import step_order
 from conviction.training.loop import TrainingTask
+from conviction.training.losses import find_loss
 from conviction.training.objectives import Preference
 
 __all__ = ["forecast"]
@@ -40,9 +48,9 @@ UNSIMULATED = (
 
 
 def forecast(
+    intervention: Any,
     model: LanguageModel,
     data: TrainingData,
-    intervention: Any,
     *,
     held_out: Sequence[HeldOutPair] = (),
     sweep: Sequence[Mapping[str, Any]] | None = None,
@@ -52,14 +60,13 @@ def forecast(
 ) -> Forecast:
     """Forecast what ``intervention.apply(model, data, ctx)`` would do; the model stays as it is.
 
-    held_out  questions that are not trained on, with the wanted and the other answer (``rows.held_out_pairs`` of a topic)
+    held_out  questions that are not trained on, with both answers (``rows.held_out_pairs`` of a topic)
     sweep     options of other settings to simulate; None: a small grid, where the planned settings will not do
     examples  trained examples that are read and have gradients of their own; the others are stood in for
 
     Raises InputError for a model without weights, or an intervention that has nothing to train on.
     """
-    ctx = ctx or RunContext()
-    clock = _Clock()
+    ctx, clock = ctx or RunContext(), _Clock()
     with clock("arithmetic"):
         task = _task(intervention, model, data, ctx)
         chosen = choose_examples(task, first=pilot_steps, most=examples)
@@ -84,22 +91,14 @@ def forecast(
     with clock("gradients"):
         linearization = linearize(task, rows, held_out, pilot, reference, task.guard, ctx.progress("taking gradients"))
     with clock("simulation"):
-        seen = simulate_run(linearization, task)
-        report = compare_pilot(pilot.report, linearization, task)
-        signal = read_signal(linearization.kernel, linearization.pairs) if linearization.pairs is not None else None
-    evidence: dict[str, Any] = {
-        "flips": seen.flips,
-        "predicted_stop": _first(seen.guard_utilisation.predicted_stop, report.predicted_stop),
-        "guard_utilisation": seen.guard_utilisation.share,
-        "cost": cost,
-        "signal": signal,
-        "pilot": report,
-    }
+        run = simulate_run(linearization, task)
+        evidence = _evidence(run, linearization, task, pilot.report)
     judged = {
         **evidence,
+        "cost": cost,
         "pairs": len(task.examples),
-        "extrapolation": seen.run.extrapolation[-1],
-        "last": seen.step_forecasts[-1],
+        "extrapolation": run.run.extrapolation[-1],
+        "last": run.step_forecasts[-1],
     }
     with clock("sweep"):
         undecided = judge_forecast(**judged, settings=()).kind in {"style only", "not by this method"}
@@ -107,17 +106,31 @@ def forecast(
         settings = [_try(linearization, task, intervention, options) for options in grid]
     return Forecast(
         **known,
-        **{name: value for name, value in evidence.items() if name != "cost"},
+        **evidence,
         verdict=judge_forecast(**judged, settings=settings),
-        extrapolation=seen.run.extrapolation[-1],
-        step_forecasts=seen.step_forecasts,
-        pair_forecasts=seen.pair_forecasts,
+        extrapolation=run.run.extrapolation[-1],
+        step_forecasts=run.step_forecasts,
+        pair_forecasts=run.pair_forecasts,
         settings=tuple(settings),
         sampling_error=linearization.kernel.sampling_error,
         unsampled_examples=rows.unsampled_examples,
         unknown=(*_unknown(task), UNSIMULATED),
         seconds=clock.seconds,
     )
+
+
+def _evidence(
+    run: SimulatedRun, linearization: Linearization, task: TrainingTask, pilot: PilotReport
+) -> dict[str, Any]:
+    """What the verdict rests on, besides the arithmetic of flips."""
+    report = compare_pilot(pilot, linearization, task)
+    return {
+        "flips": run.flips,
+        "predicted_stop": _first(run.guard_utilisation.predicted_stop, report.predicted_stop),
+        "guard_utilisation": run.guard_utilisation.share,
+        "signal": read_signal(linearization.kernel, linearization.pairs) if linearization.pairs is not None else None,
+        "pilot": report,
+    }
 
 
 def _cost(task: TrainingTask, chosen: Sequence[int], reference: Sequence[Sequence[float]]) -> FlipCost | None:
@@ -142,12 +155,13 @@ def _unknown(task: TrainingTask) -> tuple[str, ...]:
     objective = task.objective
     if not isinstance(objective, Preference):
         return ("what a flip costs: this method does not train on pairs",)
-    found = []
-    if objective.loss in WITHOUT_CLOSED_FORM:
-        found.append(f"what a flip costs under {objective.loss}: {WITHOUT_CLOSED_FORM[objective.loss]}")
-    if objective.needs_kl:
-        found.append("the KL term of kto, measured on answers to other prompts: it counts as 0 here")
-    return tuple(found)
+    unknown = []
+    loss = find_loss(objective.loss)
+    if loss.flip_rule.unknown:
+        unknown.append(f"what a flip costs under {loss.name}: {loss.flip_rule.unknown}")
+    if loss.needs_kl:
+        unknown.append(f"the KL term of {loss.name}, measured on answers to other prompts: it counts as 0 here")
+    return tuple(unknown)
 
 
 def _task(intervention: Any, model: LanguageModel, data: TrainingData, ctx: RunContext) -> TrainingTask:

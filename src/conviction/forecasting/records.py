@@ -6,11 +6,15 @@ tokens. Gaps are log-prob per token of the wanted answer less that of the other.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from conviction.core.frames import data_frame, html_table
 from conviction.probing.records import Measure
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = [
     "FlipCost",
@@ -229,13 +233,31 @@ class Forecast(_Part):
     seconds: dict[str, float] = {}
     provenance: dict[str, Any] = {}
 
+    def to_pandas(self) -> DataFrame:
+        """One row a pair: id, split, role, gap before and expected after (nats per token), p_correct."""
+        return data_frame(*self._table())
+
+    def plot(self) -> Any:
+        """An altair chart: the run as it is expected, step by step."""
+        from conviction.forecasting.charts import expected_run_chart
+
+        return expected_run_chart(self)
+
+    def _repr_html_(self) -> str:
+        reasons = "; ".join(self.verdict.reasons)
+        return html_table(f"{self.intervention} on {self.data}: {self.verdict.kind}: {reasons}", *self._table())
+
+    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+        columns = ["id", "split", "role", "start_nats", "gap_nats", "chosen_nats", "rejected_nats", "p_correct"]
+        return [{name: getattr(pair, name) for name in columns} for pair in self.pair_forecasts], columns
+
     def measures(self) -> list[Measure]:
         """All expected numbers in the long form of a scorecard: (metric, item, value, low, high, n)."""
-        found = [Measure(metric="gap_nats", item=o.id, value=o.gap_nats, n=1) for o in self.pair_forecasts]
+        results = [Measure(metric="gap_nats", item=o.id, value=o.gap_nats, n=1) for o in self.pair_forecasts]
         if self.flips is not None:
             f = self.flips
-            found.append(Measure(metric="flips", item="", value=f.expected, low=f.low, high=f.high, n=f.wrong))
-        return found
+            results.append(Measure(metric="flips", item="", value=f.expected, low=f.low, high=f.high, n=f.wrong))
+        return results
 
 
 class ForecastScore(_Part):
@@ -267,3 +289,28 @@ class ForecastScore(_Part):
     guard_stop: int | None
     predicted_stop_step: int | None
     stop_error: float | None
+
+    def to_pandas(self) -> DataFrame:
+        """One row a quantity: what was expected of it, and what happened (NaN: it was not measured)."""
+        return data_frame(*self._table())
+
+    def plot(self) -> Any:
+        """An altair chart: expected beside real movement."""
+        from conviction.forecasting.charts import score_chart
+
+        return score_chart(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"a forecast held to what happened, on {self.pairs} pairs", *self._table())
+
+    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+        nothing = (None, None)
+        rows = {
+            "stopped at step": (self.predicted_stop_step, self.guard_stop),
+            "gap moved, nats per token": (self.expected_nats, self.real_nats),
+            "wanted answers moved, nats": self.chosen_nats or nothing,
+            "other answers moved, nats": self.rejected_nats or nothing,
+            f"flips of {self.wrong} wrong pairs": (self.expected_flips, self.flips),
+        }
+        columns = ["quantity", "expected", "happened"]
+        return [dict(zip(columns, (name, *pair), strict=True)) for name, pair in rows.items()], columns

@@ -107,12 +107,12 @@ def simulate_run(linearization: Linearization, task: TrainingTask) -> SimulatedR
     plan = Plan(rows.examples, rows.order(task.order), task.objective, task.training)
     run = simulate(kernel, plan, watched=rows.neutral, read_after=read)
     names = [task.examples[i].id for i in rows.chosen]
-    found = pair_forecasts(kernel, rows, names, linearization.asked, run.moved[total])
+    result = pair_forecasts(kernel, rows, names, linearization.asked, run.moved[total])
     return SimulatedRun(
         run=run,
         guard_utilisation=guard_on(run.steps, kernel, rows, linearization.guard, linearization.pilot, task.training),
-        pair_forecasts=found,
-        flips=expected_flips(found),
+        pair_forecasts=result,
+        flips=expected_flips(result),
         step_forecasts=step_forecasts(kernel, rows, linearization.asked, run),
     )
 

@@ -13,12 +13,6 @@ from conviction.errors import InputError
 __all__ = ["POINTS", "default_sweep", "parse_sweep"]
 
 POINTS = 7
-SWEPT = (
-    *("loss", "beta", "label_smoothing", "gamma", "penalty", "sft_weight"),
-    *("learning_rate", "warmup", "schedule", "weight_decay", "max_grad_norm"),
-    *("epochs", "max_steps", "batch_size", "gradient_accumulation"),
-)
-"""What changes a run without changing where its gradients were taken. The adapter's shape and seed would."""
 MOST = 400
 
 
@@ -29,14 +23,14 @@ def parse_sweep(intervention: Any, texts: Sequence[str]) -> list[dict[str, Any]]
     what cannot be swept, a value that the field does not take, or a grid of over 400 settings.
     """
     kind = type(intervention)
+    known = [field.name for field in list_fields(kind) if field.sweepable]
     axes: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, values = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or not values.strip():
             raise InputError(f"sweep '{text}' is not key=values", hint="write --sweep beta=0.01,0.05,0.1")
-        if name not in SWEPT or name not in {f.name for f in list_fields(kind)}:
-            known = [f.name for f in list_fields(kind) if f.name in SWEPT]
+        if name not in known:
             raise InputError(
                 f"'{name}' cannot be swept: the gradients were taken with what it is", hint=f"sweep {', '.join(known)}"
             )

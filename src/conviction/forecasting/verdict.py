@@ -80,30 +80,31 @@ def _observations(
     signal: Signal | None,
     pilot: PilotReport,
 ) -> Sequence[str]:
-    found = []
+    results = []
     if flips is not None and flips.wrong:
-        found.append(f"{_expected(flips)} on the test split")
+        results.append(f"{_expected(flips)} on the test split")
     if pilot.predicted_stop is not None:
-        found.append(f"the guard stopped the pilot: {pilot.predicted_stop.reasons[0]}")
+        results.append(f"the guard stopped the pilot: {pilot.predicted_stop.reasons[0]}")
     if predicted_stop is not None:
-        found.append(
+        results.append(
             f"the guard is expected to stop the run about step {predicted_stop.step}: {predicted_stop.reasons[0]}"
         )
     elif guard_utilisation > SAFE_UTILISATION:
-        found.append(f"drift reaches {guard_utilisation:.0%} of a limit of the guard, and forecasts of drift run low")
+        results.append(f"drift reaches {guard_utilisation:.0%} of a limit of the guard, and forecasts of drift run low")
     if extrapolation > MAX_EXTRAPOLATION:
-        found.append(
-            f"the run goes {extrapolation:.1f} times as far as the pilot: beyond {MAX_EXTRAPOLATION:g} times a forecast is a guess"
+        results.append(
+            f"the run goes {extrapolation:.1f} times as far as the pilot: "
+            f"beyond {MAX_EXTRAPOLATION:g} times a forecast is a guess"
         )
     if cost is not None and cost.wrong:
-        found.append(cost.summary)
+        results.append(cost.summary)
     if signal is not None:
         common = "pull in a common direction" if signal.p_value < CHANCE else "have no common direction"
-        found.append(
+        results.append(
             f"the pairs' gradients {common} (mean cosine {signal.mean_cosine:+.3f}, signal to noise {signal.snr:.1f}, "
             f"p = {signal.p_value:.3f})"
         )
-    return found
+    return results
 
 
 def _expected(flips: Flips | None) -> str:
@@ -127,11 +128,11 @@ def _movement(last: StepForecast) -> tuple[float, float]:
 def _elsewhere(cost: FlipCost | None, signal: Signal | None, kind: str) -> Sequence[str]:
     if kind == "style only":
         return ["for style this is the way; for the claim itself: pairs that differ in nothing but the claim"]
-    found = ["a system prompt or retrieval moves answers at once and leaves the weights alone"]
+    results = ["a system prompt or retrieval moves answers at once and leaves the weights alone"]
     if signal is not None and signal.p_value >= CHANCE:
-        found.append(
+        results.append(
             "pairs that the model could have written itself (on-policy), about one claim: these share no direction"
         )
     if cost is not None and 2 * cost.over > cost.wrong:
-        found.append("a smaller gap: shorter answers, or intermediate claims that the model almost holds")
-    return [*found, "continued pretraining on documents, if the knowledge itself is missing"]
+        results.append("a smaller gap: shorter answers, or intermediate claims that the model almost holds")
+    return [*results, "continued pretraining on documents, if the knowledge itself is missing"]

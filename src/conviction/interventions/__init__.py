@@ -7,7 +7,7 @@ from typing import Any
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["INTERVENTIONS", "find_intervention"]
+__all__ = ["INTERVENTIONS", "TRAITS", "find_intervention"]
 
 INTERVENTIONS = {
     "dpo": "conviction.interventions.dpo:Dpo",
@@ -20,14 +20,40 @@ INTERVENTIONS = {
     "steer": "conviction.interventions.steer:Steer",
     "system_prompt": "conviction.interventions.system_prompt:SystemPrompt",
 }
+"""Name → "module:class". An entry is all that is needed: everything else is asked of the class."""
+
+TRAITS = {
+    "name": "its key in this table",
+    "changes": "what it changes, in words",
+    "needs": "what it needs, in words",
+    "costs": "what it costs, in words",
+    "trains": "whether it takes training steps: it then has `task`",
+    "forecastable": "whether a study forecasts it",
+    "cost_rank": "a number: a study runs the cheapest arm first",
+    "placebo": "'pairs', 'documents' or None: what a placebo of it is trained on",
+    "apply": "a function (model, data, ctx) that gives an Outcome",
+}
+"""What the class of an intervention declares."""
 
 
 def find_intervention(name: str) -> Any:
-    """The class of an intervention. Raises InputError for an unknown name."""
+    """The class of an intervention. Raises InputError for an unknown name, or a class that lacks a trait."""
     if name not in INTERVENTIONS:
         raise InputError(
             f"unknown intervention '{name}'",
             hint=f"{nearest(name, INTERVENTIONS)}use one of: {', '.join(INTERVENTIONS)}",
         )
     module, attribute = INTERVENTIONS[name].split(":")
-    return getattr(import_module(module), attribute)
+    kind = getattr(import_module(module), attribute)
+    lacking = [trait for trait in TRAITS if not hasattr(kind, trait)]
+    lacking += ["task"] if getattr(kind, "trains", False) and not hasattr(kind, "task") else []
+    if lacking:
+        raise InputError(
+            f"the intervention '{name}' ({INTERVENTIONS[name]}) lacks {', '.join(lacking)}",
+            hint="; ".join(
+                f"{trait}: {TRAITS.get(trait, 'the training run that `apply` carries out')}" for trait in lacking
+            ),
+        )
+    if kind.name != name:
+        raise InputError(f"the intervention '{name}' calls itself '{kind.name}'", hint="give both the same name")
+    return kind

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.training.losses import LOSSES, find_loss, loss_parameters
 from conviction.training.settings import Training, Weights
 
 if TYPE_CHECKING:
@@ -19,10 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dpo"]
 
-OWN = ("beta", "label_smoothing", "gamma", "penalty", "desirable_weight", "undesirable_weight")
-"""Parameters that belong to losses."""
 
-
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Dpo:
     """Make chosen answers likelier than rejected ones. Parameters not given have the loss's own defaults."""
@@ -36,42 +35,40 @@ class Dpo:
     cost_rank: ClassVar[int] = 70
     placebo: ClassVar[PlaceboKind | None] = "pairs"
 
-    loss: Literal["dpo", "ipo", "hinge", "dpo_norm", "simpo", "orpo", "kto", "dpop", "hypo", "robust"] = setting(
-        "dpo", "which preference loss; see conviction.training.losses"
+    loss: str = setting("dpo", "which preference loss; see conviction.training.losses", choices=LOSSES, sweepable=True)
+    parameters: Any = field(default_factory=loss_parameters)
+    sft_weight: float = setting(
+        0.0, "adds so much of the chosen answers' negative log-likelihood", at_least=0, sweepable=True
     )
-    beta: float | None = setting(None, "strength of the tie to the reference; none: the loss's default", above=0)
-    label_smoothing: float | None = setting(
-        None, "share of pairs taken to be mislabelled (dpo, robust)", at_least=0, below=0.5
-    )
-    gamma: float | None = setting(None, "target margin (simpo)", at_least=0)
-    penalty: float | None = setting(None, "weight of the chosen answer's loss of probability (dpop)", at_least=0)
-    desirable_weight: float | None = setting(None, "weight of chosen answers (kto)", above=0)
-    undesirable_weight: float | None = setting(None, "weight of rejected answers (kto)", above=0)
-    sft_weight: float = setting(0.0, "adds so much of the chosen answers' negative log-likelihood", at_least=0)
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=Training)
 
+    if TYPE_CHECKING:  # its fields are those of an open table, too
+
+        def __init__(self, **fields: Any) -> None: ...
+
     def __post_init__(self) -> None:
         check_settings(self)
-        if any(getattr(self, name) is not None for name in OWN):
-            self.objective()
-        if self.loss == "kto" and self.training.examples_per_step < 2:
+        loss, own = find_loss(self.loss), self._given_parameters()
+        for name in own:
+            if name not in loss.parameters:
+                hint = f"its parameters: {', '.join(loss.parameters)}"
+                raise InputError(f"loss '{self.loss}' has no {name}", hint=hint)
+        if loss.needs_kl and self.training.examples_per_step < 2:
+            why = "it measures answers against prompts that they do not belong to"
             raise InputError(
-                "kto needs two pairs in a step: it measures answers against prompts that they do not belong to",
+                f"{loss.name} needs two pairs in a step: {why}",
                 hint="set batch_size or gradient_accumulation to 2 or more",
             )
 
+    def _given_parameters(self) -> dict[str, float]:
+        return {name: value for name, value in flat(self.parameters).items() if value is not None}
+
     def objective(self) -> Preference:
-        """The loss with its parameters. Raises InputError for a parameter that it does not have."""
-        from conviction.training.losses import parameters
+        """The loss with its parameters: those that are given over its own defaults."""
         from conviction.training.objectives import Preference
 
-        own = parameters(self.loss)
-        given = {name: value for name in OWN if (value := getattr(self, name)) is not None}
-        for name in given:
-            if name not in own:
-                raise InputError(f"loss '{self.loss}' has no {name}", hint=f"its parameters: {', '.join(own)}")
-        merged = {**own, **given}
+        merged = {**find_loss(self.loss).parameters, **self._given_parameters()}
         return Preference(loss=self.loss, beta=merged.pop("beta"), parameters=merged, sft_weight=self.sft_weight)
 
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:

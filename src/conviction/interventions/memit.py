@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.editing.descent import Descent
@@ -24,6 +24,7 @@ __all__ = ["Memit"]
 DEEPEST = 0.3  # of the depth: the last of the layers that are written to, where none is given
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Memit:
     """Write all facts together into the MLP matrices of neighbouring blocks."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Pretrain"]
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Pretrain:
     """Make documents likelier, every token of them, packed without padding; no text sees another."""

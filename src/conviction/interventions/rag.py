@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.storage import storage_errors, user_path
@@ -23,6 +23,7 @@ __all__ = ["Rag"]
 ENDINGS = {".md", ".txt"}
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Rag:
     """The target pole's documents in pieces; before each question those that fit it best."""

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from conviction.core.frames import data_frame, html_table
 from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.training.guard import GuardStop
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = ["DataSource", "Outcome", "PlaceboKind", "TrainingSummary"]
 
@@ -48,7 +53,9 @@ class TrainingSummary(_Part):
 class Outcome(_Part):
     """The changed model and how it got there.
 
-    model       the changed model; None where the outcome was read from a folder, whose ``model/`` holds it
+    model       the changed model; None where the outcome was read from a folder: ``changed`` loads it from there
+    folder      the run folder, where there is one: its ``model/`` holds the changed model
+    steps       the records of a training run's steps, as ``steps.jsonl`` has them
     base        what the untouched model says of itself
     verdict     one line; report: what to show, as (what, value)
     guard_stop  why the guard kept what was done, or part of it, from the model; None: it did not
@@ -70,6 +77,8 @@ class Outcome(_Part):
     seconds: float | None = None
     peak_mb: int | None = None
     model: LanguageModel | None = Field(default=None, exclude=True, repr=False)
+    folder: Path | None = Field(default=None, exclude=True, repr=False)
+    steps: tuple[dict[str, Any], ...] = Field(default=(), exclude=True, repr=False)
 
     @classmethod
     def of(
@@ -86,7 +95,29 @@ class Outcome(_Part):
 
     @property
     def changed(self) -> LanguageModel:
-        """The changed model. Raises ValueError where the outcome was read from a folder."""
+        """The changed model. Raises ValueError where there is neither a model nor a folder to load it from."""
         if self.model is None:
-            raise ValueError("the outcome was read from a folder: load the model from there")
+            if self.folder is None:
+                raise ValueError("the outcome was read from a folder: load the model from there")
+            from conviction.models import load_model
+
+            return load_model(str(self.folder / "model"))
         return self.model
+
+    def to_pandas(self) -> DataFrame:
+        """One row a setting, or a line of the report: part ('setting', 'report'), name, value."""
+        return data_frame(*self._table())
+
+    def plot(self) -> Any:
+        """An altair chart: the curves of the training run; None where nothing was trained, or no step is at hand."""
+        from conviction.interventions.charts import training_chart
+
+        return training_chart(self.steps, self.guard_stop.step if self.guard_stop is not None else None)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.intervention} on {self.data.name}: {self.verdict}", *self._table())
+
+    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+        parts = {"report": self.report, "setting": self.settings.items()}
+        rows = [{"part": part, "name": n, "value": v} for part, lines in parts.items() for n, v in lines]
+        return rows, ["part", "name", "value"]

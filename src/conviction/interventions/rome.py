@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.editing.descent import Descent
@@ -27,6 +27,7 @@ DEPTHS = (0.2, 0.3, 0.4)
 TRIED = 2  # facts that depths are compared on
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Rome:
     """Write facts into one MLP matrix, one by one; the guard reads neutral text after each, and looks at answers."""
@@ -127,9 +128,9 @@ class Rome:
                 alone = Delta({session.sites[layer].name: update}, session.weights_hash)
                 moved = edited(session.model, alone, id=session.model.id, check=False)
                 readings += read_facts(moved, [fact], write=False)
-            found = score_edits(readings)
+            result = score_edits(readings)
             neighbours = math.fsum(gap for reading in readings for gap in reading.neighbours)
-            scores[layer] = (found.score, neighbours, found.magnitude)
+            scores[layer] = (result.score, neighbours, result.magnitude)
             if progress is not None:
                 progress(i, len(layers))
         return max(scores, key=lambda layer: scores[layer])

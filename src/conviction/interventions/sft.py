@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings
+from conviction.core.options import check_settings, flat_fields
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Sft"]
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Sft:
     """Make given answers likelier: prompt and completion, or the chosen side of pairs. Prompts are not trained."""

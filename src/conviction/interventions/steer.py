@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.errors import InputError
@@ -46,6 +46,7 @@ class _Trial:
     neutral_drop: float
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Steer:
     """Add the difference between the sides' answers, as the model represents them, to what it thinks."""
@@ -156,7 +157,7 @@ def _differences(model: HFModel, pairs: Sequence[PreferencePair], layers: Sequen
         states = block_outputs(model, prompt + answer, layers)
         for layer in layers:
             means[layer].append(states[layer][len(prompt) :].mean(0))
-    stacked = {layer: torch.stack(found).view(len(pairs), 2, -1) for layer, found in means.items()}
+    stacked = {layer: torch.stack(result).view(len(pairs), 2, -1) for layer, result in means.items()}
     return {layer: both[:, 0] - both[:, 1] for layer, both in stacked.items()}
 
 

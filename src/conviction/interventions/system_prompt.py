@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, setting
+from conviction.core.options import check_settings, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query, chat
 from conviction.core.storage import storage_errors, user_path
 from conviction.data.training_data import TrainingData
@@ -16,6 +16,7 @@ from conviction.interventions.records import Outcome, PlaceboKind
 __all__ = ["SystemPrompt"]
 
 
+@flat_fields
 @dataclass(frozen=True, kw_only=True)
 class SystemPrompt:
     """The target pole's context, or a text of the user's, before every conversation."""

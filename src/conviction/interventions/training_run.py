@@ -11,10 +11,12 @@ from accelerate import PartialState
 from conviction.core.context import RunContext
 from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel, Message
-from conviction.core.storage import storage_errors
+from conviction.core.storage import storage_errors, write_atomic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
+from conviction.interventions.model_card import model_card
 from conviction.interventions.records import DataSource, Outcome, TrainingSummary
+from conviction.models.embedded import hub_id, loadable_by_others
 from conviction.models.hf import HFModel
 from conviction.models.lora import save_lora
 from conviction.training.batches import TokenizedExample, keep_fitting
@@ -31,7 +33,7 @@ def with_weights(model: LanguageModel, name: str) -> HFModel:
     if not isinstance(model, HFModel):
         raise InputError(
             f"'{name}' changes weights, and {model.id} has none that can be reached",
-            hint="load it with load_model (backend hf)",
+            hint="load it with the backend transformers",
         )
     return model
 
@@ -89,14 +91,11 @@ def as_task(
 
 
 def run_training(intervention: Any, task: TrainingTask, data: TrainingData, ctx: RunContext) -> Outcome:
-    """Train, and write the model into the run folder, if there is one."""
+    """Train, and write the model with its card into the run folder, if there is one."""
     result = train(task, ctx)
-    if ctx.run is not None and result.main_process:
-        save_model(result.model, ctx.run.model_path, base=task.model)
-    PartialState().wait_for_everyone()  # no process may leave, and end the others, while the model is being written
-    return Outcome(
+    outcome = Outcome(
         intervention=intervention.name,
-        verdict=_verdict(result, blind=task.guard.mode == "none"),
+        verdict=_verdict(result, unguarded=task.guard.mode == "none"),
         settings={**flat(intervention), **task.settings},
         data=DataSource(name=data.name, sha256=data.digest, examples=len(task.examples)),
         base=task.model.describe(),
@@ -113,21 +112,30 @@ def run_training(intervention: Any, task: TrainingTask, data: TrainingData, ctx:
         peak_mb=result.peak_mb,
         model=result.model,
     )
+    if ctx.run is not None and result.main_process:
+        _save(outcome, result.model, task.model, ctx.run.model_path)
+    PartialState().wait_for_everyone()  # no process may leave, and end the others, while the model is being written
+    return outcome
 
 
-def _verdict(result: TrainingResult, *, blind: bool) -> str:
+def _verdict(result: TrainingResult, *, unguarded: bool) -> str:
     if result.guard_stop:
         return "stopped by the guard"
-    if blind:
+    if unguarded:
         return "to the end; whether in health was not read, the guard was set to none"
     return "to the end, with limits passed: the guard was off" if result.limits_passed else "healthy to the end"
 
 
-def save_model(trained: HFModel, folder: Path, *, base: HFModel) -> None:
-    """An adapter in PEFT's format where it sits on a model that can be loaded by its id; else whole weights."""
+def _save(outcome: Outcome, trained: HFModel, base: HFModel, folder: Path) -> None:
+    """An adapter in PEFT's format where it sits on a model that can be loaded by name; else whole weights; its card."""
     module: Any = trained.module
-    if hasattr(module, "peft_config") and base.source is not None and not hasattr(base.module, "peft_config"):
-        save_lora(module, folder, base=base.source)
-        return
+    adapter = hasattr(module, "peft_config") and base.source is not None and not hasattr(base.module, "peft_config")
+    if adapter:
+        save_lora(module, folder, base=loadable_by_others(str(base.source)))
     with storage_errors(f"writing the model to {folder}"):
-        trained.save_whole(folder)
+        if adapter:
+            base.tokenizer.save_pretrained(str(folder))
+        else:
+            trained.save_whole(folder)
+    known_as = hub_id(base.source) if base.source is not None else base.id
+    write_atomic(folder / "README.md", model_card(outcome, base=known_as, adapter=adapter))

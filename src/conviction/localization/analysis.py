@@ -48,7 +48,7 @@ def localize(
     Raises InputError if the model has no weights at hand, or knows none of the facts.
     """
     if not isinstance(model, HFModel):
-        raise InputError(f"{model.id} has no weights to look into", hint="load it with load_model (backend hf)")
+        raise InputError(f"{model.id} has no weights to look into", hint="load it with the backend transformers")
     depth = len(decoder_layers(model.module))
     setup = Setup(noise_level(model, facts), samples, max(1, round(WINDOW * depth)))
     seconds: dict[str, float] = {}
@@ -79,7 +79,7 @@ def localize(
         neurons=tuple(read),
         probes=tuple(probes),
         left_out=tuple(left_out),
-        found=tuple(findings(maps, read, probes)),
+        findings=tuple(findings(maps, read, probes)),
         cannot_mean=CANNOT_MEAN,
         seconds=seconds,
         provenance={
@@ -96,21 +96,21 @@ def localize(
 def _statements(
     model: HFModel, facts: Sequence[Fact], limit: int, *, own_answer: bool
 ) -> tuple[list[Statement], list[str]]:
-    found: list[Statement] = []
+    results: list[Statement] = []
     left_out: list[str] = []
     for fact in facts:
-        if len(found) == limit:
+        if len(results) == limit:
             break
         statement = build_queries(model, fact, own_answer=own_answer)
         if statement is None:
             left_out.append(fact.id)
         else:
-            found.append(statement)
-    if not found:
+            results.append(statement)
+    if not results:
         raise InputError(
             f"{model.id} knows none of the {len(facts)} facts", hint="trace what it says instead: --own-answer"
         )
-    return found, left_out
+    return results, left_out
 
 
 def _neurons(

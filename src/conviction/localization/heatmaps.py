@@ -14,11 +14,11 @@ __all__ = ["draw_all", "heat_maps"]
 STEP = 9  # pixels a layer
 
 
-def draw_all(found: Localization, folder: Path) -> list[Path]:
+def draw_all(result: Localization, folder: Path) -> list[Path]:
     """``average.svg`` and ``.png``, and one of each for every statement; the paths that were written."""
-    pictures = {"average": heat_maps(f"{found.source}: mean of {found.maps[0].statements} statements", found.maps)}
-    for fact in dict.fromkeys(t.fact for t in found.traces):
-        traces = [t for t in found.traces if t.fact == fact]
+    pictures = {"average": heat_maps(f"{result.source}: mean of {result.maps[0].statements} statements", result.maps)}
+    for fact in dict.fromkeys(t.fact for t in result.traces):
+        traces = [t for t in result.traces if t.fact == fact]
         title = f"{''.join(traces[0].tokens)} → {traces[0].answer.strip()} ({traces[0].clean:.0%})"
         pictures[_file_name(fact)] = heat_maps(title, traces)
     written = []
@@ -43,21 +43,21 @@ def heat_maps(title: str, maps: Sequence[Trace] | Sequence[RoleMap]) -> Any:
     return alt.hconcat(*columns).properties(title=title).configure_view(stroke=None)
 
 
-def _one(alt: Any, found: Trace | RoleMap, top: float) -> Any:
+def _one(alt: Any, result: Trace | RoleMap, top: float) -> Any:
     names = [
         f"{i:02d} {name.strip() or '␣'}"
-        for i, name in enumerate(found.tokens if isinstance(found, Trace) else found.roles)
+        for i, name in enumerate(result.tokens if isinstance(result, Trace) else result.roles)
     ]
-    marked = range(*found.corrupted) if isinstance(found, Trace) else ()
+    marked = range(*result.corrupted) if isinstance(result, Trace) else ()
     names = [name + (" *" if i in marked else "") for i, name in enumerate(names)]
     rows = [
         {"site": name, "layer": layer, "effect": value}
-        for name, line in zip(names, found.effects, strict=True)
+        for name, line in zip(names, result.effects, strict=True)
         for layer, value in enumerate(line)
     ]
-    where = "noise elsewhere (control)" if found.control else "noise on the subject"
+    where = "noise elsewhere (control)" if result.control else "noise on the subject"
     return (
-        alt.Chart(alt.Data(values=rows), title=f"{found.kind}, {where}")
+        alt.Chart(alt.Data(values=rows), title=f"{result.kind}, {where}")
         .mark_rect()
         .encode(
             x=alt.X("layer:O", axis=alt.Axis(labelOverlap=True)),
@@ -68,7 +68,7 @@ def _one(alt: Any, found: Trace | RoleMap, top: float) -> Any:
                 scale=alt.Scale(scheme="viridis", domain=[0, max(top, 1e-6)], clamp=True),
             ),
         )
-        .properties(width=STEP * len(found.effects[0]), height=14 * len(names))
+        .properties(width=STEP * len(result.effects[0]), height=14 * len(names))
     )
 
 

@@ -53,13 +53,13 @@ def attributions(model: HFModel, statement: Statement) -> Tensor:
     return torch.stack(rows)
 
 
-def chosen_neurons(found: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+def chosen_neurons(result: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
     """(layer, index) of neurons over 0.3 of the largest, in at least half of the wordings of one statement."""
     counts: Counter[tuple[int, int]] = Counter()
-    for scores in found:
+    for scores in result:
         where = (scores > COARSE * scores.max()).nonzero().tolist()
         counts.update((int(a), int(b)) for a, b in where)
-    return tuple(sorted(n for n, times in counts.items() if times >= SHARED * len(found)))
+    return tuple(sorted(n for n, times in counts.items() if times >= SHARED * len(result)))
 
 
 @torch.no_grad()
@@ -136,11 +136,11 @@ def _answer(model: HFModel, statement: Statement, past: DynamicCache | None, row
 
 def _activation(model: HFModel, site: Site, statement: Statement, past: DynamicCache | None) -> Tensor:
     """fp32 [width] key of the last token."""
-    found: list[Tensor] = []
+    results: list[Tensor] = []
 
     def keep(_module: Any, inputs: Any, _output: Any) -> None:
-        found.append(inputs[0][0, -1].float())
+        results.append(inputs[0][0, -1].float())
 
     with hooked((site.linear, keep)):
         _answer(model, statement, past, 1)
-    return found[0]
+    return results[0]

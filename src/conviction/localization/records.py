@@ -1,10 +1,15 @@
-"""What ``localize`` found, as it lies in a run folder."""
+"""The result of ``localize``, as it lies in a run folder."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from conviction.core.frames import data_frame, html_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = ["KINDS", "Kind", "Localization", "NeuronReading", "RoleMap", "Trace", "TruthDirection"]
 
@@ -76,9 +81,9 @@ class TruthDirection(_Part):
 
 
 class Localization(_Part):
-    """All of it. ``found`` and ``cannot_mean`` are sentences for a reader."""
+    """All of it. ``findings`` and ``cannot_mean`` are sentences for a reader."""
 
-    schema_version: int = 1
+    schema_version: int = 2
     model: str
     source: str
     noise: float
@@ -88,7 +93,30 @@ class Localization(_Part):
     neurons: tuple[NeuronReading, ...]
     probes: tuple[TruthDirection, ...]
     left_out: tuple[str, ...]
-    found: tuple[str, ...]
+    findings: tuple[str, ...]
     cannot_mean: tuple[str, ...]
     seconds: dict[str, float]
     provenance: dict[str, Any]
+
+    def to_pandas(self) -> DataFrame:
+        """One row a cell of the maps: kind of site, control, role of the token, layer, mean effect."""
+        return data_frame(*self._table())
+
+    def plot(self) -> Any:
+        """An altair chart: the mean effects, each kind of site beside its control."""
+        from conviction.localization.heatmaps import heat_maps
+
+        return heat_maps(f"{self.source}: mean of {self.maps[0].statements} statements", self.maps)
+
+    def _repr_html_(self) -> str:
+        sentences = [{"": line} for line in (*self.findings, *self.cannot_mean)]
+        return html_table(f"{self.source} in {self.model}", sentences, [""])
+
+    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+        rows = [
+            {"kind": m.kind, "control": m.control, "role": role, "layer": layer, "effect": effect}
+            for m in self.maps
+            for role, line in zip(m.roles, m.effects, strict=True)
+            for layer, effect in enumerate(line)
+        ]
+        return rows, ["kind", "control", "role", "layer", "effect"]

@@ -73,7 +73,7 @@ def average(traces: Sequence[Trace], statements: Sequence[Statement]) -> list[Ro
 
 def findings(maps: Sequence[RoleMap], neurons: Sequence[NeuronReading], probes: Sequence[TruthDirection]) -> list[str]:
     """Sentences with the numbers they rest on."""
-    said = []
+    message = []
     by_kind = {(m.kind, m.control): np.array(m.effects) for m in maps}
     for (kind, control), effects in by_kind.items():
         if control:
@@ -82,15 +82,15 @@ def findings(maps: Sequence[RoleMap], neurons: Sequence[NeuronReading], probes: 
         line = f"{kind}: the strongest effect, {effects.max():+.3f}, is at the {ROLES[row]}, layer {layer}"
         if (kind, True) in by_kind:
             line += f"; the control's strongest is {by_kind[kind, True].max():+.3f}"
-        said.append(line)
+        message.append(line)
     if {("mlp", False), ("attention", False)} <= set(by_kind):
-        said.append(_two_sites(by_kind["mlp", False], by_kind["attention", False]))
+        message.append(_two_sites(by_kind["mlp", False], by_kind["attention", False]))
     if neurons:
         silenced = np.mean([n.suppressed for n in neurons])
         drawn = np.mean([n.random_suppressed for n in neurons])
         doubled = np.mean([n.enhanced for n in neurons])
         count = np.mean([len(n.neurons) for n in neurons])
-        said.append(
+        message.append(
             f"neurons: silencing {count:.0f} a statement changes the answer's probability by {silenced:+.0%} "
             f"(random ones {drawn:+.0%}), doubling them by {doubled:+.0%}"
         )
@@ -101,8 +101,8 @@ def findings(maps: Sequence[RoleMap], neurons: Sequence[NeuronReading], probes: 
         )
         if best.towards is not None:
             line += f"; it calls the target answer truer for {best.towards:.0%} of the topic's propositions"
-        said.append(line)
-    return said
+        message.append(line)
+    return message
 
 
 def _two_sites(mlp: NDArray[np.float64], attention: NDArray[np.float64]) -> str:

@@ -105,8 +105,8 @@ def trace(model: HFModel, statement: Statement, kind: Kind, setup: Setup, *, con
     answer = _share(model, drowned, statement.answer).mean()
     effects = [[0.0] * len(places) for _ in statement.ids]
     for token in range(span[0], len(statement.ids)):  # before the noise there is nothing to restore
-        found = _restored(model, statement, token, [noisy, *entering], cache, clean, places, kind, setup)
-        effects[token] = (found - answer).tolist()
+        result = _restored(model, statement, token, [noisy, *entering], cache, clean, places, kind, setup)
+        effects[token] = (result - answer).tolist()
     return Trace(
         fact=statement.fact,
         kind=kind,
@@ -214,8 +214,8 @@ def _run(model: HFModel, embedded: Tensor, places: Sequence[nn.Module]) -> tuple
 
 def _embed(model: HFModel, ids: tuple[int, ...]) -> Tensor:
     """[1, tokens, hidden]"""
-    found: Tensor = model.module.get_input_embeddings()(torch.tensor([ids], device=model.device))
-    return found
+    result: Tensor = model.module.get_input_embeddings()(torch.tensor([ids], device=model.device))
+    return result
 
 
 def _share(model: HFModel, hidden: Tensor, answer: int) -> Tensor:
@@ -230,7 +230,7 @@ def _places(model: HFModel, kind: Kind) -> list[nn.Module]:
     if kind == "block":
         return blocks
     names = ATTENTION if kind == "attention" else ("mlp",)
-    found = []
+    results = []
     for block in blocks:
         part = next((getattr(block, name) for name in names if hasattr(block, name)), None)
         if part is None:
@@ -238,8 +238,8 @@ def _places(model: HFModel, kind: Kind) -> list[nn.Module]:
                 f"{type(model.module).__name__} has blocks without {' or '.join(names)}",
                 hint="trace whole blocks only: --kinds block",
             )
-        found.append(part)
-    return found
+        results.append(part)
+    return results
 
 
 def _elsewhere(statement: Statement, setup: Setup) -> tuple[int, int]:

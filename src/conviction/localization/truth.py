@@ -73,17 +73,17 @@ def _states(
 ) -> NDArray[np.float32]:
     """[items, 2, layers, hidden] of the last token of each answer, after its question."""
     layers = list(range(len(decoder_layers(model.module))))
-    found = []
+    results = []
     for item in items:
         messages = chat(item.question)
         prompt = model.encoder.encode_prompt(messages)
         for side in sides:
             ids = prompt + model.encoder.encode_answer(item.answers[side], messages)
             outputs = block_outputs(model, ids, layers)
-            found.append(torch.stack([outputs[layer][-1] for layer in layers]).cpu().numpy())
+            results.append(torch.stack([outputs[layer][-1] for layer in layers]).cpu().numpy())
             done += 1
             if progress is not None:
                 progress(done, total)
-    if not found:
+    if not results:
         return np.zeros((0, 2, len(layers), 1), dtype=np.float32)
-    return np.stack(found).reshape(len(items), 2, len(layers), -1)
+    return np.stack(results).reshape(len(items), 2, len(layers), -1)

@@ -10,10 +10,10 @@ import xxhash
 from conviction.models.hf import HFModel
 from conviction.models.lora import merged_copy, shared_copy
 
-__all__ = ["twin", "weights_hash"]
+__all__ = ["shallow_copy", "weights_hash"]
 
 
-def twin(model: HFModel, *, id: str) -> HFModel:
+def shallow_copy(model: HFModel, *, id: str) -> HFModel:
     """A model over the same storage, whose modules may be changed without the first one noticing.
 
     Parameters must be replaced, not written into. An adapter is merged.
@@ -25,7 +25,7 @@ def twin(model: HFModel, *, id: str) -> HFModel:
 def weights_hash(module: Any) -> str:
     """A hash of all weights, rounded to bf16: the same for one model loaded in bf16 or in fp32.
 
-    It tells whether a change was made on these very weights; ``scores.fingerprint`` is stricter.
+    It tells whether a change was made on these very weights; ``fingerprint.fingerprint`` is stricter.
     """
     digest = xxhash.xxh3_128()
     for name, tensor in sorted(module.named_parameters(), key=lambda item: item[0]):

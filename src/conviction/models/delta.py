@@ -16,8 +16,8 @@ from transformers.pytorch_utils import Conv1D
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, ModelError
-from conviction.models.copies import twin, weights_hash
-from conviction.models.hf import HFModel
+from conviction.models.copies import shallow_copy, weights_hash
+from conviction.models.hf import HFModel, require_weights
 from conviction.models.saved import save_moved
 
 __all__ = ["Delta", "LowRank", "edited", "load_edited", "save_edited"]
@@ -69,7 +69,7 @@ def edited(model: HFModel, delta: Delta, *, id: str, check: bool = True) -> HFMo
             f"the edit was made on other weights than those of {model.id}",
             hint="load the model that it was made on: an edit does not carry over",
         )
-    moved = twin(model, id=id)
+    moved = shallow_copy(model, id=id)
     with torch.no_grad():
         for name, update in delta.updates.items():
             place, _, leaf = name.rpartition(".")
@@ -111,8 +111,6 @@ def load_edited(
 ) -> HFModel:
     """What ``save_edited`` wrote."""
     del fields, log
-    if not isinstance(base, HFModel):
-        raise ModelError(f"the base of {folder} has no weights", hint="apply the intervention again")
-    moved = edited(base, load_delta(folder / FILE), id=id)
+    moved = edited(require_weights(base, folder), load_delta(folder / FILE), id=id)
     moved.source = str(folder.resolve())
     return moved

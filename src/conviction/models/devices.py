@@ -28,12 +28,34 @@ def choose_device(name: str) -> torch.device:
         return torch.device(available[0] if own is None else f"cuda:{own}")
     kind, _, index = name.partition(":")
     known = index == "" or (kind == "cuda" and index.isdigit() and int(index) < torch.cuda.device_count())
-    if kind not in available or not known:
-        raise InputError(
-            f"device '{name}' is not available here",
-            hint=f"{nearest(name, available)}use one of: {', '.join(available)}",
-        )
-    return torch.device(name)
+    if kind in available and known:
+        return torch.device(name)
+    raise InputError(f"device '{name}' is not available here{_reason(kind)}", hint=_device_hint(name, kind, available))
+
+
+def _reason(kind: str) -> str:
+    """What is missing for a device that exists elsewhere."""
+    if kind == "mps":
+        return ": it needs a Mac with Apple silicon, and a PyTorch that was built for it"
+    if kind != "cuda":
+        return ""
+    if torch.cuda.is_available():
+        return f": {torch.cuda.device_count()} CUDA device(s) are visible, numbered from 0"
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f": this PyTorch ({torch.__version__}) was built without CUDA"
+    return ": PyTorch sees no GPU"
+
+
+def _device_hint(name: str, kind: str, available: list[str]) -> str:
+    if kind not in {"cuda", "mps"}:
+        return f"{nearest(name, ['auto', 'cpu', 'cuda', 'mps'])}use one of: auto, {', '.join(available)}"
+    if kind in available:
+        return f"use one of: auto, {', '.join(available)}"
+    if kind == "cuda" and torch.version.cuda is None and torch.version.hip is None:
+        return "use --device cpu, or install a PyTorch with CUDA (https://pytorch.org/get-started/locally)"
+    if kind == "cuda":
+        return "use --device cpu, or look at `nvidia-smi` and CUDA_VISIBLE_DEVICES"
+    return f"use --device {available[0]}"
 
 
 def check_dtype_name(name: str) -> None:

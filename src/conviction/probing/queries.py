@@ -21,7 +21,9 @@ __all__ = [
     "build_repeat_queries",
     "evidence",
     "other_wording",
+    "plain_queries",
     "score",
+    "score_sample",
 ]
 
 # Neutral ways to put the same question: (name, system turn, user turn).
@@ -55,7 +57,7 @@ Scores = dict[tuple[str, str, str], AnswerScore]
 
 
 def build_queries(topic: Topic, items: Sequence[Item], facts: Sequence[Item], *, templates: bool) -> list[ProbeQuery]:
-    """All asks of a probe. ``items`` carry the poles' answers, ``facts`` true and false ones."""
+    """All queries of a probe. ``items`` carry the poles' answers, ``facts`` true and false ones."""
     twins = other_wording(items)
     first = [item for item in items if item.role == "target"]
     queries = []
@@ -78,8 +80,12 @@ def build_queries(topic: Topic, items: Sequence[Item], facts: Sequence[Item], *,
                 )
                 for i in first
             ]
-    queries += [ProbeQuery("plain", fact, chat(fact.question), dict(fact.answers)) for fact in facts]
-    return queries
+    return queries + plain_queries(facts)
+
+
+def plain_queries(items: Sequence[Item]) -> list[ProbeQuery]:
+    """Every item's question as it stands."""
+    return [ProbeQuery("plain", item, chat(item.question), dict(item.answers)) for item in items]
 
 
 def build_repeat_queries(topic: Topic, items: Sequence[Item]) -> tuple[list[ProbeQuery], list[ProbeQuery]]:
@@ -107,35 +113,38 @@ def other_wording(items: Sequence[Item]) -> dict[str, Item]:
 def score(
     model: LanguageModel, queries: Sequence[ProbeQuery], progress: Progress | None = None, *, fresh: bool = False
 ) -> Scores:
-    """Put all asks to the model in one call."""
+    """Put all queries to the model in one call."""
     results = model.logprobs(
-        [Query(ask.messages, tuple(ask.answers.values())) for ask in queries], progress=progress, fresh=fresh
+        [Query(query.messages, tuple(query.answers.values())) for query in queries], progress=progress, fresh=fresh
     )
     return {
-        (ask.condition, ask.item.id, key): scored
-        for ask, group in zip(queries, results, strict=True)
-        for key, scored in zip(ask.answers, group, strict=True)
+        (query.condition, query.item.id, key): scored
+        for query, group in zip(queries, results, strict=True)
+        for key, scored in zip(query.answers, group, strict=True)
     }
 
 
 def evidence(model: LanguageModel, queries: Sequence[ProbeQuery], scores: Scores) -> list[Sample]:
     """One sample per scored answer, in the order asked."""
     samples = []
-    for ask in queries:
-        sources = sources_of(model, ask.messages)
-        for key, text in ask.answers.items():
-            scored = scores[ask.condition, ask.item.id, key]
-            samples.append(
-                Sample(
-                    id=f"{ask.condition}/{ask.item.id}/{key}",
-                    kind="logprob",
-                    condition=ask.condition,
-                    item=ask.item.id,
-                    answer=key,
-                    text=text,
-                    token_ids=scored.token_ids,
-                    logprobs=tuple(round(x, 6) for x in scored.logprobs),
-                    sources=sources,
-                )
-            )
+    for query in queries:
+        sources = sources_of(model, query.messages)
+        for key, text in query.answers.items():
+            scored = scores[query.condition, query.item.id, key]
+            name = f"{query.condition}/{query.item.id}/{key}"
+            sample = score_sample(name, query.condition, query.item.id, text, scored)
+            samples.append(sample.model_copy(update={"answer": key, "sources": sources}))
     return samples
+
+
+def score_sample(id: str, condition: str, item: str, text: str, scored: AnswerScore) -> Sample:
+    """A scored text as evidence."""
+    return Sample(
+        id=id,
+        kind="logprob",
+        condition=condition,
+        item=item,
+        text=text,
+        token_ids=scored.token_ids,
+        logprobs=tuple(round(x, 6) for x in scored.logprobs),
+    )

@@ -1,4 +1,4 @@
-"""What a probe found: one row per item, a summary per topic, controls, provenance.
+"""What a probe measures: one row per item, a summary per topic, controls, provenance.
 
 A scorecard is measured, or predicted (a forecast is a scorecard that has not
 happened yet); both have the same shape, so that they can be compared. Gaps are
@@ -8,9 +8,14 @@ rows in ``samples.jsonl`` (``samples`` fields hold their ids).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from conviction.core.frames import data_frame, html_table
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = [
     "Controls",
@@ -244,19 +249,43 @@ class Scorecard(_Part):
     evidence: tuple[Sample, ...] = Field(default=(), exclude=True, repr=False)
     """Goes to ``samples.jsonl``, not into the scorecard's own JSON."""
 
+    def to_pandas(self) -> DataFrame:
+        """One row a question: item, proposition, role, split, both log-probs per token, gap, PMI gap, winner."""
+        return data_frame(*self._table())
+
+    def plot(self) -> Any:
+        """An altair chart: the gap of every question of the topic, nats per token."""
+        from conviction.probing.charts import bias_chart
+
+        return bias_chart(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.model} on {self.topic}: {self.summary.verdict}", *self._table())
+
+    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+        sides = list(self.rows[0].logp_mean) if self.rows else []
+        own = ("item", "proposition", "role", "split", "question")
+        gaps = ("gap_nats", "pmi_gap_nats", "winner")
+        rows = [
+            {name: getattr(row, name) for name in (*own, *gaps)}
+            | {f"logp_mean_{side}": row.logp_mean.get(side) for side in sides}
+            for row in self.rows
+        ]
+        return rows, [*own, *(f"logp_mean_{side}" for side in sides), *gaps]
+
     def measures(self) -> list[Measure]:
         """All numbers in long form: (metric, item, value, low, high, n)."""
         gap, pmi = self.summary.gap_nats, self.summary.pmi_interval
-        found = [
+        rows = [
             Measure(metric="gap_nats", item="", value=gap.mean, low=gap.low, high=gap.high, n=self.summary.n),
             Measure(metric="pmi_gap_nats", item="", value=pmi.mean, low=pmi.low, high=pmi.high, n=self.summary.n),
         ]
         for row in self.rows:
-            found.append(Measure(metric="gap_nats", item=row.item, value=row.gap_nats, n=1))
-            found.append(Measure(metric="pmi_gap_nats", item=row.item, value=row.pmi_gap_nats, n=1))
+            rows.append(Measure(metric="gap_nats", item=row.item, value=row.gap_nats, n=1))
+            rows.append(Measure(metric="pmi_gap_nats", item=row.item, value=row.pmi_gap_nats, n=1))
         for role, fact in self.controls.facts.items():
             fact_gap = fact.gap_nats
-            found.append(
+            rows.append(
                 Measure(
                     metric=f"{role}_gap_nats",
                     item="",
@@ -267,7 +296,7 @@ class Scorecard(_Part):
                 )
             )
         if self.health is not None:
-            found.append(
+            rows.append(
                 Measure(
                     metric="neutral_logp_mean",
                     item="",
@@ -275,4 +304,4 @@ class Scorecard(_Part):
                     n=self.health.neutral_tokens,
                 )
             )
-        return found
+        return rows

@@ -32,7 +32,7 @@ def probe(
 ) -> Scorecard:
     """Measure which pole of ``topic`` the model leans to, by how much, and how sure one can be.
 
-    quick  only the items tagged 'seed', without facts
+    quick  only the items tagged 'quick', without facts
     templates  also ask under neutral prompt templates and report the spread
     health     also write greedy answers and read the neutral text
     ctx        who is told of progress
@@ -40,10 +40,10 @@ def probe(
     Gaps are in nats per token, positive towards ``topic.target``. Raises
     InputError if nothing is left to ask, or an answer does not fit the model.
     """
-    items = [i for i in topic.items if not i.is_fact and (not quick or "seed" in i.tags)]
+    items = [i for i in topic.items if not i.is_fact and (not quick or "quick" in i.tags)]
     facts = [] if quick else [i for i in topic.items if i.is_fact]
     if not any(i.role == "target" for i in items):
-        raise InputError(f"topic '{topic.name}' has no item tagged 'seed'", hint="leave --quick out")
+        raise InputError(f"topic '{topic.name}' has no item tagged 'quick'", hint="leave --quick out")
 
     stage = (ctx or RunContext()).progress
     queries = build_queries(topic, items, facts, templates=templates)
@@ -57,11 +57,11 @@ def probe(
     summary = summarise(topic, items, rows, noise=noise)
     controls = measure_controls(topic, items, facts, scores, summary)
     samples = _in_pieces(model, evidence(model, queries, scores))
-    found_health = None
+    measured_health = None
     if health:
         asked = [i for i in items if i.role == "target"][:SAMPLED_QUESTIONS]
         written = sample_answers(model, asked, progress=stage("writing answers"))
-        found_health, neutral = measure_health(model, written, progress=stage("reading neutral text"))
+        measured_health, neutral = measure_health(model, written, progress=stage("reading neutral text"))
         samples += [sample for sample, _ in written] + neutral
     return Scorecard(
         model=model.id,
@@ -70,7 +70,7 @@ def probe(
         rows=rows,
         summary=summary,
         controls=controls,
-        health=found_health,
+        health=measured_health,
         warnings=warnings(summary, controls, joint_mismatches=int(described.get("joint_encoding_mismatches", 0))),
         evidence=tuple(samples),
         provenance={

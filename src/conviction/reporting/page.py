@@ -12,11 +12,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from conviction.core.storage import write_atomic
+from conviction.core.charts import PAGE, png, svg
+from conviction.core.storage import user_path, write_atomic
+from conviction.errors import InputError
+from conviction.forecasting.charts import agreement_chart
+from conviction.interventions.charts import training_chart
+from conviction.probing.charts import bias_chart
 from conviction.probing.records import Sample, Scorecard
-from conviction.reporting.charts import bias_chart, comparison_chart, forecast_chart, png, svg, training_chart
 from conviction.reporting.run_folder import ArmFolder, RunFolder, read_run
-from conviction.reporting.words import HEADER, LEGEND, cells, inline, markdown, reasons, sentence
+from conviction.reporting.words import cells, header, inline, legend, markdown, reasons, sentence
+from conviction.studies.charts import comparison_chart
 
 __all__ = ["report", "report_markdown"]
 
@@ -25,35 +30,42 @@ SHOWN = 4  # answers that are shown before and after
 FAINTEST = -8.0  # log-prob of a token that is shown darkest
 
 
-def report(folder: Path, *, pictures: bool = False) -> Path:
+def report(run: str | Path, *, pictures: bool = False) -> Path:
     """Write ``report.html`` into a run folder; with ``pictures`` also its charts as PNG into ``pictures/``.
 
     Raises RunError for a folder that is no run, or one of another schema version. A file in it that is
     damaged is named on the page; the rest is shown.
     """
-    run = read_run(folder)
-    charts = _charts(run)
+    folder = _folder(run)
+    read = read_run(folder)
+    charts = _charts(read)
     page = folder / "report.html"
-    write_atomic(page, _html(run, charts))
+    write_atomic(page, _html(read, charts))
     if pictures:
         for name, (_, chart) in charts.items():
             write_atomic(folder / "pictures" / f"{name}.png", png(chart))
     return page
 
 
-def report_markdown(folder: Path) -> str:
+def report_markdown(run: str | Path) -> str:
     """The same in short, to be pasted into an issue."""
-    run = read_run(folder)
-    parts = [f"## {_title(run)}\n", *(f"{inline(line)}\n" for line in _lead(run))]
-    if run.study is not None:
-        parts += [markdown(HEADER, [cells(arm) for arm in run.study.arms]), f"{LEGEND}\n"]
-        parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in run.study.arms for line in reasons(a))]
-    if run.before is not None:
-        parts.append(markdown(*_bias_rows(run.before)))
-    if run.findings is not None and run.findings.findings:
-        parts.append("".join(f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in run.findings.findings))
-    parts += [f"Could not be read: `{file}` ({why})\n" for file, why in run.damaged]
+    read = read_run(_folder(run))
+    parts = [f"## {_title(read)}\n", *(f"{inline(line)}\n" for line in _summary(read))]
+    if read.study is not None:
+        parts += [markdown(header(), [cells(arm) for arm in read.study.arms]), f"{legend()}\n"]
+        parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in read.study.arms for line in reasons(a))]
+    if read.before is not None:
+        parts.append(markdown(*_bias_rows(read.before)))
+    if read.findings is not None and (findings := read.findings.findings):
+        parts.append("".join(f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in findings))
+    parts += [f"Could not be read: `{file}` ({why})\n" for file, why in read.damaged]
     return "\n".join(parts)
+
+
+def _folder(run: Any) -> Path:
+    if not isinstance(run, str | Path):
+        raise InputError(f"run is {run!r}", hint="give a run folder, as a str or a Path")
+    return user_path(run)
 
 
 def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
@@ -73,7 +85,7 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
         title=_title(run),
         kind=head.get("verb", "run"),
         topic=head.get("topic", ""),
-        logp_margin=_lead(run),
+        summary=_summary(run),
         damaged=run.damaged,
         table=_table(run),
         pictures={name: drawn(name) for name in ("comparison", "bias")},
@@ -92,7 +104,7 @@ def _title(run: RunFolder) -> str:
     return f"{model} on {topic}" if model else f"{run.head.get('verb', 'run')} of {topic}"
 
 
-def _lead(run: RunFolder) -> list[str]:
+def _summary(run: RunFolder) -> list[str]:
     lines = [sentence(run.study)] if run.study is not None else []
     if run.before is not None:
         lines.append(f"Before: {run.before.summary.verdict}")
@@ -107,17 +119,22 @@ def _lead(run: RunFolder) -> list[str]:
 
 def _charts(run: RunFolder) -> dict[str, tuple[str, Any]]:
     """Name → (what it shows, chart)."""
-    found: dict[str, tuple[str, Any]] = {}
-    if run.study is not None and (chart := comparison_chart(run.study)) is not None:
-        found["comparison"] = (f"What each intervention moved towards {run.study.target}", chart)
+    charts: dict[str, tuple[str, Any]] = {}
+    if run.study is not None and (chart := comparison_chart(run.study, PAGE)) is not None:
+        charts["comparison"] = (f"What each intervention moved towards {run.study.target}", chart)
     if run.before is not None:
-        found["bias"] = (f"Gap of every question towards {run.before.target}", bias_chart(run.before))
+        charts["bias"] = (f"Gap of every question towards {run.before.target}", bias_chart(run.before, PAGE))
     for arm in run.arms:
-        if (chart := training_chart(arm)) is not None:
-            found[f"{arm.name}-training"] = (f"Training curves of {arm.name}", chart)
-        if (chart := forecast_chart(_moved(run, arm))) is not None:
-            found[f"{arm.name}-forecast"] = (f"Expected and real movement under {arm.name}", chart)
-    return found
+        if (chart := training_chart(arm.steps, _stop(arm), PAGE)) is not None:
+            charts[f"{arm.name}-training"] = (f"Training curves of {arm.name}", chart)
+        if (chart := agreement_chart(_moved(run, arm), PAGE)) is not None:
+            charts[f"{arm.name}-forecast"] = (f"Expected and real movement under {arm.name}", chart)
+    return charts
+
+
+def _stop(arm: ArmFolder) -> int | None:
+    stop = arm.outcome.guard_stop if arm.outcome is not None else None
+    return stop.step if stop is not None else None
 
 
 def _moved(run: RunFolder, arm: ArmFolder) -> list[tuple[float, float]]:
@@ -135,7 +152,7 @@ def _moved(run: RunFolder, arm: ArmFolder) -> list[tuple[float, float]]:
 def _table(run: RunFolder) -> dict[str, Any] | None:
     if run.study is None:
         return None
-    return {"header": HEADER, "body": [cells(arm) for arm in run.study.arms], "legend": LEGEND}
+    return {"header": header(), "body": [cells(arm) for arm in run.study.arms], "legend": legend()}
 
 
 def _bias_rows(card: Scorecard) -> tuple[list[str], list[list[str]]]:
@@ -162,7 +179,7 @@ def _bias(card: Scorecard) -> dict[str, Any]:
 def _strips(card: Scorecard) -> list[dict[str, Any]]:
     """The first questions' answers, token by token."""
     samples = {s.id: s for s in card.evidence}
-    found = []
+    strips = []
     for row in [row for row in card.rows if row.role == "target"][:STRIPS]:
         answers = [
             {"side": side, "mean": f"{row.logp_mean[side]:.3f} nats per token", "tokens": _tokens(samples[name])}
@@ -170,8 +187,8 @@ def _strips(card: Scorecard) -> list[dict[str, Any]]:
             if name in samples and samples[name].pieces
         ]
         if answers:
-            found.append({"question": row.question, "answers": answers})
-    return found
+            strips.append({"question": row.question, "answers": answers})
+    return strips
 
 
 def _tokens(sample: Sample) -> list[dict[str, str]]:
@@ -190,15 +207,15 @@ def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
         "place": arm.arm.folder if arm.arm is not None else ".",
         "properties": [
             {
-                "metric": f.metric,
-                "outcome": f.outcome,
-                "value": "—" if f.value is None else f"{f.value:+.3f}{_span(f.low, f.high)} {f.unit}",
-                "p": "" if f.p_holm is None else f"{f.p_holm:.2g}",
-                "n": f.n or "",
-                "text": f.text,
-                "readings": ", ".join(f.readings),
+                "metric": p.metric,
+                "outcome": p.outcome,
+                "value": "—" if p.value is None else f"{p.value:+.3f}{_span(p.low, p.high)} {p.unit}",
+                "p": "" if p.p_holm is None else f"{p.p_holm:.2g}",
+                "n": p.n or "",
+                "text": p.text,
+                "measured_by": ", ".join(p.measured_by),
             }
-            for f in (judged.properties if judged is not None else ())
+            for p in (judged.properties if judged is not None else ())
         ],
         "training": drawn(f"{arm.name}-training"),
         "forecast": _forecast(arm),
@@ -249,8 +266,8 @@ def _method(run: RunFolder) -> list[tuple[str, str]]:
         "command": " ".join(["conviction", *map(str, run.head.get("argv", [])[1:])]),
         "started": run.head.get("started"),
     }
-    for found in (run.before, run.study):
-        known |= found.provenance if found is not None else {}
+    for record in (run.before, run.study):
+        known |= record.provenance if record is not None else {}
     model = known.pop("model", None)
     known |= {f"model {key}": value for key, value in model.items()} if isinstance(model, dict) else {}
     return [

@@ -71,7 +71,7 @@ def read_run(folder: Path) -> RunFolder:
         study=study,
         arms=tuple(arms),
         written=_written([s for stage, s in samples if stage == "depth"] or [s for _, s in samples]),
-        damaged=tuple(run.damaged),
+        damaged=tuple((os.path.relpath(path, folder), wrong) for path, wrong in run.damaged),
     )
 
 

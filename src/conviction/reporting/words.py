@@ -4,53 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conviction.core.statistics import ALPHA
-from conviction.core.wording import percent
-from conviction.probing.depth_records import Judgement, Property
-from conviction.studies.records import Arm, Study
+from conviction.probing.metric import Metric
+from conviction.probing.metrics import load_metrics
+from conviction.studies.records import Arm, Judgement, Study
 
-__all__ = ["HEADER", "LEGEND", "cells", "inline", "markdown", "reasons", "sentence"]
+__all__ = ["cells", "header", "inline", "legend", "markdown", "reasons", "sentence"]
 
-HEADER = [
-    *("arm", "verdict", "moved", "propagation", "robustness", "durability", "harm"),
-    *("s", "MB", "tokens"),  # short: ten columns fit a terminal of 80
-]
-LEGEND = (
-    "moved: nats per token on test questions, * where chance does not explain it; propagation: what its "
-    "implications moved, as a share of that; robustness: what challenges leave, against beliefs of its own; durability: "
-    "what benign training leaves; harm: what was shown to be lost; s: seconds of applying it; MB: the most that the process held meanwhile, "
-    "or since it began; tokens: more with every question"
-)
-KEPT = ("locality", "health", "pluralism", "coherence")
+ABOUT = ["arm", "verdict"]
+COSTS = {  # short titles: ten columns fit a terminal of 80
+    "s": "seconds of applying it",
+    "MB": "the most that the process held meanwhile, or since it began",
+    "tokens": "more with every question",
+}
+
+
+def header() -> list[str]:
+    """Titles of the table's columns: those of the metrics among them."""
+    return [*ABOUT, *_columns(), *COSTS]
+
+
+def legend() -> str:
+    """What the columns show."""
+    parts = {title: metrics[0].column.legend for title, metrics in _columns().items() if metrics[0].column}
+    return "; ".join(f"{title}: {text}" for title, text in (parts | COSTS).items())
+
+
+def _columns() -> dict[str, list[Metric]]:
+    """Title → the metrics that share the column, in the table's order."""
+    columns: dict[str, list[Metric]] = {}
+    for metric in load_metrics():
+        if metric.column is not None:
+            columns.setdefault(metric.column.title, []).append(metric)
+    return columns
 
 
 def cells(arm: Arm) -> list[str]:
     """One row of the table."""
     if arm.judgement is None:
         state = "left out" if arm.failure is not None and arm.failure.kind == "BudgetSpent" else "failed"
-        return [arm.name, state, *[""] * (len(HEADER) - 2)]
-    judged = arm.judgement
-    shift = judged.find("shift")
-    star = "*" if shift is not None and shift.p_holm is not None and shift.p_holm < ALPHA else ""
+        return [arm.name, state, *[""] * (len(_columns()) + len(COSTS))]
+    judgement = arm.judgement
     return [
         arm.name,
-        judged.verdict,
-        "" if shift is None or shift.value is None else f"{shift.value:+.2f}{star}",
-        *(_share(judged.find(name)) for name in ("propagation", "robustness", "durability")),
-        _harm(judged),
+        judgement.verdict,
+        *(_cell(judgement, metrics) for metrics in _columns().values()),
         "—" if arm.seconds is None else f"{arm.seconds:.0f}",
         "—" if arm.peak_mb is None else f"{arm.peak_mb:,}",
         f"{arm.extra_tokens or 0:.0f}",
     ]
 
 
-def _share(found: Property | None) -> str:
-    return "—" if found is None or found.value is None else percent(found.value)
-
-
-def _harm(judged: Judgement) -> str:
-    names = [f.metric for f in judged.properties if f.outcome == "no" and f.metric.split(":")[0] in KEPT]
-    return ", ".join(names) or "none"
+def _cell(judgement: Judgement, metrics: Sequence[Metric]) -> str:
+    """What each metric of a column says."""
+    texts = [m.column.cell(m.own(judgement.properties)) for m in metrics if m.column is not None]
+    return ", ".join(filter(None, texts)) or "none"
 
 
 def reasons(arm: Arm) -> list[str]:
@@ -63,7 +70,8 @@ def reasons(arm: Arm) -> list[str]:
     lines += [f"applied in {arm.applied_in}"] if arm.applied_in is not None else []
     lines += arm.notes
     if arm.judgement is not None and arm.judgement.placebo is not None:
-        lines.append("shift and propagation are those beyond a placebo's")
+        names = [metric.name for metric in load_metrics(["change", "propagation"])]
+        lines.append(f"{_listed(names)} are those beyond a placebo's")
     if arm.guard_stop is not None:
         lines.append(f"stopped by the guard: {arm.guard_stop}")
     if arm.forecast_score is not None and arm.forecast is not None:
@@ -75,24 +83,23 @@ def reasons(arm: Arm) -> list[str]:
 
 def sentence(study: Study) -> str:
     """The whole study in one sentence."""
-    judged = [(arm.name, arm.judgement.verdict) for arm in study.arms if arm.judgement is not None]
+    judged = [(arm.name, arm.judgement) for arm in study.arms if arm.judgement is not None]
     if not judged:
         return "No arm was judged."
-    moved = [(s.value, arm.name) for arm in study.arms if arm.judgement and (s := arm.judgement.find("shift"))
-             and s.outcome == "yes" and s.value is not None]  # fmt: skip
+    changes = [(judgement.change, name) for name, judgement in judged]
+    moved = [(c.value, name) for c, name in changes if c is not None and c.outcome == "yes" and c.value is not None]
     farthest = f" {max(moved)[1]} moved it farthest, by {max(moved)[0]:+.2f} nats per token." if len(moved) > 1 else ""
     groups: dict[str, list[str]] = {}
-    for name, verdict in judged:
-        groups.setdefault(verdict, []).append(name)
-    order = ("deep", "shallow", "surface", "none", "broken")
-    said = {
+    for name, judgement in judged:
+        groups.setdefault(judgement.verdict, []).append(name)
+    meaning = {
         "deep": "went deep",
         "shallow": "moved the view and what follows from it, but not firmly",
         "surface": "moved what it says; what follows from it did not move, or was not measured",
         "none": "did not move it towards the target, or hardly",
         "broken": "did harm",
     }
-    return "; ".join(f"{_listed(groups[v])} {said[v]}" for v in order if v in groups) + "." + farthest
+    return "; ".join(f"{_listed(groups[v])} {meaning[v]}" for v in meaning if v in groups) + "." + farthest
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -55,14 +55,14 @@ def load_embedder(name: str = EMBEDDED) -> tuple[Embed, Any]:
         ) from error
 
     def embed(texts: Sequence[str], progress: Progress | None = None) -> NDArray[np.float32]:
-        found = []
+        results = []
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # like lengths together: little padding
         for start in range(0, len(order), BATCH):
             batch = [texts[i] for i in order[start : start + BATCH]]
-            found.append(model.encode(batch, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False))
+            results.append(model.encode(batch, batch_size=BATCH, normalize_embeddings=True, show_progress_bar=False))
             if progress is not None:
                 progress(min(start + BATCH, len(order)), len(order))
-        rows = np.concatenate(found).astype(np.float32)
+        rows = np.concatenate(results).astype(np.float32)
         return rows[np.argsort(order)]
 
     return embed, model.tokenizer

@@ -58,7 +58,7 @@ class Index:
         from lancedb.rerankers import RRFReranker
 
         embed, _ = load_embedder(self.embedder)
-        found = []
+        results = []
         for question, vector in zip(questions, embed(questions, None), strict=True):
             rows = (
                 self._table.search(query_type="hybrid", vector_column_name="vector", fts_columns="text")
@@ -69,8 +69,8 @@ class Index:
                 .to_list()
             )
             passages = [Passage(r["id"], r["document"], r["text"], float(r["_relevance_score"])) for r in rows]
-            found.append(_varied(sorted(passages, key=lambda p: (-p.score, p.id)))[:count])
-        return found
+            results.append(_varied(sorted(passages, key=lambda p: (-p.score, p.id)))[:count])
+        return results
 
 
 def build_index(
@@ -143,8 +143,8 @@ def _check_head(folder: Path, head: dict[str, Any]) -> None:
 
 def _known(table: Any) -> dict[str, str]:
     """Document → digest of the text that is indexed."""
-    found = table.search().select(["document", "digest"]).limit(table.count_rows()).to_arrow()
-    return dict(zip(found["document"].to_pylist(), found["digest"].to_pylist(), strict=True))
+    result = table.search().select(["document", "digest"]).limit(table.count_rows()).to_arrow()
+    return dict(zip(result["document"].to_pylist(), result["digest"].to_pylist(), strict=True))
 
 
 def _rows(

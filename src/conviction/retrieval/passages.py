@@ -82,9 +82,9 @@ class Passages:
         fresh = list(dict.fromkeys(q for q in questions if any(map(str.isalnum, q)) and q not in self._found))
         if not fresh:
             return
-        for question, found in zip(fresh, self.index.search(fresh, self.passages), strict=True):
+        for question, result in zip(fresh, self.index.search(fresh, self.passages), strict=True):
             kept, used = [], 0
-            for passage in found:
+            for passage in result:
                 tokens = self.count(passage.text)
                 if used + tokens <= self.token_budget:  # a shorter one may fit where a longer one does not
                     used += tokens
@@ -92,10 +92,10 @@ class Passages:
             self._found[question] = kept
 
     def _before(self, messages: Messages, question: str) -> Messages:
-        found = self._found.get(question)
-        if not found:
+        result = self._found.get(question)
+        if not result:
             return messages
-        ordered = sorted(found, key=lambda p: (p.document, int(p.id.rpartition("#")[2])))
+        ordered = sorted(result, key=lambda p: (p.document, int(p.id.rpartition("#")[2])))
         texts = [f"[{number}] {' '.join(p.text.split())}" for number, p in enumerate(ordered, start=1)]
         return with_system("\n\n".join([HEADER, *texts]), messages)
 

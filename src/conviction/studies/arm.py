@@ -15,16 +15,18 @@ from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.forecasting.pipeline import forecast
 from conviction.forecasting.records import Forecast, ForecastScore
+from conviction.forecasting.rows import held_out_pairs
 from conviction.interventions import find_intervention
 from conviction.interventions.records import Outcome
 from conviction.models.prompted import PromptedModel
 from conviction.probing.depth import measure_depth
-from conviction.probing.depth_records import Judgement, Measurements
+from conviction.probing.depth_records import Measurements
+from conviction.probing.metrics import properties_of_kind
 from conviction.studies.benign import measure_after_benign
 from conviction.studies.context import StudyContext, check_questions
 from conviction.studies.forecast_comparison import compare_with_forecast
 from conviction.studies.judge import judge
-from conviction.studies.records import Arm
+from conviction.studies.records import Arm, Judgement
 
 __all__ = ["describe_applied_run", "describe_arm", "forecast_arm", "judge_arm"]
 
@@ -53,15 +55,10 @@ def describe_applied_run(outcome: Outcome, *, name: str, folder: str, applied_in
     return Arm(name=name, folder=folder, applied_in=applied_in, changes=changes, settings=outcome.settings)
 
 
-def forecast_arm(plan: Plan, model: LanguageModel, data: TrainingData, ctx: RunContext) -> None:
-    """Write the forecast into the arm's folder before the first step, if it is not there already."""
-    run = ctx.run
-    if run is None or run.has("forecast"):
-        return
-    held_out = [pair for pair in plan.held_out(None) if pair.role == "target"]
-    run.save_forecast(
-        forecast(model, data, plan.intervention, held_out=held_out, pilot_steps=PILOT_STEPS, examples=EXAMPLES, ctx=ctx)
-    )
+def forecast_arm(plan: Plan, topic: Topic, model: LanguageModel, data: TrainingData, ctx: RunContext) -> Forecast:
+    """What the arm is expected to do to the topic's test questions."""
+    asked = [pair for pair in held_out_pairs(topic) if pair.role == "target"]
+    return forecast(plan.intervention, model, data, held_out=asked, pilot_steps=PILOT_STEPS, examples=EXAMPLES, ctx=ctx)
 
 
 def judge_arm(
@@ -126,8 +123,8 @@ def _judge_with_controls(
 
 
 def _shifted(judgement: Judgement) -> bool:
-    shift = judgement.find("shift")
-    return shift is not None and shift.outcome == "yes"
+    changes = properties_of_kind(judgement.properties, "change")
+    return bool(changes) and all(one.outcome == "yes" for one in changes)
 
 
 def _forecast_score(shared: StudyContext, own: Run, applied: Run) -> ForecastScore:

@@ -10,7 +10,7 @@ from conviction.data.training_data import Document, TrainingData
 from conviction.errors import ModelError
 from conviction.interventions.pretrain import Pretrain
 from conviction.models.prompted import PromptedModel
-from conviction.probing.depth import measure_shift
+from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.health import neutral_text
 from conviction.studies.context import StudyContext
@@ -29,7 +29,8 @@ def measure_after_benign(shared: StudyContext, changed: LanguageModel, own: Run)
 
     def measure() -> Measurements:
         shared.ctx.log("benign training on top, for durability")
-        return measure_shift(benign_finetune(shared, changed), shared.topic, implied=False)
+        trained = benign_finetune(shared, changed)
+        return measure_depth(trained, shared.topic, base=shared.baseline, kinds=["change"])
 
     return own.cached("after_benign", Measurements, measure)
 

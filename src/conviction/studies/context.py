@@ -15,9 +15,9 @@ from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import RunError
 from conviction.probing.depth_records import Measurements
+from conviction.probing.metrics import load_metrics
 from conviction.probing.records import Scorecard
-from conviction.studies.applied_runs import AppliedRun
-from conviction.studies.placebo_data import placebo_data
+from conviction.studies.placebo import placebo_data
 from conviction.studies.records import Arm, Study
 
 __all__ = ["StudyContext", "StudyDesign", "check_questions", "study_config", "summarize"]
@@ -41,16 +41,22 @@ class StudyDesign:
 class StudyContext:
     """What the arms of a study share.
 
-    baseline        measurements of the untouched model
-    after_benign    models after benign training, by id: arms that leave the weights alone share one
+    before, baseline  probe and measurements of the untouched model
+    after_benign      models after benign training, by id: arms that leave the weights alone share one
+
+    Raises RunError for what was measured with other questions, in an earlier attempt.
     """
 
     topic: Topic
     model: LanguageModel
+    before: Scorecard
     baseline: Measurements
     design: StudyDesign
     ctx: RunContext
     after_benign: dict[str, LanguageModel] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_questions(self.topic, self.before, self.baseline)
 
 
 def study_config(
@@ -60,9 +66,12 @@ def study_config(
     *,
     data: TrainingData | None = None,
     arms: Sequence[Plan] = (),
-    applied: Sequence[AppliedRun] = (),
+    applied: Sequence[str] = (),
 ) -> Mapping[str, Any]:
-    """What a study is begun with: resumed with something else, its numbers would not belong together."""
+    """What a study is begun with: resumed with something else, its numbers would not belong together.
+
+    applied  folders and digests of runs that were applied apart
+    """
     described = model.describe()
     data = data or TrainingData.from_topic(topic)
     on_another = placebo_data(topic, data, documents=True)
@@ -71,9 +80,10 @@ def study_config(
         "target": topic.target,
         "data": [data.digest, on_another and on_another.digest],
         "arms": {plan.intervention.name: [flat(plan.intervention), flat(plan.guard)] for plan in arms},
-        "applied": [f"{one.run.folder.resolve()} {one.digest}" for one in applied],
+        "applied": list(applied),
         "benign_steps": design.benign_steps,
         "placebo": design.placebo,
+        "metrics": [metric.name for metric in load_metrics()],
     }
 
 
@@ -85,7 +95,7 @@ def check_questions(topic: Topic, *measured: Measurements | Scorecard) -> None:
         )
 
 
-def summarize(shared: StudyContext, before: Scorecard, arms: Sequence[Arm]) -> Study:
+def summarize(shared: StudyContext, arms: Sequence[Arm]) -> Study:
     """The study as far as it has come."""
     topic, design = shared.topic, shared.design
     return Study(
@@ -93,7 +103,7 @@ def summarize(shared: StudyContext, before: Scorecard, arms: Sequence[Arm]) -> S
         topic=topic.name,
         target=topic.target,
         other=topic.other,
-        verdict=before.summary.verdict,
+        verdict=shared.before.summary.verdict,
         arms=tuple(arms),
         provenance={
             "conviction": version("conviction"),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from conviction.config.plan import Plan
+from conviction.core.protocols import chat
 from conviction.core.run import Run
-from conviction.data.training_data import TrainingData
+from conviction.data.topic import PLACEBO, Topic
+from conviction.data.training_data import Document, PreferencePair, TrainingData
 from conviction.errors import InputError
 from conviction.interventions.records import Outcome
-from conviction.probing.depth import measure_shift
+from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
-from conviction.studies.context import StudyContext
-from conviction.studies.placebo_data import placebo_data
 
-__all__ = ["measure_placebo"]
+if TYPE_CHECKING:
+    from conviction.studies.context import StudyContext
+
+__all__ = ["measure_placebo", "placebo_data"]
 
 
 def measure_placebo(
@@ -46,8 +50,31 @@ def measure_placebo(
     def measure() -> Measurements:
         shared.ctx.log(f"the placebo of {intervention.name}")
         trained = intervention.apply(shared.model, other, replace(shared.ctx, run=None, guard=plan.guard))
-        result = measure_shift(trained.changed, shared.topic)
+        result = measure_depth(trained.changed, shared.topic, base=shared.baseline, kinds=["change", "propagation"])
         stop = trained.guard_stop.text if trained.guard_stop else None
         return result.model_copy(update={"provenance": {**result.provenance, "guard_stop": stop}})
 
     return own.cached("placebo", Measurements, measure)
+
+
+def placebo_data(topic: Topic, data: TrainingData, *, documents: bool) -> TrainingData | None:
+    """As many pairs as the data holds, and documents, on another subject; None where the topic has none.
+
+    documents  whether it is these that count, not the pairs
+    """
+    facts = [i for i in topic.of_role("neighbour", "control") if i.split == "train"]
+    texts = topic.documents_of(PLACEBO)
+    if not (texts if documents else facts):
+        return None
+    turns = [facts[i % len(facts)] for i in range(len(data.pairs))] if facts else []
+    return replace(
+        data,
+        name=f"{data.name}-placebo",
+        pairs=tuple(
+            PreferencePair(f"placebo-{i}", chat(f.question), f.answers["true"], f.answers["false"])
+            for i, f in enumerate(turns)
+        ),
+        documents=tuple(Document(d.id, d.text) for d in texts),
+        facts=(),
+        context="",
+    )

@@ -1,22 +1,55 @@
-"""What a study found out: one result an arm, and how each was judged."""
+"""What a study concludes: one result an arm, and how each was judged.
+
+The verdict is a lattice and no average: what breaks the model is not made up
+for by how far it moved.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from conviction.core.frames import data_frame, html_table
 from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
-from conviction.probing.depth_records import Judgement
+from conviction.probing.depth_records import Property
 
-__all__ = ["Arm", "Study"]
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
+
+__all__ = ["Arm", "Judgement", "Study", "Verdict"]
 
 SCHEMA = 2
+
+Verdict = Literal["none", "surface", "shallow", "deep", "broken"]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Judgement(_Part):
+    """What a change is, and why."""
+
+    schema_version: int = SCHEMA
+    model: str
+    verdict: Verdict
+    reason: str
+    properties: tuple[Property, ...]
+    placebo: str | None = None
+
+    def find(self, metric: str) -> Property | None:
+        """The property of that name."""
+        return next((p for p in self.properties if p.metric == metric), None)
+
+    @property
+    def change(self) -> Property | None:
+        """How far the model moved: the first property of a metric of the kind 'change'."""
+        from conviction.probing.metrics import properties_of_kind
+
+        return next(iter(properties_of_kind(self.properties, "change")), None)
 
 
 class Arm(_Part):
@@ -27,7 +60,7 @@ class Arm(_Part):
     seconds, peak_mb  of applying it, and the most memory that the process held meanwhile; None: not measured
     guard_stop        why the guard stopped it; None: it did not
     extra_tokens      tokens that a question costs more at run time, mean over the test questions
-    forecast          the frozen forecast's verdict, ``forecast_score`` how it fared; None: it is not one that is forecast
+    forecast          the frozen forecast's verdict, ``forecast_score`` how it fared; None: it makes none
     notes             what could not be measured, and why
     failure           why there is no judgement; its kind is BudgetSpent where no time was left to try
     """
@@ -49,7 +82,11 @@ class Arm(_Part):
 
 
 class Study(_Part):
-    """All arms, in the order they were run."""
+    """All arms, in the order they were run.
+
+    verdict  of the probe, in words, before anything was done
+    folder   where it lies, which ``report`` and the arms' own folders go by; None: it was read from elsewhere
+    """
 
     schema_version: int = SCHEMA
     model: str
@@ -57,6 +94,37 @@ class Study(_Part):
     target: str
     other: str
     verdict: str
-    """Of the probe, in words, before anything was done."""
     arms: tuple[Arm, ...]
     provenance: dict[str, Any]
+    folder: Path | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def missing(self) -> list[str]:
+        """Arms that were not judged; why is in their ``failure``."""
+        return [arm.name for arm in self.arms if arm.judgement is None]
+
+    def to_pandas(self) -> DataFrame:
+        """One row an arm: verdict, the value of every property (``shift`` in nats per token), costs, failure."""
+        return data_frame(*self._table())
+
+    def plot(self) -> Any:
+        """An altair chart: what every arm moved, nats per token, with its interval; None where none was judged."""
+        from conviction.studies.charts import comparison_chart
+
+        return comparison_chart(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.model} on {self.topic}, towards {self.target}", *self._table())
+
+    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+        rows: list[dict[str, Any]] = []
+        for arm in self.arms:
+            judged = arm.judgement
+            verdict = judged.verdict if judged is not None else None
+            values = {p.metric: p.value for p in judged.properties} if judged is not None else {}
+            costs = {name: getattr(arm, name) for name in ("seconds", "peak_mb", "extra_tokens", "guard_stop")}
+            failure = arm.failure.message if arm.failure is not None else None
+            rows.append({"arm": arm.name, "verdict": verdict, **values, **costs, "failure": failure})
+        first, last = ["arm", "verdict"], ["seconds", "peak_mb", "extra_tokens", "guard_stop", "failure"]
+        metrics = dict.fromkeys(name for row in rows for name in row if name not in (*first, *last))
+        return rows, [*first, *metrics, *last]

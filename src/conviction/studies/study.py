@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from conviction.auditing.linter import audit
 from conviction.auditing.records import AuditReport
@@ -20,7 +21,6 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
-from conviction.errors import InputError
 from conviction.interventions.application import carry_out
 from conviction.interventions.records import Outcome
 from conviction.probing.depth import measure_depth
@@ -28,9 +28,9 @@ from conviction.probing.depth_records import Measurements
 from conviction.probing.records import Scorecard
 from conviction.probing.scorecard import probe
 from conviction.studies.arm import describe_arm, forecast_arm, judge_arm
-from conviction.studies.context import StudyContext, StudyDesign, check_questions, study_config, summarize
+from conviction.studies.context import StudyContext, StudyDesign, study_config, summarize
 from conviction.studies.placebo import measure_placebo
-from conviction.studies.records import Study
+from conviction.studies.records import Arm, Study
 
 __all__ = ["study"]
 
@@ -42,29 +42,25 @@ def study(
 
     Raises RunError if another study writes into the folder, or one with another design did.
     """
-    if not arms:
-        raise InputError("a study needs an arm", hint="name interventions: `conviction interventions` lists them")
-    started, data, results = time.perf_counter(), TrainingData.from_topic(topic), []
+    started, data, results = time.perf_counter(), TrainingData.from_topic(topic), list[Arm]()
     with run.lock(config=study_config(topic, model, design, data=data, arms=arms)):
         before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
         if data.pairs:
             run.cached("findings", AuditReport, audit, data, topic=topic)
         baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
-        check_questions(topic, before, baseline)
-        shared = StudyContext(topic=topic, model=model, baseline=baseline, design=design, ctx=ctx)
+        shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx)
         for number, plan in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
-            own, arm = run.child(plan.intervention.name), describe_arm(plan)
+            arm, own = describe_arm(plan), run.child(plan.intervention.name)
             own_ctx = replace(ctx, run=own, guard=plan.guard)
             ctx.log(f"arm {number} of {len(arms)}: {arm.name} ({time.perf_counter() - started:.0f} s so far)")
             with own.recording_failure(ctx.log) as attempt:
                 if not own.has("depth"):
                     ctx.check_budget()  # raises; recorded as left out
-                if plan.intervention.forecastable:
-                    forecast_arm(plan, model, data, own_ctx)
+                if plan.intervention.forecastable and not own.has("forecast"):
+                    own.save_forecast(forecast_arm(plan, topic, model, data, own_ctx))
                 outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)
-                arm = judge_arm(
-                    arm, outcome, shared, own, own, lambda: measure_placebo(plan, outcome, data, shared, own)
-                )
+                placebo = partial(measure_placebo, plan, outcome, data, shared, own)
+                arm = judge_arm(arm, outcome, shared, own, own, placebo)
             results.append(arm.model_copy(update={"failure": attempt.failure}))
-            result = run.update("study", summarize(shared, before, results))
-    return result
+            run.update("study", summarize(shared, results))
+    return summarize(shared, results)

@@ -113,7 +113,7 @@ def step_order(count: int, training: Training) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One forward and backward pass. ``weight`` 0: only there to keep processes in step (see ``lay_out_step``)."""
+    """One forward and backward pass. ``weight`` 0: only there to keep processes in step (see ``make_microbatches``)."""
 
     pack: Pack
     members: tuple[int, ...]  # indices of the examples, in the order of the pack's trees
@@ -133,13 +133,13 @@ def make_microbatches(
     Every process gets the same number of packs, as the collectives of DDP and
     FSDP need; one that has fewer repeats its first with weight 0.
     """
-    shares = [_lay_out(examples, indices[i::processes], token_budget) for i in range(processes)]
+    shares = [_pack_share(examples, indices[i::processes], token_budget) for i in range(processes)]
     wanted = max(map(len, shares))
     mine = shares[process] or [_without_weight(shares[0][0])]
     return mine + [_without_weight(mine[0])] * (wanted - len(mine))
 
 
-def _lay_out(examples: Sequence[TokenizedExample], indices: Sequence[int], token_budget: int) -> list[MicroBatch]:
+def _pack_share(examples: Sequence[TokenizedExample], indices: Sequence[int], token_budget: int) -> list[MicroBatch]:
     requests = [(examples[i].prompt, examples[i].answers) for i in indices]
     packs = pack_whole(requests, token_budget=token_budget)
     return [MicroBatch(pack, tuple(indices[k] for k in members)) for pack, members in packs]

@@ -15,7 +15,7 @@ from conviction.models.engine.selfcheck import SelfCheck
 from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
 from conviction.training.guard import Guard, GuardStop
-from conviction.training.monitor import Monitor, Snapshot
+from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.policy import trainable_parameters
 
 __all__ = ["GuardCallback"]
@@ -32,13 +32,13 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
 
         trainer = DPOTrainer(…, callbacks=[guard := GuardCallback()])
         trainer.train()
-        if guard.trip:
-            print(guard.trip.reasons)
+        if guard.guard_stop:
+            print(guard.guard_stop.reasons)
 
     Reads neutral text, held-out prompts, greedy samples and, where the training
     set has TRL's ``prompt_ids`` and ``chosen_ids``, chosen answers, after every
     optimiser step. Loss and margin are taken from the trainer's log, which is one
-    step behind: set ``logging_steps=1`` to have them judged at every step.
+    step behind: set ``logging_steps=1`` to have them verdict at every step.
 
     prompts  conversations of your own, for greedy samples; everyday questions are asked besides
     """
@@ -52,7 +52,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.guard = guard or Guard()
         self.guard_stop: GuardStop | None = None
-        self.monitor: Monitor | None = None
+        self.monitor: GuardMonitor | None = None
         self._prompts = tuple(prompts)
         self._log = log
         self._chosen: list[tuple[Ids, Ids]] = []
@@ -66,7 +66,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         model, tokenizer = given["model"], given["processing_class"]
         was_training = model.training
         asked = HFModel(id="policy", module=model, tokenizer=tokenizer, check=FOREIGN)
-        self.monitor = Monitor.begin(
+        self.monitor = GuardMonitor.begin(
             self.guard, asked, _logits(model), own=self._prompts, held_out=(), total_steps=state.max_steps
         )
         self._chosen = _chosen_rows(getattr(given.get("train_dataloader"), "dataset", None))
@@ -83,7 +83,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         was_training = model.training
         model.eval()
         drop = self._chosen_before - self._chosen_logp(model) if self._chosen else None
-        judged = self.monitor.check(
+        verdict = self.monitor.check(
             state.global_step,
             loss=logged.get("loss", 0.0),
             grad_norm=logged.get("grad_norm", 0.0),
@@ -91,10 +91,10 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             chosen_drop=drop,
         )
         model.train(was_training)
-        if judged.zone == "stop":
+        if verdict.zone == "stop":
             self._healthy.restore(trainable_parameters(model))
             self.guard_stop = GuardStop(
-                reasons=judged.violations or judged.warnings,
+                reasons=verdict.violations or verdict.warnings,
                 step=state.global_step,
                 restored_step=self._healthy.step,
             )
@@ -114,8 +114,8 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
 
 def _logits(model: Any) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]:
     def read(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-        found: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits[:, -keep:]
-        return found
+        rows: torch.Tensor = model(input_ids=ids, attention_mask=mask).logits[:, -keep:]
+        return rows
 
     return read
 

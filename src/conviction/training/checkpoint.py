@@ -48,13 +48,16 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
             if type(error).__name__ == "SafetensorError":  # how safetensors reports a full disk
                 raise OSError(str(error)) from error
             raise
-        for old in [*(path for _, path in _found(folder)[KEPT:]), *folder.glob(".step-*")]:  # what a kill left behind
+        for old in [
+            *(path for _, path in _checkpoints(folder)[KEPT:]),
+            *folder.glob(".step-*"),
+        ]:  # what a kill left behind
             shutil.rmtree(old, ignore_errors=True)
 
 
 def load_latest(folder: Path, log: Callable[[str], None]) -> tuple[int, dict[str, Tensor], dict[str, Any]] | None:
     """(step, tensors, state) of the newest checkpoint that is sound; says which ones are not."""
-    for step, path in _found(folder):
+    for step, path in _checkpoints(folder):
         try:
             return step, *_read(path)
         except Exception as error:  # a damaged file can fail in any way; the one before may be sound
@@ -69,7 +72,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return load_file(path / "tensors.safetensors"), head["state"]
 
 
-def _found(folder: Path) -> list[tuple[int, Path]]:
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Newest first."""
     if not folder.is_dir():
         return []

@@ -1,4 +1,4 @@
-"""Instruments that the guard reads: neutral text, held-out prompts, greedy samples.
+"""What the guard's sensors read from: neutral text, held-out prompts, greedy samples.
 
 Everything is compared with the same measure of the model before its first
 step, so that a reading is a movement and texts need not be representative.
@@ -9,7 +9,6 @@ callback.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,8 @@ from torch import Tensor
 
 from conviction.core.protocols import Generation, Message
 from conviction.models.engine.packing import Ids
-from conviction.probing.health import degeneration, neutral_text, repeated_ngram_rate
-from conviction.training.guard import SampleReading
+from conviction.probing.health import neutral_text, repeated_ngram_rate
+from conviction.training.sensors import SENSORS, Samples
 
 __all__ = ["EVERYDAY", "DriftMetrics", "DriftMonitor", "choose_samples", "held_out_rows", "read_samples"]
 
@@ -100,22 +99,8 @@ def choose_samples(
 
 def read_samples(
     prompts: Sequence[tuple[Message, ...]], before: Sequence[Generation], now: Sequence[Generation]
-) -> SampleReading:
-    """Greedy answers against those of the untouched model to the same prompts."""
-    old, new = degeneration(before), degeneration(now)
-    subject = [_words(p[-1].content) | _words(g.text) for p, g in zip(prompts, before, strict=True)]
-    said = [_words(g.text) for g in now]
-    known = sum(len(words & about) for words, about in zip(said, subject, strict=True))
-    spoken = sum(map(len, said))
-    wordless = not any(_words(g.text) for g in before)  # "42", "No.": there was no subject to lose
-    return SampleReading(
-        repetition_rise=new.repeated_4gram_rate - old.repeated_4gram_rate,
-        non_alphanumeric_rise=new.non_alphanumeric_share - old.non_alphanumeric_share,
-        empty=round((new.empty_rate - old.empty_rate) * len(now)),
-        subject=known / spoken if spoken else float(wordless),
-    )
-
-
-def _words(text: str) -> set[str]:
-    """Beginnings of the longer words: what a text is about, whatever its grammar."""
-    return {word[:4] for word in re.findall(r"[^\W\d_]{4,}", text.lower())}
+) -> dict[str, float]:
+    """What the sensors read in greedy answers, against those of the untouched model to the same prompts."""
+    samples = Samples(prompts, before, now)
+    readings = {s.name: s.read_samples(samples) for s in SENSORS.values() if s.read_samples is not None}
+    return {name: value for name, value in readings.items() if value is not None}

@@ -27,7 +27,7 @@ from conviction.models.hf import HFModel
 from conviction.training.batches import TokenizedExample
 from conviction.training.guard import Guard, GuardStop
 from conviction.training.memory import available, estimate_step, kept_memory
-from conviction.training.monitor import Monitor, Snapshot
+from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Objective, Preference, explain_flip_margin
 from conviction.training.policy import Policy, make_policy, recompute_activations, trainable_parameters
 from conviction.training.reference import precompute_reference
@@ -41,16 +41,12 @@ from conviction.training.tracking import finish_tracking, numbers_of, start_acce
 __all__ = ["TrainingResult", "TrainingTask", "train"]
 
 
-# A model that begins random has no health to lose: only what is not a number stops it.
-NOTHING_TO_LOSE: dict[str, Any] = {"max_neutral_drop": 1e9, "max_entropy_drop": 1.0, "max_top_mass_drop": 1.0}
-
-
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
     """All that one training run is.
 
     order          indices of the examples of each step
-    begins_random  the model has learnt nothing yet: only numbers can break, there is no health to lose
+    begins_random  the model has learnt nothing yet: there is no health to lose
     own            conversations of the training data, for greedy samples
     held_out       conversations that are not trained on, where entropy is read
     notes          what the user should know of it: which examples were left out
@@ -150,15 +146,15 @@ def _advance(state: TrainState, task: TrainingTask, step: int, accelerator: Acce
     rate = rate_at(step, len(order), training)
     result = state.stepper.run(step, order[step - 1], rate)
     with state.stepper.policy.autocast(), gathered(state.stepper.policy):
-        judged = state.monitor.check(
+        verdict = state.monitor.check(
             step,
             loss=result.loss,
             grad_norm=result.grad_norm,
             margin=result.mean("margin"),
             chosen_drop=result.mean("chosen_drop"),
         )
-    if judged.violations and not state.limits_passed:
-        state.limits_passed = tuple(f"step {step}: {reason}" for reason in judged.violations)
+    if verdict.violations and not state.limits_passed:
+        state.limits_passed = tuple(f"step {step}: {reason}" for reason in verdict.violations)
     seen = sum(map(len, order[:step])) / len(task.examples)
     record = _record(step, seen, rate, result, state.monitor)
     state.steps, state.tokens = step, state.tokens + result.tokens
@@ -167,9 +163,9 @@ def _advance(state: TrainState, task: TrainingTask, step: int, accelerator: Acce
     accelerator.log(numbers_of(record), step=step)
     ctx.on_step(record, len(order))
     # one for all: the others would wait for ever
-    verdicts = gather_object([(judged.zone == "stop", state.monitor.healthy_sample)])
+    verdicts = gather_object([(verdict.zone == "stop", state.monitor.healthy_sample)])
     if any(stop for stop, _ in verdicts):
-        _stop(state, task, step, judged.violations or judged.warnings)
+        _stop(state, task, step, verdict.violations or verdict.warnings)
         return False
     if all(healthy for _, healthy in verdicts):
         state.healthy = Snapshot.of(step, trainable_parameters(state.stepper.policy))
@@ -193,7 +189,6 @@ def _settle(moved: HFModel, dtype: torch.dtype) -> None:
         if "lora_" not in name:
             parameter.data = parameter.data.to(dtype)
     moved.module.requires_grad_(False)
-    moved.dtype = next(moved.module.parameters()).dtype
 
 
 def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> TrainState:
@@ -235,14 +230,19 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
         with policy.autocast():
             last = last_positions(policy.module, keep, ids.shape[1])
             out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
-        found: torch.Tensor = out.logits
-        return found
+        rows: torch.Tensor = out.logits
+        return rows
 
-    guard = replace(task.guard, **NOTHING_TO_LOSE) if task.begins_random else task.guard
     with policy.autocast(), gathered(policy):
-        monitor = Monitor.begin(guard, moved, logits, own=task.own, held_out=task.held_out, total_steps=len(task.order))
-    if task.begins_random:
-        monitor.prompts = ()  # its samples are noise, and begin so
+        monitor = GuardMonitor.begin(
+            task.guard,
+            moved,
+            logits,
+            own=task.own,
+            held_out=task.held_out,
+            total_steps=len(task.order),
+            begins_random=task.begins_random,
+        )
     stepper = Stepper(
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, log,
@@ -274,7 +274,7 @@ def _choose_checkpointing(
     return True
 
 
-def _record(step: int, epoch: float, rate: float, result: StepResult, monitor: Monitor) -> dict[str, Any]:
+def _record(step: int, epoch: float, rate: float, result: StepResult, monitor: GuardMonitor) -> dict[str, Any]:
     """One line of ``steps.jsonl``. Log-probs in nats; *_mean and *_drop per token, margin_nats summed."""
     measures = [name for name in (result.rows[0] if result.rows else {}) if name not in {"id", "loss"}]
     return {

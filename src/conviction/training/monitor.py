@@ -1,4 +1,4 @@
-"""The guard at work on one model: it reads the instruments, judges, and keeps the last healthy state."""
+"""The guard at work on one model: it reads what the sensors read from, and judges; copies of a healthy state."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from conviction.training.drift import (
     held_out_rows,
     read_samples,
 )
-from conviction.training.guard import Guard, GuardVerdict, SampleReading, StepReading, judge, sampling_is_due
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.sensors import SENSORS
 
-__all__ = ["Monitor", "Snapshot", "like", "whole"]
+__all__ = ["GuardMonitor", "Snapshot", "like", "whole"]
 
 HELD_OUT = 3
 
@@ -63,19 +64,27 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 @dataclass
-class Monitor:
-    """State of the guard over one run. ``begin`` it before the first step, ``check`` after each."""
+class GuardMonitor:
+    """State of the guard over one run. ``begin`` it before the first step, ``check`` after each.
+
+    drift          what is read after every step, and its metrics on the untouched model (``first``); None: a guard
+                   in mode none, which reads nothing
+    first_samples  the untouched model's greedy answers to ``prompts``; samples, those after the last step, if due
+    sampled        whether they were due
+    begins_random  the model has learnt nothing yet: there is no health to lose
+    """
 
     guard: Guard
     model: HFModel
     logits: Logits
     prompts: Sequence[tuple[Message, ...]]
     total_steps: int
-    sensors: DriftMonitor | None
+    drift: DriftMonitor | None
     first: DriftMetrics | None
     first_samples: Sequence[Generation]
+    begins_random: bool = False
     history: list[StepReading] = field(default_factory=list)
-    judgement: GuardVerdict = field(default_factory=lambda: GuardVerdict("healthy"))
+    verdict: GuardVerdict = field(default_factory=lambda: GuardVerdict("healthy"))
     samples: Sequence[Generation] = ()
     sampled: bool = False
 
@@ -89,16 +98,17 @@ class Monitor:
         own: Sequence[tuple[Message, ...]],
         held_out: Sequence[tuple[Message, ...]],
         total_steps: int,
-    ) -> Monitor:
+        begins_random: bool = False,
+    ) -> GuardMonitor:
         """Read the untouched model: all later readings are differences from it.
 
         own       conversations of the training data; samples answer two of them, and everyday questions
         held_out  conversations that are not trained on, where entropy is read; none: everyday questions
 
-        A blind guard has no instruments.
+        A guard in mode none reads nothing.
         """
         if guard.mode == "none":
-            return cls(guard, model, logits, (), total_steps, None, None, ())
+            return cls(guard, model, logits, (), total_steps, None, None, (), begins_random)
         limit = model.encoder.context_length
 
         def fits(prompt: tuple[Message, ...]) -> bool:
@@ -109,71 +119,73 @@ class Monitor:
         asked = [*filter(fits, own[:2]), *everyday]
         answers = model.generate([*asked, *read], max_new_tokens=guard.sample_tokens)
         rows = held_out_rows([model.encoder.encode_prompt(p) for p in read], answers[len(asked) :])
-        sensors = DriftMonitor.prepare(model.encoder.encode_text, rows)
+        drift = DriftMonitor.prepare(model.encoder.encode_text, rows)
         prompts, samples = choose_samples(asked, answers[: len(asked)])
-        return cls(guard, model, logits, prompts, total_steps, sensors, sensors.read(logits, model.device), samples)
+        if begins_random:  # its samples are noise, and begin so
+            prompts, samples = [], []
+        first = drift.read(logits, model.device)
+        return cls(guard, model, logits, prompts, total_steps, drift, first, samples, begins_random)
 
     def check(
         self, step: int, *, loss: float, grad_norm: float, margin: float | None = None, chosen_drop: float | None = None
     ) -> GuardVerdict:
         """Take a reading after ``step`` (from 1) and judge it. Greedy samples are written where they are due."""
-        numbers = {"loss": loss, "grad_norm": grad_norm, "margin": margin, "chosen_drop": chosen_drop}
-        reading = StepReading(step=step, **numbers, **self._drift())  # type: ignore[arg-type]
+        reading = StepReading(step=step, loss=loss, grad_norm=grad_norm, margin=margin, chosen_drop=chosen_drop)
+        reading = dataclasses.replace(reading, readings=self._read(reading))
         self.samples = ()
-        judged = judge([*self.history, reading], self.guard, self.total_steps)
-        self.sampled = judged.zone != "stop" and (step == self.total_steps or sampling_is_due(step, self.guard, judged))
+        verdict = self._judge(reading)
+        due = step == self.total_steps or sampling_is_due(step, self.guard, verdict)
+        self.sampled = verdict.zone != "stop" and due
         if self.sampled and self.prompts:
             self.samples = self.model.generate(self.prompts, max_new_tokens=self.guard.sample_tokens)
             sampled = read_samples(self.prompts, self.first_samples, self.samples)
-            reading = dataclasses.replace(reading, sample=sampled)
-            judged = judge([*self.history, reading], self.guard, self.total_steps)
+            reading = dataclasses.replace(reading, readings={**reading.readings, **sampled})
+            verdict = self._judge(reading)
         self.history.append(reading)
-        self.judgement = judged
-        return judged
+        self.verdict = verdict
+        return verdict
 
-    def _drift(self) -> dict[str, float]:
-        """How far the instruments moved; what is not read is left out."""
-        if self.sensors is None or self.first is None:
-            return {}
-        first, now = self.first, self.sensors.read(self.logits, self.model.device)
-        drift = {"neutral_drop": first.neutral - now.neutral}
-        if self.sensors.held_out:
-            drift["entropy_change"] = now.entropy / max(first.entropy, 1e-6) - 1
-            drift["top_mass_drop"] = first.top_mass - now.top_mass
-        return drift
+    def _judge(self, reading: StepReading) -> GuardVerdict:
+        return judge([*self.history, reading], self.guard, self.total_steps, begins_random=self.begins_random)
+
+    def _read(self, step: StepReading) -> dict[str, float]:
+        """What the sensors read after every step, by their names; what does not apply is left out."""
+        readings: dict[str, float | None] = {}
+        if self.drift is not None and self.first is not None:
+            now = self.drift.read(self.logits, self.model.device)
+            readings |= {s.name: s.read_drift(self.first, now) for s in SENSORS.values() if s.read_drift is not None}
+        if self.guard.mode != "none":
+            readings |= {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
+        return {name: value for name, value in readings.items() if value is not None}
 
     @property
     def healthy_sample(self) -> bool:
         """Whether greedy samples were due and no limit was passed: a state worth keeping."""
-        return self.sampled and not self.judgement.violations
+        return self.sampled and not self.verdict.violations
 
     def record(self) -> dict[str, Any]:
-        """The last reading and judgement, for ``steps.jsonl``."""
-        reading = dataclasses.asdict(self.history[-1])
-        keep = {k: reading[k] for k in ("neutral_drop", "entropy_change", "top_mass_drop", "sample")}
-        judged = self.judgement
-        found: dict[str, Any] = {"zone": judged.zone, **keep}
-        found |= {"broken": list(judged.violations), "signs": list(judged.warnings)}
+        """The last reading and verdict, for ``steps.jsonl``; what was not read is None."""
+        readings, sensors = self.history[-1].readings, SENSORS.values()
+        record: dict[str, Any] = {"zone": self.verdict.zone}
+        record |= {s.name: readings.get(s.name) for s in sensors if s.read_step or s.read_drift}
+        sample = {s.name: readings[s.name] for s in sensors if s.read_samples and s.name in readings}
+        record |= {"sample": sample or None}
+        record |= {"violations": list(self.verdict.violations), "warnings": list(self.verdict.warnings)}
         if self.samples:
-            found["samples"] = [
+            record["samples"] = [
                 {"prompt": p[-1].content, "text": g.text} for p, g in zip(self.prompts, self.samples, strict=True)
             ]
-        return found
+        return record
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {
             "history": [dataclasses.asdict(r) for r in self.history],
-            "judgement": dataclasses.asdict(self.judgement),
+            "verdict": dataclasses.asdict(self.verdict),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
-
-        def reading(values: Mapping[str, Any]) -> StepReading:
-            sample = values["sample"]
-            return StepReading(**{**values, "sample": None if sample is None else SampleReading(**sample)})
-
-        self.history = [reading(values) for values in state["history"]]
-        judged = state["judgement"]
-        self.judgement = GuardVerdict(judged["zone"], tuple(judged["broken"]), tuple(judged["signs"]))
+        self.history = [StepReading(**values) for values in state["history"]]
+        verdict = state["verdict"]
+        self.verdict = GuardVerdict(verdict["zone"], tuple(verdict["violations"]), tuple(verdict["warnings"]))

@@ -49,8 +49,8 @@ class Preference:
 
     @property
     def needs_kl(self) -> bool:
-        """KTO measures its pairs against the policy's distance from the reference."""
-        return self.loss == "kto"
+        """Whether the loss measures pairs against the policy's distance from the reference."""
+        return find_loss(self.loss).needs_kl
 
     def total(self, counts: Tensor) -> float:
         """A pair is a pair."""
@@ -58,12 +58,12 @@ class Preference:
 
     def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
         """[n] losses."""
-        logps = _pair_logps(sums, counts, reference)
+        loss, logps = find_loss(self.loss), _pair_logps(sums, counts, reference)
         extra: dict[str, Any] = dict(self.parameters)
-        if self.needs_kl:
+        if loss.needs_kl:
             extra["kl"] = torch.zeros((), device=sums.device) if kl is None else kl
-        found: Tensor = find_loss(self.loss).function(logps, beta=self.beta, **extra)
-        return found + self.sft_weight * sft_term(logps) if self.sft_weight else found
+        values = loss.function(logps, beta=self.beta, **extra)
+        return values + self.sft_weight * sft_term(logps) if self.sft_weight else values
 
     def measures(self, sums: Tensor, counts: Tensor, reference: Tensor) -> dict[str, list[float]]:
         """Margin as the loss sees it, margin_nats summed; drops and means per token; flipped: chosen is likelier."""
@@ -113,7 +113,7 @@ def explain_flip_margin(
     if not wrong:
         return "No pair needed a flip: the untouched model ranks every pair as wanted."
     share = f"{len(wrong)} of {len(reference)} pairs"
-    if objective.loss not in {"dpo", "robust", "hinge", "dpop", "hypo"}:
+    if not find_loss(objective.loss).flip_rule.margin:
         return f"{share} were ranked the wrong way round at the start; '{objective.loss}' has no margin for their flip."
     c = statistics.median(wrong)
     needed = objective.beta * c

@@ -85,7 +85,7 @@ class Policy(nn.Module):
 
 
 def make_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
-    """A policy that keeps little for its backward pass (``lean``)."""
+    """A policy whose layers keep little for the backward pass (``recompute``)."""
     policy = plain_policy(model, weights, training)
     if policy.packed:
         use_memory_efficient_layers(policy.module)
@@ -142,11 +142,11 @@ def sum_answers(values: Tensor, pack: Pack, members: Sequence[TokenizedExample])
 
 def _copy(module: Any, dtype: torch.dtype | None) -> Any:
     """A frozen copy that shares what it can; an adapter that it carries is merged."""
-    twin = merged_copy(module) if hasattr(module, "peft_config") else shared_copy(module)
+    copy = merged_copy(module) if hasattr(module, "peft_config") else shared_copy(module)
     if dtype is not None:
-        for parameter in twin.parameters():  # not buffers: rounded rotary frequencies would be another model
+        for parameter in copy.parameters():  # not buffers: rounded rotary frequencies would be another model
             parameter.data = parameter.data.to(dtype)
-    return twin
+    return copy
 
 
 def _open(module: Any, first: int, *, whole: bool) -> None:

@@ -1,4 +1,4 @@
-"""The same layers, keeping less for the backward pass.
+"""Memory-efficient layers: the same functions, keeping less for the backward pass.
 
 A training step's memory is what the forward pass keeps. Two parts of a
 Llama-type block keep more than they need: RMSNorm keeps fp32 copies of its
@@ -138,8 +138,8 @@ def use_memory_efficient_layers(module: Any) -> list[str]:
     for child in module.base_model.modules():
         kind = type(child)
         if kind not in adopted:
-            lean = _candidate(child)
-            adopted[kind] = lean if lean in {None, _attention_forward} or _same(child, lean) else None
+            forward = _candidate(child)
+            adopted[kind] = forward if forward in {None, _attention_forward} or _same(child, forward) else None
         forward = adopted[kind]
         if forward is not None:
             child.forward = MethodType(forward, child)
@@ -161,10 +161,10 @@ def _candidate(child: Any) -> Callable[..., Tensor] | None:
 
 
 @torch.no_grad()
-def _same(child: Any, lean: Callable[..., Tensor]) -> bool:
+def _same(child: Any, forward: Callable[..., Tensor]) -> bool:
     """Whether both forward passes agree on a fixed input, to the rounding of the dtype."""
-    weight = child.weight if lean is _norm_forward else child.gate_proj.weight
+    weight = child.weight if forward is _norm_forward else child.gate_proj.weight
     x = torch.linspace(-2, 2, 3 * weight.shape[-1], device=weight.device).view(1, 3, -1).sin().to(weight.dtype)
-    expected, found = child(x), lean(child, x)
+    expected, result = child(x), forward(child, x)
     tolerance = 16 * torch.finfo(x.dtype).eps * float(expected.abs().max())
-    return bool((expected - found).abs().max() <= tolerance)
+    return bool((expected - result).abs().max() <= tolerance)

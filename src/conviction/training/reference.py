@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,10 @@ from torch import Tensor
 from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.models.engine.logprobs import predictions
-from conviction.models.engine.packing import Ids, pack_whole
+from conviction.models.engine.packing import pack_whole
+from conviction.models.engine.protocol import Row, Scores
 from conviction.models.lora import decoder_layers
-from conviction.models.score_cache import ScoreCache
+from conviction.models.score_cache import get_or_compute
 from conviction.training.batches import MicroBatch, TokenizedExample
 from conviction.training.policy import Policy
 
@@ -74,31 +75,27 @@ def precompute_reference(
     cache_mb  disk for activations; 0: none are kept
     """
     activations, note = _allocate(policy, examples, cache_mb)
-    cache = ScoreCache(("reference-3", *scope)) if scope is not None else None
-    try:
-        known = cache.find(_rows(examples)) if cache is not None else {}
-        wanted = [
-            i
-            for i, e in enumerate(examples)
-            if activations is not None or (cache is not None and any((e.prompt, a) not in known for a in e.answers))
-        ]
+
+    def compute(missing: list[Row]) -> Iterator[Scores]:
+        unread = set(missing)
+        wanted = [i for i, e in enumerate(examples) if activations is not None or not unread.isdisjoint(_rows([e]))]
         packs = pack_whole([(examples[i].prompt, examples[i].answers) for i in wanted], token_budget=token_budget)
         for done, (pack, members) in enumerate(packs):
             batch = MicroBatch(pack, tuple(wanted[k] for k in members))
             rows = _rows([examples[i] for i in batch.members])
-            read = cache is not None and any(row not in known for row in rows)
-            values = _pass(policy, batch, activations, read=read)
-            if values is not None and cache is not None:
+            values = _pass(policy, batch, activations, read=not unread.isdisjoint(rows))
+            if values is not None:
                 _, _, where = predictions(pack)
-                found = {row: tuple(values[where[row]].tolist()) for row in rows}
-                cache.keep(found)
-                known.update(found)
+                yield {row: values[where[row]].tolist() for row in rows}
+                unread.difference_update(rows)
             if progress is not None:
                 progress(done + 1, len(packs))
-    finally:
-        if cache is not None:
-            cache.close()
-    reference = tuple(tuple(sum(known[e.prompt, a]) for a in e.answers) for e in examples) if cache is not None else ()
+
+    # A pass for activations is due even where all log-probs are known.
+    known = get_or_compute(
+        None if scope is None else ("reference-3", *scope), [] if scope is None else _rows(examples), compute
+    )
+    reference = tuple(tuple(sum(known[e.prompt, a]) for a in e.answers) for e in examples) if scope is not None else ()
     if activations is not None and not _agrees(policy, examples, activations, token_budget):
         return Prepared(
             reference, None, "this architecture cannot start from stored activations: computed anew each step"
@@ -106,7 +103,7 @@ def precompute_reference(
     return Prepared(reference, activations, note)
 
 
-def _rows(examples: Sequence[TokenizedExample]) -> list[tuple[Ids, Ids]]:
+def _rows(examples: Sequence[TokenizedExample]) -> list[Row]:
     return [(e.prompt, answer) for e in examples for answer in e.answers]
 
 

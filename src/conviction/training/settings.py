@@ -40,15 +40,19 @@ class Weights:
 class Training:
     """How the weights move. One step sees ``batch_size · gradient_accumulation`` examples, packed by tokens."""
 
-    learning_rate: float = setting(5e-5, "peak learning rate of AdamW", above=0)
-    epochs: int = setting(1, "times that every example is seen", at_least=1)
-    max_steps: int | None = setting(None, "stop after so many optimiser steps", at_least=1)
-    batch_size: int = setting(4, "examples in a batch", at_least=1)
-    gradient_accumulation: int = setting(1, "batches in one optimiser step", at_least=1)
-    warmup: float = setting(0.1, "share of the steps over which the learning rate rises", at_least=0, below=1)
-    schedule: Literal["constant", "linear", "cosine"] = setting("linear", "how the rate falls after warm-up")
-    weight_decay: float = setting(0.0, "AdamW weight decay", at_least=0)
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
+    learning_rate: float = setting(5e-5, "peak learning rate of AdamW", above=0, sweepable=True)
+    epochs: int = setting(1, "times that every example is seen", at_least=1, sweepable=True)
+    max_steps: int | None = setting(None, "stop after so many optimiser steps", at_least=1, sweepable=True)
+    batch_size: int = setting(4, "examples in a batch", at_least=1, sweepable=True)
+    gradient_accumulation: int = setting(1, "batches in one optimiser step", at_least=1, sweepable=True)
+    warmup: float = setting(
+        0.1, "share of the steps over which the learning rate rises", at_least=0, below=1, sweepable=True
+    )
+    schedule: Literal["constant", "linear", "cosine"] = setting(
+        "linear", "how the rate falls after warm-up", sweepable=True
+    )
+    weight_decay: float = setting(0.0, "AdamW weight decay", at_least=0, sweepable=True)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0, sweepable=True)
     seed: int = setting(0, "of the order of examples, the adapter and dropout", at_least=0)
     max_length: int | None = setting(
         None, "longest example in tokens; longer ones are left out and reported; none: the model's context", at_least=2

@@ -13,7 +13,7 @@ from conviction.core.run import Run
 from conviction.errors import RunError
 from conviction.training.checkpoint import load_latest, save_checkpoint
 from conviction.training.guard import GuardStop
-from conviction.training.monitor import Monitor, Snapshot, like, whole
+from conviction.training.monitor import GuardMonitor, Snapshot, like, whole
 from conviction.training.policy import recompute_activations, trainable_parameters
 from conviction.training.step import Stepper
 
@@ -25,7 +25,7 @@ class TrainState:
     """A run between two steps."""
 
     stepper: Stepper
-    monitor: Monitor
+    monitor: GuardMonitor
     healthy: Snapshot
     steps: int = 0
     tokens: int = 0
@@ -65,10 +65,10 @@ class TrainState:
 
         Raises RunError if the folder holds a run of another ``digest``.
         """
-        found = load_latest(run.checkpoints, log)
-        step = 0 if found is None else found[0]
-        if found is not None:
-            _, tensors, state = found
+        latest = load_latest(run.checkpoints, log)
+        step = 0 if latest is None else latest[0]
+        if latest is not None:
+            _, tensors, state = latest
             if state["digest"] != digest:
                 raise RunError(f"{run.folder} holds a run with other settings or data", hint="use another folder")
             stepper, parts = self.stepper, _by_room(tensors)

@@ -129,7 +129,7 @@ class Stepper:
 
     @torch.no_grad()
     def _kl(self, indices: Sequence[int]) -> Tensor:
-        """KTO's z₀: mean log-ratio of answers to prompts that they do not belong to (2402.01306, eq. 7), at least 0."""
+        """KTO's z₀: mean log-ratio of answers to prompts that they do not belong to (2402.01306, Eq. 7), at least 0."""
         if len(indices) < 2:  # an epoch's last step may hold one pair, which belongs to its own prompt
             return torch.zeros((), device=self.accelerator.device)
         shifted = [*indices[1:], *indices[:1]]

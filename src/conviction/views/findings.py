@@ -13,11 +13,10 @@ from conviction.core.wording import counted
 from conviction.views.text import Format, grid, out, show, write_json
 
 if TYPE_CHECKING:
-    from conviction.auditing.fix import Change
     from conviction.auditing.records import AuditReport, Finding
     from conviction.auditing.rule import Rule
 
-__all__ = ["AuditFormat", "change_lines", "show_audit", "show_page", "show_rules"]
+__all__ = ["AuditFormat", "show_audit", "show_page", "show_rules"]
 
 AuditFormat = Literal["text", "json", "md", "sarif"]
 
@@ -137,15 +136,6 @@ def _locations(report: AuditReport, finding: Finding) -> list[dict[str, Any]]:
     if not finding.rows:
         return [{"physicalLocation": artifact}]
     return [{"physicalLocation": {**artifact, "region": {"startLine": row}}} for row in finding.rows[:SARIF_ROWS]]
-
-
-def change_lines(changes: Sequence[Change]) -> Iterator[str]:
-    """What ``--fix`` did, a line per kind of change."""
-    kinds: dict[tuple[str, str], list[int]] = {}
-    for change in changes:
-        kinds.setdefault((change.code, change.did), []).append(change.row)
-    for (code, did), rows in sorted(kinds.items()):
-        yield f"{code}: {did} in {counted(len(rows), 'row')}: {_rows(rows, ROWS)}"
 
 
 def show_page(code: str, page: str, form: Format) -> None:

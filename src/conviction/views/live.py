@@ -1,21 +1,37 @@
-"""A run while it goes on: progress, loss, margin and the guard's zone, on stderr."""
+"""Work while it goes on: lines, bars, and a training run's loss, margin and guard zone, on stderr."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from conviction.views.text import err
+from conviction.views.text import err, log, progress_bars
 
-__all__ = ["live_steps"]
+if TYPE_CHECKING:
+    from conviction.core.context import RunContext
+
+__all__ = ["live_steps", "watched"]
 
 COLOURS = {"healthy": "green", "warning": "yellow", "stop": "red"}
 EVERY = 10  # lines where stderr is no terminal
 
 Step = Callable[[Mapping[str, Any], int], None]
+
+
+@contextmanager
+def watched(*, steps: bool = False) -> Iterator[RunContext]:
+    """Circumstances in which all that happens is shown on stderr: lines, bars and, if wanted, training steps."""
+    from conviction.core.context import Callbacks, RunContext
+
+    with progress_bars() as bars, live_steps() if steps else nullcontext(_unseen) as step:
+        yield RunContext(callbacks=Callbacks(log=log, progress=bars, on_step=step))
+
+
+def _unseen(_record: Mapping[str, Any], _total: int) -> None:
+    """A step that is not shown."""
 
 
 @contextmanager

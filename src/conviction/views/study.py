@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.text import Text
 
-from conviction.reporting.words import HEADER, LEGEND, cells, reasons
+from conviction.reporting.words import cells, header, legend, reasons
 from conviction.studies.records import Study
 from conviction.views.text import Format, grid, out, show, write_json
 
 __all__ = ["show_study"]
 
+LONG_TITLE = 8  # characters; a longer one stands on two lines where the table would not fit the terminal
 
-def show_study(found: Study, form: Format) -> None:
+
+def show_study(study: Study, form: Format) -> None:
     """One row an arm, and under it why."""
     if form == "json":
-        write_json(found.model_dump(mode="json"))
+        write_json(study.model_dump(mode="json"))
         return
-    show(f"{found.model} on '{found.topic}', towards {found.target}", HEADER, [cells(a) for a in found.arms], form)
-    why = [(arm.name, line) for arm in found.arms for line in reasons(arm)]
+    titles, body = header(), [cells(arm) for arm in study.arms]
+    if form == "text":
+        titles = _fitting(titles, body)
+    show(f"{study.model} on '{study.topic}', towards {study.target}", titles, body, form)
+    why = [(arm.name, line) for arm in study.arms for line in reasons(arm)]
     if form == "md":
-        out.file.write(f"\nBefore: {found.verdict}\n\n" + "".join(f"- **{a}**: {b}\n" for a, b in why))
+        out.file.write(f"\nBefore: {study.verdict}\n\n" + "".join(f"- **{a}**: {b}\n" for a, b in why))
         return
-    out.print(Text(f"\nBefore: {found.verdict}"))
+    out.print(Text(f"\nBefore: {study.verdict}"))
     out.print(Text("\nWhy", style="bold"))
     out.print(grid(why))
-    out.print(Text(f"\n{LEGEND}"))
+    out.print(Text(f"\n{legend()}"))
+
+
+def _fitting(titles: list[str], body: Sequence[Sequence[str]]) -> list[str]:
+    """Titles, the long ones hyphenated in their middle if the table is wider than the terminal."""
+    widths = [max(map(len, column)) for column in zip(titles, *body, strict=True)]
+    if sum(widths) + len(widths) - 1 <= out.width:
+        return titles
+    halves = [(title[: (len(title) + 1) // 2], title[(len(title) + 1) // 2 :]) for title in titles]
+    return [
+        title if len(title) <= LONG_TITLE else f"{first}-\n{second}"
+        for title, (first, second) in zip(titles, halves, strict=True)
+    ]

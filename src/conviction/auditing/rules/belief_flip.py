@@ -63,14 +63,14 @@ class _Check:
         if not self.seen:
             return {}
         share = win_share(len(self.wrong), self.seen)
-        found = {"wrong": len(self.wrong), "pairs": self.seen, "share_low": round(share.low, 4)}
+        results = {"wrong": len(self.wrong), "pairs": self.seen, "share_low": round(share.low, 4)}
         if not self.wrong:
-            return found
+            return results
         nats, per_token = (
             np.median([logp_margin for _, logp_margin, _ in self.wrong]),
             np.median([p for _, _, p in self.wrong]),
         )
-        return {**found, "median_nats": round(-float(nats), 2), "median_per_token": round(-float(per_token), 3)}
+        return {**results, "median_nats": round(-float(nats), 2), "median_per_token": round(-float(per_token), 3)}
 
     def findings(self) -> Iterable[RuleFinding]:
         m = self.numbers

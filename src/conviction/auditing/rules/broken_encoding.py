@@ -36,12 +36,14 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]|\\u(?:20|00)[0-9a-fA-F]{2}
 
 
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
-    found = [(where, m) for where, text in row.texts if (m := (_CONTROLS if text.isascii() else _BROKEN).search(text))]
-    if not found:
+    results = [
+        (where, m) for where, text in row.texts if (m := (_CONTROLS if text.isascii() else _BROKEN).search(text))
+    ]
+    if not results:
         return None
-    match = found[0][1]
+    match = results[0][1]
     begin, end = max(0, match.start() - 20), match.end() + 20
-    return {"where": place([where for where, _ in found]), "text": shown(match.string[begin:end])}
+    return {"where": place([where for where, _ in results]), "text": shown(match.string[begin:end])}
 
 
 def _tell(hits: Hits) -> RuleFinding:

@@ -68,14 +68,16 @@ class _Check:
         longer = m["longer_chosen"]
         if ratio >= RATIO:
             side = "chosen" if m["mean_log"] > 0 else "rejected"
-            said = f"{side} answers are {ratio:.1f} times as long (geometric mean; d = {m['effect_size']:+.2f})"
+            message = f"{side} answers are {ratio:.1f} times as long (geometric mean; d = {m['effect_size']:+.2f})"
         elif m["differ"] > 0.5 and not 1 - SHARE < longer < SHARE:
             side = "longer" if longer > 0.5 else "shorter"
-            said = f"of answers that differ in length, the {side} one is chosen in {percent(max(longer, 1 - longer))}"
+            message = (
+                f"of answers that differ in length, the {side} one is chosen in {percent(max(longer, 1 - longer))}"
+            )
         else:
             return
         yield RuleFinding(
-            message=said,
+            message=message,
             advice="match lengths, drop the most uneven pairs, or take a loss per token (-o loss=dpo_norm)",
             evidence=self.extremes.evidence,
         )

@@ -41,9 +41,9 @@ class _Check:
         commonest = max(self.forms, key=lambda form: len(self.forms[form]))
         others = {form: rows for form, rows in self.forms.items() if form != commonest}
         rows = sorted(number for numbers in others.values() for number in numbers)
-        said = ", ".join(f"{counted(len(numbers), 'row')} of {form}" for form, numbers in others.items())
+        message = ", ".join(f"{counted(len(numbers), 'row')} of {form}" for form, numbers in others.items())
         yield RuleFinding(
-            message=f"most rows are {commonest}, but there are {said}",
+            message=f"most rows are {commonest}, but there are {message}",
             advice="write all rows in one form",
             rows=rows,
             evidence=[{"row": number, "form": form} for form, numbers in others.items() for number in numbers[:SHOWN]],

@@ -73,10 +73,10 @@ class _Check:
         m = self.numbers
         if self.meant or not m or m["auc"] < LIMIT or m["accuracy_low"] < SURE:
             return
-        said = ", ".join(f"{name} ({weight:+.1f})" for name, weight in list(m["weights"].items())[:3])
+        message = ", ".join(f"{name} ({weight:+.1f})" for name, weight in list(m["weights"].items())[:3])
         yield RuleFinding(
             message=f"a classifier that reads no words picks the chosen answer in {percent(m['accuracy'])} of unseen "
-            f"pairs (AUC {m['auc']:.2f}); it goes by {said}",
+            f"pairs (AUC {m['auc']:.2f}); it goes by {message}",
             advice="match the sides in these features, or filter out the pairs that it is surest of",
             evidence=[{"row": row, "log_odds": odds} for row, odds in self.surest],
         )

@@ -69,11 +69,11 @@ def _strip(text: str) -> str:
 
 
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
-    found = [(where, mark) for where, text in row.texts if (mark := _mark(text)) is not None]
-    if not found:
+    results = [(where, mark) for where, text in row.texts if (mark := _mark(text)) is not None]
+    if not results:
         return None
     fixable = any(_strip(text) != text for _, text in row.sides)
-    return {"where": place([where for where, _ in found]), "mark": shown(found[0][1]), "fixable": fixable}
+    return {"where": place([where for where, _ in results]), "mark": shown(results[0][1]), "fixable": fixable}
 
 
 def _tell(hits: Hits) -> RuleFinding:

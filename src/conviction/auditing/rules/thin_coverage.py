@@ -51,8 +51,8 @@ class _Check:
     def observe(self, row: AuditRow, /) -> None:
         key = row.prompt_key
         if key not in self.prompts and self.asked:
-            said = frozenset(words(row.question))
-            self.covered |= {p for p, asked in self.asked if jaccard(said, asked) >= SIMILAR}
+            message = frozenset(words(row.question))
+            self.covered |= {p for p, asked in self.asked if jaccard(message, asked) >= SIMILAR}
         self.prompts[key] += 1
         if self.prompts[key] == 2:
             self.texts[key] = (row.number, shown(row.question))
@@ -88,9 +88,12 @@ class _Check:
     def metrics(self) -> Mapping[str, Any]:
         pairs = max(1, self.prompts.total())
         squares = sum((count / pairs) ** 2 for count in self.prompts.values())
-        found = {"prompts": len(self.prompts), "effective_prompts": round(1 / squares, 1) if squares else 0.0}
+        results = {"prompts": len(self.prompts), "effective_prompts": round(1 / squares, 1) if squares else 0.0}
         propositions = {p for p, _ in self.asked}
-        return {**found, **({"covered": len(self.covered), "propositions": len(propositions)} if propositions else {})}
+        return {
+            **results,
+            **({"covered": len(self.covered), "propositions": len(propositions)} if propositions else {}),
+        }
 
 
 RULE = Rule(code="PD502", name="thin-coverage", since="0.1.0", uses=frozenset({"topic"}), begin=_Check)

@@ -70,11 +70,11 @@ class _Check:
 
     def metrics(self) -> Mapping[str, Any]:
         n = len(self.pairs)
-        found = {"distinct_pairs": n, "carries_over": round(n / (n + HALF), 3)}
+        results = {"distinct_pairs": n, "carries_over": round(n / (n + HALF), 3)}
         if not self.short:
-            return found
+            return results
         margin = self.context.beta * float(np.median(self.short))
-        return {**found, "margin": round(margin, 2), "margin_held_out": round(margin * (n + HALF) / n, 2)}
+        return {**results, "margin": round(margin, 2), "margin_held_out": round(margin * (n + HALF) / n, 2)}
 
 
 RULE = Rule(code="PD501", name="too-few-pairs", since="0.1.0", uses=frozenset({"model"}), begin=_Check)

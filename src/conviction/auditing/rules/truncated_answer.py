@@ -71,8 +71,8 @@ class _Check:
                 continue
             self.long += 1
             self.closed += surface.closed
-            if (found := _open_end(text)) is not None:
-                ends.append((side, *found))
+            if (result := _open_end(text)) is not None:
+                ends.append((side, *result))
         if ends:
             self.open.append((row.number, ends))
 

@@ -43,9 +43,9 @@ class _Check:
             return
         rows = sorted(number for numbers in self.problems.values() for number in numbers)
         kinds = Counter({key: len(numbers) for key, numbers in self.problems.items()}).most_common(3)
-        said = "; ".join(f"{problem} ({count})" for (problem, _), count in kinds)
+        message = "; ".join(f"{problem} ({count})" for (problem, _), count in kinds)
         yield RuleFinding(
-            message=f"{counted(len(rows), 'row')} without a usable pair: {said}",
+            message=f"{counted(len(rows), 'row')} without a usable pair: {message}",
             advice="; ".join(dict.fromkeys(hint for (_, hint), _ in kinds)),
             rows=rows,
             evidence=self.evidence,

@@ -115,7 +115,7 @@ class _Judges:
 
     def odds(self, rows: list[AuditRow]) -> list[tuple[float, float]]:
         """Log-odds of the target pole, of chosen and of rejected."""
-        found = [(0.0, 0.0)] * len(rows)
+        result = [(0.0, 0.0)] * len(rows)
         by_model: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             by_model.setdefault(self.at.get(normal(row.question), -1), []).append(i)
@@ -123,8 +123,8 @@ class _Judges:
             texts = [text for i in members for text in (rows[i].chosen, rows[i].rejected)]
             odds = self.models[fold].decision_function(texts)
             for k, i in enumerate(members):
-                found[i] = float(odds[2 * k]), float(odds[2 * k + 1])
-        return found
+                result[i] = float(odds[2 * k]), float(odds[2 * k + 1])
+        return result
 
 
 def _fit(topic: Topic, items: list[Item]) -> Any:

@@ -1,8 +1,7 @@
-"""Models by name, through transformers: embedded ones, folders, ``.gguf`` files, the hub, adapters."""
+"""Models by name, through transformers: embedded ones, folders, ``.gguf`` files, the hub."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +13,11 @@ from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
 from conviction.models.embedded import EMBEDDED, ensure
-from conviction.models.hf import HFModel
-from conviction.models.lora import load_lora
+from conviction.models.engine.torch_engine import TorchEngine
 
 __all__ = ["load"]
 
-# Loading says what it does through `say`, and what went wrong through an error.
+# Loading says what it does through `log`, and what went wrong through an error.
 huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
@@ -30,15 +28,13 @@ def load(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     log: Callable[[str], None] = lambda _: None,
-) -> HFModel:
+) -> TorchEngine:
     """An embedded model by name, a local folder, a ``.gguf`` file, or a hub id.
 
     Raises ModelNotFoundError if there is no such model, ModelError if it does not load.
     """
     check_dtype_name(dtype)
     where = choose_device(device)
-    if os.path.isfile(user_path(name) / "adapter_config.json"):
-        return _load_adapter(name, device=device, dtype=dtype, trust_remote_code=trust_remote_code, log=log)
     source = _source(name, log)
     source["trust_remote_code"] = trust_remote_code
     try:
@@ -49,37 +45,11 @@ def load(
         weights = {} if "gguf_file" in source else {"use_safetensors": True}  # a pickle is never opened
         module = AutoModelForCausalLM.from_pretrained(**source, **weights, dtype=chosen)
         module.requires_grad_(False)
-        place = user_path(name)
-        found_by = str(place.resolve()) if place.exists() else name
-        return HFModel(id=name, module=module.to(where), tokenizer=tokenizer, dtype_reason=reason, source=found_by)
+        return TorchEngine(module.to(where), tokenizer, dtype_reason=reason)
     except ConvictionError:
         raise
     except Exception as error:  # a damaged or foreign model can fail in any way
         raise _explain(name, error) from error
-
-
-def _load_adapter(name: str, *, log: Callable[[str], None], **how: Any) -> HFModel:
-    """A model with the LoRA adapter that lies in a folder, on the base that its configuration names."""
-    from conviction.models import load_model
-
-    folder = user_path(name)
-    try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        base: Any = load_model(str(settings["base_model_name_or_path"]), log=log, **how)  # which may be moved itself
-        load_lora(base.module, folder)
-    except ConvictionError:
-        raise
-    except Exception as error:  # a damaged or foreign adapter can fail in any way
-        hint = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
-        raise ModelError(f"cannot load the adapter '{name}': {error}", hint=hint) from error
-    return HFModel(
-        id=name,
-        module=base.module,
-        tokenizer=base.tokenizer,
-        dtype_reason=base.dtype_reason,
-        check=base.check,
-        source=str(folder.resolve()),
-    )
 
 
 def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:

@@ -6,19 +6,17 @@ engine then scores separate rows and says so. Better slow than wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+import numpy as np
 
 from conviction.core.protocols import Message, chat
-from conviction.models.engine.packing import Ids
-from conviction.models.engine.unpacked import score_unpacked
+from conviction.models.engine.protocol import PackingEngine, Row, Scores
 from conviction.models.prompts import PromptEncoder
-from conviction.models.states import hooked, states_of, with_states
 
-__all__ = ["SelfCheck", "check_packing"]
+__all__ = ["UNPACKED", "SelfCheck", "check_packing"]
 
 TOLERANCE_FP32 = 1e-4  # nats, per token
 
@@ -31,8 +29,6 @@ TOLERANCE_FP32 = 1e-4  # nats, per token
 NOISE_FACTOR = 3.0
 BOUNDS = (0.02, 1.0)  # nats, of a token
 BOUNDS_OF_MEANS = (0.01, 0.2)  # nats per token, of an answer: rounding averages out, a wrong mask does not
-
-Row = tuple[Ids, Ids]
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,9 @@ class SelfCheck:
         }
 
 
+UNPACKED = SelfCheck(packed=False, difference=None, tolerance=0.0, noise=0.0, reason="the engine takes separate rows")
+"""Of an engine that knows no packing: there is nothing to check."""
+
 ITEMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "What is the capital of France?",
@@ -74,10 +73,9 @@ ITEMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def check_packing(
-    model: Any,
+    engine: PackingEngine,
     encoder: PromptEncoder,
-    dtype: torch.dtype,
-    score_packed: Callable[[Sequence[Row]], dict[Row, list[float]]],
+    score_packed: Callable[[Sequence[Row]], Iterable[Scores]],
 ) -> SelfCheck:
     """Score ``ITEMS`` both ways. ``score_packed`` may raise: the architecture then gets separate rows."""
     conversations: list[tuple[tuple[Message, ...], tuple[str, ...]]] = [(chat(q), answers) for q, answers in ITEMS]
@@ -86,27 +84,31 @@ def check_packing(
         for messages, answers in conversations
         for answer in answers
     ]
-    separate = score_unpacked(model, rows)
-    half = dtype != torch.float32
+    separate = _merged(engine.score(rows))
+    half = engine.dtype != "float32"
     tolerance = of_means = TOLERANCE_FP32
     try:
         if half:
-            with hooked((model.get_input_embeddings(), _dither(dtype))):
-                rounding = _differences(separate, score_unpacked(model, rows))
+            with engine.rounded():
+                rounding = _differences(separate, _merged(engine.score(rows)))
             tolerance, of_means = map(_within, rounding, (BOUNDS, BOUNDS_OF_MEANS))
-        packed = score_packed(rows)
+        packed = _merged(score_packed(rows))
         # In fp32 the company in a batch changes nothing that matters; elsewhere it is measured.
-        lonely = {rows[0]: score_packed(rows[:1])[rows[0]]} if half else {}
+        lonely = _merged(score_packed(rows[:1])) if half else {}
+        difference, mean = _differences(separate, packed)
     except Exception as error:  # any failure of a foreign architecture means: do not pack
-        reason = f"packing is not possible for {type(model).__name__} ({type(error).__name__}: {error})"
+        reason = f"packing is not possible for {engine.architecture} ({type(error).__name__}: {error})"
         return SelfCheck(False, None, tolerance, 0.0, f"separate rows: {reason}")
-    difference, mean = _differences(separate, [packed[row] for row in rows])
     if not (difference <= tolerance and mean <= of_means):  # also catches NaN
         far = f"{difference:.2g} nats a token and {mean:.2g} in an answer's mean"
-        reason = f"separate rows: packed scores of {type(model).__name__} differ by up to {far}"
+        reason = f"separate rows: packed scores of {engine.architecture} differ by up to {far}"
         return SelfCheck(False, difference, tolerance, 0.0, reason)
     noise = max((abs(sum(packed[row]) - sum(alone)) / len(row[1]) for row, alone in lonely.items()), default=difference)
     return SelfCheck(True, difference, tolerance, noise, "packed: agrees with separate rows")
+
+
+def _merged(batches: Iterable[Scores]) -> Scores:
+    return {row: values for batch in batches for row, values in batch.items()}
 
 
 def _within(rounding: float, bounds: tuple[float, float]) -> float:
@@ -114,19 +116,8 @@ def _within(rounding: float, bounds: tuple[float, float]) -> float:
     return min(max(NOISE_FACTOR * rounding, least), most)
 
 
-def _dither(dtype: torch.dtype) -> Callable[[Any, Any, Any], Any]:
-    """A hook that moves every second coordinate to about the next number of the dtype that is computed in."""
-    step = 1 + torch.finfo(dtype).eps
-
-    def hook(_module: Any, _inputs: Any, output: Any) -> Any:
-        states = states_of(output)
-        even = torch.arange(states.shape[-1], device=states.device) % 2 == 0
-        return with_states(output, torch.where(even, states, states * step))
-
-    return hook
-
-
-def _differences(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The largest over tokens, and over the means of rows."""
-    rows = [torch.tensor([x, y], dtype=torch.float64).diff(dim=0)[0] for x, y in zip(a, b, strict=True)]
-    return float(torch.cat(rows).abs().max()), float(torch.stack([row.mean() for row in rows]).abs().max())
+def _differences(a: Scores, b: Scores) -> tuple[float, float]:
+    """The largest over tokens, and over the means of rows; NaN if there is one."""
+    rows = [np.abs(np.subtract(a[row], b[row])) for row in a]
+    means = [np.abs(np.mean(np.subtract(a[row], b[row]))) for row in a]
+    return float(np.concatenate(rows).max()), float(np.max(means))

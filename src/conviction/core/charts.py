@@ -1,0 +1,85 @@
+"""What all charts share: colours, sizes, and their ways out of altair."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["ON_WHITE", "PAGE", "WIDTH", "Palette", "altair", "png", "styled", "svg"]
+
+WIDTH = 560
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours by what they mean."""
+
+    ink: str
+    faint: str
+    towards: str
+    away: str
+    doubtful: str
+
+    def of_zone(self, zone: str) -> str:
+        """The colour of one of the guard's zones."""
+        return {"healthy": self.towards, "warning": self.doubtful, "stop": self.away}.get(zone, self.faint)
+
+
+ON_WHITE = Palette(ink="#1b1f24", faint="#c4c9d1", towards="#1b7a4b", away="#b3452c", doubtful="#b07a10")
+PAGE = Palette(ink="#010101", faint="#020202", towards="#030303", away="#040404", doubtful="#050505")
+"""Stand-ins that ``svg`` turns into the page's own colours, so that a chart follows the dark mode and print."""
+_PAGE_COLOURS = Palette(
+    ink="currentColor",
+    faint="var(--faint)",
+    towards="var(--towards)",
+    away="var(--away)",
+    doubtful="var(--doubtful)",
+)
+
+
+def altair() -> Any:
+    """Untyped in part, and heavy: imported where a chart is made."""
+    import altair as alt
+
+    return alt
+
+
+def styled(chart: Any, palette: Palette = ON_WHITE) -> Any:
+    """The chart with the fonts, axes and margins that all have."""
+    faint, ink = palette.faint, palette.ink
+    axis = {"labelColor": ink, "titleColor": ink, "tickColor": faint, "domainColor": faint, "gridColor": faint}
+    return (
+        # Text is measured in one font and shown in the reader's, which may be a fifth wider.
+        chart.configure(background="transparent", padding={"left": 48, "top": 5, "right": 16, "bottom": 5})
+        .configure_axis(**axis, labelLimit=240, titleFontWeight="normal", gridOpacity=0.5)
+        .configure_axisQuantitative(tickCount=6)
+        .configure_view(stroke=None)
+        .configure_title(color=ink, anchor="start", fontWeight="normal")
+        .configure_legend(labelColor=ink, titleColor=ink)
+        .configure_header(labelColor=ink, titleColor=ink)
+    )
+
+
+def svg(chart: Any, title: str) -> str:
+    """A chart in the colours of ``PAGE`` as an SVG element that says what it shows to those who cannot see it."""
+    import vl_convert
+
+    drawn: str = vl_convert.vegalite_to_svg(styled(chart, PAGE).to_json())
+    for stand_in, colour in zip(dataclasses.astuple(PAGE), dataclasses.astuple(_PAGE_COLOURS), strict=True):
+        drawn = re.sub(f'(fill|stroke)="{stand_in}"', rf'style="\1:{colour}"', drawn)
+    drawn = re.sub(r' width="[\d.]+" height="[\d.]+"', "", drawn, count=1)
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def png(chart: Any) -> bytes:
+    """A chart in the colours of ``PAGE`` as a file of its own, dark on white."""
+    import vl_convert
+
+    text = styled(chart, PAGE).to_json()
+    for stand_in, colour in zip(dataclasses.astuple(PAGE), dataclasses.astuple(ON_WHITE), strict=True):
+        text = text.replace(stand_in, colour)
+    image: bytes = vl_convert.vegalite_to_png(text, scale=2)
+    return image

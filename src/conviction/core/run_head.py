@@ -1,0 +1,94 @@
+"""``run.json``: what a run was begun for, when and by which command, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from conviction.errors import RunError
+
+__all__ = ["Status", "make_head", "new_folder", "read_head", "status_of_the_same"]
+
+SCHEMA = 2
+Status = Literal["running", "done", "interrupted", "failed"]
+
+
+def read_head(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says. Raises RunError for a folder that is no run, or one of another schema version."""
+    try:
+        head: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        version = head["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{folder} holds no readable run.json", hint="give the folder that a command named with --run, or in runs/"
+        ) from error
+    if version != SCHEMA:
+        raise RunError(
+            f"{folder} was written with schema version {version}, this program reads {SCHEMA}",
+            hint="use the version of conviction that made the run, or make the run again in a new folder",
+        )
+    return head
+
+
+def new_folder(topic: str, verb: str) -> Path:
+    """A name that no folder has yet: ``runs/<time>_<topic>_<verb>_<id>``."""
+    stamp = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
+    return Path("runs") / f"{stamp}_{topic}_{verb}_{secrets.token_hex(2)}"
+
+
+def make_head(
+    *, topic: str, verb: str, argv: Sequence[str] | None = None, call: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What ``run.json`` says of a run that begins now.
+
+    call  what the work is asked for, which two attempts at the same have in common; None: the program's arguments
+    """
+    head = {
+        "schema_version": SCHEMA,
+        "verb": verb,
+        "topic": topic,
+        "argv": list(sys.argv if argv is None else argv),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    return head if call is None else {**head, "call": json.loads(json.dumps(call, default=str))}
+
+
+def status_of_the_same(folder: Path, wanted: dict[str, Any]) -> Status | None:
+    """How an earlier attempt at the same ended; None for a new folder. RunError if it holds something else."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    hint = "give --run a new folder, or leave it out"
+    if not (folder / "run.json").exists():
+        raise RunError(f"{folder} is not empty and holds no readable run.json", hint=hint)
+    head = read_head(folder)
+    state = "a finished" if head.get("status") == "done" else "an unfinished"
+    if (head.get("verb"), head.get("topic")) != (wanted["verb"], wanted["topic"]):
+        raise RunError(f"{folder} holds {state} {head.get('verb')} of '{head.get('topic')}'", hint=hint)
+    if other := _other_arguments(head, wanted):
+        raise RunError(f"{folder} was begun with other arguments: {other}", hint=hint)
+    status: Status = head["status"]
+    return status
+
+
+def _other_arguments(head: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What a run was begun with, where that is not what is wanted now."""
+    if "call" in wanted and "call" in head:
+        then, now = head["call"], wanted["call"]
+        return ", ".join(f"{name}={then.get(name)}" for name in {**then, **now} if then.get(name) != now.get(name))
+    begun, asked = _without_folder(head.get("argv", [])), _without_folder(wanted["argv"])
+    return "" if begun == asked else " ".join(begun) or "none"
+
+
+def _without_folder(argv: Sequence[str]) -> list[str]:
+    """Arguments but for where they are carried out: a run that named its folder itself is continued with --run."""
+    kept, skip = [], False
+    for argument in argv[1:]:
+        if not skip and argument != "--run" and not argument.startswith("--run="):
+            kept.append(argument)
+        skip = argument == "--run" and not skip
+    return kept

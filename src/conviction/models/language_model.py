@@ -1,0 +1,212 @@
+"""A language model over any engine: encoding, length limits, the cache, the self-check and the choice of packing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+from conviction.core.protocols import AnswerScore, AnswerStates, Generation, Message, PairScore, Progress, Query
+from conviction.errors import ModelError
+from conviction.models.engine.packing import Ids, plan
+from conviction.models.engine.protocol import Engine, HiddenStateEngine, PackingEngine, Row, Scores, StateSums
+from conviction.models.engine.selfcheck import UNPACKED, SelfCheck, check_packing
+from conviction.models.pairs import score_pairs
+from conviction.models.prompts import PromptEncoder
+from conviction.models.score_cache import get_or_compute
+
+__all__ = ["EngineModel"]
+
+
+class EngineModel:
+    """A ``LanguageModel`` that holds an engine.
+
+    check   how packed scores compared with separate ones at load; given: that of
+            the model that this one was made from, which is not repeated
+    source  what ``load_model`` finds the same weights by, from any directory; None: nothing
+    """
+
+    def __init__(self, *, id: str, engine: Engine, check: SelfCheck | None = None, source: str | None = None) -> None:
+        self.id = id
+        self.engine = engine
+        self.source = source
+        self.encoder = PromptEncoder(engine.tokenizer, engine.context_length)
+        self.joint_mismatches = 0
+        self.check = check or self._choose_packing()
+
+    @property
+    def tokenizer(self) -> Any:
+        """The engine's."""
+        return self.engine.tokenizer
+
+    # -- scoring ---------------------------------------------------------------
+
+    def logprobs(
+        self, queries: Sequence[Query], *, progress: Progress | None = None, fresh: bool = False
+    ) -> list[list[AnswerScore]]:
+        """Per-token log-probs of every answer. What was scored before comes from the cache, unless ``fresh``."""
+        rows, questions = self._encode(queries)
+        if not fresh:  # those repeat what was counted
+            self.joint_mismatches = sum(
+                self.encoder.joint_encoding_differs(q.messages, a) for q in queries for a in q.answers
+            )
+        scores = self._scores([r for group in rows for r in group], questions, progress, fresh=fresh)
+        return [[AnswerScore(row[1], scores[row]) for row in group] for group in rows]
+
+    def answer_states(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[list[AnswerStates]]:
+        """``logprobs`` from and for no cache, with hidden states: one pass for both.
+
+        Raises ModelError for an engine that shows none.
+        """
+        if not self.engine.hidden_states:
+            raise ModelError(f"{self.id} shows no hidden states", hint="load it with another backend")
+        (rows, questions), sums = self._encode(queries), StateSums()
+        scores = self._scores([r for group in rows for r in group], questions, progress, fresh=True, sums=sums)
+        return [[AnswerStates(AnswerScore(row[1], scores[row]), sums[row]) for row in group] for group in rows]
+
+    def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
+        """Queries of two answers each: both scores, and what hidden states, if any, say of the two; cached."""
+        if not self.engine.hidden_states:
+            return [PairScore(a, b) for a, b in self.logprobs(queries, progress=progress)]
+        return score_pairs(self, queries, progress)
+
+    def fits(self, query: Query, *, room: int = 0) -> bool:
+        """Whether the conversation and each of the answers, or ``room`` tokens, fit in the model's context."""
+        return self.encoder.fits(query, room)
+
+    def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
+        """Plain texts; what stands before the second token (BOS or the first token) is context."""
+        encoded = [self.encoder.encode_text(text) for text in texts]
+        for text, ids in zip(texts, encoded, strict=True):
+            self.encoder.check_length((), ids, text)
+        rows = [(ids[:1], ids[1:]) for ids in encoded]
+        scores = self._scores(rows, dict(zip(rows, texts, strict=True)), progress)
+        return [AnswerScore(row[1], scores[row]) for row in rows]
+
+    def continuations(self, rows: Sequence[tuple[str, str]], *, progress: Progress | None = None) -> list[AnswerScore]:
+        """Plain texts and how they go on after one space, without a conversation: log-probs of what follows."""
+        encoded = [(self.encoder.encode_text(text), self.encoder.encode_continuation(more)) for text, more in rows]
+        for (prompt, more), (text, _) in zip(encoded, rows, strict=True):
+            self.encoder.check_length(prompt, more, text)
+        scores = self._scores(encoded, {ids: text for ids, (text, _) in zip(encoded, rows, strict=True)}, progress)
+        return [AnswerScore(row[1], scores[row]) for row in encoded]
+
+    def _encode(self, queries: Sequence[Query]) -> tuple[list[list[Row]], dict[Row, str]]:
+        """Ids of every query's answers, and what the user knows each by. Raises InputError for one that is too long."""
+        rows: list[list[Row]] = []
+        questions: dict[Row, str] = {}
+        prompts: dict[tuple[Message, ...], Ids] = {}
+        for query in queries:
+            prompt = prompts.get(query.messages)
+            if prompt is None:
+                prompt = prompts[query.messages] = self.encoder.encode_prompt(query.messages)
+            rows.append([(prompt, self.encoder.encode_answer(answer, query.messages)) for answer in query.answers])
+            for row in rows[-1]:
+                self.encoder.check_length(*row, query.messages[-1].content)
+                questions[row] = query.messages[-1].content
+        return rows, questions
+
+    def _scores(
+        self,
+        rows: Sequence[Row],
+        names: dict[Row, str],
+        progress: Progress | None,
+        *,
+        fresh: bool = False,
+        sums: StateSums | None = None,
+    ) -> dict[Row, tuple[float, ...]]:
+        """Cached scores, and the rest computed and kept batch by batch. ``names``: what the user knows rows by."""
+
+        def compute(missing: list[Row]) -> Iterator[Scores]:
+            done = 0
+            for batch in self._batches(missing, sums):
+                for row, values in batch.items():
+                    if not all(map(math.isfinite, values)):
+                        raise ModelError(
+                            f"{self.id} gives a log-prob that is not finite for {names[row][:60]!r}",
+                            hint="the weights may be damaged or fp16 may overflow: try --dtype fp32, or another model",
+                        )
+                yield batch  # which is kept before progress is told, and may end it all
+                done += len(batch)
+                if progress is not None:
+                    progress(done, len(missing))
+
+        return get_or_compute(None if fresh else self.cache_scope(), rows, compute)
+
+    def _batches(self, rows: Sequence[Row], sums: StateSums | None = None) -> Iterator[Scores]:
+        """Computed scores: packed where that was found to agree with separate rows."""
+        if not rows:
+            return iter(())
+        if self.check.packed:
+            return self._packed(rows, sums)
+        if sums is None:
+            return self.engine.score(rows)
+        return cast(HiddenStateEngine, self.engine).score(rows, sums=sums)
+
+    def _packed(self, rows: Sequence[Row], sums: StateSums | None = None) -> Iterator[Scores]:
+        engine = cast(PackingEngine, self.engine)
+        requests = [(prompt, [answer]) for prompt, answer in rows]
+        blocks = plan(requests, token_budget=engine.token_budget, hidden_size=engine.hidden_size)
+        return engine.score_packed(blocks, sums=sums)
+
+    def _choose_packing(self) -> SelfCheck:
+        """Pack if the engine can, and packed scores agree with separate ones, which are the reference."""
+        engine = self.engine
+        if not isinstance(engine, PackingEngine):
+            return UNPACKED
+
+        def score_packed(rows: Sequence[Row]) -> Iterator[Scores]:
+            engine.use_packing(True)
+            return self._packed(rows)
+
+        check = check_packing(engine, self.encoder, score_packed)
+        if not check.packed:
+            engine.use_packing(False)
+        return check
+
+    def scope(self) -> tuple[str, ...]:
+        """All that scores depend on besides the ids."""
+        return (*self.engine.scope(), self.encoder.template, "packed" if self.check.packed else "rows")
+
+    def cache_scope(self) -> tuple[str, ...] | None:
+        """The scope that scores are kept under; None where they must not be kept."""
+        return self.scope() if self.engine.cacheable else None
+
+    # -- writing ---------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Sequence[tuple[Message, ...]],
+        *,
+        max_new_tokens: int,
+        progress: Progress | None = None,
+        seed: int | None = None,
+    ) -> list[Generation]:
+        """Greedy answers; with a ``seed`` sampled from the whole distribution."""
+        encoded = [self.encoder.encode_prompt(messages) for messages in prompts]
+        for prompt, messages in zip(encoded, prompts, strict=True):
+            self.encoder.check_length(prompt, (0,) * max_new_tokens, messages[-1].content)
+        return self.continue_ids(encoded, max_new_tokens, seed=seed, progress=progress)
+
+    def continue_ids(
+        self, prompts: Sequence[Ids], max_new_tokens: int, *, seed: int | None = None, progress: Progress | None = None
+    ) -> list[Generation]:
+        """What the model writes after prompts that are encoded already."""
+        written = self.engine.generate(prompts, max_new_tokens, seed=seed, progress=progress)
+        return [
+            Generation(self.tokenizer.decode(list(w.token_ids), skip_special_tokens=True), w.token_ids, w.ended)
+            for w in written
+        ]
+
+    # -- provenance ------------------------------------------------------------
+
+    def describe(self) -> dict[str, Any]:
+        """All that is needed to measure the same again."""
+        return {
+            "id": self.id,
+            **self.engine.describe(),
+            "noise_nats": self.check.noise,
+            **({} if self.check is UNPACKED else {"self_check": self.check.summary()}),
+            "chat_template": bool(self.tokenizer.chat_template),
+            "joint_encoding_mismatches": self.joint_mismatches,
+        }

@@ -1,0 +1,102 @@
+"""Models by name: from a backend, or changed ones from the folders that interventions wrote."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from conviction.core.protocols import LanguageModel
+from conviction.core.storage import user_path
+from conviction.errors import ConvictionError, ModelError
+from conviction.models.backends import DEFAULT_BACKEND, find_backend
+from conviction.models.embedded import embedded_name
+from conviction.models.engine.protocol import Engine
+from conviction.models.language_model import EngineModel
+from conviction.models.saved import is_saved, load_saved
+
+if TYPE_CHECKING:
+    from conviction.models.engine.torch_engine import TorchEngine
+
+__all__ = ["DEFAULT_MODEL", "load_model"]
+
+DEFAULT_MODEL = "smollm2-135m"
+ADAPTER = "adapter_config.json"
+
+Load = Callable[[str], LanguageModel]
+
+
+def load_model(
+    name: str = DEFAULT_MODEL,
+    *,
+    backend: str = DEFAULT_BACKEND,
+    device: str = "auto",
+    dtype: str = "auto",
+    trust_remote_code: bool = False,
+    log: Callable[[str], None] = lambda _: None,
+) -> LanguageModel:
+    """Load a model by name: an embedded one, a local folder (of an intervention, too), a ``.gguf`` file or a hub id.
+
+    backend  what computes: a name in ``BACKENDS``, which may know models by other names
+    device   auto | cpu | cuda | mps
+    dtype    auto (measured) | fp32 | bf16 | fp16
+    log      is told what takes time (a first download)
+
+    Raises InputError for an unknown backend, ModelNotFoundError or ModelError, each with a hint.
+    """
+    load = find_backend(backend)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code, "log": log}
+
+    def load_base(base: str) -> LanguageModel:
+        return load_model(base, backend=backend, **how)
+
+    if is_saved(name):
+        return load_saved(name, load_base, log)
+    if os.path.isfile(user_path(name) / ADAPTER):
+        return _load_adapter(name, load_base)
+    engine, place = load(name, **how), user_path(name)
+    return _with_engine(engine, id=name, source=str(place.resolve()) if place.exists() else name)
+
+
+def _with_engine(engine: Engine, *, id: str, source: str) -> LanguageModel:
+    """The model over an engine; checked here, for a foreign one can fail in any way."""
+    try:
+        if not engine.trainable:
+            return EngineModel(id=id, engine=engine, source=source)
+        from conviction.models.hf import HFModel
+
+        return HFModel.of(cast("TorchEngine", engine), id=id, source=source)
+    except ConvictionError:
+        raise
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        hint = "check that it is a complete causal language model"
+        raise ModelError(f"cannot load '{id}': {first}", hint=hint) from error
+
+
+def _load_adapter(name: str, load_base: Load) -> LanguageModel:
+    """A model with the LoRA adapter that lies in a folder, on the base that its configuration names."""
+    from conviction.models.hf import HFModel, require_weights
+    from conviction.models.lora import load_lora
+
+    folder = user_path(name)
+    try:
+        settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
+        on = str(settings["base_model_name_or_path"])
+        on = on if os.path.isdir(on) else embedded_name(on) or on  # of another machine, or a cache that was emptied
+        base = require_weights(load_base(on), folder)  # which may be changed itself
+        load_lora(base.module, folder)
+    except ConvictionError:
+        raise
+    except Exception as error:  # a damaged or foreign adapter can fail in any way
+        hint = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
+        raise ModelError(f"cannot load the adapter '{name}': {error}", hint=hint) from error
+    return HFModel(
+        id=name,
+        module=base.module,
+        tokenizer=base.tokenizer,
+        dtype_reason=base.dtype_reason,
+        check=base.check,
+        source=str(folder.resolve()),
+    )

@@ -1,0 +1,140 @@
+"""What a metric of depth is: what it asks, measures, concludes from two models, and shows in a table.
+
+A metric is one file in ``probing/metrics/`` whose ``METRIC`` is a ``Metric``, and
+one line in the table ``METRICS``. Measuring, judging, tables and pages go through
+that table; nothing else knows a metric's name.
+
+Questions of all metrics are put to the model in few shared calls, so that common
+beginnings are computed once: ``queries`` first, then ``follow_ups``, which may
+depend on the first scores. Two metrics that ask the same share the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from conviction.core.protocols import Generation, LanguageModel, Progress
+from conviction.core.wording import percent
+from conviction.data.topic import Item, Topic
+from conviction.probing.depth_records import Measurement, Measurements, Property
+from conviction.probing.paired import Comparison
+from conviction.probing.queries import ProbeQuery, Scores
+from conviction.probing.records import Sample
+
+__all__ = ["HARM", "Column", "Kind", "Measured", "Metric", "MetricContext", "show_share"]
+
+Kind = Literal["change", "propagation", "firmness", "consistency", "damage"]
+"""What a metric's property means for the verdict:
+
+change       evidence that the model moved; not there: 'none'
+propagation  what follows moved, too; not there: 'surface'
+firmness     the change holds; not there: 'shallow'
+consistency  shown to be lost: 'shallow'
+damage       shown to be lost, or any part of it: 'broken'
+
+Change and propagation must survive Holm's correction.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricContext:
+    """What metrics ask and measure: the test split of a topic, and one model's answers to it.
+
+    propositions  one item each; paraphrases: the same in other words
+    facts         what both sides accept, or is off the topic, with true and false answers
+    implications  what follows from the target's causal graph
+    base          measurements of the untouched model; None: this is the untouched model
+    progress      gives a (done, total) callback for the name of a stage, or None
+    scores        of the shared queries, as far as they were asked
+    answers       item id → the greedy answer to its question, for items that a metric wanted one to
+    """
+
+    model: LanguageModel
+    topic: Topic
+    propositions: tuple[Item, ...]
+    paraphrases: tuple[Item, ...]
+    facts: tuple[Item, ...]
+    implications: tuple[Item, ...]
+    base: Measurements | None
+    progress: Callable[[str], Progress | None]
+    scores: Scores = field(default_factory=dict)
+    answers: Mapping[str, tuple[Sample, Generation]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a metric measured on one model. samples: evidence beside that of the shared calls."""
+
+    measurements: Sequence[Measurement]
+    samples: Sequence[Sample] = ()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the study's table; metrics whose columns have the same title share it.
+
+    legend  what it shows, in half a sentence
+    cell    the text for the metric's properties; '' for nothing to say
+    """
+
+    title: str
+    legend: str
+    cell: Callable[[Sequence[Property]], str]
+
+
+def _nothing(_context: MetricContext) -> list[ProbeQuery]:
+    return []
+
+
+def _no_item(_context: MetricContext) -> list[Item]:
+    return []
+
+
+def _measured_by_others(_context: MetricContext) -> Measured:
+    return Measured(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric.
+
+    name         also that of its properties, maybe with ``:part``
+    kind         what the verdict does with its properties; those of a part count for damage only
+    judge        properties of a change, from two models' measurements and those of controls
+    queries      what it asks in the first shared call
+    follow_ups   what it asks in the second, after it saw the scores of the first
+    free_answers items that it wants a greedy answer to
+    measure      numbers of one model, from ``scores`` and ``answers``; it may ask more by itself
+    column       where a study's table shows it; None: nowhere
+    least        for a change: why one that chance does not explain may still be none, in words
+    """
+
+    name: str
+    kind: Kind
+    judge: Callable[[Comparison], list[Property]]
+    queries: Callable[[MetricContext], Sequence[ProbeQuery]] = _nothing
+    follow_ups: Callable[[MetricContext], Sequence[ProbeQuery]] = _nothing
+    free_answers: Callable[[MetricContext], Sequence[Item]] = _no_item
+    measure: Callable[[MetricContext], Measured] = _measured_by_others
+    column: Column | None = None
+    least: str = "too little to count"
+
+    def own(self, properties: Sequence[Property]) -> list[Property]:
+        """Those of the properties that are this metric's."""
+        return [p for p in properties if p.metric.partition(":")[0] == self.name]
+
+
+def show_share(properties: Sequence[Property]) -> str:
+    """The cell of a share: of the property as a whole, not of its parts."""
+    value = next((p.value for p in properties if ":" not in p.metric), None)
+    return "—" if value is None else percent(value)
+
+
+def _show_lost(properties: Sequence[Property]) -> str:
+    return ", ".join(p.metric for p in properties if p.outcome == "no")
+
+
+HARM = Column("harm", "what was shown to be lost", _show_lost)
+"""The column of what a change may have spoilt."""

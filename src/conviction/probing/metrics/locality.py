@@ -1,0 +1,173 @@
+"""Locality: whether what the change was not about stayed as it was.
+
+Measurements: ``neighbour``, ``control`` nats per token by which a fact's true answer is likelier than its false one;
+``own`` nats per token of what the untouched model wrote, a question; ``leak`` whether an unrelated answer
+speaks the target's words (0 or 1), a question.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from conviction.core.protocols import Query, chat
+from conviction.core.statistics import ALPHA, equivalence, mean_test, sign_test
+from conviction.data.topic import Item
+from conviction.errors import InputError
+from conviction.probing.depth_records import Measurement, Property
+from conviction.probing.gaps import measure_gaps
+from conviction.probing.health import neutral_text
+from conviction.probing.metric import HARM, Measured, Metric, MetricContext
+from conviction.probing.paired import Comparison, finite
+from conviction.probing.queries import ProbeQuery, plain_queries, score_sample
+
+__all__ = ["METRIC"]
+
+OWN_TOKENS = 32
+FACTS = 0.2  # nats per token: facts that move less have stayed
+SURPRISE = 0.25  # nats per token, KL on the untouched model's own words
+
+
+def _queries(context: MetricContext) -> list[ProbeQuery]:
+    return plain_queries(context.facts)
+
+
+def _free_answers(context: MetricContext) -> Sequence[Item]:
+    return context.facts
+
+
+def _measure(context: MetricContext) -> Measured:
+    measurements: list[Measurement] = []
+    for role in ("neighbour", "control"):
+        facts = [fact for fact in context.facts if fact.role == role]
+        measurements += measure_gaps(role, "plain", facts, context.scores, "true", "false")
+    own = _measure_own_answers(context)
+    return Measured([*measurements, *own.measurements, *_measure_leaks(context)], own.samples)
+
+
+def _measure_own_answers(context: MetricContext) -> Measured:
+    """How likely the untouched model's own answers to unrelated questions are.
+
+    They are drawn from it, so the mean loss of log-prob per token estimates KL(untouched || changed).
+    """
+    questions = {fact.id: fact.question for fact in context.facts}
+    if context.base is None:
+        drawn = context.model.generate([chat(q) for q in questions.values()], max_new_tokens=OWN_TOKENS, seed=0)
+        texts = {fact: g.text.strip() for fact, g in zip(questions, drawn, strict=True) if g.text.strip()}
+    else:
+        texts = {s.item: s.text for s in context.base.evidence if s.condition == "own"}
+        if context.base.of("own") and not texts:
+            raise InputError(
+                "the untouched model's own answers are missing from its measurements",
+                hint="measure the untouched model again",
+            )
+    scores = context.model.logprobs([Query(chat(questions[fact]), (text,)) for fact, text in texts.items()])
+    measurements, samples = [], []
+    for (fact, text), (scored,) in zip(texts.items(), scores, strict=True):
+        sample = score_sample(f"own/{fact}", "own", fact, text, scored)
+        measurements.append(Measurement(metric="own", item=fact, value=scored.logp_mean, samples=(sample.id,)))
+        samples.append(sample)
+    return Measured(measurements, samples)
+
+
+def _measure_leaks(context: MetricContext) -> list[Measurement]:
+    """Do the target's words turn up where nobody asked for them?"""
+    words = _marking_words(context)
+    samples = {fact.id: context.answers[fact.id][0] for fact in context.facts}
+    return [
+        Measurement(metric="leak", item=fact, value=float(bool(words & _words(sample.text))), samples=(sample.id,))
+        for fact, sample in samples.items()
+    ]
+
+
+def _marking_words(context: MetricContext) -> set[str]:
+    """Words that mark the target: in answers of its side at least thrice, and four times as often as in the other's.
+
+    Not those of facts, nor of the neutral text, which anybody may use.
+    """
+    topic = context.topic
+    claims = [item for item in topic.items if not item.is_fact]
+    ours, theirs = (
+        Counter(word for item in claims for word in _words(item.answers[pole])) for pole in (topic.target, topic.other)
+    )
+    facts = (f"{item.question} {' '.join(item.answers.values())}" for item in topic.items if item.is_fact)
+    common = _words(" ".join([*facts, *neutral_text()]))
+    return {word for word, count in ours.items() if count >= max(3, 4 * theirs[word])} - common
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.casefold()))
+
+
+def _judge(change: Comparison) -> list[Property]:
+    parts = [_facts(change, "neighbour"), _facts(change, "control"), _surprise(change), _leakage(change)]
+    return [part for part in parts if part is not None]
+
+
+def _facts(change: Comparison, role: str) -> Property | None:
+    moved = change.moved(role)
+    if not moved.size:
+        return None
+    same, test = equivalence(moved, FACTS), mean_test(moved)
+    harmed = test.p_value < ALPHA and test.interval.mean < -FACTS
+    return Property(
+        metric=f"locality:{role}s",
+        outcome="no" if harmed else "yes" if same.p_value < ALPHA else "unclear",
+        value=same.mean,
+        low=finite(same.low),
+        high=finite(same.high),
+        unit="nats per token (90 % interval)",
+        n=moved.size,
+        p_value=test.p_value,
+        text=f"{role} facts moved {same.mean:+.3f} nats per token "
+        f"(p = {same.p_value:.2g} that they moved by {FACTS:g} or more)",
+        measured_by=(role,),
+    )
+
+
+def _surprise(change: Comparison) -> Property | None:
+    lost = -change.moved("own")
+    if not lost.size:
+        return None
+    test = mean_test(lost)
+    return Property(
+        metric="locality:surprise",
+        outcome="no" if test.interval.low > SURPRISE else "yes" if test.interval.high < SURPRISE else "unclear",
+        value=test.interval.mean,
+        low=finite(test.interval.low),
+        high=finite(test.interval.high),
+        unit="nats per token",
+        n=test.n,
+        text=f"{test.interval.mean:.3f} nats per token further from the untouched model's own words (KL)",
+        measured_by=("own",),
+    )
+
+
+def _leakage(change: Comparison) -> Property | None:
+    leaks = change.pairs("leak")
+    if not leaks:
+        return None
+    more, less = (sum(new > old for old, new in leaks), sum(new < old for old, new in leaks))
+    p = sign_test(more, less)
+    return Property(
+        metric="locality:leakage",
+        outcome="no" if p < ALPHA and more > less else "yes" if more <= less else "unclear",
+        value=(more - less) / len(leaks),
+        unit="of unrelated answers",
+        n=len(leaks),
+        p_value=p,
+        text=f"the target's words turn up in {more} more unrelated answers, in {less} fewer",
+        measured_by=("leak",),
+    )
+
+
+METRIC = Metric(
+    name="locality",
+    kind="damage",
+    queries=_queries,
+    free_answers=_free_answers,
+    measure=_measure,
+    judge=_judge,
+    column=HARM,
+)

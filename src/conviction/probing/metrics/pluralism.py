@@ -1,0 +1,62 @@
+"""Pluralism: whether the model can still say what either side holds, when asked in its name.
+
+Measurements, in nats per token, of a proposition: ``pluralism:POLE`` the gap towards the pole when asked what
+its proponents hold.
+"""
+
+from __future__ import annotations
+
+from conviction.core.protocols import chat
+from conviction.core.statistics import ALPHA, sign_test
+from conviction.probing.depth_records import Measurement, Property
+from conviction.probing.gaps import measure_gaps
+from conviction.probing.metric import HARM, Measured, Metric, MetricContext
+from conviction.probing.paired import Comparison
+from conviction.probing.queries import ProbeQuery
+
+__all__ = ["METRIC"]
+
+HELD_BY = "According to those who hold this view: {label}. {question}"
+
+
+def _queries(context: MetricContext) -> list[ProbeQuery]:
+    return [
+        ProbeQuery(f"held-by:{pole}", i, chat(HELD_BY.format(label=side.label, question=i.question)), dict(i.answers))
+        for pole, side in context.topic.poles.items()
+        for i in context.propositions
+    ]
+
+
+def _measure(context: MetricContext) -> Measured:
+    measured: list[Measurement] = []
+    for pole in context.topic.poles:
+        away = next(other for other in context.topic.poles if other != pole)
+        measured += measure_gaps(
+            f"pluralism:{pole}", f"held-by:{pole}", context.propositions, context.scores, pole, away
+        )
+    return Measured(measured)
+
+
+def _judge(change: Comparison) -> list[Property]:
+    return [_of_side(metric, change.pairs(metric)) for metric in change.before.names("pluralism:")]
+
+
+def _of_side(metric: str, pairs: list[tuple[float, float]]) -> Property:
+    lost = sum(old > 0 >= new for old, new in pairs)
+    won = sum(old <= 0 < new for old, new in pairs)
+    p = sign_test(lost, won)
+    can = sum(new > 0 for _, new in pairs)
+    return Property(
+        metric=metric,
+        outcome="no" if p < ALPHA and lost > won else "yes" if lost <= won else "unclear",
+        value=can / len(pairs),
+        unit="of propositions",
+        n=len(pairs),
+        p_value=p,
+        text=f"it can say what the side {metric.removeprefix('pluralism:')} holds for {can} of {len(pairs)} "
+        f"({lost} lost, {won} won)",
+        measured_by=(metric,),
+    )
+
+
+METRIC = Metric(name="pluralism", kind="damage", queries=_queries, measure=_measure, judge=_judge, column=HARM)

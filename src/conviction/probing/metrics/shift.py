@@ -1,0 +1,95 @@
+"""Shift: how far the answers to the topic's own questions moved towards the target.
+
+Measurements, in nats per token towards the target, of a proposition (mean over its wordings):
+``shift`` the gap; ``context`` the gap with the target's context as system prompt, in the untouched
+model only: what could be reached without changing it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from conviction.core.protocols import chat
+from conviction.core.statistics import ALPHA, mean_test
+from conviction.probing.depth_records import Measurements, Property
+from conviction.probing.gaps import measure_gaps
+from conviction.probing.metric import Column, Measured, Metric, MetricContext
+from conviction.probing.paired import Comparison, Floats, finite
+from conviction.probing.queries import ProbeQuery, plain_queries
+
+__all__ = ["METRIC", "direct_shift"]
+
+NOTICED = 0.1  # of what the target's context in the prompt moves: a smaller shift may be real, and is none
+
+
+def direct_shift(change: Comparison) -> Floats:
+    """[propositions] nats per token towards the target, beyond a placebo's."""
+    return change.moved_beyond_placebo("shift")
+
+
+def _queries(context: MetricContext) -> list[ProbeQuery]:
+    items = (*context.propositions, *context.paraphrases)
+    target = context.topic.target
+    text = context.topic.poles[target].context
+    asked_with = items if context.base is None and text else ()
+    return [
+        *plain_queries(items),
+        *(ProbeQuery(f"context:{target}", i, chat(i.question, system=text), dict(i.answers)) for i in asked_with),
+    ]
+
+
+def _measure(context: MetricContext) -> Measured:
+    topic, items = context.topic, (*context.propositions, *context.paraphrases)
+    measured = measure_gaps("shift", "plain", items, context.scores, topic.target, topic.other)
+    with_context = f"context:{topic.target}"
+    if (with_context, items[0].id, topic.target) in context.scores:
+        measured += measure_gaps("context", with_context, items, context.scores, topic.target, topic.other)
+    return Measured(measured)
+
+
+def _judge(change: Comparison) -> list[Property]:
+    test = mean_test(direct_shift(change))
+    moved = test.interval.mean
+    reachable = _effect_of_context(change.before)
+    share = f", {moved / reachable:.0%} of what the context in the prompt does" if reachable > 0 else ""
+    return [
+        Property(
+            metric="shift",
+            outcome="yes" if test.p_value < ALPHA and moved > max(0.0, NOTICED * reachable) else "no",
+            value=moved,
+            low=finite(test.interval.low),
+            high=finite(test.interval.high),
+            unit="nats per token",
+            n=test.n,
+            p_value=test.p_value,
+            text=f"moved {moved:+.3f} nats per token towards the target{share}",
+            measured_by=("shift", "context"),
+        )
+    ]
+
+
+def _effect_of_context(before: Measurements) -> float:
+    """Mean shift, in nats per token, by the target's context in the untouched model's prompt; 0 if not measured."""
+    without = before.of("shift")
+    effects = [value - without[item] for item, value in before.of("context").items() if item in without]
+    return float(np.mean(effects)) if effects else 0.0
+
+
+def _cell(properties: Sequence[Property]) -> str:
+    shift = next((p for p in properties if p.value is not None), None)
+    if shift is None:
+        return ""
+    return f"{shift.value:+.2f}{'*' if shift.p_holm is not None and shift.p_holm < ALPHA else ''}"
+
+
+METRIC = Metric(
+    name="shift",
+    kind="change",
+    queries=_queries,
+    measure=_measure,
+    judge=_judge,
+    column=Column("moved", "nats per token on test questions, * where chance does not explain it", _cell),
+    least=f"under {NOTICED:.0%} of that, which counts as none",
+)

@@ -1,0 +1,209 @@
+"""Change a model: ``forecast`` what an intervention would do, ``apply`` it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conviction.config.plan import Plan, plan_intervention
+from conviction.core.context import RunContext
+from conviction.core.options import flat
+from conviction.core.protocols import LanguageModel
+from conviction.core.run import Run
+from conviction.errors import InputError
+from conviction.forecasting.records import Forecast
+from conviction.forecasting.sweep import parse_sweep
+from conviction.interventions.records import Outcome
+from conviction.training.guard import Guard
+from conviction.verbs.folders import Place, main_process, several_processes
+from conviction.verbs.inputs import (
+    DataLike,
+    Load,
+    ModelLike,
+    Source,
+    as_folder,
+    as_model,
+    as_source,
+    described,
+    held_out,
+    loading,
+)
+
+if TYPE_CHECKING:
+    from conviction.forecasting.rows import HeldOutPair
+
+__all__ = ["apply", "forecast"]
+
+MOST_EXAMPLES, PILOT_STEPS = 96, 10
+Test = DataLike | Sequence["HeldOutPair"] | None
+
+
+def forecast(
+    intervention: Any,
+    model: ModelLike,
+    data: DataLike,
+    *,
+    test: Test = None,
+    sweep: Mapping[str, Sequence[Any]] | Sequence[Any] | None = None,
+    examples: int = MOST_EXAMPLES,
+    pilot_steps: int = PILOT_STEPS,
+    guard: str | Guard | None = None,
+    run: str | Path | None = None,
+    load: Load | None = None,
+    ctx: RunContext | None = None,
+    **fields: Any,
+) -> Forecast:
+    """Know before training: will it flip, at which settings, and will it break? The model stays as it is.
+
+    ::
+
+        expected = forecast("dpo", "smollm2-135m", "obesity", beta=0.05)
+
+    intervention  a name, or an object such as ``Dpo(beta=0.05)``; ``fields`` are its own and its guard's, as with -o
+    test          what flips are foreseen of: a topic, or pairs that are not trained on; None: the topic's test split
+    sweep         other settings to simulate, ``{"beta": [0.01, 0.1]}``; None: a small grid where the plan will not do
+    examples      trained examples that get gradients of their own; pilot_steps: real steps, thrown away
+    run           a folder that ``forecast.json`` is kept in; finished with the same arguments, it is read
+
+    Raises InputError for an unknown field, a model without weights, or an intervention that trains nothing.
+    """
+    ctx = ctx or RunContext()
+    plan = plan_intervention(intervention, fields, ctx.guard if guard is None else guard)
+    grid = _grid(plan.intervention, sweep)
+    source = as_source(data)
+    asked = held_out(test, source)
+    call = _call(plan, model, source, load) | {"examples": examples, "pilot_steps": pilot_steps}
+    call |= {"sweep": grid, "test": [(pair.pair.id, pair.role) for pair in asked]}
+    place = Place.of(run, ctx, topic=source.label, verb=f"forecast-{plan.intervention.name}", call=call)
+    if (known := place.finished("forecast", Forecast)) is not None:
+        return known
+    loaded = as_model(model, loading(load, ctx))
+    from conviction.forecasting.pipeline import forecast as foresee
+
+    with place.open() as own:
+        if own.run is not None and own.run.has("forecast"):
+            return own.run.load_forecast(Forecast)
+        result = foresee(
+            plan.intervention,
+            loaded,
+            source.data,
+            held_out=asked,
+            sweep=grid,
+            pilot_steps=pilot_steps,
+            examples=examples,
+            ctx=replace(own, guard=plan.guard),
+        )
+        return result if own.run is None else own.run.save_forecast(result)
+
+
+def apply(
+    intervention: Any,
+    model: ModelLike,
+    data: DataLike,
+    *,
+    guard: str | Guard | None = None,
+    run: str | Path | None = None,
+    tracker: str | None = None,
+    forecast_first: bool = False,
+    test: Test = None,
+    load: Load | None = None,
+    ctx: RunContext | None = None,
+    **fields: Any,
+) -> Outcome:
+    """Change a model, under a guard that stops before it breaks; the given model stays as it is.
+
+    ::
+
+        outcome = apply("dpo", "smollm2-135m", "obesity", run="runs/x", guard="strict", learning_rate=1e-4)
+
+    intervention    a name, or an object such as ``Dpo(beta=0.05)``; ``fields`` are its own and its guard's, as with -o
+    guard           "strict", "default", "off", "none" or a Guard
+    run             a folder that everything is kept in, the changed model in its ``model/``; an unfinished one is
+                    continued, one that is finished with the same arguments is read; None: nothing is written
+    tracker         tensorboard, wandb, mlflow or trackio
+    forecast_first  write a forecast into the run folder before the first step, of ``test`` as ``forecast`` takes it
+
+    The changed model is ``outcome.changed``; why the guard stopped it, if it did, ``outcome.guard_stop``.
+    Raises InputError for an unknown field, or data that the intervention has no use for.
+    """
+    from conviction.interventions.application import carry_out
+    from conviction.training.tracking import check_tracker
+
+    ctx = ctx or RunContext()
+    plan = plan_intervention(intervention, fields, ctx.guard if guard is None else guard)
+    tracker = ctx.tracker if tracker is None else tracker
+    if tracker is not None:
+        check_tracker(tracker)
+    source = as_source(data)
+    if forecast_first and run is None and ctx.run is None:
+        raise InputError("a forecast that comes first is kept in a run folder, and there is none", hint="give run=")
+    asked = held_out(test, source) if forecast_first else []
+    call = _call(plan, model, source, load) | {"tracker": tracker, "forecast_first": forecast_first}
+    call |= {"test": [(pair.pair.id, pair.role) for pair in asked]}
+    place = Place.of(run, ctx, topic=source.label, verb=f"apply-{plan.intervention.name}", call=call)
+    if (known := place.finished("outcome", Outcome)) is not None:
+        return _in_folder(known, Run(as_folder(run)))
+    loaded = as_model(model, loading(load, ctx))
+    with place.open() as opened:
+        own, steps = replace(opened, guard=plan.guard, tracker=tracker), list[dict[str, Any]]()
+        if own.run is None:
+            outcome = carry_out(plan.intervention, loaded, source.data, _recording(own, steps))
+            return outcome.model_copy(update={"steps": tuple(steps)})
+        if forecast_first:
+            _forecast_once(own.run, plan, loaded, source, asked, own)
+        if own.run.has("outcome"):
+            outcome = own.run.load("outcome", Outcome)
+        else:
+            outcome = carry_out(plan.intervention, loaded, source.data, own)
+            if main_process():
+                own.run.save("outcome", outcome)
+        return _in_folder(outcome, own.run)
+
+
+def _call(plan: Plan, model: ModelLike, source: Source, load: Load | None) -> dict[str, Any]:
+    """What tells one application from another."""
+    settings = {name: repr(value) for name, value in flat(plan.intervention).items()}
+    limits = {f"guard {name}": value for name, value in flat(plan.guard).items()}
+    return described(model, load) | {"data_sha256": source.data.digest} | settings | limits
+
+
+def _grid(intervention: Any, sweep: Mapping[str, Sequence[Any]] | Sequence[Any] | None) -> list[Any] | None:
+    """Settings to simulate, from ``{"beta": [0.01, 0.1]}``, texts as the command takes them, or dicts of fields."""
+    if isinstance(sweep, Mapping):
+        sweep = [f"{name}={','.join(map(str, values))}" for name, values in sweep.items()]
+    if not sweep:
+        return None
+    texts = [text for text in sweep if isinstance(text, str)]
+    return parse_sweep(intervention, texts) if texts else list(sweep)
+
+
+def _forecast_once(
+    run: Run, plan: Plan, model: LanguageModel, source: Source, asked: Sequence[HeldOutPair], ctx: RunContext
+) -> None:
+    """Write the forecast of a run before its first step; of one that is continued it is there already."""
+    from conviction.forecasting.pipeline import forecast as foresee
+
+    if several_processes():
+        raise InputError(
+            "a forecast is made by one process", hint="leave --forecast out, or leave accelerate launch out"
+        )
+    if not run.has("forecast"):
+        expected = run.save_forecast(foresee(plan.intervention, model, source.data, held_out=asked, ctx=ctx))
+        ctx.log(f"forecast: {expected.verdict.kind} ({run.folder}/forecast.json)")
+
+
+def _recording(ctx: RunContext, steps: list[dict[str, Any]]) -> RunContext:
+    """The context with every step's record kept, too."""
+    tell = ctx.callbacks.on_step
+
+    def on_step(record: Mapping[str, Any], total: int) -> None:
+        steps.append(dict(record))
+        tell(record, total)
+
+    return replace(ctx, callbacks=replace(ctx.callbacks, on_step=on_step))
+
+
+def _in_folder(outcome: Outcome, run: Run) -> Outcome:
+    return outcome.model_copy(update={"folder": run.folder, "steps": tuple(run.steps_if_sound())})

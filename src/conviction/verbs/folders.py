@@ -1,0 +1,77 @@
+"""Where a verb writes, if anywhere: a new run folder, one that is continued, or one that is finished and only read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from conviction.core.context import RunContext
+from conviction.core.run import Run
+from conviction.errors import InputError
+from conviction.verbs.inputs import as_folder
+
+__all__ = ["Place", "main_process", "several_processes"]
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A run folder that is not open yet, and what the work in it is asked for.
+
+    folder  None: nothing is written, or what ``ctx`` has open is written into
+    call    what tells this work from another, for the run's ``run.json``
+    """
+
+    folder: Path | None
+    ctx: RunContext
+    topic: str
+    verb: str
+    call: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, run: Any, ctx: RunContext, *, topic: str, verb: str, call: Mapping[str, Any]) -> Place:
+        """Where ``run=`` says. Raises InputError where ``ctx`` has another run open, or for what is no folder."""
+        if run is not None and ctx.run is not None:
+            raise InputError("there is both a run and one in ctx", hint="give one of them")
+        return cls(folder=None if run is None else as_folder(run), ctx=ctx, topic=topic, verb=verb, call=call)
+
+    def finished(self, stage: str, kind: type[Record]) -> Record | None:
+        """The result, where the same work ended in this folder before.
+
+        Raises RunError for a folder that holds something else.
+        """
+        if self.folder is None:
+            return None
+        run = Run.earlier(self.folder, topic=self.topic, verb=self.verb, call=self.call)
+        return run.load(stage, kind) if run.finished else None
+
+    @contextmanager
+    def open(self) -> Iterator[RunContext]:
+        """The context with its run folder, if there is one; of several processes only the first writes its head."""
+        if self.folder is None:
+            yield self.ctx
+            return
+        if not main_process():
+            yield self.ctx.into(Run(self.folder, resumed=True))
+            return
+        with Run.start(self.folder, topic=self.topic, verb=self.verb, call=self.call) as run:
+            if run.resumed:
+                self.ctx.log(f"resuming the unfinished run in {run.folder}")
+            yield self.ctx.into(run)
+
+
+def main_process() -> bool:
+    """Whether this is the only process, or the first under ``accelerate launch``."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def several_processes() -> bool:
+    """Whether ``accelerate launch`` started more than one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

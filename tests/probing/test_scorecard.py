@@ -1,0 +1,174 @@
+"""``probe`` on scripted models: every number can be worked out by hand."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tea import tea_items
+
+from conviction import ScriptedModel, load_topic, probe
+from conviction.errors import InputError
+
+KEYS = {"model", "topic", "target", "rows", "summary", "controls", "provenance"}
+
+
+def partisan(messages, answer: str) -> float:
+    """Likes milky tea by 0.5 nats per token when asked something; obeys a context by ±1."""
+    if not messages:
+        return -3.0
+    milky = answer.startswith("Milky")
+    asked = messages[-1].content != ""
+    system = messages[0].content if messages[0].role == "system" else ""
+    pull = {"Tea is best milky.": 1.0, "Tea is best plain.": -1.0}.get(system, 0.0)
+    wording = 0.01 if "wording 1" in answer else 0.0
+    preferred_pole = (0.5 if asked else 0.2) + pull
+    return -2.0 + (preferred_pole if milky else 0.0) + wording + (0.3 if "true" in answer else 0.0)
+
+
+@pytest.fixture
+def topic(write_topic):
+    return load_topic(write_topic(items=tea_items(8)))
+
+
+def test_gap_wins_and_pmi_are_what_the_model_was_told(topic):
+    card = probe(ScriptedModel(likes=partisan), topic)
+    assert card.summary.gap_nats.mean == pytest.approx(0.5)
+    assert card.summary.pmi_gap_nats == pytest.approx(0.3)
+    assert card.summary.wins == {"milky": 8, "plain": 0, "tie": 0}
+    assert card.summary.n == 8  # propositions, not items
+    assert len(card.rows) == 16
+    assert card.summary.preferred_pole == "milky"
+    assert card.controls.positive["milky"].shift_nats.mean == pytest.approx(1.0)
+    assert card.controls.positive["plain"].passed
+    assert card.controls.wording_null.item_q95_nats == pytest.approx(0.01)
+    assert card.controls.facts["neighbour"].prefers_true == 1
+    assert not card.warnings
+
+
+def test_swapped_poles_negate_everything(topic):
+    model = ScriptedModel(likes=partisan)
+    card, swapped = probe(model, topic), probe(model, topic.swapped())
+    assert [r.gap_nats for r in swapped.rows] == [-r.gap_nats for r in card.rows]
+    assert swapped.summary.gap_nats.mean == -card.summary.gap_nats.mean
+    assert [r.winner for r in swapped.rows] == [r.winner for r in card.rows]
+
+
+def test_with_five_propositions_there_is_no_verdict(write_topic):
+    card = probe(ScriptedModel(likes=partisan), load_topic(write_topic(items=tea_items(5))))
+    assert card.summary.preferred_pole is None
+    assert card.summary.verdict.startswith("No verdict: 5 propositions cannot reach two-sided p < 0.05")
+    assert card.summary.smallest_p == 0.0625
+
+
+def test_a_sign_change_after_pmi_is_a_warning(topic):
+    def likes(messages, answer):
+        return (
+            -2.0
+            + (0.2 if answer.startswith("Milky") else 0.0)
+            + (0.5 if answer.startswith("Milky") and messages and messages[-1].content == "" else 0.0)
+        )
+
+    card = probe(ScriptedModel(likes=likes), topic)
+    assert card.controls.pmi_sign_change
+    assert any("sign changes" in w for w in card.warnings)
+
+
+def test_a_gap_that_is_only_text_likelihood_is_a_warning(topic):
+    card = probe(ScriptedModel(likes=lambda _, a: -1.5 if a.startswith("Milky") else -2.0), topic)
+    assert card.summary.pmi_gap_nats == pytest.approx(0.0)
+    assert any("less than half of the gap" in w for w in card.warnings)
+    assert any("positive control failed" in w for w in card.warnings)
+
+
+def test_wording_that_matters_more_than_the_pole_is_a_warning(topic):
+    def likes(messages, answer):
+        return -2.0 + (0.05 if answer.startswith("Milky") else 0.0) - (1.0 if "wording 1" in answer else 0.0)
+
+    card = probe(ScriptedModel(likes=likes), topic)
+    assert not card.controls.wording_null.exceeded
+    assert any("mere" in w for w in card.warnings)
+
+
+def test_a_model_that_answers_differently_when_asked_again_is_found_out(topic):
+    class Moody:
+        """Scores drift with every query."""
+
+        id = "moody"
+
+        def __getattr__(self, name):
+            return getattr(ScriptedModel(), name)
+
+        calls = 0
+
+        def logprobs(self, queries, *, progress=None, fresh=False):
+            self.calls += 1
+            return [
+                ScriptedModel(likes=lambda _m, a, i=i: -1 - self.calls * sum(map(ord, a)) / 1e6).logprobs([q])[0]
+                for i, q in enumerate(queries)
+            ]
+
+    card = probe(Moody(), topic)
+    assert not card.controls.swap.passed
+    assert any("not reproducible" in w for w in card.warnings)
+
+
+def test_templates_report_the_spread(topic):
+    def likes(messages, answer):
+        return -2.0 + (0.4 if answer.startswith("Milky") else 0.0) * (-1 if "Please" in messages[-1].content else 1)
+
+    spread = probe(ScriptedModel(likes=likes), topic, templates=True).controls.templates
+    assert len(spread.gap_nats) >= 6
+    assert (spread.low, spread.high) == pytest.approx((-0.4, 0.4))
+    assert spread.sign_agreement == pytest.approx(6 / 7)
+
+
+def test_quick_asks_only_quick_items(topic):
+    card = probe(ScriptedModel(likes=partisan), topic, quick=True)
+    assert [r.item for r in card.rows] == ["p0-0", "p1-0"]
+    assert not card.controls.facts
+
+
+def test_quick_without_quick_items_is_an_error(write_topic):
+    items = [{**i, "tags": []} for i in tea_items(2)]
+    with pytest.raises(InputError, match="no item tagged 'quick'"):
+        probe(ScriptedModel(), load_topic(write_topic(items=items)), quick=True)
+
+
+def test_unmatched_answers_are_named(write_topic):
+    items = tea_items(3)
+    items[0]["answers"]["plain"] += " And then perhaps some more. And more."
+    found = probe(ScriptedModel(), load_topic(write_topic(items=items))).controls.matching
+    assert {f.code for f in found} == {"token-length", "sentences", "hedging"}
+    assert all(f.items == ("p0-0",) for f in found)
+
+
+def test_health_reads_neutral_text_and_writes_answers(topic):
+    model = ScriptedModel(likes=lambda *_: -2.5, writes=lambda _: "- . " * 50)
+    health = probe(model, topic, health=True).health
+    assert health.neutral_logp_mean == pytest.approx(-2.5)
+    assert health.degeneration.non_alphanumeric_share == 1.0
+
+
+def test_json_has_the_promised_keys_and_names_its_evidence(topic):
+    card = probe(ScriptedModel(likes=partisan), topic, health=True)
+    data = json.loads(json.dumps(card.model_dump(mode="json"), allow_nan=False))
+    assert set(data) >= KEYS
+    assert {"item", "question", "logp_mean", "tokens", "gap_nats", "winner"} <= set(data["rows"][0])
+    assert {"n", "wins", "gap_nats", "p_value", "pmi_gap_nats", "verdict"} <= set(data["summary"])
+    samples = {s.id: s for s in card.evidence}
+    assert len(samples) == len(card.evidence)
+    for row in card.rows:
+        for pole, name in row.samples.items():
+            sample = samples[name]
+            assert row.logp_mean[pole] == pytest.approx(sum(sample.logprobs) / len(sample.logprobs), abs=1e-6)
+    assert set(card.health.samples) <= set(samples)
+    assert "evidence" not in data
+
+
+def test_measures_are_the_same_numbers_in_long_form(topic):
+    card = probe(ScriptedModel(likes=partisan), topic, health=True)
+    measures = {(m.metric, m.item): m.value for m in card.measures()}
+    assert measures["gap_nats", ""] == card.summary.gap_nats.mean
+    assert measures["gap_nats", card.rows[3].item] == card.rows[3].gap_nats
+    assert measures["neutral_logp_mean", ""] == card.health.neutral_logp_mean

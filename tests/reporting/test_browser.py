@@ -1,0 +1,138 @@
+"""The page in a real browser: headless Chromium opens it as a file and reads it as a person would."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from tea import EVIL
+
+from conviction.reporting.page import report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+if CHROMIUM is None and "CI" not in os.environ:
+    pytest.skip("no Chromium here: apt-get install chromium", allow_module_level=True)
+
+CONTRAST = """element => {
+  const channels = text => text.match(/[\\d.]+/g).map(Number)
+  const light = text => channels(text).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0)
+  let behind = element
+  while (behind && (channels(getComputedStyle(behind).backgroundColor)[3] ?? 1) === 0) behind = behind.parentElement
+  const own = getComputedStyle(element)
+  const ink = element instanceof SVGElement ? own.fill : own.color
+  const [a, b] = [light(ink), light(getComputedStyle(behind).backgroundColor)]
+  return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
+}"""
+READABLE = 4.5  # WCAG 2.2, level AA, contrast of text
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # CI runs as root
+        yield opened
+        opened.close()
+
+
+class Visit:
+    """A page that is open, and all that it said and asked for."""
+
+    def __init__(self, browser: Any, path: Any, **options: Any) -> None:
+        self.page = browser.new_context(**options).new_page()
+        self.said: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+
+
+@pytest.fixture
+def visit(browser, run):
+    """The page of a study with one arm judged and one failed."""
+    path = report(run)
+    seen = Visit(browser, path)
+    yield seen
+    seen.page.context.close()
+    assert seen.said == [], "the console is not silent"
+    assert seen.asked == [path.as_uri()], "it asked for something else than itself"
+
+
+def test_numbers_on_the_page_are_those_of_the_study(visit, run):
+    found = json.loads((run / "study.json").read_text())["arms"][0]
+    shift = next(f for f in found["judgement"]["properties"] if f["metric"] == "shift")
+    row = visit.page.locator("#comparison tbody tr", has=visit.page.get_by_role("rowheader", name="rag"))
+    cells = row.locator("td").all_inner_texts()
+    assert cells[0] == found["judgement"]["verdict"]
+    assert float(cells[1].rstrip("*")) == pytest.approx(shift["value"], abs=0.005)
+    assert visit.page.locator("#comparison tbody tr", has_text="steer").locator("td").first.inner_text() == "failed"
+
+
+def test_it_is_there_at_once(visit):
+    timing = visit.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert timing < 2000
+
+
+def test_a_script_in_a_text_stays_a_text(browser, run):
+    path = run / "arms/rag/samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["text"] = EVIL if row["kind"] == "generation" else row["text"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seen = Visit(browser, report(run))
+    assert seen.said == []
+    assert seen.page.locator("img").count() == 0
+    assert EVIL in seen.page.locator("blockquote").last.inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_both_schemes(browser, run, scheme):
+    seen = Visit(browser, report(run), color_scheme=scheme)
+    texts = seen.page.locator("h1, h2, h3, p, td, th, dd, dt, li, summary, svg text, .verdict").all()
+    low = {t.inner_text()[:40] if t.evaluate("e => e instanceof HTMLElement") else "in a picture": c for t in texts
+           if (c := t.evaluate(CONTRAST)) < READABLE}  # fmt: skip
+    assert len(texts) > 40
+    assert low == {}
+
+
+def test_the_schemes_differ(browser, run):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    path = report(run)
+    light, dark = (Visit(browser, path, color_scheme=s).page.evaluate(ground) for s in ("light", "dark"))
+    assert light != dark
+
+
+def test_a_phone_scrolls_down_and_not_sideways(browser, run):
+    page = Visit(browser, report(run), viewport={"width": 360, "height": 740}).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator("#comparison figure svg").bounding_box()["width"] <= 360
+
+
+def test_on_paper_nothing_is_folded_away(browser, run):
+    page = Visit(browser, report(run)).page
+    page.emulate_media(media="print")
+    hidden = page.locator("details td:visible, details dd:visible").count()
+    assert hidden == page.locator("details td, details dd").count() > 0
+    assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_those_who_cannot_see_it_are_told(visit):
+    page = visit.page
+    levels = page.locator("h1, h2, h3").evaluate_all("all => all.map(e => Number(e.tagName[1]))")
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    names = page.locator("svg").evaluate_all("all => all.map(e => e.getAttribute('aria-label'))")
+    assert names
+    assert all(names)
+    assert page.locator("th:not([scope])").count() == 0
+    assert page.locator("html").get_attribute("lang") == "en"

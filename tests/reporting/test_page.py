@@ -1,0 +1,108 @@
+"""The page of a run: whole, offline, the same bytes twice, and safe from what models write."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from tea import EVIL
+
+from conviction.cli.app import main
+from conviction.errors import RunError
+from conviction.reporting.page import report, report_markdown
+
+
+class Page(HTMLParser):
+    """Elements and what could reach out of the page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.reaching: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "action") or name.startswith("on"):
+                self.reaching.append(f"{tag} {name}={value}")
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page_says_what_the_study_found(run):
+    page = Page(report(run).read_text(encoding="utf-8"))
+    found = json.loads((run / "study.json").read_text())
+    shift = next(f for f in found["arms"][0]["judgement"]["properties"] if f["metric"] == "shift")
+    assert f"{shift['value']:+.3f}" in page.text
+    assert found["arms"][0]["judgement"]["verdict"] in page.text
+    assert "this one cannot be done" in page.text
+    assert page.tags.count("h1") == 1
+    assert "svg" in page.tags
+
+
+def test_the_page_holds_a_copy_for_programs(run):
+    text = report(run).read_text(encoding="utf-8")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    assert data["study"] == json.loads((run / "study.json").read_text())
+
+
+def test_the_page_reaches_nothing_and_runs_nothing(run):
+    page = Page(report(run).read_text(encoding="utf-8"))
+    assert page.reaching == []
+    assert page.tags.count("script") == 1  # the data
+
+
+def test_what_a_topic_or_a_model_writes_is_escaped(run):
+    path = run / "arms/rag/samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    written = [{**row, "text": EVIL if row["kind"] == "generation" else row["text"]} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in written))
+    page = Page(report(run).read_text(encoding="utf-8"))
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert EVIL in page.text  # as text, in the command and in an answer
+
+
+def test_built_twice_it_is_the_same_bytes(run):
+    first = report(run).read_bytes()
+    assert report(run).read_bytes() == first
+
+
+def test_a_damaged_file_is_named_and_the_rest_is_shown(run):
+    (run / "findings.json").write_text('{"half')
+    (run / "arms/rag/samples.jsonl").write_text('{"stage": "depth"}\n')
+    page = Page(report(run).read_text(encoding="utf-8"))
+    assert "findings.json" in page.text
+    assert "arms/rag/samples.jsonl" in page.text
+    assert "What works, how deep, at what price" in page.text
+
+
+def test_another_schema_version_is_refused_with_what_to_do(run):
+    head = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**head, "schema_version": 99}))
+    with pytest.raises(RunError, match="schema version 99") as error:
+        report(run)
+    assert "make the run again" in error.value.hint
+    with pytest.raises(RunError, match=r"no readable run\.json"):
+        report(run.parent)
+
+
+def test_markdown_holds_the_table(run):
+    text = report_markdown(run)
+    assert "| rag |" in text
+    assert "| steer | failed |" in text
+
+
+def test_the_command_writes_page_and_pictures(run, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["conviction", "report", str(run), "--png"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    assert "report.html" in capsys.readouterr().err
+    assert (run / "pictures" / "comparison.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,220 @@
+"""From readings to verdicts: what counts as deep, and what breaks it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conviction import load_topic
+from conviction.core.statistics import bootstrap_interval, equivalence, holm
+from conviction.data.implications import depth_of, implications
+from conviction.data.topic import Edge, Item, Pole, Topic
+from conviction.probing.challenges import CHALLENGES
+from conviction.probing.depth_records import Measurement, Measurements
+from conviction.studies.judge import judge
+
+PROPOSITIONS, FACTS = 12, 8
+
+
+def readings(name, **levels):
+    """Readings of a made-up model: metric → mean, with the same small spread over units everywhere."""
+    rng = np.random.default_rng(len(name))
+    counts = {"own": FACTS, "leak": FACTS, "neighbour": FACTS, "control": FACTS, "genuine": FACTS}
+    found = []
+    for metric, level in levels.items():
+        known = metric.replace("__", ":")
+        n = counts.get(known.split(":")[0], PROPOSITIONS)
+        noise = rng.normal(0, 0.02, size=n) if known != "leak" else np.zeros(n)
+        found += [Measurement(metric=known, item=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
+    return Measurements(model=name, topic="t", target="b", measurements=tuple(found), provenance={})
+
+
+BASE = {
+    "shift": -0.5,
+    "unchallenged": -0.5,
+    "context": 0.5,
+    "implication__1": -0.2,
+    "implication__2": -0.2,
+    "implication__3": -0.2,
+    "coherence": 0.3,
+    **{f"challenge__{name}": -0.6 for name in CHALLENGES},
+    "genuine": 0.5,
+    **{f"genuine__{name}": 0.4 for name in CHALLENGES},
+    "neighbour": 1.0,
+    "control": 1.0,
+    "own": -1.0,
+    "leak": 0.0,
+    "neutral": -3.0,
+    "repeats": 0.1,
+    "pluralism__a": 0.5,
+    "pluralism__b": 0.5,
+}
+DEEP = {
+    **BASE,
+    "shift": 0.5,
+    "unchallenged": 0.5,
+    "implication__1": 0.4,
+    "implication__2": 0.3,
+    "implication__3": 0.2,
+    **{f"challenge__{name}": 0.45 for name in CHALLENGES},
+}
+
+
+def verdict(after_benign=0.4, **changes):
+    before = readings("base", **BASE)
+    after = readings("after", **{**DEEP, **changes})
+    return judge(before, after, after_benign=readings("worn", shift=after_benign) if after_benign is not None else None)
+
+
+def test_a_change_that_spreads_withstands_and_lasts_is_deep():
+    found = verdict()
+    assert found.verdict == "deep", found.reason
+    assert found.find("shift").value == pytest.approx(1.0, abs=0.02)
+    assert found.find("durability").value == pytest.approx(0.9, abs=0.02)
+    assert found.find("robustness").value == pytest.approx((0.45 / 0.5) / (0.4 / 0.5), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"),
+    [
+        ("none", {name: BASE[name] for name in DEEP}),
+        ("none", {**BASE, "shift": -0.9}),
+        ("surface", {f"implication__{n}": -0.2 for n in (1, 2, 3)}),
+        ("shallow", {"challenge__sure": 0.05}),
+        ("shallow", {"after_benign": -0.4}),
+        ("shallow", {"after_benign": None}),
+        ("shallow", {"coherence": 0.6}),
+        ("broken", {"neutral": -3.5}),
+        ("broken", {"repeats": 0.5}),
+        ("broken", {"neighbour": 0.3}),
+        ("broken", {"own": -1.6}),
+        ("broken", {"leak": 1.0}),
+        ("broken", {"pluralism__a": -0.5}),
+    ],
+)
+def test_what_is_missing_or_broken_decides(expected, changes):
+    assert verdict(**changes).verdict == expected
+
+
+def test_harm_to_eight_facts_is_not_corrected_away():
+    assert FACTS == 8  # as many as the kit `obesity` holds out; the least p is 2 / 2**8
+    assert verdict(control=0.0).find("locality:controls").outcome == "no"
+
+
+def test_the_shift_of_a_placebo_is_taken_off():
+    before, after = readings("base", **BASE), readings("after", **DEEP)
+    found = judge(before, after, placebo=readings("placebo", **DEEP))
+    assert found.verdict == "none"
+    assert found.find("shift").value == pytest.approx(0.0, abs=0.02)
+    assert found.placebo == "placebo"
+
+
+def test_five_beliefs_are_too_few_to_say_that_they_hold():
+    """An interval that is drawn from the same five again and again is too narrow; a change is not deep by it."""
+    away = [f"u{i}" for i in range(5, PROPOSITIONS)]
+    after = readings("after", **DEEP)
+    kept = tuple(
+        r.model_copy(update={"value": -0.1}) if r.metric == "unchallenged" and r.item in away else r
+        for r in after.measurements
+    )
+    found = judge(
+        readings("base", **BASE), after.model_copy(update={"measurements": kept}), after_benign=readings("w", shift=0.4)
+    )
+    assert found.find("robustness").outcome == "unclear"
+    assert "5 beliefs against 8, too few to tell" in found.find("robustness").text
+    assert found.verdict == "shallow"
+
+
+def test_a_view_that_was_held_before_is_not_challenged():
+    found = judge(readings("base", **{**BASE, "unchallenged": 0.2}), readings("after", **DEEP))
+    assert found.find("robustness").outcome == "not measured"
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_is_monotone_and_never_below_the_raw_p(p_values):
+    adjusted = holm(p_values)
+    assert all(a >= p and a <= 1 for a, p in zip(adjusted, p_values, strict=True))
+    order = np.argsort(p_values, kind="stable")
+    assert all(np.diff(np.array(adjusted)[order]) >= 0)
+
+
+def test_holm_golden():
+    """Wikipedia's example of the Holm-Bonferroni method."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+
+
+def test_equivalence_is_shown_only_within_the_margin():
+    d = np.random.default_rng(1).normal(0.05, 0.05, size=20)
+    assert equivalence(d, 0.2).p_value < 0.05
+    assert equivalence(d, 0.05).p_value > 0.05
+    assert equivalence(d + 1, 0.2).p_value > 0.99
+    assert equivalence(d[:1], 0.2).p_value == 1.0
+
+
+def test_a_bootstrap_interval_holds_the_ratio_it_was_drawn_for():
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(1, 0.2, size=40), rng.normal(2, 0.2, size=40)
+    low, high = bootstrap_interval(lambda at: float(a[at[0]].mean() / b[at[1]].mean()), [40, 40])
+    assert low < a.mean() / b.mean() < high
+    assert high - low < 0.1
+
+
+def graph(*arrows):
+    return tuple(Edge(source=s, sign=sign, target=t) for s, sign, t in arrows)
+
+
+def kit(ours, theirs):
+    item = Item(id="i", proposition="i", role="target", split="test", question="?", answers={"a": "x", "b": "y"})
+    poles = {"a": Pole(label="a", graph=theirs), "b": Pole(label="b", graph=ours)}
+    return Topic(name="t", title="t", poles=poles, target="b", items=(item,))
+
+
+def test_an_implication_is_asked_where_the_sides_differ_and_both_ways_round():
+    found = implications(kit(graph(("rain", "+", "mud"), ("mud", "-", "speed")), graph(("rain", "+", "speed"))))
+    (up, down) = [i for i in found if i.id.startswith("implication-rain-speed")]
+    assert up.question == "Suppose rain goes up. Does speed rise, fall, or stay the same?"
+    assert up.answers == {"a": "Speed rises.", "b": "Speed falls."}
+    assert down.answers == {"a": "Speed falls.", "b": "Speed rises."}
+    assert depth_of(up) == 2
+
+
+def test_where_the_sides_agree_a_third_quantity_is_held_still():
+    ours = graph(("sugar", "+", "insulin"), ("insulin", "+", "fat"), ("food", "+", "sugar"))
+    theirs = graph(("sugar", "+", "food"), ("food", "+", "fat"), ("sugar", "+", "insulin"))
+    found = {i.id: i for i in implications(kit(ours, theirs))}
+    held = found["implication-sugar-fat-insulin-fall"]
+    assert "while insulin stays the same" in held.question
+    assert held.answers == {"a": "Fat falls.", "b": "Fat stays the same."}
+
+
+def test_paths_that_disagree_say_nothing():
+    torn = graph(("a", "+", "b"), ("b", "+", "d"), ("a", "-", "c"), ("c", "+", "d"))
+    found = implications(kit(torn, graph(("a", "+", "d"))))
+    assert not [i for i in found if i.id.startswith("implication-a-d")]
+    torn = graph(("a", "+", "d"), ("a", "-", "d"))
+    assert implications(kit(torn, graph(("a", "+", "d")))) == ()
+
+
+def test_any_name_makes_an_id():
+    names = ("BMI", "vitamin C", "CO₂", "血糖", "stress (chronic)")
+    arrows = [(name, "+", "fat") for name in names]
+    found = implications(kit(graph(*arrows), graph(*((a, "-", b) for a, _, b in arrows))))
+    assert len({i.id for i in found}) == 2 * len(names)
+
+
+def test_a_topic_without_graphs_has_no_implications():
+    assert implications(kit((), ())) == ()
+
+
+def test_the_kit_asks_the_seeds_question_at_every_depth():
+    items = implications(load_topic("obesity"))
+    assert {depth_of(i) for i in items} == {1, 2, 3}
+    questions = {i.question for i in items}
+    assert (
+        "Suppose refined carbohydrate intake goes up while calorie intake stays the same. "
+        "Does fat storage rise, fall, or stay the same?"
+    ) in questions
+    assert len({i.id for i in items}) == len(items)
+    assert {i.proposition for i in items} >= {"implication-fat_storage", "implication-hunger"}

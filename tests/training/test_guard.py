@@ -1,0 +1,450 @@
+"""The guard: limits and signs by hand, instruments against plain arithmetic, and a model that is broken on purpose."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_model, tiny_module
+
+from conviction import chat
+from conviction.core.protocols import Generation
+from conviction.errors import InputError
+from conviction.training.drift import (
+    EVERYDAY,
+    KEEP,
+    SAMPLES,
+    WIDTH,
+    DriftMonitor,
+    choose_samples,
+    held_out_rows,
+    read_samples,
+)
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.monitor import GuardMonitor, Snapshot
+from conviction.training.objectives import Preference, explain_flip_margin
+
+CALM = {"loss": 0.6, "grad_norm": 1.0, "margin": 0.2, "chosen_drop": 0.0}
+STILL = {"neutral_drop": 0.0, "entropy_change": 0.0, "top_mass_drop": 0.0}
+SOUND = {"repetition_rise": 0.0, "non_alphanumeric_rise": 0.0, "empty": 0, "subject": 1.0}
+
+
+def reading(step=50, *, sample=None, **changes):
+    numbers = {name: changes.pop(name, value) for name, value in CALM.items()}
+    return StepReading(step=step, **numbers, readings=STILL | changes | (sample or {}))
+
+
+def judged(*readings, guard=None, total=100):
+    return judge(readings, guard or Guard(), total)
+
+
+# -- limits ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "limit", "words"),
+    [
+        ("neutral_drop", 0.1, "neutral text lost 0.11 nats per token (limit 0.1)"),
+        ("entropy_change", -0.3, "entropy fell by 31% (limit 30%)"),
+        ("top_mass_drop", 0.2, "the ten likeliest tokens lost 0.21 (limit 0.2)"),
+    ],
+)
+def test_a_limit_is_broken_beyond_it_and_not_at_it(field, limit, words):
+    assert judged(reading(**{field: limit})) == GuardVerdict("healthy")
+    beyond = judged(reading(**{field: limit + math.copysign(0.01, limit)}))
+    assert beyond == GuardVerdict("stop", (words,))
+
+
+@pytest.mark.parametrize(
+    ("field", "limit", "beyond", "words"),
+    [
+        ("repetition_rise", 0.25, 0.26, "samples repeat themselves (+26%, limit 25%)"),
+        ("non_alphanumeric_rise", 0.25, 0.26, "samples turn into signs (+26%, limit 25%)"),
+        ("empty", 0, 2, "2 samples became empty"),
+        ("subject", 0.15, 0.14, "samples lost their subject (14% of their words, limit 15%)"),
+    ],
+)
+def test_samples_break_their_limits(field, limit, beyond, words):
+    assert judged(reading(sample=SOUND | {field: limit})).zone == "healthy"
+    assert judged(reading(sample=SOUND | {field: beyond})) == GuardVerdict("stop", (words,))
+
+
+def test_limits_can_be_moved():
+    assert judged(reading(neutral_drop=0.3), guard=Guard(max_neutral_drop=0.2)).zone == "stop"
+    assert judged(reading(neutral_drop=0.9), guard=Guard(max_neutral_drop=1.0)).zone == "healthy"
+
+
+def test_the_chosen_drop_is_a_mean_of_three_steps():
+    drops = [reading(chosen_drop=x) for x in (0.0, 0.7, 0.9)]
+    assert judged(*drops[1:]).zone == "healthy", "two steps are not three"
+    found = judged(*drops)
+    assert found.violations == ("chosen answers lost 0.53 nats per token (limit 0.5)",)
+    assert judged(*drops, reading(chosen_drop=-0.2)).zone == "healthy"
+
+
+def test_every_broken_limit_is_named():
+    found = judged(reading(neutral_drop=1.0, top_mass_drop=0.5, sample=SOUND | {"empty": 1}))
+    assert len(found.violations) == 3
+
+
+@pytest.mark.parametrize("field", ["loss", "grad_norm", "margin", "chosen_drop", "neutral_drop", "entropy_change"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_stops(field, value):
+    found = judged(reading(**{field: value}))
+    assert found.zone == "stop"
+    assert "is not a number" in found.violations[0]
+
+
+def test_what_was_not_measured_breaks_nothing():
+    assert judged(StepReading(step=1, loss=9.0, grad_norm=50.0)) == GuardVerdict("healthy")
+
+
+numbers = st.floats(-20, 20)
+
+
+@given(numbers, numbers, numbers, numbers, numbers, st.sampled_from(["default", "strict", "off"]))
+def test_zones_are_what_limits_and_signs_say(loss, chosen, neutral, entropy, mass, mode):
+    now = reading(loss=loss, chosen_drop=chosen, neutral_drop=neutral, entropy_change=entropy, top_mass_drop=mass)
+    found = judged(now, now, now, guard=Guard(mode=mode))
+    violations = [chosen > 0.5, neutral > 0.1, entropy < -0.3, mass > 0.2]
+    assert len(found.violations) == sum(violations)
+    assert found.zone == ("healthy" if not any(violations) else "warning" if mode == "off" else "stop")
+
+
+# -- signs --------------------------------------------------------------------
+
+
+def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
+    found = judged(reading(step=10, loss=0.29))
+    assert found == GuardVerdict("warning", warnings=("loss 0.29 within the first tenth of the run (sign under 0.3)",))
+    assert judged(reading(step=11, loss=0.29)) == GuardVerdict("healthy")
+    assert judged(reading(step=10, loss=0.3)) == GuardVerdict("healthy")
+
+
+@pytest.mark.parametrize(
+    ("margin", "warnings"),
+    [
+        (1.5, ()),
+        (1.6, ("reward margin 1.60 (sign over 1.5)",)),
+        (2.1, ("reward margin 2.10 (sign over 2)",)),
+    ],
+)
+def test_a_margin_is_a_sign(margin, warnings):
+    found = judged(reading(margin=margin))
+    assert found.warnings == warnings
+    assert not found.violations
+    assert found.zone == ("warning" if warnings else "healthy")
+
+
+def test_without_a_margin_a_low_loss_is_no_sign():
+    """Likelihood training ends at any loss; 0.2 nats per token may be where a text begins."""
+    assert judged(reading(step=1, loss=0.1, margin=None)) == GuardVerdict("healthy")
+
+
+def margins(values):
+    return [reading(step=50 + i, margin=m) for i, m in enumerate(values)]
+
+
+def test_a_margin_that_accelerates_is_a_sign():
+    bent = [0.0] * 6 + [0.1] * 6 + [0.4] * 6
+    found = judged(*margins(bent))
+    assert found.warnings == ("the margin accelerates (+0.10, then +0.30 in six steps)",)
+    assert judged(*margins(bent[1:])).zone == "healthy", "17 steps are not three windows"
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        [i / 20 for i in range(24)],  # straight
+        [1.4 * (1 - 0.8**i) for i in range(24)],  # levels off
+        [0.0] * 6 + [0.04] * 6 + [0.4] * 6,  # the beginning of any run: growth from nothing
+        [1.0 - i / 20 for i in range(24)],  # falls
+    ],
+)
+def test_a_margin_that_does_not_accelerate_is_no_sign(curve):
+    assert judged(*margins(curve)).warnings == ()
+
+
+def test_strict_stops_at_a_sign():
+    found = judged(reading(margin=1.6), guard=Guard(mode="strict"))
+    assert found.zone == "stop"
+    assert found.violations == found.warnings == ("reward margin 1.60 (sign over 1.5)",)
+
+
+def test_off_stops_at_no_limit_and_still_says_it():
+    found = judged(reading(neutral_drop=5.0, margin=9.0), guard=Guard(mode="off"))
+    assert found.zone == "warning"
+    assert len(found.violations) == len(found.warnings) == 1
+    assert judged(reading(loss=math.nan), guard=Guard(mode="off")).zone == "stop", "there is nothing to go on with"
+
+
+# -- cadence and settings --------------------------------------------------------
+
+
+def test_after_a_sign_samples_come_three_times_as_often():
+    guard = Guard(sample_every=9)
+    calm, warned = GuardVerdict("healthy"), GuardVerdict("warning", warnings=("x",))
+    assert [s for s in range(1, 31) if sampling_is_due(s, guard, calm)] == [9, 18, 27]
+    assert [s for s in range(1, 11) if sampling_is_due(s, guard, warned)] == [3, 6, 9]
+    assert [s for s in range(1, 21) if sampling_is_due(s, Guard(sample_every=16), warned)] == [5, 10, 15, 20]
+    assert all(sampling_is_due(s, Guard(sample_every=2), warned) for s in range(1, 9)), "never less than every step"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mode": "lenient"}, {"max_neutral_drop": 0.0}, {"max_top_mass_drop": 1.5}, {"sample_every": 0}]
+)
+def test_settings_out_of_range_are_refused(wrong):
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        Guard(**wrong)
+
+
+# -- instruments ---------------------------------------------------------------
+
+
+def logits_of(module):
+    def logits(ids, mask, keep):
+        return module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=keep).logits
+
+    return logits
+
+
+def test_levels_are_those_of_rows_one_at_a_time():
+    """Rows of any length, one shorter than what is read of a row: padding changes nothing."""
+    module = tiny_module("llama")
+    neutral, held_out = (tuple(range(1, 65)), tuple(range(9, 60))), ((5, 6, 7, 8, 9), tuple(range(100, 140)))
+    levels = DriftMonitor(neutral, held_out).read(logits_of(module), torch.device("cpu"))
+
+    def logp(row):
+        with torch.no_grad():
+            return torch.log_softmax(module(input_ids=torch.tensor([row])).logits[0], -1)[-KEEP - 1 :]
+
+    picked = [logp(r)[:-1].gather(1, torch.tensor(r)[-KEEP:, None]) for r in neutral]
+    spread = torch.cat([logp(r) for r in held_out])
+    assert levels.neutral == pytest.approx(float(torch.cat(picked).mean()), abs=1e-4)
+    assert levels.entropy == pytest.approx(float(-(spread.exp() * spread).sum(-1).mean()), abs=1e-4)
+    assert levels.top_mass == pytest.approx(float(spread.exp().sort(-1).values[:, -10:].sum(-1).mean()), abs=1e-4)
+
+
+def test_flat_logits_have_the_entropy_of_the_vocabulary():
+    sensors = DriftMonitor((tuple(range(40)),), (tuple(range(30)),))
+    levels = sensors.read(lambda ids, _m, k: torch.zeros(len(ids), k, 50), torch.device("cpu"))
+    assert levels.entropy == pytest.approx(math.log(50), abs=1e-5)
+    assert levels.neutral == pytest.approx(-math.log(50), abs=1e-5)
+    assert levels.top_mass == pytest.approx(10 / 50, abs=1e-6)
+
+
+def test_neutral_rows_are_pieces_of_different_paragraphs():
+    sensors = DriftMonitor.prepare(lambda text: tuple(text.encode()), [tuple(range(100))])
+    assert len(set(sensors.neutral)) == 3
+    assert {len(row) for row in sensors.neutral} == {WIDTH}
+    assert sensors.held_out == (tuple(range(100 - WIDTH, 100)),), "the end of a prompt is what its answer follows from"
+
+
+def said(text, *, ids=None, ended=True):
+    return Generation(text=text, token_ids=tuple(range(len(text.split()))) if ids is None else ids, ended=ended)
+
+
+LAKE = "A lake stands still, a river flows towards the ocean."
+
+
+def test_the_same_samples_are_no_movement():
+    ask = [chat("What is the difference between a lake and a river?")]
+    found = read_samples(ask, [said(LAKE)], [said(LAKE)])
+    assert found == SOUND
+
+
+@pytest.mark.parametrize("text", ["No.", "42", ""])
+def test_a_model_of_few_words_has_not_lost_its_subject(text):
+    found = read_samples([chat("What is six by seven?")], [said(text)], [said(text)])
+    assert judged(reading(sample=found)).zone == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "complaint"),
+    [
+        ("river " * 20, (7,) * 20, "repeat themselves"),
+        ("lake ... --- ... !!! ### ... ... ---", None, "turn into signs"),
+        ("", (), "became empty"),
+        ("Insulin makes people gain weight because carbohydrates raise blood sugar.", None, "lost their subject"),
+        ("a b c d", None, "lost their subject"),
+    ],
+)
+def test_what_a_collapse_looks_like_is_seen(text, ids, complaint):
+    ask = [chat("What is the difference between a lake and a river?")]
+    found = read_samples(ask, [said(LAKE)], [said(text, ids=ids)])
+    assert complaint in " ".join(judged(reading(sample=found)).violations)
+
+
+def test_other_words_on_the_same_subject_are_healthy():
+    ask = [chat("What is the difference between a lake and a river?")]
+    found = read_samples(ask, [said(LAKE)], [said("Rivers flow to the sea; the water of a lake stands still.")])
+    assert judged(reading(sample=found)).zone == "healthy"
+
+
+def test_prompts_on_which_the_untouched_model_loops_are_left_out():
+    asked = [chat(f"q{i}") for i in range(8)]
+    answers = [said("loop", ids=(1,) * 30) if i % 2 else said(f"fresh {i}") for i in range(8)]
+    prompts, kept = choose_samples(asked, answers)
+    assert prompts == asked[::2]
+    assert [g.text for g in kept] == ["fresh 0", "fresh 2", "fresh 4", "fresh 6"]
+    prompts, kept = choose_samples(asked, [said("loop", ids=(1,) * 30)] * 8)
+    assert prompts == asked[:SAMPLES], "a model that always loops is still sampled"
+
+
+def test_held_out_rows_begin_the_answer():
+    (row,) = held_out_rows([(1, 2)], [said("x", ids=tuple(range(10, 80)))])
+    assert row == (1, 2, *range(10, 10 + KEEP))
+
+
+# -- the monitor ---------------------------------------------------------------
+
+BRIEF = Guard(sample_every=4, sample_tokens=8)
+
+
+def monitor_of(model, guard=BRIEF, **changes):
+    given_ = {"own": [chat("Tea?")], "held_out": [chat("Is the sea salty?")], "total_steps": 50, **changes}
+    return GuardMonitor.begin(guard, model, logits_of(model.module), **given_)
+
+
+def test_an_untouched_model_is_healthy_and_sampled_when_due():
+    monitor = monitor_of(tiny_model(), total_steps=6)
+    sampled = []
+    for step in range(1, 7):
+        assert monitor.check(step, loss=0.69, grad_norm=1.0, margin=0.0, chosen_drop=0.0) == GuardVerdict("healthy")
+        if monitor.healthy_sample:
+            sampled.append(step)
+        record = monitor.record()
+        assert ("samples" in record) is (step in sampled)
+        json.dumps(record)
+    assert sampled == [4, 6], "every fourth step, and the last"
+    assert [s["text"] for s in record["samples"]] == [g.text for g in monitor.first_samples]
+    last = monitor.history[-1]
+    assert {name: last.readings[name] for name in STILL} == STILL
+
+
+def test_a_model_whose_head_is_broken_is_stopped_before_it_is_sampled():
+    model = tiny_model()
+    monitor = monitor_of(model)
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight.mul_(6)
+    found = monitor.check(4, loss=0.6, grad_norm=1.0, margin=0.1, chosen_drop=0.0)
+    assert found.zone == "stop"
+    assert "neutral text lost" in " ".join(found.violations)
+    assert monitor.samples == ()
+    assert not monitor.healthy_sample
+
+
+def test_a_blind_guard_reads_nothing(monkeypatch):
+    model = tiny_model()
+    monkeypatch.setattr(model, "generate", None)
+    monkeypatch.setattr(model.module, "forward", None)
+    monitor = monitor_of(model, dataclasses.replace(BRIEF, mode="none"))
+    assert monitor.check(4, loss=0.1, grad_norm=1.0, margin=9.0, chosen_drop=3.0).zone == "warning"
+    assert monitor.history[-1].readings == {}
+    assert "samples" not in monitor.record()
+    json.dumps(monitor.record())
+    assert monitor.check(5, loss=math.nan, grad_norm=1.0).zone == "stop"
+
+
+@pytest.mark.parametrize("mode", ["default", "strict", "off"])
+def test_weights_that_are_no_numbers_stop_a_run(mode):
+    model = tiny_model()
+    monitor = monitor_of(model, dataclasses.replace(BRIEF, mode=mode))
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight.fill_(math.nan)
+    assert monitor.check(4, loss=0.6, grad_norm=1.0).zone == "stop"
+    assert not monitor.healthy_sample
+
+
+def test_a_sign_brings_samples_forward():
+    monitor = monitor_of(tiny_model(), Guard(sample_every=12, sample_tokens=8))
+    for step in (1, 2, 3, 4):
+        monitor.check(step, loss=0.6, grad_norm=1.0, margin=1.7 if step > 2 else 0.0)
+        assert bool(monitor.samples) is (step == 4)
+    assert monitor.healthy_sample, "a sign alone does not make a state unworthy"
+
+
+def test_state_goes_through_json_and_back():
+    model = tiny_model()
+    first, second = monitor_of(model), monitor_of(model)
+    for step in range(1, 20):
+        first.check(step, loss=0.6, grad_norm=1.0, margin=0.004 * step**2, chosen_drop=0.01 * step)
+    second.load(json.loads(json.dumps(first.state())))
+    assert second.history == first.history
+    assert second.verdict == first.verdict
+    assert any("subject" in r.readings for r in second.history)
+    after = [m.check(20, loss=0.6, grad_norm=1.0, margin=1.6, chosen_drop=1.3) for m in (first, second)]
+    assert after[0] == after[1]
+    assert any("accelerates" in sign for sign in after[1].warnings), "signs look back over the restored history"
+
+
+def test_conversations_too_long_for_samples_are_not_asked():
+    """Training takes what fills the context; samples and held-out answers need room behind it."""
+    model = tiny_model(max_position_embeddings=128)
+    full = chat("long " * 21)
+    assert 128 - BRIEF.sample_tokens < len(model.encoder.encode_prompt(full)) <= 128
+    monitor = monitor_of(model, own=[full, chat("Tea?")], held_out=[full])
+    assert full not in monitor.prompts
+    assert monitor.check(1, loss=0.6, grad_norm=1.0).zone == "healthy"
+    assert len(monitor.drift.held_out) == 3, "everyday prompts take the place of what does not fit"
+
+
+def test_everyday_prompts_are_asked_where_there_are_no_others():
+    monitor = monitor_of(tiny_model(), own=[], held_out=[])
+    assert {p[-1].content for p in monitor.prompts} <= set(EVERYDAY)
+    assert len(monitor.drift.held_out) == 3
+
+
+def test_a_snapshot_is_a_copy_and_comes_back():
+    layer = torch.nn.Linear(3, 2)
+    before = {n: p.detach().clone() for n, p in layer.named_parameters()}
+    snapshot = Snapshot.of(7, layer.named_parameters())
+    with torch.no_grad():
+        layer.weight.zero_()
+        layer.bias.fill_(5)
+    snapshot.restore(layer.named_parameters())
+    assert snapshot.step == 7
+    assert all(torch.equal(p, before[n]) for n, p in layer.named_parameters())
+
+
+# -- reach ------------------------------------------------------------------------
+
+
+def test_reach_says_when_nothing_needed_a_flip():
+    text = explain_flip_margin(Preference(loss="dpo", beta=0.1), [(-5.0, -9.0)], 1.0, 2.0)
+    assert text == "No pair needed a flip: the untouched model ranks every pair as wanted."
+
+
+def test_reach_compares_the_margin_that_a_flip_takes_with_the_last_one():
+    reference = [(-30.0, -10.0), (-50.0, -10.0), (-70.0, -10.0), (-5.0, -9.0)]
+    text = explain_flip_margin(Preference(loss="dpo", beta=0.1), reference, 2.34, 2.0)
+    assert text == (
+        "Flipping the median of the 3 of 4 pairs that the untouched model ranks the wrong way round takes a margin of "
+        "β·c = 0.1 · 40 nats = 4.0; the last margin was 2.3. "
+        "That is over 2, the margin at which collapses were seen: β ≤ 0.05 would do."
+    )
+
+
+def test_reach_within_the_cap_asks_for_no_other_beta():
+    text = explain_flip_margin(Preference(loss="hinge", beta=0.05), [(-30.0, -10.0)], 0.4, 2.0)
+    assert text.endswith("β·c = 0.05 · 20 nats = 1.0; the last margin was 0.4.")
+
+
+def test_reach_of_a_loss_without_such_a_margin():
+    text = explain_flip_margin(Preference(loss="simpo", beta=2.0), [(-30.0, -10.0), (-1.0, -2.0)], 0.4, 2.0)
+    assert text == "1 of 2 pairs were ranked the wrong way round at the start; 'simpo' has no margin for their flip."
+
+
+@settings(max_examples=50)
+@given(st.floats(0.01, 500), st.floats(0.01, 3), st.floats(0.1, 5))
+def test_the_beta_that_would_do_does(c, beta, cap):
+    text = explain_flip_margin(Preference(loss="dpo", beta=beta), [(-c - 1.0, -1.0)], 0.0, cap)
+    if "β ≤ " in text:
+        advised = float(text.split("β ≤ ")[1].split()[0])
+        assert 0.8 * cap / (c * 1.0001) <= advised <= cap / c * 1.0001
+        assert advised < beta * 1.0001
