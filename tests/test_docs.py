@@ -544,6 +544,7 @@ RUN_PAGES = ("quickstart", "will-it-work")
 """Pages whose commands run in one folder, from top to bottom, on a tiny random model; their output is not looked at."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", RUN_PAGES)
 def test_the_commands_of_a_page_run(name, run, tiny_folder):
     for command in commands(name):
@@ -552,6 +553,7 @@ def test_the_commands_of_a_page_run(name, run, tiny_folder):
         assert code in {0, 1}, f"{command}\n{err}"
 
 
+@pytest.mark.long
 def test_the_python_page_runs(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
@@ -559,6 +561,7 @@ def test_the_python_page_runs(tiny_folder, tmp_path, monkeypatch):
         exec(compile(block.replace("smollm2-135m", str(tiny_folder)), "python.md", "exec"), names)  # noqa: S102  our own page
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings(
     "ignore:.*is_gradient_checkpointing:FutureWarning"
 )  # PEFT asks transformers for an old name
@@ -577,6 +580,7 @@ def test_the_cookbooks_python_runs(run, tiny_folder, tmp_path):
     assert run("probe", "politeness", "--model", "merged")[0] == 0
 
 
+@pytest.mark.long
 def test_the_tutorial_runs(run, tiny_folder, monkeypatch, capsys):
     """On a tiny model, two steps each: that the commands and the script fit together."""
     blocks = re.findall(r"```console\n(.*?)```", page("tutorial"), flags=re.DOTALL)

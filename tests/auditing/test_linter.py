@@ -148,6 +148,7 @@ def test_a_saved_folder_and_the_hub(tmp_path, monkeypatch):
     assert (report.data, report.usable, report.lines) == ("org/pairs", 30, False)
 
 
+@pytest.mark.long
 def test_a_large_file_is_streamed(tmp_path):
     """What is kept of a row does not grow with its texts: rows of 30 kB leave less than 4."""
     kit = load_topic("obesity")
@@ -269,6 +270,7 @@ def test_the_caps_default_is_the_guards():
     assert audit.__kwdefaults__["margin_cap"] == Guard().margin_cap
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(*[st.text(st.characters(codec="utf-8"), max_size=40)] * 3), min_size=1, max_size=12))
 def test_no_text_breaks_an_audit(tmp_path_factory, texts):

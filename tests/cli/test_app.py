@@ -12,6 +12,7 @@ import pytest
 from commands import failed
 
 
+@pytest.mark.long
 def test_probe_prints_the_table_and_keeps_the_evidence(run, write_topic, tiny_folder, tmp_path):
     code, out, err = run(
         "probe", str(write_topic()), "--model", str(tiny_folder), "--run", "r", "--templates", "--health"
@@ -93,6 +94,7 @@ AGAIN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", AGAIN)
 def test_a_finished_command_given_again_prints_its_result(
     run, write_topic, tiny_folder, tmp_path, monkeypatch, command

@@ -55,6 +55,7 @@ def test_json_tells_the_outcome_and_every_setting(run, tiny_folder, tmp_path):
     assert {"beta", "learning_rate", "rank", "max_neutral_drop"} <= set(told["settings"])
 
 
+@pytest.mark.long
 def test_a_trip_exits_with_one_and_says_why(run, tiny_folder, tmp_path):
     data = write_data(tmp_path / "pairs.jsonl")
     limits = ("min_subject=0", "max_repetition=1", "max_non_alphanumeric=1", "max_neutral_drop=0.1", "sample_tokens=8")

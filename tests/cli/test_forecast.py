@@ -37,6 +37,7 @@ def test_it_tells_a_verdict_and_keeps_it(run, topic, tiny_folder, tmp_path):
     assert json.loads((tmp_path / "f" / "run.json").read_text())["status"] == "done"
 
 
+@pytest.mark.long
 def test_a_sweep_is_a_map(run, topic, tiny_folder):
     sweep = ("--sweep", "beta=0.05,0.1", "--sweep", "learning_rate=1e-5..1e-3:3")
     common = ("forecast", "dpo", topic, "--model", str(tiny_folder), "--pilot", "2", *sweep, *QUICK)
@@ -52,6 +53,7 @@ def test_a_sweep_is_a_map(run, topic, tiny_folder):
     assert "**Why**" in out
 
 
+@pytest.mark.long
 def test_data_are_asked_a_topic_or_other_pairs(run, topic, tiny_folder, tmp_path):
     data = str(write_data(tmp_path / "pairs.jsonl"))
     common = (
@@ -75,6 +77,7 @@ def test_data_are_asked_a_topic_or_other_pairs(run, topic, tiny_folder, tmp_path
     assert json.loads(out)["flips"]["pairs"] == len((tmp_path / "pairs.jsonl").read_text().splitlines())
 
 
+@pytest.mark.long
 def test_a_forecast_is_frozen_with_the_run_and_scored_after_it(run, topic, tiny_folder, tmp_path):
     model = str(tiny_folder)
     code, _, err = run("apply", "dpo", topic, "--model", model, "--forecast", "--guard", "off", "--run", "r", *QUICK)

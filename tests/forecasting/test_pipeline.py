@@ -132,6 +132,7 @@ def linearization_of(intervention, training_data, *, steps: int = 4, held_out=()
     return task, rows, linearize(task, rows, held_out, pilot, read_reference(task, chosen, None), OFF, None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "intervention",
     [
@@ -386,6 +387,7 @@ def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
     assert len(found.measures()) == len(found.pair_forecasts) + 1
 
 
+@pytest.mark.long
 def test_the_same_forecast_twice_is_the_same():
     def made():
         found = forecast(QUICK, tiny_model(), pairs(10), held_out=questions(), pilot_steps=3, ctx=context(guard=OFF))
@@ -426,6 +428,7 @@ def test_a_model_without_weights_is_refused():
         forecast(QUICK, ScriptedModel(), pairs(8))
 
 
+@pytest.mark.long
 def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkeypatch):
     model = tiny_model()
 

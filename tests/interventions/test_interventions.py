@@ -114,12 +114,14 @@ def moved(tiny_folder, tmp_path_factory, prose):
     return before, found
 
 
+@pytest.mark.long
 def test_an_intervention_moves_a_model_and_leaves_the_given_one(moved):
     before, found = moved
     for name, (_, after) in found.items():
         assert after != before, name
 
 
+@pytest.mark.long
 def test_a_moved_model_scores_the_same_in_a_new_process(moved, tmp_path):
     _, found = moved
     program = (
@@ -209,6 +211,7 @@ def test_retrieval_finds_the_passage_and_names_its_source():
     assert moved.sources(question) == ("black#0",)
 
 
+@pytest.mark.long
 def test_evidence_tells_what_was_read():
     from conviction import probe
 

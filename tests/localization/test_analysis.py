@@ -15,7 +15,7 @@ from conviction.errors import InputError
 from conviction.localization.analysis import localize
 from conviction.localization.neurons import attributions, chosen_neurons, read_neurons
 from conviction.localization.summary import average, findings
-from conviction.localization.tracing import Setup, build_queries, trace
+from conviction.localization.tracing import Setup, build_statement, trace
 from conviction.localization.truth import read_truth
 from conviction.models.backends.scripted import ScriptedModel
 from conviction.models.engine.logprobs import find_head
@@ -27,7 +27,7 @@ SETUP = Setup(noise=0.5, samples=2, window=1)
 
 
 def statement_of(model):
-    found = build_queries(model, FACT, own_answer=True)
+    found = build_statement(model, FACT, own_answer=True)
     assert found is not None
     return found
 
@@ -140,6 +140,7 @@ def test_a_truth_direction_is_found_where_there_is_one():
     assert abs(readings[0].shuffled - 0.5) < 0.3
 
 
+@pytest.mark.long
 def test_all_of_it_from_the_library_and_the_command_line(tmp_path, tiny_folder, monkeypatch):
     from conviction.cli.app import app
 

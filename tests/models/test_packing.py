@@ -41,6 +41,7 @@ def test_every_answer_is_predicted_along_its_own_text(work, budget, hidden):
         assert targets == answer
 
 
+@pytest.mark.long
 @given(requests, st.randoms(use_true_random=False))
 def test_order_of_requests_and_answers_does_not_matter(work, rng: random.Random):
     shuffled = [(p, rng.sample(a, len(a))) for p, a in work]

@@ -86,7 +86,7 @@ def add_brevity(tmp_path, monkeypatch):
     return add
 
 
-def test_a_metric_more_is_measured_judged_and_shown(tea, tmp_path, add_brevity, capsys):  # noqa: F811
+def test_a_metric_more_is_measured_judged_and_shown(tea, tmp_path, add_brevity, capsys):
     before = header()
     add_brevity("firmness")
     study = begin(tea, plan("rag", 0.4), folder=tmp_path / "run")
@@ -107,7 +107,7 @@ def test_a_metric_more_is_measured_judged_and_shown(tea, tmp_path, add_brevity, 
     assert shown["judgement"]["properties"][-1]["metric"] == "brevity"
 
 
-def test_a_metric_more_is_on_the_page(tea, tmp_path, add_brevity):  # noqa: F811
+def test_a_metric_more_is_on_the_page(tea, tmp_path, add_brevity):
     add_brevity("firmness")
     with Run.start(tmp_path / "run", topic="tea", verb="study", argv=["conviction", "study"]) as opened:
         begin(tea, plan("rag", 0.4), folder=opened.folder, resumed=True)
@@ -120,7 +120,7 @@ def test_a_metric_more_is_on_the_page(tea, tmp_path, add_brevity):  # noqa: F811
 @pytest.mark.parametrize(
     ("kind", "verdict"), [("damage", "broken"), ("change", "none"), ("propagation", "surface"), ("consistency", None)]
 )
-def test_what_a_metric_does_to_the_verdict_follows_from_its_kind(tea, tmp_path, add_brevity, kind, verdict):  # noqa: F811
+def test_what_a_metric_does_to_the_verdict_follows_from_its_kind(tea, tmp_path, add_brevity, kind, verdict):
     (plain,) = begin(tea, plan("rag", 0.4), folder=tmp_path / "plain").arms
     add_brevity(kind, bound=99.0)
     (arm,) = begin(tea, plan("rag", 0.4), folder=tmp_path / "run").arms
@@ -129,7 +129,7 @@ def test_what_a_metric_does_to_the_verdict_follows_from_its_kind(tea, tmp_path, 
     assert properties_of_kind(arm.judgement.properties, kind)[-1].metric == "brevity"
 
 
-def test_another_table_is_another_design(tea, add_brevity):  # noqa: F811
+def test_another_table_is_another_design(tea, add_brevity):
     from conviction.studies.context import StudyDesign
 
     topic = load_topic(str(tea))
@@ -170,7 +170,7 @@ def test_every_metric_says_what_it_is():
         assert METRICS[metric.name].endswith(f".{metric.name}:METRIC")
 
 
-def test_a_kind_alone_asks_for_nothing_else(tea):  # noqa: F811
+def test_a_kind_alone_asks_for_nothing_else(tea):
     topic: Topic = load_topic(str(tea))
     model = ScriptedModel()
     base = measure_depth(model, topic)
@@ -180,7 +180,7 @@ def test_a_kind_alone_asks_for_nothing_else(tea):  # noqa: F811
     assert position.of("shift") == base.of("shift")
 
 
-def test_two_metrics_may_not_ask_the_same_in_other_words(tea, monkeypatch):  # noqa: F811
+def test_two_metrics_may_not_ask_the_same_in_other_words(tea, monkeypatch):
     from dataclasses import replace
 
     from conviction.core.protocols import chat

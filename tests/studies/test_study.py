@@ -47,6 +47,7 @@ def test_every_reading_names_rows_that_are_there(tea, tmp_path):
         assert all(sample in named for reading in readings for sample in reading["samples"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("after", range(1, 7))
 def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monkeypatch, after):
     asked = (plan("rag", 0.4), plan("steer", 0.1))
@@ -225,6 +226,7 @@ def test_a_second_study_in_the_same_folder_is_refused(tea, tmp_path):
         begin(tea, plan("rag", 0.1), folder=tmp_path)
 
 
+@pytest.mark.long
 def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_path, tiny_folder, run):
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1"]
     arms = ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=2", "-o", "sft.learning_rate=1e-2"]
@@ -257,6 +259,7 @@ def made(folder: Path, name: str, milky: float, **changes: Any) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
     whole = begin(tea, plan("rag", 0.4), folder=tmp_path / "whole")
     quiet = StudyDesign(load=load, benign_steps=0, placebo=False)
@@ -299,6 +302,7 @@ def test_runs_that_cannot_be_compared_are_refused_before_anything_is_asked(tmp_p
         load_applied_runs([one])
 
 
+@pytest.mark.long
 def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, run):
     def command(*arguments: str) -> str:
         code, out, err = run(*arguments)
@@ -320,6 +324,7 @@ def test_compare_from_the_command_line(tea, tmp_path, tiny_folder, run):
     assert "system_prompt" in (tmp_path / "table" / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(tea, tmp_path, tiny_folder, run):
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--benign-steps", "0"]
     asked += ["--interventions", "system_prompt,rome"]  # the topic has no facts to write
@@ -335,6 +340,7 @@ def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(tea, tm
     assert "resuming the unfinished run" in command("--run", folder)
 
 
+@pytest.mark.long
 def test_a_study_goes_on_in_the_dtype_that_it_began_in(tea, tmp_path, tiny_folder, run, monkeypatch):
     """Which one is faster is measured anew with every start, and may come out otherwise."""
     import torch

@@ -185,6 +185,7 @@ FULL_DISK = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits there")
 @pytest.mark.parametrize(("tensor", "text"), [(100_000, 1), (1, 100_000)], ids=["weights", "state"])
 def test_a_full_disk_is_an_error_that_costs_nothing_already_written(tmp_path, tensor, text):

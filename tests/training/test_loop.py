@@ -89,6 +89,7 @@ def test_the_first_loss_is_log_two_and_the_gradient_is_that_of_separate_rows(tmp
     assert record["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen3", "gemma3-sliding", "mamba-recurrent"])
 def test_other_architectures_train(architecture):
     model, training_data = tiny_model(architecture), pairs(4)
@@ -217,6 +218,7 @@ def test_scratch_and_pretrain_do_without_answers(tmp_path):
 
 
 class TestGuard:
+    @pytest.mark.long
     def test_a_collapse_is_stopped_and_the_last_healthy_weights_come_back(self, tmp_path):
         model = tiny_model()
         hot = Training(learning_rate=0.03, epochs=20, warmup=0.0, schedule="constant")
@@ -344,6 +346,7 @@ def run_environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.long
 def test_killed_at_any_step_and_resumed_a_run_ends_the_same(tmp_path, tiny_folder):
     data = write_data(tmp_path / "pairs.jsonl")
     whole, cut, dropout = tmp_path / "whole", tmp_path / "cut", ("-o", "dropout=0.1")
@@ -377,6 +380,7 @@ def test_killed_at_any_step_and_resumed_a_run_ends_the_same(tmp_path, tiny_folde
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.long
 def test_a_resumed_run_tells_the_time_of_all_its_attempts(tmp_path):
     slept = 0.5
 
@@ -418,6 +422,7 @@ def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("tuned", [(), ("-o", "tune=full", "-o", "num_layers=1", "-o", "checkpointing=on")])
 def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder, monkeypatch, tuned):
     data = write_data(tmp_path / "pairs.jsonl", n=7)  # an odd number: one process has fewer
@@ -439,6 +444,7 @@ def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder,
             torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=2e-3)
 
 
+@pytest.mark.long
 def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     data = write_data(tmp_path / "pairs.jsonl")

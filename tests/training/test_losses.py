@@ -146,6 +146,7 @@ def trl_value(trainer: Any, batch: dict[str, torch.Tensor], loss_type: str, **at
         return trainer._compute_loss(trainer.model, batch, return_outputs=False).item()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("trl_name", "function", "given_parameters"),
     [

@@ -121,6 +121,7 @@ class TestEveryVerb:
         strict = apply(Dpo(max_steps=1), FP32(tiny), some_pairs(), guard=Guard(mode="off", min_subject=0.2))
         assert strict.settings["min_subject"] == 0.2
 
+    @pytest.mark.long
     def test_compare_and_report(self, tea, tiny, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         common = {"guard": "off", "load": FP32, **SHORT}
@@ -138,6 +139,7 @@ class TestEveryVerb:
         assert report(table.folder).exists()
         assert compare("runs/x", "runs/y", topic=tea, benign_steps=0, run=table.folder, load=FP32) == table
 
+    @pytest.mark.long
     def test_study(self, tea, tiny, tmp_path):
         result = study(
             tea, tiny, ["dpo", "system_prompt"], run=tmp_path / "y", benign_steps=0, placebo=False, budget_minutes=60,
@@ -167,6 +169,7 @@ class TestEveryVerb:
 
 
 class TestFolders:
+    @pytest.mark.long
     def test_what_is_finished_is_read_and_not_done_again(self, tea, tiny, facts, tmp_path, monkeypatch):
         calls = {
             "probe": partial(probe, tiny, tea, quick=True),
@@ -319,6 +322,7 @@ class TestTables:
         self.check(prompted, len(prompted.settings) + len(prompted.report), {"part", "name", "value"}, chart=False)
         assert "&lt;b&gt;Drink." in prompted._repr_html_()
 
+    @pytest.mark.long
     def test_a_study(self, tea, tiny, tmp_path):
         result = study(tea, tiny, ["system_prompt", "rome"], run=tmp_path / "r", benign_steps=0, load=FP32)
         self.check(result, 2, {"arm", "verdict", "shift", "seconds", "failure"})
@@ -400,6 +404,7 @@ class TestADummyIntervention:
         yield tmp_path / "whisper_plugin.py"
         sys.modules.pop("whisper_plugin", None)
 
+    @pytest.mark.long
     @pytest.mark.usefixtures("whisper")
     def test_it_is_listed_applied_and_studied(self, run, tea, tiny):
         _, out, _ = run("interventions", "--format", "json")

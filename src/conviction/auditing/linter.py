@@ -76,7 +76,7 @@ def audit(
 ) -> AuditReport:
     """Look for faults in preference pairs.
 
-    data             a file, a folder, a hub name (as ``open_source`` reads them), or material
+    data             a file, a folder, a hub name (as ``open_source`` reads them), or training data
     topic            what the pairs are to teach: for leaks into its test items, coverage, poles
     model            the model that is to be trained: for everything that depends on what it holds
     select, ignore   codes, beginnings of codes or names of rules; all if none is selected

@@ -77,7 +77,7 @@ def reread(row: AuditRow, fields: dict[str, Any]) -> AuditRow | None:
 
 
 def rows_of_training_data(training_data: TrainingData) -> Iterator[AuditRow]:
-    """The pairs of material that was read already, counted from 1."""
+    """The pairs of training data that was read already, counted from 1."""
     for number, pair in enumerate(training_data.pairs, start=1):
         fields: dict[str, Any] = {"prompt": pair.messages, "chosen": pair.chosen, "rejected": pair.rejected}
         yield AuditRow(number, fields, pair, "texts")

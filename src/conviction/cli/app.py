@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from typing import Annotated
@@ -43,6 +44,9 @@ for command in (probe, audit, forecast, apply, study, compare, report, localize,
 
 def main() -> None:
     """Entry point. Every known error becomes an ``error:`` and a ``help:`` line and exit code 2."""
+    # Threads that wait for others spin, which makes training six times slower beside one other busy process (by the
+    # default of libgomp); so many turns cost nothing alone. Read when torch is imported; a value of the user stays.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
         if code == TYPER_INTERRUPTED:

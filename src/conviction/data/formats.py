@@ -121,7 +121,7 @@ def _count(numbers: Sequence[int]) -> str:
 
 
 def find_format(columns: Sequence[str], where: str) -> tuple[str, Callable[[str, Row], Any]]:
-    """Which field of Material the rows fill, and how one row is parsed.
+    """Which field of TrainingData the rows fill, and how one row is parsed.
 
     Raises InputError if no format has these columns: which were found, and which formats there are.
     """

@@ -1,4 +1,4 @@
-"""Material from files, folders and the hub."""
+"""Training data from files, folders and the hub."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["check_one_source", "read_source", "read_training_data"]
 
 
 def read_training_data(source: str | Path, *, split: str = "train") -> TrainingData:
-    """The material in a file, a folder or a data set on the hub, as ``open_source`` finds it.
+    """The training data in a file, a folder or a data set on the hub, as ``open_source`` finds it.
 
     Raises InputError, naming file, line and field: a row that cannot be used is
     never dropped.

@@ -1,6 +1,6 @@
 """What a model is changed with: preference pairs, example answers, documents, facts, a context.
 
-Every intervention gets the same ``Material`` and takes what it can use. It comes
+Every intervention gets the same ``TrainingData`` and takes what it can use. It comes
 from a topic (``material_from_topic``), from rows as TRL names their fields
 (``core.formats``), or from files and the hub (``core.reading``).
 """

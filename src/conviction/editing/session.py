@@ -1,4 +1,4 @@
-"""What ROME and MEMIT share: from material to requests, and from an edited model to what is told of it."""
+"""What ROME and MEMIT share: from facts to requests, and from an edited model to what is reported of it."""
 
 from __future__ import annotations
 

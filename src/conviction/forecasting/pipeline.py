@@ -72,16 +72,7 @@ def forecast(
         chosen = choose_examples(task, first=pilot_steps, most=examples)
         reference = read_reference(task, chosen, ctx.progress("reading the untouched model"))
         cost = _cost(task, chosen, reference)
-    known: dict[str, Any] = {
-        "model": model.id,
-        "data": data.name,
-        "intervention": intervention.name,
-        "options": _options(intervention, task),
-        "steps": len(task.order),
-        "cost": cost,
-        "notes": task.notes,
-        "provenance": _provenance(task, data),
-    }
+    known = {"model": model.id, "cost": cost, **_plan(intervention, task, data)}
     if obstacle := _obstacle(task):
         verdict = Verdict(kind="none", reasons=(obstacle,), advice=("forecast it with tune=lora",))
         return Forecast(**known, verdict=verdict, unknown=(obstacle, *_unknown(task)), seconds=clock.seconds)
@@ -117,6 +108,18 @@ def forecast(
         unknown=(*_unknown(task), UNSIMULATED),
         seconds=clock.seconds,
     )
+
+
+def _plan(intervention: Any, task: TrainingTask, data: TrainingData) -> dict[str, Any]:
+    """What is forecast."""
+    return {
+        "data": data.name,
+        "intervention": intervention.name,
+        "options": _options(intervention, task),
+        "steps": len(task.order),
+        "notes": task.notes,
+        "provenance": _provenance(task, data),
+    }
 
 
 def _evidence(

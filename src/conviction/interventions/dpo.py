@@ -72,7 +72,7 @@ class Dpo:
         return Preference(loss=self.loss, beta=merged.pop("beta"), parameters=merged, sft_weight=self.sft_weight)
 
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Train on the material's pairs; the given model stays as it is."""
+        """Train on the data's pairs; the given model stays as it is."""
         from conviction.interventions.training_run import run_training
 
         ctx = ctx or RunContext()
@@ -81,7 +81,7 @@ class Dpo:
     def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
         """The training run that ``apply`` carries out, and a forecast foresees.
 
-        Raises InputError if the material has no pairs, or none that fit.
+        Raises InputError if the data has no pairs, or none that fit.
         """
         from conviction.interventions.training_run import as_task, fit, with_weights
         from conviction.training.batches import encode_pairs, step_order

@@ -51,7 +51,7 @@ class Memit:
         check_settings(self)
 
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Write the material's facts; the given model stays as it is.
+        """Write the data's facts; the given model stays as it is.
 
         Raises InputError without facts, or for an architecture without the expected MLP.
         """

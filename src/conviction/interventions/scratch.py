@@ -1,4 +1,4 @@
-"""From scratch: an own tokenizer, a small Llama with random weights, trained on the material's texts."""
+"""From scratch: an own tokenizer, a small Llama with random weights, trained on the data's texts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SPECIAL = ["<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
 @flat_fields
 @dataclass(frozen=True, kw_only=True)
 class Scratch:
-    """What a model that never read anything else makes of the material: documents first, then its answers."""
+    """What a model that never read anything else makes of the data: documents first, then its answers."""
 
     name: ClassVar[str] = "scratch"
     changes: ClassVar[str] = "everything: a new model and tokenizer"
@@ -46,7 +46,7 @@ class Scratch:
     heads: int = setting(4, "attention heads; they divide the width", at_least=1)
     vocabulary: int = setting(2048, "largest size of the tokenizer's vocabulary", at_least=300)
     context: int = setting(512, "longest text in tokens", at_least=16)
-    sft_epochs: int = setting(1, "epochs over the material's answers after its documents", at_least=0)
+    sft_epochs: int = setting(1, "epochs over the data's answers after its documents", at_least=0)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-3, epochs=3))
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Scratch:
     def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
         """The training run that ``apply`` carries out, and a forecast foresees.
 
-        Raises InputError if the material has no texts.
+        Raises InputError if the data has no texts.
         """
         import dataclasses
 
@@ -106,7 +106,7 @@ class Scratch:
         )
 
     def new_model(self, data: TrainingData, *, device: Any) -> HFModel:
-        """Random weights (by the training seed), and a byte-level BPE tokenizer trained on the material."""
+        """Random weights (by the training seed), and a byte-level BPE tokenizer trained on the data."""
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 

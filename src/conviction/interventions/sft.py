@@ -40,7 +40,7 @@ class Sft:
         check_settings(self)
 
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Train on the material's answers; the given model stays as it is."""
+        """Train on the data's answers; the given model stays as it is."""
         from conviction.interventions.training_run import run_training
 
         ctx = ctx or RunContext()
@@ -49,7 +49,7 @@ class Sft:
     def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
         """The training run that ``apply`` carries out, and a forecast foresees.
 
-        Raises InputError if the material has no answers, or none that fit.
+        Raises InputError if the data has no answers, or none that fit.
         """
         from conviction.interventions.training_run import as_task, fit, with_weights
         from conviction.training.batches import encode_examples, step_order

@@ -73,7 +73,7 @@ class Steer:
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
         """Find the vector, choose where and how strongly to add it, add it; the given model stays as it is.
 
-        Raises InputError if the material has fewer than four pairs, or a given vector belongs to another model
+        Raises InputError if the data has fewer than four pairs, or a given vector belongs to another model
         or comes with a layer.
         """
         from conviction.core.storage import user_path

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
+from typing import Any
 
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel, Progress
@@ -15,7 +16,7 @@ from conviction.errors import InputError
 from conviction.localization.neurons import attributions, chosen_neurons, read_neurons
 from conviction.localization.records import KINDS, Kind, Localization, NeuronReading, Trace
 from conviction.localization.summary import CANNOT_MEAN, average, findings
-from conviction.localization.tracing import Setup, Statement, build_queries, noise_level, trace
+from conviction.localization.tracing import Setup, Statement, build_statement, noise_level, trace
 from conviction.localization.truth import read_truth
 from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
@@ -82,15 +83,17 @@ def localize(
         findings=tuple(findings(maps, read, probes)),
         cannot_mean=CANNOT_MEAN,
         seconds=seconds,
-        provenance={
-            "conviction": version("conviction"),
-            "python": platform.python_version(),
-            "samples": samples,
-            "seed": setup.seed,
-            "own_answer": own_answer,
-            "model": model.describe(),
-        },
+        provenance={**_provenance(model, setup), "samples": samples, "own_answer": own_answer},
     )
+
+
+def _provenance(model: HFModel, setup: Setup) -> dict[str, Any]:
+    return {
+        "conviction": version("conviction"),
+        "python": platform.python_version(),
+        "seed": setup.seed,
+        "model": model.describe(),
+    }
 
 
 def _statements(
@@ -101,7 +104,7 @@ def _statements(
     for fact in facts:
         if len(results) == limit:
             break
-        statement = build_queries(model, fact, own_answer=own_answer)
+        statement = build_statement(model, fact, own_answer=own_answer)
         if statement is None:
             left_out.append(fact.id)
         else:

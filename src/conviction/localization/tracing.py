@@ -26,7 +26,7 @@ from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.states import Hook, fork, hooked, skipped, states_of, with_states
 
-__all__ = ["Setup", "Statement", "build_queries", "noise_level", "trace"]
+__all__ = ["Setup", "Statement", "build_statement", "noise_level", "trace"]
 
 ATTENTION = ("self_attn", "attn", "attention")
 TOKENS = 4096  # in one pass
@@ -65,7 +65,7 @@ def noise_level(model: HFModel, facts: Sequence[Fact]) -> float:
 
 
 @torch.inference_mode()
-def build_queries(model: HFModel, fact: Fact, *, own_answer: bool) -> Statement | None:
+def build_statement(model: HFModel, fact: Fact, *, own_answer: bool) -> Statement | None:
     """A statement and its answer's first token; None if the model does not answer so.
 
     own_answer  trace what the model itself says first, whatever the fact's target

@@ -231,8 +231,8 @@ def load_lora(module: Any, folder: Path) -> None:
     config = LoraConfig.from_pretrained(str(folder))
     _inject(module, config)
     state = {n.removeprefix(PREFIX): t for n, t in load_file(folder / "adapter_model.safetensors").items()}
-    found = set_peft_model_state_dict(module, state, adapter_name=ADAPTER)
-    if found.unexpected_keys or any("lora_" in key for key in found.missing_keys):
+    result = set_peft_model_state_dict(module, state, adapter_name=ADAPTER)
+    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
         raise ValueError(f"the adapter's weights do not fit {type(module).__name__}")
 
 

@@ -103,8 +103,8 @@ class PromptEncoder:
                 text = self._closed([*_merge_system(messages), last])
         except TemplateError:
             return plain
-        _, found, rest = text.rpartition(_MARK)
-        ids = self._ids(rest) if found else ()
+        _, result, rest = text.rpartition(_MARK)
+        ids = self._ids(rest) if result else ()
         special = set(self.tokenizer.all_special_ids)
         stop = next((i for i, token in enumerate(ids) if token in special), None)
         return plain if stop is None else ids[: stop + 1]

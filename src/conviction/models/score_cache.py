@@ -37,12 +37,12 @@ class ScoreCache:
     def find(self, rows: Iterable[Row]) -> dict[Row, tuple[float, ...]]:
         """Those of the rows that are known."""
         with storage_errors("reading the score cache"):
-            found = {}
+            results = {}
             for row in rows:
                 hit = self._db.execute("SELECT logprobs FROM scores WHERE key = ?", (self._key(row),)).fetchone()
                 if hit is not None:
-                    found[row] = tuple(array("d", hit[0]))
-            return found
+                    results[row] = tuple(array("d", hit[0]))
+            return results
 
     def keep(self, scores: dict[Row, tuple[float, ...]]) -> None:
         """Store in one transaction."""

@@ -65,8 +65,8 @@ def stopping(_module: Any, _inputs: Any, _output: Any) -> None:
 
 def states_of(output: Any) -> Tensor:
     """[..., hidden] of what a block returned: some return a tuple that begins with it."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    result: Tensor = output[0] if isinstance(output, tuple) else output
+    return result
 
 
 def with_states(output: Any, states: Tensor) -> Any:
@@ -87,14 +87,14 @@ def fork(cache: DynamicCache, change: Callable[[Tensor], Tensor] = lambda kept: 
 def block_outputs(model: HFModel, ids: Ids, layers: Sequence[int]) -> dict[int, Tensor]:
     """Layer → fp32 [tokens, hidden], what that block puts out for each token of one text."""
     blocks = decoder_layers(model.module)
-    found: dict[int, Tensor] = {}
+    results: dict[int, Tensor] = {}
 
     def keep(layer: int) -> Hook:
         def hook(_module: Any, _inputs: Any, output: Any) -> None:
-            found[layer] = states_of(output)[0].float()
+            results[layer] = states_of(output)[0].float()
 
         return hook
 
     with hooked(*((blocks[layer], keep(layer)) for layer in layers)):
         model.module.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-    return found
+    return results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
+from typing import Any
 
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel, WeightModel
@@ -30,9 +31,9 @@ def probe(
     health: bool = False,
     ctx: RunContext | None = None,
 ) -> Scorecard:
-    """Measure which pole of ``topic`` the model leans to, by how much, and how sure one can be.
+    """Measure which pole of ``topic`` the model prefers, by how much, and how sure one can be.
 
-    quick  only the items tagged 'quick', without facts
+    quick      only the items tagged 'quick', without facts
     templates  also ask under neutral prompt templates and report the spread
     health     also write greedy answers and read the neutral text
     ctx        who is told of progress
@@ -44,7 +45,6 @@ def probe(
     facts = [] if quick else [i for i in topic.items if i.is_fact]
     if not any(i.role == "target" for i in items):
         raise InputError(f"topic '{topic.name}' has no item tagged 'quick'", hint="leave --quick out")
-
     stage = (ctx or RunContext()).progress
     queries = build_queries(topic, items, facts, templates=templates)
     scores = score(model, queries, stage("scoring answers"))
@@ -74,18 +74,24 @@ def probe(
         warnings=warnings(summary, controls, joint_mismatches=int(described.get("joint_encoding_mismatches", 0))),
         evidence=tuple(samples),
         provenance={
-            "conviction": version("conviction"),
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "topic_sha256": topic.digest,
+            **_provenance(topic, described),
             "items": len(items),
             "facts": len(facts),
             "quick": quick,
             "templates": {name: [system, form] for name, system, form in TEMPLATES} if templates else {},
-            "score": "mean log-probability per token, natural logarithm, end-of-turn token not scored",
-            "model": described,
         },
     )
+
+
+def _provenance(topic: Topic, described: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "conviction": version("conviction"),
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "topic_sha256": topic.digest,
+        "score": "mean log-probability per token, natural logarithm, end-of-turn token not scored",
+        "model": described,
+    }
 
 
 def _in_pieces(model: LanguageModel, samples: list[Sample]) -> list[Sample]:

@@ -187,10 +187,10 @@ def _loader(model: ModelLike, load: Load | None, run: Run, ctx: RunContext) -> C
     """Loads the untouched model and the arms' alike: in the dtype, and on the device, of one that is there already."""
     if isinstance(model, str | Path):
         return loads_in_one_dtype(loading(load, ctx), run)
-    said = model.describe()
-    if load is None and "device" in said:
-        load = partial(loading(None, ctx), device=str(said["device"]).partition(":")[0])
-    return loads_in_one_dtype(loading(load, ctx), run, dtype=said.get("dtype"))
+    message = model.describe()
+    if load is None and "device" in message:
+        load = partial(loading(None, ctx), device=str(message["device"]).partition(":")[0])
+    return loads_in_one_dtype(loading(load, ctx), run, dtype=message.get("dtype"))
 
 
 def _with_budget(ctx: RunContext, minutes: float) -> RunContext:

@@ -86,13 +86,13 @@ def _cost_lines(cost: FlipCost) -> Lines:
 def _trust_lines(forecast: Forecast) -> Iterator[tuple[str, str]]:
     pilot = forecast.pilot
     if pilot is not None:
-        told = ""
+        progress = ""
         if pilot.moved is not None and pilot.correlation is not None:
-            told = (
+            progress = (
                 f": trained pairs moved by {pilot.moved[0]:+.2f} nats, simulated {pilot.moved[1]:+.2f}, "
                 f"pair by pair r = {pilot.correlation:.2f}"
             )
-        yield "pilot", f"{pilot.steps} real steps at {pilot.learning_rate:.2g}, thrown away{told}"
+        yield "pilot", f"{pilot.steps} real steps at {pilot.learning_rate:.2g}, thrown away{progress}"
     if forecast.extrapolation is not None:
         yield "reach", f"the run goes {forecast.extrapolation:.1f} times as far as the pilot (beyond 4 it is a guess)"
     if forecast.guard_utilisation is not None:
@@ -162,10 +162,10 @@ def _told(value: Any) -> str:
 
 def _cell(setting: SweepPoint) -> str:
     flips = setting.flips
-    told = f"{flips.expected:.1f}/{flips.wrong}" if flips is not None else _number(setting.margin, 2)
+    progress = f"{flips.expected:.1f}/{flips.wrong}" if flips is not None else _number(setting.margin, 2)
     if setting.predicted_stop is not None:
-        return f"{told} !{setting.predicted_stop.step}"
-    return told if setting.safe else f"{told} ~"
+        return f"{progress} !{setting.predicted_stop.step}"
+    return progress if setting.safe else f"{progress} ~"
 
 
 def show_score(forecast: Forecast, score: ForecastScore, form: Format) -> None:

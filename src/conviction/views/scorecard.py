@@ -53,8 +53,8 @@ def _paragraphs(card: Scorecard) -> Iterator[tuple[str, Lines]]:
         yield title, [(name, f"{value:+.2f}") for name, value in spread.gap_nats.items()]
     if card.health is not None:
         yield "Health", _health_lines(card.health)
-        said = [(s.item, " ".join(s.text.split())) for s in card.evidence if s.kind == "generation"]
-        yield "What it says", said
+        message = [(s.item, " ".join(s.text.split())) for s in card.evidence if s.kind == "generation"]
+        yield "What it says", message
     if card.warnings:
         yield "Warnings", [("", warning) for warning in card.warnings]
 
@@ -100,8 +100,8 @@ def _control_lines(controls: Controls) -> Iterator[tuple[str, str]]:
         yield _mark(control.passed), f"the {pole} context as system prompt moves the gap towards {pole}: {moved}"
     yield _mark(not controls.pmi_sign_change), "raw and PMI gap have the same sign"
     for role, fact in controls.facts.items():
-        found = f"true answer preferred on {fact.prefers_true} of {fact.n}, {_interval(fact.gap_nats)}"
-        yield "info", f"{role} facts: {found}"
+        result = f"true answer preferred on {fact.prefers_true} of {fact.n}, {_interval(fact.gap_nats)}"
+        yield "info", f"{role} facts: {result}"
 
 
 def _mark(passed: bool) -> str:

@@ -23,7 +23,7 @@ topic, or ignore this rule.
 ## How the limit was set
 HH (harmless-base, test): the largest differences are 4 points, in closing marks
 and in refusals, the latter what its annotators were asked for. Pairs from TruthfulQA: 1 point.
-The belief kit: none. The seed's two faults, planted into it: 98 and 100 points.
+The belief kit: none. Two faults of the report that this project began with, planted into it: 98 and 100 points.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ length is what you want to teach, set `length_matched: false` in the topic, or i
 ## How the limit was set
 HH (harmless-base, test), judged by people: mean ratio 0.81, longer chosen in 44 %. Pairs
 from TruthfulQA: 1.08 and 62 %. The belief kit: 1.01, and two lengths in a hundred that
-differ at all; the brevity kit, whose point it is: 0.14 and none. The seed's data: 3.6. A
+differ at all; the brevity kit, whose point it is: 0.14 and none. The report that this
+project began with had 3.6. A
 limit nearer to 1 would accuse what people judged in good faith.
 """
 

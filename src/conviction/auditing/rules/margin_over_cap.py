@@ -6,9 +6,10 @@ ranks it right from a reward margin of β·c on (Chen et al., arXiv 2405.19534).
 whose β·c exceeds the guard's `margin_cap`. A note; a warning from one pair in ten on.
 
 ## Why it is bad
-Either these pairs are not flipped, or margins go where runs have collapsed. The seed's
-run asked for some 60 nats: 6 at β = 0.1, and its margins "exploded" on the way there.
-It is arithmetic, so it can be known before the first step.
+Either these pairs are not flipped, or margins go where runs have collapsed. The first run
+of the report that this project began with asked for some 60 nats: 6 at β = 0.1, and its
+margins "exploded" on the way there. It is arithmetic, so it can be known before the first
+step.
 
 ## Example
 Rejected answers of 40 tokens that the model finds 1 nat per token likelier: c = 40, and

@@ -27,8 +27,9 @@ want to teach, set `form_matched: false` in the topic, or ignore this rule.
 The belief kit: AUC 0.64. HH (harmless-base, test): 0.67. Pairs from TruthfulQA: 0.75, right
 at the limit (its first 400 are found, all 813 just not), and it is known for it: a decision
 tree reaches 79.6 % on its multiple-choice form without the questions
-(turntrout.com/original-truthfulqa-weaknesses). The seed's two faults, planted into the belief
-kit, and the politeness and brevity kits, which teach form: 0.99 and over.
+(turntrout.com/original-truthfulqa-weaknesses). Two faults of the report that this project
+began with, planted into the belief kit, and the politeness and brevity kits, which teach
+form: 0.99 and over.
 """
 
 from __future__ import annotations

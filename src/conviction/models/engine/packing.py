@@ -301,10 +301,10 @@ def _cheapest(jobs: list[_Job], costs: _Costs, level: int = 0) -> tuple[int, lis
     # Children that gain nothing from a prefix of their own are gathered in one block on the common one.
     apart, blocks, rest = 0, [], []
     for child in children:
-        cost, found = _cheapest(child, costs, level + 1) if len(child) > 1 else (0, [])
-        if found and cost < _together(child, prefix, costs)[0]:
+        cost, result = _cheapest(child, costs, level + 1) if len(child) > 1 else (0, [])
+        if result and cost < _together(child, prefix, costs)[0]:
             apart += cost
-            blocks += found
+            blocks += result
         else:
             rest += child
     if rest:
