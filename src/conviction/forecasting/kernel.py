@@ -130,7 +130,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """A simulated run. moved: after a step, how far each of the N answers has moved, nats; reach: τ after each step."""
+    """A simulated run. moved: after a step, how far each of the N answers has moved, nats; extrapolation: τ, step by step."""
 
     steps: tuple[Step, ...]
     moved: dict[int, Tensor]

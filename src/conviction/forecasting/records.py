@@ -164,7 +164,7 @@ class Flips(_Part):
 
 
 class SweepPoint(_Part):
-    """A simulated run with other settings. strain and reach as in a forecast."""
+    """A simulated run with other settings. guard_utilisation and extrapolation as in a forecast."""
 
     options: dict[str, Any]
     steps: int
@@ -200,8 +200,8 @@ class Forecast(_Part):
     outlooks        the pairs, one by one
     moments         the run, as simulated
     trouble         where the guard is expected to stop it
-    strain          largest part of one of the guard's limits that is expected to be reached
-    reach           how far the run goes, as a multiple of the pilot's way: beyond 4 it is a guess
+    guard_utilisation  largest part of one of the guard's limits that is expected to be reached
+    extrapolation   how far the run goes, as a multiple of the pilot's way: beyond 4 it is a guess
     settings        other settings, simulated on the same gradients
     sampling_error  relative error of sums over the sampled coordinates
     stand_ins       trained examples without gradients of their own: others take their places

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from conviction.core.protocols import LanguageModel
 from conviction.errors import InputError, ModelError
@@ -18,8 +17,6 @@ from conviction.models.lora import merged_copy
 from conviction.models.shift import is_steered
 
 __all__ = ["HFModel", "require_weights"]
-
-transformers.logging.disable_progress_bar()  # writing weights is not worth one
 
 
 class HFModel(EngineModel):

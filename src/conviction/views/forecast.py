@@ -94,13 +94,16 @@ def _trust_lines(forecast: Forecast) -> Iterator[tuple[str, str]]:
             )
         yield "pilot", f"{pilot.steps} real steps at {pilot.learning_rate:.2g}, thrown away{progress}"
     if forecast.extrapolation is not None:
-        yield "reach", f"the run goes {forecast.extrapolation:.1f} times as far as the pilot (beyond 4 it is a guess)"
+        yield (
+            "distance",
+            f"the run goes {forecast.extrapolation:.1f} times as far as the pilot (beyond 4 it is a guess)",
+        )
     if forecast.guard_utilisation is not None:
-        yield "strain", f"{percent(forecast.guard_utilisation)} of a limit of the guard is reached on the way"
+        yield "guard", f"{percent(forecast.guard_utilisation)} of a limit of the guard is reached on the way"
     if forecast.sampling_error is not None:
         yield "sampling", f"sums over coordinates are off by {percent(forecast.sampling_error)}"
     if forecast.unsampled_examples:
-        yield "stand-ins", f"{forecast.unsampled_examples} trained examples have no gradient of their own"
+        yield "unsampled", f"{forecast.unsampled_examples} trained examples have no gradient of their own"
     for line in forecast.unknown:
         yield "unknown", line
     for note in forecast.notes:
@@ -139,7 +142,7 @@ def _number(value: float | None, digits: int) -> str:
 def _show_settings(settings: Sequence[SweepPoint], form: Format) -> None:
     """A map where two options were swept, a list otherwise."""
     names = list(dict.fromkeys(name for s in settings for name in s.options))
-    title = "Expected flips of wrong test pairs (!: the guard stops it, ~: near a limit or beyond the pilot's reach)"
+    title = "Expected flips of wrong test pairs (!: the guard stops it, ~: near a limit or too far beyond the pilot)"
     if len(names) == 2:
         across, down = sorted(names, key=lambda n: n != "learning_rate")
         columns = _values(settings, across)

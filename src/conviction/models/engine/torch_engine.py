@@ -22,6 +22,8 @@ from conviction.models.writing import continue_prompts
 
 __all__ = ["TorchEngine"]
 
+transformers.logging.disable_progress_bar()  # reading and writing weights is not worth one
+
 # Tokens in one forward pass. Below ~1000 a CPU spends its time on weight traffic
 # (benchmarks/results/token_budget.json); a GPU wants to be filled.
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 8192, "mps": 2048}
