@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import subprocess
 import sys
 import tarfile
@@ -18,12 +17,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "conviction"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LOWEST = ROOT / "benchmarks" / "results" / "lowest_versions.json"
 
 
 def build(source: Path, target: Path) -> tuple[Path, Path]:
@@ -112,18 +109,3 @@ def test_what_is_imported_is_declared():
         and not declared & {canonicalize_name(name) for name in brought_by.get(top, [])}
     }
     assert undeclared == set()
-
-
-def test_every_lower_bound_was_tested():
-    """``make lowest`` ran the fast tests with these versions; a bound that is changed must be tested anew."""
-    tested = {canonicalize_name(p["name"]): p["version"] for p in json.loads(LOWEST.read_text(encoding="utf-8"))}
-    lines = [*PROJECT["dependencies"], *(line for group in PROJECT["optional-dependencies"].values() for line in group)]
-    bounds = {
-        (canonicalize_name(requirement.name), bound.version)
-        for requirement in map(Requirement, lines)
-        for bound in requirement.specifier
-        if bound.operator == ">="
-    }
-    assert len(bounds) > 30
-    # a local version (2.8.0+cpu) is the same release, built another way
-    assert {b for b in bounds if Version(Version(tested.get(b[0], "0")).public) != Version(b[1])} == set()
