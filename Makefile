@@ -71,7 +71,7 @@ newest:  ## the same with the newest version of each; a warning is an error
 	@$(VENV)-newest/bin/python $(PIP) $(or $(TORCH),torch)
 	@$(VENV)-newest/bin/python $(PIP) --editable '.[dev]'
 	@OMP_NUM_THREADS=1 $(VENV)-newest/bin/python $(PARALLEL) -m "not slow and not long"
-	@PYTHONWARNINGS=error::FutureWarning $(call SMOKE,$(VENV)-newest)
+	@export PYTHONWARNINGS=error::FutureWarning; $(call SMOKE,$(VENV)-newest)
 
 # Commands on the embedded model, as a first user gives them, in an empty folder and with an empty cache.
 SMOKE = bin=$$PWD/$(1)/bin; empty=$$(mktemp -d); cd $$empty; export CONVICTION_CACHE=$$empty/cache; \

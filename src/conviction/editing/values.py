@@ -24,7 +24,7 @@ from conviction.editing.sites import Site
 from conviction.models.engine.logprobs import find_head, token_logprobs
 from conviction.models.engine.packing import Ids
 from conviction.models.hf import HFModel
-from conviction.models.states import Stop, fork, hooked, states_of, stopping, with_states
+from conviction.models.states import Stop, fork, hooked, reading_on, states_of, stopping, with_states
 
 __all__ = ["Found", "block_states", "find_values", "keys", "keys_and_states"]
 
@@ -66,8 +66,7 @@ class _Batch:
             input_ids=self.ids,
             attention_mask=self.mask,
             position_ids=self.positions,
-            past_key_values=past,
-            use_cache=past is not None,
+            **reading_on(model.module.base_model, past),
         )
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
@@ -202,8 +201,7 @@ def _past(model: HFModel, ids: Ids, here: Tensor, places: Tensor) -> DynamicCach
         input_ids=torch.tensor([ids], device=model.device),
         attention_mask=_mask(model, torch.tril(here[:, None] == here), places[:, None] - places),
         position_ids=places[None],
-        past_key_values=past,
-        use_cache=True,
+        **reading_on(model.module.base_model, past),
     )
     return past
 

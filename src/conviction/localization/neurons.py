@@ -20,7 +20,7 @@ from conviction.localization.records import NeuronReading
 from conviction.localization.tracing import Statement
 from conviction.models.engine.logprobs import find_head
 from conviction.models.hf import HFModel
-from conviction.models.states import fork, hooked
+from conviction.models.states import fork, hooked, reading_on
 
 __all__ = ["attributions", "chosen_neurons", "read_neurons"]
 
@@ -114,7 +114,7 @@ def _past(model: HFModel, ids: tuple[int, ...]) -> DynamicCache | None:
         return None
     cache = DynamicCache()
     model.module.base_model(
-        input_ids=torch.tensor([ids[:-1]], device=model.device), past_key_values=cache, use_cache=True
+        input_ids=torch.tensor([ids[:-1]], device=model.device), **reading_on(model.module.base_model, cache)
     )
     return cache
 
@@ -127,8 +127,7 @@ def _answer(model: HFModel, statement: Statement, past: DynamicCache | None, row
         input_ids=torch.full((rows, 1), statement.ids[-1], device=model.device),
         attention_mask=torch.ones(rows, last + 1, dtype=torch.long, device=model.device),
         position_ids=torch.full((rows, 1), last, device=model.device),
-        past_key_values=mine,
-        use_cache=mine is not None,
+        **reading_on(model.module.base_model, mine),
     )
     logits = find_head(model.module).logits(out.last_hidden_state[:, -1], slice(None))
     return torch.softmax(logits, dim=-1)[:, statement.answer]

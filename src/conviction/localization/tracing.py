@@ -24,7 +24,7 @@ from conviction.localization.records import Kind, Trace
 from conviction.models.engine.logprobs import find_head
 from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
-from conviction.models.states import Hook, fork, hooked, skipped, states_of, with_states
+from conviction.models.states import Hook, fork, hooked, reading_on, skipped, states_of, with_states
 
 __all__ = ["Setup", "Statement", "build_statement", "noise_level", "trace"]
 
@@ -168,8 +168,7 @@ def _restored(
                 inputs_embeds=noisy[0][:, token:].repeat(len(centres), 1, 1),
                 attention_mask=torch.ones(rows, len(statement.ids), dtype=torch.long, device=model.device),
                 position_ids=torch.arange(token, len(statement.ids), device=model.device).expand(rows, width),
-                past_key_values=past,
-                use_cache=past is not None,
+                **reading_on(model.module.base_model, past),
             )
         shares = _share(model, out.last_hidden_state[:, -1], statement.answer)
         parts.append(shares.view(len(centres), samples).mean(1).cpu())
@@ -206,8 +205,7 @@ def _run(model: HFModel, embedded: Tensor, places: Sequence[nn.Module]) -> tuple
         out = model.module.base_model(
             inputs_embeds=embedded,
             attention_mask=torch.ones(embedded.shape[:2], dtype=torch.long, device=model.device),
-            past_key_values=cache,
-            use_cache=True,
+            **reading_on(model.module.base_model, cache),
         )
     return outputs, cache, out.last_hidden_state[:, -1]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from conviction.models.hf import HFModel
 
-__all__ = ["Stop", "block_outputs", "fork", "hooked", "skipped", "states_of", "stopping", "with_states"]
+__all__ = ["Stop", "block_outputs", "fork", "hooked", "reading_on", "skipped", "states_of", "stopping", "with_states"]
 
 Hook = Callable[[Any, Any, Any], Any]
 
@@ -72,6 +73,16 @@ def states_of(output: Any) -> Tensor:
 def with_states(output: Any, states: Tensor) -> Any:
     """What a block returned, with other states in it."""
     return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+def reading_on(module: Any, cache: DynamicCache | None) -> dict[str, Any]:
+    """The arguments with which a pass of the module reads this cache and adds to it; None: it keeps none.
+
+    The argument is called ``cache`` from transformers 5.24 on, and ``past_key_values`` before and in models
+    that bring their own code.
+    """
+    name = "cache" if "cache" in inspect.signature(module.forward).parameters else "past_key_values"
+    return {name: cache, "use_cache": cache is not None}
 
 
 def fork(cache: DynamicCache, change: Callable[[Tensor], Tensor] = lambda kept: kept) -> DynamicCache:

@@ -15,6 +15,7 @@ from conviction.core.protocols import Progress
 from conviction.models.engine.logprobs import last_positions
 from conviction.models.engine.packing import Ids
 from conviction.models.engine.protocol import Continuation
+from conviction.models.states import reading_on
 
 __all__ = ["continue_prompts"]
 
@@ -55,8 +56,10 @@ def continue_prompts(
             more: dict[str, Any] = {} if isinstance(last, int) else {"logits_to_keep": last}
             if shared:
                 begun = torch.tensor([batch[0][:shared]], device=device)
-                more["past_key_values"] = module.base_model(input_ids=begun, use_cache=True).past_key_values
-                more["past_key_values"].batch_repeat_interleave(len(batch))
+                past = DynamicCache(config=module.config)
+                module.base_model(input_ids=begun, **reading_on(module.base_model, past))
+                past.batch_repeat_interleave(len(batch))
+                more |= reading_on(module, past)
             out = module.generate(input_ids=ids, attention_mask=mask, **more)
             for row in out[:, width:].tolist():
                 stop = next((i for i, token in enumerate(row) if token in ends), None)
