@@ -1,6 +1,6 @@
 """Know before training: ``forecast(intervention, model, data)``. Read this file first.
 
-Arithmetic of flips → a pilot of ten real steps → one gradient per answer → the run
+Arithmetic of flips → a pilot of some real steps → one gradient per answer → the run
 simulated, and others beside it → a verdict.
 """
 

@@ -28,7 +28,7 @@ from conviction.studies.forecast_comparison import compare_with_forecast
 from conviction.studies.judge import judge
 from conviction.studies.records import Arm, Judgement
 
-__all__ = ["describe_applied_run", "describe_arm", "forecast_arm", "judge_arm"]
+__all__ = ["describe_applied_run", "describe_arm", "forecast_arm", "measure_and_judge"]
 
 # A kit's training split makes a short run, which a forecast at full length would take longer than.
 PILOT_STEPS, EXAMPLES = 5, 16
@@ -61,7 +61,7 @@ def forecast_arm(plan: Plan, topic: Topic, model: LanguageModel, data: TrainingD
     return forecast(plan.intervention, model, data, held_out=asked, pilot_steps=PILOT_STEPS, examples=EXAMPLES, ctx=ctx)
 
 
-def judge_arm(
+def measure_and_judge(
     arm: Arm,
     outcome: Outcome,
     shared: StudyContext,

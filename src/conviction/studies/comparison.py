@@ -18,7 +18,7 @@ from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.records import Scorecard
 from conviction.probing.scorecard import probe
-from conviction.studies.arm import describe_applied_run, judge_arm
+from conviction.studies.arm import describe_applied_run, measure_and_judge
 from conviction.studies.context import StudyContext, StudyDesign, study_config, summarize
 from conviction.studies.records import Arm, Study
 
@@ -58,7 +58,7 @@ def compare_runs(
             applied_in = os.path.relpath(one.run.folder.resolve(), run.folder.resolve())
             arm = describe_applied_run(outcome, name=name, folder=f"arms/{own.folder.name}", applied_in=applied_in)
             with own.recording_failure(ctx.log) as attempt:
-                arm = judge_arm(arm, outcome, shared, own, one.run, lambda: None)
+                arm = measure_and_judge(arm, outcome, shared, own, one.run, lambda: None)
             results.append(arm.model_copy(update={"failure": attempt.failure}))
         return run.update("study", summarize(shared, results))
 

@@ -1,4 +1,8 @@
-"""The whole way: probe, audit, and for each arm: forecast, apply under the guard, measure again, judge.
+"""The whole way, read this file first: probe, audit, baseline; then for each arm: forecast, apply under the guard,
+measure again, judge.
+
+Where an arm shows a shift it is held against two controls before it is judged again: the same training on another
+subject (``placebo.py``), and benign training on top (``benign.py``); both are in ``measure_and_judge`` (``arm.py``).
 
 Every step writes its result into the run folder and is read back where it lies
 there already, so that a study that was cut off goes on where it was. An arm's
@@ -27,7 +31,7 @@ from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.records import Scorecard
 from conviction.probing.scorecard import probe
-from conviction.studies.arm import describe_arm, forecast_arm, judge_arm
+from conviction.studies.arm import describe_arm, forecast_arm, measure_and_judge
 from conviction.studies.context import StudyContext, StudyDesign, study_config, summarize
 from conviction.studies.placebo import measure_placebo
 from conviction.studies.records import Arm, Study
@@ -60,7 +64,7 @@ def study(
                     own.save_forecast(forecast_arm(plan, topic, model, data, own_ctx))
                 outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)
                 placebo = partial(measure_placebo, plan, outcome, data, shared, own)
-                arm = judge_arm(arm, outcome, shared, own, own, placebo)
+                arm = measure_and_judge(arm, outcome, shared, own, own, placebo)
             results.append(arm.model_copy(update={"failure": attempt.failure}))
             run.update("study", summarize(shared, results))
     return summarize(shared, results)
