@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tea import tea_items
 
@@ -387,6 +387,8 @@ def test_texts_survive_the_files(name, tmp_path_factory):
     @settings(max_examples=60, deadline=None)
     @given(st.lists(answers, min_size=1, max_size=4))
     def check(found: list[tuple[str, str, str]]) -> None:
+        # in a table a text that begins so is refused: it is nearly always a list of messages that was written as text
+        assume(not name.endswith(".csv") or not any(text.startswith("[{") for row in found for text in row))
         rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in found]
         training_data = read_training_data(save(rows, folder / name))
         assert [(p.messages, p.chosen, p.rejected) for p in training_data.pairs] == [

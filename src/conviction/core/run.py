@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,10 +152,11 @@ class Run:
             raise RunError(f"{self.folder} holds no {path.name}", hint="the command that writes it did not run here")
         try:
             data = json.loads(text)
+            _check_schema(data, kind)
             if _has_rows(kind):
                 data["evidence"] = [line for line in self._samples() if line.pop("stage") == stage]
             return kind.model_validate(data)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise RunError(
                 f"{path} is no readable {kind.__name__.lower()}",
                 hint="it was damaged, or another version wrote it: remove it, and the run makes it again",
@@ -321,10 +322,13 @@ class Run:
         try:
             text = self._text(name)
             *whole, last = ("" if text is None else text).split("\n")
-            return [json.loads(line) for line in whole if line] + ([json.loads(last)] if last.endswith("}") else [])
+            rows = [json.loads(line) for line in whole if line]
         except (ValueError, RunError) as error:
             self._note(name, error)
             return []
+        with suppress(ValueError):  # cut off by a kill
+            rows.append(json.loads(last))
+        return rows
 
     def _add_samples(self, stage: str, record: BaseModel) -> None:
         evidence: Sequence[BaseModel] = getattr(record, "evidence", ()) if _has_rows(type(record)) else ()
@@ -352,6 +356,13 @@ class Run:
         finished = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
         content = json.dumps({**head, "finished": finished, "status": status}, indent=1) + "\n"
         write_atomic(self.folder / "run.json", content)
+
+
+def _check_schema(data: Any, kind: type[BaseModel]) -> None:
+    """Raise ValueError for a record of another version."""
+    field = kind.model_fields.get("schema_version")
+    if field is not None and data["schema_version"] != field.default:
+        raise ValueError(f"schema version {data['schema_version']}, this program reads {field.default}")
 
 
 def _has_rows(kind: type[BaseModel]) -> bool:

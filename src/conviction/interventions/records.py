@@ -93,6 +93,12 @@ class Outcome(_Part):
             **parts,
         )
 
+    def has_other_weights_than(self, base: LanguageModel) -> bool:
+        """Whether this was not applied to that model; in another dtype that cannot be told."""
+        theirs, ours = self.base, base.describe()
+        known = theirs.get("fingerprint") is not None and theirs.get("dtype") == ours.get("dtype")
+        return known and theirs.get("fingerprint") != ours.get("fingerprint")
+
     @property
     def changed(self) -> LanguageModel:
         """The changed model. Raises ValueError where there is neither a model nor a folder to load it from."""

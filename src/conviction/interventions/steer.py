@@ -87,7 +87,7 @@ class Steer:
         guard = ctx.guard or Guard()
         trials: list[_Trial] = []
         if self.vector is not None:
-            vector = (self.strength or 1.0) * load_vector(user_path(self.vector))
+            vector = (1.0 if self.strength is None else self.strength) * load_vector(user_path(self.vector))
         else:
             vector, trials = self._choose(loaded, data, guard, ctx)
         moved = steered(loaded, vector, id=f"{model.id}+{self.name}")
@@ -204,7 +204,7 @@ def _evaluate(model: HFModel, asked: Sequence[PreferencePair]) -> tuple[float, f
 
 def _best(trials: Sequence[_Trial], guard: Guard) -> _Trial:
     """The farthest move within the limit; the gentlest of all where none is."""
-    tried = [t for t in trials if t.strength]
+    tried = trials[1:]  # the first is the untouched model
     healthy = [t for t in tried if t.neutral_drop <= guard.max_neutral_drop or guard.idle]
     return max(healthy, key=lambda t: t.gap) if healthy else min(tried, key=lambda t: t.neutral_drop)
 

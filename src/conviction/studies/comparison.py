@@ -92,11 +92,10 @@ def load_applied_runs(folders: Sequence[Path]) -> list[AppliedRun]:
 
 def check_base(applied: AppliedRun, base: LanguageModel) -> None:
     """Raise RunError if the run changed other weights than these."""
-    theirs, ours = applied.outcome.base, base.describe()
-    known = theirs.get("fingerprint") is not None and theirs.get("dtype") == ours.get("dtype")
-    if theirs.get("id") != base.id or (known and theirs.get("fingerprint") != ours.get("fingerprint")):
+    changed = applied.outcome.base.get("id")
+    if changed != base.id or applied.outcome.has_other_weights_than(base):
         raise RunError(
-            f"{applied.run.folder} changed {theirs.get('id')}, and {base.id} has other weights",
+            f"{applied.run.folder} changed {changed}, and {base.id} has other weights",
             hint="give --model the model that it was applied to",
         )
 

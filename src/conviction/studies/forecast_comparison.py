@@ -30,9 +30,16 @@ def compare_with_forecast(
         raise RunError(
             f"{run.folder} has not been trained to its end", hint="run `conviction apply` with this --run again"
         )
-    stop = run.load("outcome", Outcome).guard_stop
+    outcome = run.load("outcome", Outcome)
+    stop = outcome.guard_stop
     asked = [o for o in forecast.pair_forecasts if o.counts]
-    before = _ask(load(base or forecast.model), asked, ctx.progress("asking the untouched model"))
+    untouched = load(base or forecast.model)
+    if outcome.has_other_weights_than(untouched):
+        raise RunError(
+            f"{run.folder} changed {outcome.base.get('id')}, and {untouched.id} has other weights",
+            hint="give --model the model that it was applied to",
+        )
+    before = _ask(untouched, asked, ctx.progress("asking the untouched model"))
     after = None
     if stop is None:
         after = _ask(load(str(run.model_path)), asked, ctx.progress("asking the trained model"))

@@ -38,7 +38,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
     Reads neutral text, held-out prompts, greedy samples and, where the training
     set has TRL's ``prompt_ids`` and ``chosen_ids``, chosen answers, after every
     optimiser step. Loss and margin are taken from the trainer's log, which is one
-    step behind: set ``logging_steps=1`` to have them verdict at every step.
+    step behind: set ``logging_steps=1`` to have them judged at every step.
 
     prompts  conversations of your own, for greedy samples; everyday questions are asked besides
     """

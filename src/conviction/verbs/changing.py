@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from conviction.verbs.inputs import (
     described,
     held_out,
     loading,
+    settings_of,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +77,7 @@ def forecast(
     source = as_source(data)
     asked = held_out(test, source)
     call = _call(plan, model, source, load) | {"examples": examples, "pilot_steps": pilot_steps}
-    call |= {"sweep": grid, "test": [(pair.pair.id, pair.role) for pair in asked]}
+    call |= {"sweep": grid, "test": _digest(asked)}
     place = Place.of(run, ctx, topic=source.label, verb=f"forecast-{plan.intervention.name}", call=call)
     if (known := place.finished("forecast", Forecast)) is not None:
         return known
@@ -83,7 +85,7 @@ def forecast(
     from conviction.forecasting.pipeline import forecast as foresee
 
     with place.open() as own:
-        if own.run is not None and own.run.has("forecast"):
+        if place.folder is not None and own.run is not None and own.run.has("forecast"):
             return own.run.load_forecast(Forecast)
         result = foresee(
             plan.intervention,
@@ -141,7 +143,7 @@ def apply(
         raise InputError("a forecast that comes first is kept in a run folder, and there is none", hint="give run=")
     asked = held_out(test, source) if forecast_first else []
     call = _call(plan, model, source, load) | {"tracker": tracker, "forecast_first": forecast_first}
-    call |= {"test": [(pair.pair.id, pair.role) for pair in asked]}
+    call |= {"test": _digest(asked)}
     place = Place.of(run, ctx, topic=source.label, verb=f"apply-{plan.intervention.name}", call=call)
     if (known := place.finished("outcome", Outcome)) is not None:
         return _in_folder(known, Run(as_folder(run)))
@@ -153,7 +155,7 @@ def apply(
             return outcome.model_copy(update={"steps": tuple(steps)})
         if forecast_first:
             _forecast_once(own.run, plan, loaded, source, asked, own)
-        if own.run.has("outcome"):
+        if place.folder is not None and own.run.has("outcome"):
             outcome = own.run.load("outcome", Outcome)
         else:
             outcome = carry_out(plan.intervention, loaded, source.data, own)
@@ -164,9 +166,15 @@ def apply(
 
 def _call(plan: Plan, model: ModelLike, source: Source, load: Load | None) -> dict[str, Any]:
     """What tells one application from another."""
-    settings = {name: repr(value) for name, value in flat(plan.intervention).items()}
+    settings = settings_of(plan.intervention)
     limits = {f"guard {name}": value for name, value in flat(plan.guard).items()}
     return described(model, load) | {"data_sha256": source.data.digest} | settings | limits
+
+
+def _digest(asked: Sequence[HeldOutPair]) -> str:
+    """Tells questions apart by their texts: ids are only places in a file."""
+    rows = [(repr(q.pair.messages), q.pair.chosen, q.pair.rejected, q.role) for q in asked]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def _grid(intervention: Any, sweep: Mapping[str, Sequence[Any]] | Sequence[Any] | None) -> list[Any] | None:

@@ -15,6 +15,7 @@ from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.run_head import new_folder
+from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.forecasting.records import ForecastScore
 from conviction.studies.comparison import compare_runs, load_applied_runs
@@ -25,7 +26,17 @@ from conviction.studies.records import Study
 from conviction.studies.study import study as run_study
 from conviction.training.guard import Guard
 from conviction.verbs.folders import Place
-from conviction.verbs.inputs import Load, ModelLike, TopicLike, as_folder, as_model, as_topic, described, loading
+from conviction.verbs.inputs import (
+    Load,
+    ModelLike,
+    TopicLike,
+    as_folder,
+    as_model,
+    as_topic,
+    described,
+    loading,
+    settings_of,
+)
 
 __all__ = ["compare", "study"]
 
@@ -69,7 +80,8 @@ def study(
     arms = plan_arms(interventions, options or {}, ctx.guard if guard is None else guard)
     call = described(model, load) | {"topic_sha256": kit.digest, "target": kit.target, "placebo": placebo}
     call |= {"benign_steps": benign_steps}
-    call |= {arm.intervention.name: repr([flat(arm.intervention), flat(arm.guard)]) for arm in arms}
+    call |= {"data_sha256": TrainingData.from_topic(kit).digest}
+    call |= {arm.intervention.name: repr([settings_of(arm.intervention), flat(arm.guard)]) for arm in arms}
     if budget_minutes is not None:
         ctx = _with_budget(ctx, budget_minutes)
 

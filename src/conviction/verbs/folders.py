@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from conviction.core.context import RunContext
 from conviction.core.run import Run
-from conviction.errors import InputError
+from conviction.errors import InputError, RunError
 from conviction.verbs.inputs import as_folder
 
 __all__ = ["Place", "main_process", "several_processes"]
@@ -49,8 +49,16 @@ class Place:
         """
         if self.folder is None:
             return None
-        run = Run.earlier(self.folder, topic=self.topic, verb=self.verb, call=self.call)
-        return run.load(stage, kind) if run.finished else None
+        try:
+            run = Run.earlier(self.folder, topic=self.topic, verb=self.verb, call=self.call)
+        except RunError:
+            if main_process():
+                raise
+            return None  # the first process is about to write the head, or to refuse the folder for all
+        if not run.finished or not run.has(stage):  # a damaged file that was removed is made again
+            return None
+        self.ctx.log(f"read from the finished run in {self.folder}")
+        return run.load(stage, kind)
 
     @contextmanager
     def open(self) -> Iterator[RunContext]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conviction.core.context import RunContext
+from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.data.formats import training_data_from_rows
@@ -36,6 +38,8 @@ __all__ = [
     "described",
     "held_out",
     "loading",
+    "settings_of",
+    "state_of",
 ]
 
 TopicLike = str | Path | Topic
@@ -147,10 +151,46 @@ def loading(load: Load | None, ctx: RunContext) -> Load:
 
 
 def described(model: Any, load: Load | None) -> dict[str, Any]:
-    """What a model is called and how it is loaded, to tell one piece of work from another."""
-    name = str(model) if isinstance(model, str | Path) else getattr(model, "id", repr(model))
+    """What a model is, and how it is loaded, to tell one piece of work from another: names alone do not.
+
+    Of an object the fingerprint of its weights; of a local folder or file the state of its files, which is read
+    without loading anything.
+    """
     how = load.keywords if isinstance(load, partial) else {}
-    return {"model": name, **{k: v for k, v in how.items() if isinstance(v, str | int | float | None)}}
+    call = {name: value for name, value in how.items() if isinstance(value, str | int | float | None)}
+    call |= {name: repr(value) for name, value in how.items() if name not in call and not callable(value)}
+    if load is not None and not isinstance(load, partial):
+        call["load"] = getattr(load, "__qualname__", type(load).__qualname__)
+    if isinstance(model, str | Path):
+        return {"model": str(model), "model_files": state_of(model), **call}
+    known = model.describe() if isinstance(model, LanguageModel) else {}
+    return {
+        "model": getattr(model, "id", repr(model)),
+        "model_weights": known.get("fingerprint"),
+        "prompt": repr(known.get("prompted")),
+        **call,
+    }
+
+
+def state_of(path: Any) -> str | None:
+    """A hash over names, sizes and times of the files at a path; None where there are none."""
+    if not isinstance(path, str | Path) or not os.path.lexists(root := user_path(path)):
+        return None
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(repr(seen).encode()).hexdigest()
+
+
+def settings_of(settings: Any) -> dict[str, str]:
+    """All fields by name, and of those that name a file or a folder what state that is in.
+
+    ``index`` is left out: it is a cache that the work itself brings up to date.
+    """
+    values = flat(settings)
+    states = {
+        f"{name} (files)": state for name, value in values.items() if name != "index" and (state := state_of(value))
+    }
+    return {name: repr(value) for name, value in values.items()} | states
 
 
 def _wrong(name: str, value: Any, wanted: str) -> InputError:

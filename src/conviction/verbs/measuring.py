@@ -70,11 +70,10 @@ def probe(
         return card
     loaded = as_model(model, loading(load, ctx))
     with place.open() as own:
-        if own.run is None:
-            return measure(loaded, kit, quick=quick, templates=templates, health=health, ctx=own)
-        return own.run.cached(
-            "before", Scorecard, measure, loaded, kit, quick=quick, templates=templates, health=health, ctx=own
-        )
+        if place.folder is not None and own.run is not None and own.run.has("before"):
+            return own.run.load("before", Scorecard)
+        card = measure(loaded, kit, quick=quick, templates=templates, health=health, ctx=own)
+        return card if own.run is None else own.run.save("before", card)
 
 
 def audit(
