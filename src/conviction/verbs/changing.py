@@ -85,8 +85,8 @@ def forecast(
     from conviction.forecasting.pipeline import forecast as foresee
 
     with place.open() as own:
-        if place.folder is not None and own.run is not None and own.run.has("forecast"):
-            return own.run.load_forecast(Forecast)
+        if (known := place.kept("forecast", Forecast)) is not None:
+            return known
         result = foresee(
             plan.intervention,
             loaded,
@@ -155,12 +155,11 @@ def apply(
             return outcome.model_copy(update={"steps": tuple(steps)})
         if forecast_first:
             _forecast_once(own.run, plan, loaded, source, asked, own)
-        if place.folder is not None and own.run.has("outcome"):
-            outcome = own.run.load("outcome", Outcome)
-        else:
-            outcome = carry_out(plan.intervention, loaded, source.data, own)
-            if main_process():
-                own.run.save("outcome", outcome)
+        if (earlier := place.kept("outcome", Outcome)) is not None:
+            return _in_folder(earlier, own.run)
+        outcome = carry_out(plan.intervention, loaded, source.data, own)
+        if main_process():
+            own.run.save("outcome", outcome)
         return _in_folder(outcome, own.run)
 
 

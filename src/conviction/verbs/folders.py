@@ -60,6 +60,15 @@ class Place:
         self.ctx.log(f"read from the finished run in {self.folder}")
         return run.load(stage, kind)
 
+    def kept(self, stage: str, kind: type[Record]) -> Record | None:
+        """The result, where an earlier attempt at the same work left it in this folder.
+
+        Of a run that ``ctx`` has open nothing is known but its records: they may be of other work, and are not read.
+        """
+        if self.folder is None or not (run := Run(self.folder)).has(stage):
+            return None
+        return run.load(stage, kind)
+
     @contextmanager
     def open(self) -> Iterator[RunContext]:
         """The context with its run folder, if there is one; of several processes only the first writes its head."""

@@ -70,8 +70,8 @@ def probe(
         return card
     loaded = as_model(model, loading(load, ctx))
     with place.open() as own:
-        if place.folder is not None and own.run is not None and own.run.has("before"):
-            return own.run.load("before", Scorecard)
+        if (card := place.kept("before", Scorecard)) is not None:
+            return card
         card = measure(loaded, kit, quick=quick, templates=templates, health=health, ctx=own)
         return card if own.run is None else own.run.save("before", card)
 
