@@ -30,19 +30,16 @@ def apply(
     from conviction.core.run_head import new_folder
     from conviction.verbs import changing
     from conviction.verbs.folders import main_process, several_processes
-    from conviction.verbs.inputs import as_source
     from conviction.views.outcome import show_outcome
 
-    job = asked.job()
-    source = as_source(job.source())
+    job, source = asked.read()
     if several_processes() and run is None:
         raise InputError("several processes need one run folder", hint="give --run a folder")
     folder = run or new_folder(source.label, f"apply-{asked.name}")
     with watched(steps=True) as ctx:
         outcome = changing.apply(
             job.plan.intervention, job.model, source.topic or source.data, guard=job.plan.guard, run=folder,
-            tracker=track, forecast_first=forecast_first, test=test,
-            load=load.loader(), ctx=ctx,
+            tracker=track, forecast_first=forecast_first, test=test, load=load.loader(), ctx=ctx,
         )  # fmt: skip
     if main_process():
         show_outcome(outcome, str(folder), form)

@@ -27,17 +27,14 @@ def forecast(
     """Know before training: will it flip, at which settings, and will it break? Exit code 1: not as planned."""
     from conviction.core.run_head import new_folder
     from conviction.verbs import changing
-    from conviction.verbs.inputs import as_source
     from conviction.views.forecast import show_forecast
 
-    job = asked.job()
-    source = as_source(job.source())
+    job, source = asked.read()
     folder = run or new_folder(source.label, f"forecast-{asked.name}")
     with watched() as ctx:
         result = changing.forecast(
             job.plan.intervention, job.model, source.topic or source.data, test=test, sweep=sweep, examples=examples,
-            pilot_steps=pilot, guard=job.plan.guard, run=folder,
-            load=load.loader(), ctx=ctx,
+            pilot_steps=pilot, guard=job.plan.guard, run=folder, load=load.loader(), ctx=ctx,
         )  # fmt: skip
     show_forecast(result, form)
     log(f"every pair: {folder}/forecast.json; to freeze one with a run: conviction apply {asked.name} … --forecast")

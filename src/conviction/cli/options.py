@@ -15,6 +15,7 @@ from conviction.views.text import Format, log
 if TYPE_CHECKING:
     from conviction.config.plan import Job
     from conviction.core.protocols import LanguageModel
+    from conviction.verbs.inputs import Source
 
 __all__ = [
     "EXIT_FINDINGS",
@@ -99,9 +100,10 @@ class JobOptions:
     preset: Annotated[str | None, typer.Option(help="report-run1, report-run2 or report-run3.")] = None
     guard: GuardOption = "default"
 
-    def job(self) -> Job:
-        """The preset, the config and the options merged; notes on what had no use go to stderr."""
+    def read(self) -> tuple[Job, Source]:
+        """The preset, the config and the options merged, and the data; notes on what had no use go to stderr."""
         from conviction.config.plan import assemble
+        from conviction.verbs.inputs import as_source
 
         job = assemble(
             self.name,
@@ -115,4 +117,4 @@ class JobOptions:
         )
         for note in job.notes:
             log(f"note: {note}")
-        return job
+        return job, as_source(job.source())
