@@ -52,6 +52,16 @@ def test_a_record_that_was_removed_is_made_again(topic, tmp_path):
     assert (tmp_path / "r" / "before.json").exists()
 
 
+def test_what_an_interrupted_run_had_written_needs_no_model(topic, tiny_folder, tmp_path):
+    first = probe(tiny_folder, topic, run=tmp_path / "r")
+    head = tmp_path / "r" / "run.json"
+    head.write_text(json.dumps({**json.loads(head.read_text()), "status": "interrupted"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("conviction.models.load_model", lambda *_, **__: pytest.fail("a model is loaded"))
+        assert probe(tiny_folder, topic, run=tmp_path / "r").rows == first.rows
+    assert json.loads(head.read_text())["status"] == "done"
+
+
 def test_a_run_that_is_open_is_written_once(topic, tmp_path):
     with Run.start(tmp_path / "r", topic="tea", verb="mine", argv=["x"]) as run:
         probe(tiny_model(seed=0), topic, ctx=RunContext(run=run))

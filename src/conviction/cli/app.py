@@ -13,6 +13,7 @@ from conviction.cli.apply import apply
 from conviction.cli.audit import audit
 from conviction.cli.compare import compare
 from conviction.cli.forecast import forecast
+from conviction.cli.groups import grouped
 from conviction.cli.interventions import interventions
 from conviction.cli.localize import localize
 from conviction.cli.models import models
@@ -39,7 +40,7 @@ app = typer.Typer(
 )
 app.add_typer(topics_app, name="topics")
 for command in (probe, audit, forecast, apply, study, compare, report, localize, rule, interventions, models):
-    app.command()(command)
+    app.command()(grouped(command))
 
 
 def main() -> None:

@@ -6,25 +6,7 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import (
-    EXIT_FINDINGS,
-    BackendOption,
-    BaseOption,
-    ConfigOption,
-    DataOption,
-    DeviceOption,
-    DtypeOption,
-    FormatOption,
-    GuardOption,
-    NameArgument,
-    PresetOption,
-    RunOption,
-    SetOption,
-    TestOption,
-    TopicArgument,
-    TrustOption,
-    loader,
-)
+from conviction.cli.options import EXIT_FINDINGS, FormatOption, JobOptions, LoadOptions, RunOption, TestOption
 from conviction.errors import InputError
 from conviction.views.live import watched
 from conviction.views.text import log
@@ -33,53 +15,36 @@ __all__ = ["apply"]
 
 
 def apply(
-    name: NameArgument,
-    topic: TopicArgument = None,
-    data: DataOption = None,
-    model: BaseOption = None,
-    option: SetOption = None,
-    config: ConfigOption = None,
-    preset: PresetOption = None,
-    guard: GuardOption = "default",
+    asked: JobOptions,
+    *,
     forecast_first: Annotated[
         bool, typer.Option("--forecast", help="Write a forecast into the run folder first.")
     ] = False,
     test: TestOption = None,
     track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow or trackio.")] = None,
-    backend: BackendOption = "transformers",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
+    load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,
 ) -> None:
     """Change a model, under a guard that stops before it breaks. Exit code 1: it was stopped."""
-    from conviction.config.plan import assemble
     from conviction.core.run_head import new_folder
     from conviction.verbs import changing
     from conviction.verbs.folders import main_process, several_processes
-    from conviction.verbs.inputs import as_source
     from conviction.views.outcome import show_outcome
 
-    job = assemble(
-        name, topic=topic, data=data, model=model, options=option or [], config=config, preset=preset, guard=guard
-    )
-    for note in job.notes:
-        log(f"note: {note}")
-    source = as_source(job.source())
+    job, source = asked.read()
     if several_processes() and run is None:
         raise InputError("several processes need one run folder", hint="give --run a folder")
-    folder = run or new_folder(source.label, f"apply-{name}")
+    folder = run or new_folder(source.label, f"apply-{asked.name}")
     with watched(steps=True) as ctx:
         outcome = changing.apply(
             job.plan.intervention, job.model, source.topic or source.data, guard=job.plan.guard, run=folder,
-            tracker=track, forecast_first=forecast_first, test=test,
-            load=loader(backend, device, dtype, trust_remote_code), ctx=ctx,
+            tracker=track, forecast_first=forecast_first, test=test, load=load.loader(), ctx=ctx,
         )  # fmt: skip
     if main_process():
         show_outcome(outcome, str(folder), form)
         every = f"every step: {folder}/steps.jsonl" if outcome.training else f"every number: {folder}/outcome.json"
-        probe = f"conviction probe {topic or 'TOPIC'} --model {folder}/model"
+        probe = f"conviction probe {job.topic or 'TOPIC'} --model {folder}/model"
         log(f"{every}; look again: {f'conviction compare {folder}' if forecast_first else probe}")
     if outcome.guard_stop:
         raise typer.Exit(EXIT_FINDINGS)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import EXIT_FINDINGS, BackendOption, DeviceOption, DtypeOption, TrustOption, loader
+from conviction.cli.options import EXIT_FINDINGS, LoadOptions
 from conviction.views.findings import AuditFormat, show_audit
 from conviction.views.live import watched
 
@@ -16,6 +16,7 @@ __all__ = ["audit"]
 
 def audit(
     data: Annotated[str, typer.Argument(help="A file, a folder, a hub name; or a topic, whose own pairs are meant.")],
+    *,
     model: Annotated[str | None, typer.Option(help="The model to be trained, for what depends on it.")] = None,
     topic: Annotated[str | None, typer.Option(help="What the pairs are to teach, for leaks and poles.")] = None,
     select: Annotated[str | None, typer.Option(help="Only these codes or names, with commas: PD1,length-gap")] = None,
@@ -26,10 +27,7 @@ def audit(
     details: Annotated[bool, typer.Option("--details", help="All evidence, and what every rule measured.")] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Write a cleaned copy, and audit that.")] = False,
     output: Annotated[Path | None, typer.Option(help="Where --fix writes; else NAME.fixed.jsonl.")] = None,
-    backend: BackendOption = "transformers",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
+    load: LoadOptions,
     form: Annotated[AuditFormat, typer.Option("--format", help="How to print the result.")] = "text",
 ) -> None:
     """A linter for preference data. Exit code 1: something was found."""
@@ -46,7 +44,7 @@ def audit(
             split=split,
             fix=fix,
             output=output,
-            load=loader(backend, device, dtype, trust_remote_code),
+            load=load.loader(),
             ctx=ctx,
         )
     show_audit(report, form, details=details)

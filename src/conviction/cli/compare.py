@@ -7,17 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import (
-    BackendOption,
-    BaseOption,
-    BenignOption,
-    DeviceOption,
-    DtypeOption,
-    FormatOption,
-    RunOption,
-    TrustOption,
-    loader,
-)
+from conviction.cli.options import BaseOption, BenignOption, FormatOption, LoadOptions, RunOption
 from conviction.cli.study import show_result
 from conviction.views.live import watched
 from conviction.views.text import log
@@ -27,28 +17,25 @@ __all__ = ["compare"]
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="One run that was made with --forecast, or several of `apply`.")],
+    *,
     topic: Annotated[
         str | None, typer.Option(help="Of several runs: a built-in topic or a folder, if not the first run's own.")
     ] = None,
     model: BaseOption = None,
     benign_steps: BenignOption = 10,
-    backend: BackendOption = "transformers",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
+    load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,
 ) -> None:
     """One run: hold its frozen forecast to what happened. Several: a study's table of them."""
     from conviction.verbs import comparing
 
-    load = loader(backend, device, dtype, trust_remote_code)
     with watched() as ctx:
         if len(runs) == 1:
-            score = comparing.compare(runs[0], model=model, load=load, ctx=ctx)
+            score = comparing.compare(runs[0], model=model, load=load.loader(), ctx=ctx)
         else:
             result = comparing.compare(
-                *runs, topic=topic, model=model, benign_steps=benign_steps, run=run, load=load, ctx=ctx
+                *runs, topic=topic, model=model, benign_steps=benign_steps, run=run, load=load.loader(), ctx=ctx
             )
     if len(runs) > 1:
         show_result(result, form)

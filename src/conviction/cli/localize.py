@@ -6,18 +6,7 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import (
-    BackendOption,
-    DataOption,
-    DeviceOption,
-    DtypeOption,
-    FormatOption,
-    ModelOption,
-    RunOption,
-    TopicArgument,
-    TrustOption,
-    loader,
-)
+from conviction.cli.options import DataOption, FormatOption, LoadOptions, ModelOption, RunOption, TopicArgument
 from conviction.views.live import watched
 from conviction.views.text import log
 
@@ -26,6 +15,7 @@ __all__ = ["localize"]
 
 def localize(
     topic: TopicArgument = None,
+    *,
     data: DataOption = None,
     model: ModelOption = "smollm2-135m",
     limit: Annotated[int, typer.Option(min=1, help="Statements that are traced.")] = 10,
@@ -34,10 +24,7 @@ def localize(
     own_answer: Annotated[
         bool, typer.Option("--own-answer", help="Trace what the model says, right or wrong.")
     ] = False,
-    backend: BackendOption = "transformers",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
+    load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,
 ) -> None:
@@ -53,7 +40,7 @@ def localize(
     with watched() as ctx:
         result = measuring.localize(
             source.topic or source.data, model, kinds=kinds, own_answer=own_answer, samples=samples, limit=limit,
-            run=folder, load=loader(backend, device, dtype, trust_remote_code), ctx=ctx,
+            run=folder, load=load.loader(), ctx=ctx,
         )  # fmt: skip
     show_localization(result, form)
     log(f"every number: {folder}/localization.json; heat maps: {folder}/maps")

@@ -1,8 +1,9 @@
-"""Arguments and options that several commands have, and the model that they name."""
+"""Arguments and options that several commands have: single ones, and groups for ``grouped``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,33 +13,39 @@ import typer
 from conviction.views.text import Format, log
 
 if TYPE_CHECKING:
+    from conviction.config.plan import Job
     from conviction.core.protocols import LanguageModel
+    from conviction.verbs.inputs import Source
 
 __all__ = [
     "EXIT_FINDINGS",
-    "BackendOption",
     "BaseOption",
     "BenignOption",
-    "ConfigOption",
     "DataOption",
-    "DeviceOption",
-    "DtypeOption",
     "FormatOption",
     "GuardOption",
+    "JobOptions",
+    "LoadOptions",
     "ModelOption",
-    "NameArgument",
-    "PresetOption",
     "RunOption",
-    "SetOption",
     "TestOption",
     "TopicArgument",
-    "TrustOption",
-    "load_named",
-    "loader",
 ]
 
 EXIT_FINDINGS = 1
 """Exit code of a command that did its work and found something: findings, a stop by the guard, missing arms."""
+
+RunOption = Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is continued.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
+BenignOption = Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")]
+TopicArgument = Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")]
+DataOption = Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")]
+BaseOption = Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")]
+ModelOption = Annotated[str, typer.Option(help="An embedded model, a local folder, a .gguf file or a hub id.")]
+GuardOption = Annotated[str, typer.Option(help="strict, default, off or none.")]
+TestOption = Annotated[
+    str | None, typer.Option(help="A topic, or pairs that are not trained on, to forecast flips of.")
+]
 
 
 def _known_backend(name: str) -> str:
@@ -48,30 +55,26 @@ def _known_backend(name: str) -> str:
     return check_backend_name(name)
 
 
-BackendOption = Annotated[
-    str, typer.Option(callback=_known_backend, help="What computes: transformers, or another of `conviction models`.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-DtypeOption = Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")]
-TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")]
-RunOption = Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is continued.")]
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
-BenignOption = Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")]
-NameArgument = Annotated[str, typer.Argument(help="What moves it: `conviction interventions` lists them.")]
-TopicArgument = Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")]
-DataOption = Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")]
-BaseOption = Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")]
-ModelOption = Annotated[str, typer.Option(help="An embedded model, a local folder, a .gguf file or a hub id.")]
-SetOption = Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o beta=0.1")]
-ConfigOption = Annotated[Path | None, typer.Option(help="A YAML with TRL's or mlx-lm-lora's keys.")]
-PresetOption = Annotated[str | None, typer.Option(help="report-run1, report-run2 or report-run3.")]
-GuardOption = Annotated[str, typer.Option(help="strict, default, off or none.")]
-TestOption = Annotated[
-    str | None, typer.Option(help="A topic, or pairs that are not trained on, to forecast flips of.")
-]
+@dataclass(frozen=True)
+class LoadOptions:
+    """How models are loaded."""
+
+    backend: Annotated[
+        str,
+        typer.Option(callback=_known_backend, help="What computes: transformers, or another of `conviction models`."),
+    ] = "transformers"
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
+    dtype: Annotated[str, typer.Option(help="auto (measured), fp32, bf16 or fp16.")] = "auto"
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")
+    ] = False
+
+    def loader(self) -> Callable[..., LanguageModel]:
+        """Loads a model by its name; the keywords of the loader tell one command from another."""
+        return partial(_load_named, **asdict(self))
 
 
-def load_named(model: str, backend: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
+def _load_named(model: str, backend: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
     """Load a model, and say so if it cannot be scored in packs."""
     from conviction.models import load_model
 
@@ -84,6 +87,34 @@ def load_named(model: str, backend: str, device: str, dtype: str, trust_remote_c
     return loaded
 
 
-def loader(backend: str, device: str, dtype: str, trust_remote_code: bool) -> Callable[..., LanguageModel]:
-    """``load_named`` as the options of a command say; its keywords tell one command from another."""
-    return partial(load_named, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+@dataclass(frozen=True)
+class JobOptions:
+    """An intervention, with what it is applied to and its settings."""
+
+    name: Annotated[str, typer.Argument(help="What moves it: `conviction interventions` lists them.")]
+    topic: TopicArgument = None
+    data: DataOption = None
+    model: BaseOption = None
+    option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o beta=0.1")] = None
+    config: Annotated[Path | None, typer.Option(help="A YAML with TRL's or mlx-lm-lora's keys.")] = None
+    preset: Annotated[str | None, typer.Option(help="report-run1, report-run2 or report-run3.")] = None
+    guard: GuardOption = "default"
+
+    def read(self) -> tuple[Job, Source]:
+        """The preset, the config and the options merged, and the data; notes on what had no use go to stderr."""
+        from conviction.config.plan import assemble
+        from conviction.verbs.inputs import as_source
+
+        job = assemble(
+            self.name,
+            topic=self.topic,
+            data=self.data,
+            model=self.model,
+            options=self.option or [],
+            config=self.config,
+            preset=self.preset,
+            guard=self.guard,
+        )
+        for note in job.notes:
+            log(f"note: {note}")
+        return job, as_source(job.source())

@@ -6,16 +6,7 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import (
-    BackendOption,
-    DeviceOption,
-    DtypeOption,
-    FormatOption,
-    ModelOption,
-    RunOption,
-    TrustOption,
-    loader,
-)
+from conviction.cli.options import FormatOption, LoadOptions, ModelOption, RunOption
 from conviction.views.live import watched
 from conviction.views.scorecard import show_scorecard
 from conviction.views.text import log
@@ -25,14 +16,12 @@ __all__ = ["probe"]
 
 def probe(
     topic: Annotated[str, typer.Argument(help="A built-in topic, or the folder of one.")],
+    *,
     model: ModelOption = "smollm2-135m",
     quick: Annotated[bool, typer.Option("--quick", help="Only the questions tagged 'quick'.")] = False,
     templates: Annotated[bool, typer.Option("--templates", help="Also ask under neutral prompt templates.")] = False,
     health: Annotated[bool, typer.Option("--health", help="Also write greedy answers and read neutral text.")] = False,
-    backend: BackendOption = "transformers",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
+    load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,
 ) -> None:
@@ -44,9 +33,8 @@ def probe(
     kit = load_topic(topic)
     folder = run or new_folder(kit.name, "probe")
     with watched() as ctx:
-        load = loader(backend, device, dtype, trust_remote_code)
         card = measuring.probe(
-            model, kit, quick=quick, templates=templates, health=health, run=folder, load=load, ctx=ctx
+            model, kit, quick=quick, templates=templates, health=health, run=folder, load=load.loader(), ctx=ctx
         )
     show_scorecard(card, form)
     log(f"evidence for every number: {folder}/samples.jsonl")

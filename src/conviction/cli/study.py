@@ -8,16 +8,12 @@ import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
-    BackendOption,
     BenignOption,
-    DeviceOption,
-    DtypeOption,
     FormatOption,
     GuardOption,
+    LoadOptions,
     ModelOption,
     RunOption,
-    TrustOption,
-    loader,
 )
 from conviction.views.live import watched
 from conviction.views.text import Format, log
@@ -32,6 +28,7 @@ ARMS = "system_prompt,rag,steer,sft,dpo"
 
 def study(
     topic: Annotated[str, typer.Argument(help="A built-in topic, or the folder of one.")],
+    *,
     model: ModelOption = "smollm2-135m",
     interventions: Annotated[
         str, typer.Option(help="Arms, with commas: `conviction interventions` lists them.")
@@ -41,10 +38,7 @@ def study(
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     guard: GuardOption = "default",
-    backend: BackendOption = "transformers",
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "auto",
-    trust_remote_code: TrustOption = False,
+    load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,
 ) -> None:
@@ -64,7 +58,7 @@ def study(
             benign_steps=benign_steps,
             placebo=placebo,
             run=run,
-            load=loader(backend, device, dtype, trust_remote_code),
+            load=load.loader(),
             ctx=ctx,
         )
     show_result(result, form)

@@ -79,14 +79,12 @@ def forecast(
     call = _call(plan, model, source, load) | {"examples": examples, "pilot_steps": pilot_steps}
     call |= {"sweep": grid, "test": _digest(asked)}
     place = Place.of(run, ctx, topic=source.label, verb=f"forecast-{plan.intervention.name}", call=call)
-    if (known := place.finished("forecast", Forecast)) is not None:
+    if (known := place.known("forecast", Forecast)) is not None:
         return known
     loaded = as_model(model, loading(load, ctx))
     from conviction.forecasting.pipeline import forecast as foresee
 
     with place.open() as own:
-        if (known := place.kept("forecast", Forecast)) is not None:
-            return known
         result = foresee(
             plan.intervention,
             loaded,
@@ -145,7 +143,7 @@ def apply(
     call = _call(plan, model, source, load) | {"tracker": tracker, "forecast_first": forecast_first}
     call |= {"test": _digest(asked)}
     place = Place.of(run, ctx, topic=source.label, verb=f"apply-{plan.intervention.name}", call=call)
-    if (known := place.finished("outcome", Outcome)) is not None:
+    if (known := place.known("outcome", Outcome)) is not None:
         return _in_folder(known, Run(as_folder(run)))
     loaded = as_model(model, loading(load, ctx))
     with place.open() as opened:
@@ -155,8 +153,6 @@ def apply(
             return outcome.model_copy(update={"steps": tuple(steps)})
         if forecast_first:
             _forecast_once(own.run, plan, loaded, source, asked, own)
-        if (earlier := place.kept("outcome", Outcome)) is not None:
-            return _in_folder(earlier, own.run)
         outcome = carry_out(plan.intervention, loaded, source.data, own)
         if main_process():
             own.run.save("outcome", outcome)

@@ -175,7 +175,7 @@ class _ArmsMissing(Exception):  # noqa: N818  leaves a folder unfinished, so tha
 
 def _kept(place: Place, measure: Callable[[RunContext, Run], Study]) -> Study:
     """A study read back where it was finished; else measured, and its folder left unfinished where arms are missing."""
-    if (known := place.finished("study", Study)) is not None:
+    if (known := place.known("study", Study, ended=True)) is not None:
         return known.model_copy(update={"folder": place.folder})
     results: list[Study] = []
     with suppress(_ArmsMissing), place.open() as own:

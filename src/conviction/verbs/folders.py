@@ -42,9 +42,12 @@ class Place:
             raise InputError("there is both a run and one in ctx", hint="give one of them")
         return cls(folder=None if run is None else as_folder(run), ctx=ctx, topic=topic, verb=verb, call=call)
 
-    def finished(self, stage: str, kind: type[Record]) -> Record | None:
-        """The result, where the same work ended in this folder before.
+    def known(self, stage: str, kind: type[Record], *, ended: bool = False) -> Record | None:
+        """The result, where the same work left it in this folder before; no model is needed for that.
 
+        ended  only where that work came to its end: what it left unfinished is done again
+
+        Of a run that ``ctx`` has open nothing is known but its records: they may be of other work, and are not read.
         Raises RunError for a folder that holds something else.
         """
         if self.folder is None:
@@ -55,19 +58,13 @@ class Place:
             if main_process():
                 raise
             return None  # the first process is about to write the head, or to refuse the folder for all
-        if not run.finished or not run.has(stage):  # a damaged file that was removed is made again
+        if not run.has(stage) or (ended and not run.finished):  # a damaged file that was removed is made again
             return None
-        self.ctx.log(f"read from the finished run in {self.folder}")
-        return run.load(stage, kind)
-
-    def kept(self, stage: str, kind: type[Record]) -> Record | None:
-        """The result, where an earlier attempt at the same work left it in this folder.
-
-        Of a run that ``ctx`` has open nothing is known but its records: they may be of other work, and are not read.
-        """
-        if self.folder is None or not (run := Run(self.folder)).has(stage):
-            return None
-        return run.load(stage, kind)
+        if run.finished:
+            self.ctx.log(f"read from the finished run in {self.folder}")
+            return run.load(stage, kind)
+        with self.open():
+            return run.load(stage, kind)
 
     @contextmanager
     def open(self) -> Iterator[RunContext]:

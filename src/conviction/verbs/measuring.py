@@ -66,12 +66,10 @@ def probe(
     call = described(model, load) | {"topic_sha256": kit.digest, "target": kit.target}
     call |= {"quick": quick, "templates": templates, "health": health}
     place = Place.of(run, ctx, topic=kit.name, verb="probe", call=call)
-    if (card := place.finished("before", Scorecard)) is not None:
-        return card
+    if (known := place.known("before", Scorecard)) is not None:
+        return known
     loaded = as_model(model, loading(load, ctx))
     with place.open() as own:
-        if (card := place.kept("before", Scorecard)) is not None:
-            return card
         card = measure(loaded, kit, quick=quick, templates=templates, health=health, ctx=own)
         return card if own.run is None else own.run.save("before", card)
 
@@ -168,7 +166,7 @@ def localize(
     call = described(model, load) | {"data_sha256": source.data.digest, "kinds": sites, "own_answer": own_answer}
     call |= {"samples": samples, "limit": limit, "neurons": neurons}
     place = Place.of(run, ctx, topic=source.label, verb="localize", call=call)
-    if (known := place.finished("localization", Localization)) is not None:
+    if (known := place.known("localization", Localization, ended=True)) is not None:
         return known
     loaded = as_model(model, loading(load, ctx))
     from conviction.localization.analysis import localize as trace

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from conviction.auditing.records import LEVELS
 from conviction.core.wording import counted
-from conviction.views.text import Format, grid, out, show, write_json
+from conviction.views.text import Format, grid, out, show, show_lines, write_json
 
 if TYPE_CHECKING:
     from conviction.auditing.records import AuditReport, Finding
@@ -53,8 +53,7 @@ def _show_text(report: AuditReport, details: bool) -> None:
         out.print(Text.assemble((f"{finding.level} {finding.code} {finding.name}", COLOURS[finding.level])))
         out.print(grid([(label, text) for label, text in _lines(finding, details)]))
     if details:
-        out.print(Text("\nMeasures", style="bold"))
-        out.print(grid([(code, _numbers(metrics)) for code, metrics in report.metrics.items() if metrics]))
+        show_lines("Measures", [(code, _numbers(m)) for code, m in report.metrics.items() if m], "text")
     tail = list(_tail(report))
     if tail:
         out.print()

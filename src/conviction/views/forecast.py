@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from conviction.core.wording import percent
-from conviction.views.text import Format, grid, out, show, write_json
+from conviction.views.text import Format, out, show, show_lines, write_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,16 +32,12 @@ def show_forecast(forecast: Forecast, form: Format) -> None:
     headline = f"{forecast.intervention} on '{forecast.data}', {forecast.steps} steps: " + (
         "no verdict" if kind == "none" else kind
     )
-    parts = list(_parts(forecast))
     if form == "md":
         out.file.write(f"**{headline}**\n")
-        for title, lines in parts:
-            out.file.write(f"\n**{title}**\n\n" + "".join(f"- {k + ': ' if k else ''}{v}\n" for k, v in lines))
     else:
         out.print(Text(headline, style=f"bold {COLOURS.get(kind, 'red')}"), soft_wrap=True)
-        for title, lines in parts:
-            out.print(Text(f"\n{title}", style="bold"))
-            out.print(grid(lines))
+    for title, lines in _parts(forecast):
+        show_lines(title, lines, form)
     if forecast.step_forecasts:
         out.file.write("\n")
         _show_moments(forecast.step_forecasts, form)
@@ -195,10 +191,7 @@ def show_score(forecast: Forecast, score: ForecastScore, form: Format) -> None:
         lines.append(("stop", f"{percent(score.stop_error)} off"))
     if score.real_nats is None:
         lines.append(("", "the guard gave back an earlier model: only the stop can be compared"))
-    if form == "md":
-        out.file.write("\n" + "".join(f"- {k + ': ' if k else ''}{v}\n" for k, v in lines))
-    else:
-        out.print(grid(lines))
+    show_lines("", lines, form)
 
 
 def _step(step: int | None) -> str:

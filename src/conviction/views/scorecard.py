@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from conviction.views.text import Format, grid, out, show, write_json
+from conviction.views.text import Format, show, show_lines, write_json
 
 if TYPE_CHECKING:
     from conviction.probing.records import Controls, GapEstimate, Health, Scorecard, Summary, WinRate
 
 __all__ = ["show_scorecard"]
-
-Table_ = tuple[list[str], list[list[str]]]
 
 
 def show_scorecard(card: Scorecard, form: Format) -> None:
@@ -25,15 +21,10 @@ def show_scorecard(card: Scorecard, form: Format) -> None:
     header, body = _rows(card)
     show(f"{card.model} on '{card.topic}': mean log-probability per token (nats)", header, body, form)
     for title, lines in _paragraphs(card):
-        if form == "md":
-            listed = (f"- {label}: {value}\n" if label else f"- {value}\n" for label, value in lines)
-            out.file.write(f"\n**{title}**\n\n" + "".join(listed))
-        else:
-            out.print(Text(f"\n{title}", style="bold"))
-            out.print(grid(lines))
+        show_lines(title, lines, form)
 
 
-def _rows(card: Scorecard) -> Table_:
+def _rows(card: Scorecard) -> tuple[list[str], list[list[str]]]:
     poles = list(card.rows[0].logp_mean)
     header = ["question", *poles, "gap", "winner"]
     body = [[r.question, *(f"{r.logp_mean[p]:.2f}" for p in poles), f"{r.gap_nats:+.2f}", r.winner] for r in card.rows]

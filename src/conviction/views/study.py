@@ -8,7 +8,7 @@ from rich.text import Text
 
 from conviction.reporting.words import cells, header, legend, reasons
 from conviction.studies.records import Study
-from conviction.views.text import Format, grid, out, show, write_json
+from conviction.views.text import Format, out, show, show_lines, write_json
 
 __all__ = ["show_study"]
 
@@ -29,8 +29,7 @@ def show_study(study: Study, form: Format) -> None:
         out.file.write(f"\nBefore: {study.verdict}\n\n" + "".join(f"- **{a}**: {b}\n" for a, b in why))
         return
     out.print(Text(f"\nBefore: {study.verdict}"))
-    out.print(Text("\nWhy", style="bold"))
-    out.print(grid(why))
+    show_lines("Why", why, form)
     out.print(Text(f"\n{legend()}"))
 
 

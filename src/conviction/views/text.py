@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from conviction.core.protocols import Progress
     from conviction.errors import ConvictionError
 
-__all__ = ["Format", "grid", "log", "progress_bars", "show", "show_error", "write_json"]
+__all__ = ["Format", "grid", "log", "progress_bars", "show", "show_error", "show_lines", "write_json"]
 
 Format = Literal["text", "json", "md"]
 
@@ -38,6 +38,17 @@ def grid(lines: Iterable[Sequence[str]]) -> Table:
     for label, value in lines:
         table.add_row("", Text(label), Text(value))
     return table
+
+
+def show_lines(title: str, lines: Iterable[tuple[str, str]], form: Format) -> None:
+    """Print labels and values, as text or Markdown, under a title; both may be empty."""
+    if form == "md":
+        heading = f"\n**{title}**\n\n" if title else "\n"
+        out.file.write(heading + "".join(f"- {label}{': ' if label else ''}{value}\n" for label, value in lines))
+        return
+    if title:
+        out.print(Text(f"\n{title}", style="bold"))
+    out.print(grid(lines))
 
 
 def show(title: str, header: list[str], body: list[list[str]], form: Format) -> None:
