@@ -219,13 +219,6 @@ def test_arms_run_cheapest_first_with_their_own_options():
     assert cheapest_first[1].intervention.beta == 0.05
 
 
-def test_a_second_study_in_the_same_folder_is_refused(tea, tmp_path):
-    from filelock import FileLock
-
-    with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="another study writes into"):
-        begin(tea, plan("rag", 0.1), folder=tmp_path)
-
-
 @pytest.mark.long
 def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_path, tiny_folder, run):
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from conviction.core.context import RunContext
+from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.errors import InputError, RunError
-from conviction.verbs.inputs import as_folder
+from conviction.verbs.inputs import Load, ModelLike, as_folder, as_model, loading
 
 __all__ = ["Place", "main_process", "several_processes"]
 
@@ -68,6 +69,25 @@ class Place:
         if self.folder is None or not (run := Run(self.folder)).has(stage):
             return None
         return run.load(stage, kind)
+
+    def result(
+        self,
+        stage: str,
+        kind: type[Record],
+        model: ModelLike,
+        load: Load | None,
+        make: Callable[[LanguageModel, RunContext], Record],
+    ) -> Record:
+        """What ``make`` gives and saves, or what was saved before by the same work.
+
+        The model is loaded before anything is written: where its name is wrong no folder is left.
+        """
+        if (known := self.finished(stage, kind)) is not None:
+            return known
+        loaded = as_model(model, loading(load, self.ctx))
+        with self.open() as own:
+            known = self.kept(stage, kind)
+            return known if known is not None else make(loaded, own)
 
     @contextmanager
     def open(self) -> Iterator[RunContext]:
