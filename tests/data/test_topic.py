@@ -39,6 +39,13 @@ def test_style_kits_have_forty_pairs(name):
     assert len(load_topic(name).of_role("target")) == 40
 
 
+@pytest.mark.parametrize("name", builtin_topics())
+def test_every_kit_can_be_probed_quickly(name):
+    quick = [item for item in load_topic(name).items if "quick" in item.tags]
+    assert len(quick) == len({item.proposition for item in quick}) == 5
+    assert {(item.role, item.split) for item in quick} == {("target", "test")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", builtin_topics())
 def test_answers_are_matched_in_length_under_the_embedded_tokenizer(name, embedded_folder):

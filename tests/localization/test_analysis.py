@@ -150,7 +150,7 @@ def test_all_of_it_from_the_library_and_the_command_line(tmp_path, tiny_folder, 
     arguments = ["localize", "--data", "facts.jsonl", "--model", str(tiny_folder), "--run", "r", "--own-answer"]
     done = CliRunner().invoke(app, [*arguments, "--samples", "1", "--dtype", "fp32"])
     assert done.exit_code == 0, done.output
-    assert "What it cannot mean" in done.output
+    assert "What this does not show" in done.output
     record = json.loads((tmp_path / "r" / "localization.json").read_text())
     assert {(t["kind"], t["control"]) for t in record["traces"]} == {
         (kind, control) for kind in ("block", "mlp", "attention") for control in (False, True)

@@ -106,7 +106,7 @@ def test_packed_scores_of_the_real_model_equal_its_own_forward(smollm):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_scores")
-def test_the_real_model_leans_to_cico_and_knows_facts(smollm):
+def test_the_real_model_prefers_cico_and_knows_facts(smollm):
     """The finding that the project began with, on the seed's five questions; and the controls of the kit."""
     seed = probe(smollm, load_topic("obesity"), quick=True)
     assert seed.summary.wins["cico"] >= 4

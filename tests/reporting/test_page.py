@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(run):
     page = Page(report(run).read_text(encoding="utf-8"))
     assert "findings.json" in page.text
     assert "arms/rag/samples.jsonl" in page.text
-    assert "What works, how deep, at what price" in page.text
+    assert "What works, how deep, at what cost" in page.text
 
 
 def test_another_schema_version_is_refused_with_what_to_do(run):

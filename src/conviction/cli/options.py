@@ -57,7 +57,7 @@ TrustOption = Annotated[bool, typer.Option("--trust-remote-code", help="Run code
 RunOption = Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is continued.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
 BenignOption = Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")]
-NameArgument = Annotated[str, typer.Argument(help="What moves it: `conviction interventions` lists them.")]
+NameArgument = Annotated[str, typer.Argument(help="An intervention: `conviction interventions` lists them.")]
 TopicArgument = Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")]
 DataOption = Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")]
 BaseOption = Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")]

@@ -47,7 +47,7 @@ def probe(
     load: Load | None = None,
     ctx: RunContext | None = None,
 ) -> Scorecard:
-    """Measure which pole of ``topic`` the model leans to, by how much, and how sure one can be.
+    """Measure which pole of ``topic`` the model prefers, by how much, and how sure one can be.
 
     ::
 
