@@ -83,7 +83,7 @@ def _with(**changes):
 
 
 @pytest.mark.parametrize(
-    ("items", "line", "said"),
+    ("items", "line", "wording"),
     [
         ('{"id": "a"', 1, "not JSON"),
         (_with(split="dev"), 1, "field 'split'"),
@@ -96,17 +96,17 @@ def _with(**changes):
         (_with(id="p0-1"), 2, "'p0-1' was used before"),
     ],
 )
-def test_faults_name_file_line_and_field(write_topic, items, line, said):
+def test_faults_name_file_line_and_field(write_topic, items, line, wording):
     folder = write_topic(items=items)
     with pytest.raises(TopicError) as caught:
         load_topic(folder)
     assert str(folder / "items.jsonl") + f":{line}" in caught.value.message
-    assert said in caught.value.message
+    assert wording in caught.value.message
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("yaml", "said"),
+    ("yaml", "message"),
     [
         ("name: tea\ntitle: [", "topic.yaml"),
         ("just text", "holds no mapping"),
@@ -121,8 +121,8 @@ def test_faults_name_file_line_and_field(write_topic, items, line, said):
         ),
     ],
 )
-def test_faults_in_the_yaml_are_named(write_topic, yaml, said):
-    with pytest.raises(TopicError, match=said):
+def test_faults_in_the_yaml_are_named(write_topic, yaml, message):
+    with pytest.raises(TopicError, match=message):
         load_topic(write_topic(yaml=yaml))
 
 

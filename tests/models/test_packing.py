@@ -17,7 +17,7 @@ requests = st.lists(st.tuples(ids, st.lists(ids, min_size=1, max_size=4)), min_s
 
 def laid_out(blocks):
     """Every (prompt, answer) with the token sequence its predictions really run along."""
-    found = {}
+    result = {}
     for block in blocks:
         for pack in block.packs:
             for tree in pack.trees:
@@ -27,8 +27,8 @@ def laid_out(blocks):
                         path.append(tree.tokens[node])
                         node = tree.parents[node]
                     context = block.prefix + tuple(reversed(path))
-                    found[row] = (context, tuple(t for _, t in pairs))
-    return found
+                    result[row] = (context, tuple(t for _, t in pairs))
+    return result
 
 
 def positions(blocks):
@@ -38,10 +38,10 @@ def positions(blocks):
 
 @given(requests, st.integers(1, 40), st.sampled_from([1, 64]))
 def test_every_answer_is_predicted_along_its_own_text(work, budget, hidden):
-    found = laid_out(plan(work, token_budget=budget, hidden_size=hidden))
+    result = laid_out(plan(work, token_budget=budget, hidden_size=hidden))
     expected = {(p, a) for p, answers in work for a in answers}
-    assert set(found) == expected
-    for (prompt, answer), (context, targets) in found.items():
+    assert set(result) == expected
+    for (prompt, answer), (context, targets) in result.items():
         assert context == prompt + answer[:-1]
         assert targets == answer
 

@@ -144,9 +144,9 @@ def test_quick_without_quick_items_is_an_error(write_topic):
 def test_unmatched_answers_are_named(write_topic):
     items = tea_items(3)
     items[0]["answers"]["plain"] += " And then perhaps some more. And more."
-    found = probe(ScriptedModel(), load_topic(write_topic(items=items))).controls.matching
-    assert {f.code for f in found} == {"token-length", "sentences", "hedging"}
-    assert all(f.items == ("p0-0",) for f in found)
+    result = probe(ScriptedModel(), load_topic(write_topic(items=items))).controls.matching
+    assert {f.code for f in result} == {"token-length", "sentences", "hedging"}
+    assert all(f.items == ("p0-0",) for f in result)
 
 
 def test_health_reads_neutral_text_and_writes_answers(topic):
