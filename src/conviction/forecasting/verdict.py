@@ -91,7 +91,7 @@ def _observations(
         )
     elif guard_utilisation > SAFE_UTILISATION:
         results.append(
-            f"drift reaches {guard_utilisation:.0%} of a limit of the guard, and forecasts of drift are usually too low"
+            f"drift reaches {guard_utilisation:.0%} of a limit of the guard, and forecasts underestimate drift"
         )
     if extrapolation > MAX_EXTRAPOLATION:
         results.append(
