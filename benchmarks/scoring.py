@@ -25,7 +25,7 @@ from lm_eval.models.huggingface import HFLM
 from benchmarks.machine import save
 from benchmarks.questions import context, pairs
 from conviction import Message, Query, chat
-from conviction.models.engine.packing import plan, plan_tokens
+from conviction.models.engine.packing import plan
 from conviction.models.hf import HFModel
 from conviction.models.loading import load_model
 
@@ -101,7 +101,7 @@ def efficiency(model: HFModel, work: list[Any], seconds: float) -> tuple[float, 
     rows = [(model.encoder.encode_prompt(m), model.encoder.encode_answer(a, m)) for m, answers in work for a in answers]
     hidden = model.module.config.hidden_size
     blocks = plan(((p, [a]) for p, a in rows), token_budget=model.token_budget, hidden_size=hidden)
-    tokens = plan_tokens(blocks)
+    tokens = sum(len(block.prefix) + sum(len(pack.tokens) for pack in block.packs) for block in blocks)
     predicting = sum(
         len({n for ps in t.answers.values() for n, _ in ps}) for b in blocks for k in b.packs for t in k.trees
     )

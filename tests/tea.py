@@ -72,9 +72,9 @@ items: [items.jsonl]
 
 def items() -> list[dict[str, Any]]:
     """Twelve propositions, nine of them held out, and facts in both splits."""
-    found = tea_items(12)
-    claims = [item for item in found if item["role"] in ("target", "paraphrase")]
-    facts = [item for item in found if item not in claims]
+    made = tea_items(12)
+    claims = [item for item in made if item["role"] in ("target", "paraphrase")]
+    facts = [item for item in made if item not in claims]
     more = [
         {**f, "id": f"{f['id']}-{n}", "proposition": f"{f['proposition']}-{n}", "split": "train" if n > 4 else "test"}
         for f in facts
@@ -90,8 +90,8 @@ def liking(milky: float):
         asked = conversation[-1].content if conversation else ""
         if "hold this view: no milk" in asked:
             return -2.0 if answer.startswith("Plain") else -3.0
-        told = sum(map(ord, asked)) % 7 / 100
-        return -2.0 + told + (milky if answer.startswith("Milky") else 0.0)
+        spread = sum(map(ord, asked)) % 7 / 100
+        return -2.0 + spread + (milky if answer.startswith("Milky") else 0.0)
 
     return likes
 

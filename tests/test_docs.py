@@ -125,17 +125,17 @@ def is_default(text: str, default: Any) -> bool:
 def tables_of(kind: type) -> dict[str, tuple[str, str]]:
     """What the page says about an intervention: its own table over those that it shares."""
     held = {field.path[0].capitalize() for field in list_fields(kind) if len(field.path) > 1}
-    said: dict[str, tuple[str, str]] = {}
+    message: dict[str, tuple[str, str]] = {}
     for section in SHARED:
-        said |= options(section) if section in held else {}
+        message |= options(section) if section in held else {}
     own = options(kind.name) if "| option |" in sections()[kind.name] else {}  # type: ignore[attr-defined]
-    return said | own
+    return message | own
 
 
-def check_fields(fields: list[Field], said: dict[str, tuple[str, str]]) -> None:
-    assert sorted(said) == sorted(field.name for field in fields)
+def check_fields(fields: list[Field], message: dict[str, tuple[str, str]]) -> None:
+    assert sorted(message) == sorted(field.name for field in fields)
     for field in fields:
-        default, meaning = said[field.name]
+        default, meaning = message[field.name]
         assert is_default(default, field.default), f"{field.name}: {default} on the page, {field.default} in the code"
         assert meaning == field.meaning
 
@@ -315,8 +315,8 @@ def test_every_loss_has_its_paper_and_defaults():
         loss = LOSSES[name.strip("`")]
         authors, _, number = loss.paper.partition(", arXiv ")
         assert paper == f"{authors}, [{number}](https://arxiv.org/abs/{number})"
-        found = dict(pair.strip("`").split("=") for pair in defaults.split(", "))
-        assert {key: float(value) for key, value in found.items()} == parameters(loss.name)
+        result = dict(pair.strip("`").split("=") for pair in defaults.split(", "))
+        assert {key: float(value) for key, value in result.items()} == parameters(loss.name)
         assert formula
         assert when
 
@@ -326,8 +326,8 @@ def test_every_preset_has_its_options():
     assert {name.strip("`") for name in rows} == set(PRESETS)
     for name, (given, outcome) in rows.items():
         preset = PRESETS[name.strip("`")]
-        (found,) = parse_options([find_intervention("dpo")], given.strip("`").split())
-        assert found == dict(preset.options)
+        (result,) = parse_options([find_intervention("dpo")], given.strip("`").split())
+        assert result == dict(preset.options)
         assert f"({outcome})" in preset.meaning
 
 
@@ -423,8 +423,8 @@ def is_plain(node: ast.expr) -> bool:
 def test_every_rule_of_the_audit_stands_in_its_table():
     lines = re.findall(r"^\| `(PD\d+)` ([\w-]+) \| (.+) \| (\w+) \| (\w*) ?\| (\w*) ?\|$", AUDIT, flags=re.MULTILINE)
     rules = [find_rule(code) for code in RULES]
-    said = [(code, name, level, needs, fix) for code, name, _, level, needs, fix in lines]
-    assert said == [
+    message = [(code, name, level, needs, fix) for code, name, _, level, needs, fix in lines]
+    assert message == [
         (r.code, r.name, r.level, " ".join(sorted(r.needs - {"samples"})), "yes" if r.repair else "") for r in rules
     ]
 

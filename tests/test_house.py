@@ -21,6 +21,7 @@ from conviction.training.guard import Guard
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SOURCES = sorted((ROOT / "src" / "conviction").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def test_exported_names_exist_and_are_pinned():
@@ -62,6 +63,14 @@ def test_files_are_short_and_public_names_documented(path):
         public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
         public = public and "overload" not in map(ast.unparse, node.decorator_list)  # the last one has it
         assert not public or ast.get_docstring(node), f"{node.name} has no docstring"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_results_have_names_of_what_they_are(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    stored = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    stored |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    assert not stored & {"found", "told", "said"}
 
 
 def test_the_cause_tree_in_errors_names_every_error():

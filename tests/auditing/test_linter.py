@@ -69,11 +69,11 @@ def test_one_broken_line_among_many_is_named_and_the_rest_audited(tmp_path):
     report = audit(jsonl(rows, tmp_path / "a.jsonl"), select=["PD1", "PD201"])
     assert (report.read, report.usable) == (35, 31)
     assert [(f.code, f.rows) for f in report.findings] == [("PD101", (31, 32, 33, 34)), ("PD201", (35,))]
-    said = {line["row"]: line["problem"] for line in report.findings[0].evidence}
-    assert "not JSON" in said[31]
-    assert "not UTF-8 (byte 0" in said[32]
-    assert "not an object" in said[33]
-    assert "'chosen' is missing" in said[34]
+    message = {line["row"]: line["problem"] for line in report.findings[0].evidence}
+    assert "not JSON" in message[31]
+    assert "not UTF-8 (byte 0" in message[32]
+    assert "not an object" in message[33]
+    assert "'chosen' is missing" in message[34]
 
 
 def test_a_broken_csv_record_does_not_hide_the_next(tmp_path):
@@ -84,7 +84,7 @@ def test_a_broken_csv_record_does_not_hide_the_next(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said", "hint"),
+    ("rows", "wording", "hint"),
     [
         ([{"question": "a", "good": "b", "bad": "c"}], "found: question, good, bad", "a row holds"),
         ([{"prompt": "a", "choosen": "b", "rejected": "c"}], "no field 'chosen'", "did you mean 'chosen'?"),
@@ -95,10 +95,10 @@ def test_a_broken_csv_record_does_not_hide_the_next(tmp_path):
         ([], "holds no rows", "a row holds"),
     ],
 )
-def test_what_is_no_preference_data_is_said(rows, said, hint, tmp_path):
+def test_what_is_no_preference_data_is_said(rows, wording, hint, tmp_path):
     with pytest.raises(InputError) as caught:
         audit(jsonl(rows, tmp_path / "a.jsonl"))
-    assert said in caught.value.message
+    assert wording in caught.value.message
     assert hint in caught.value.hint
 
 
@@ -170,11 +170,13 @@ def test_a_large_file_is_streamed(tmp_path):
 
 
 def test_progress_is_told_in_bytes(tmp_path):
-    told: list[tuple[str, int, int]] = []
+    reported: list[tuple[str, int, int]] = []
     path = jsonl([row(i) for i in range(2500)], tmp_path / "a.jsonl")
-    audit(path, select=FORM, ctx=context(progress=lambda name: lambda done, total: told.append((name, done, total))))
-    assert [name for name, *_ in told] == ["reading", "reading"]
-    assert 0 < told[0][1] <= told[1][1] <= told[1][2] == path.stat().st_size
+    audit(
+        path, select=FORM, ctx=context(progress=lambda name: lambda done, total: reported.append((name, done, total)))
+    )
+    assert [name for name, *_ in reported] == ["reading", "reading"]
+    assert 0 < reported[0][1] <= reported[1][1] <= reported[1][2] == path.stat().st_size
 
 
 def test_a_quote_that_is_never_closed_takes_one_line_down(tmp_path):
@@ -284,10 +286,10 @@ def test_no_text_breaks_an_audit(tmp_path_factory, texts):
 
 @given(st.text(max_size=300))
 def test_surfaces_are_counts(text):
-    found = surface(text)
-    assert all(value >= 0 for value in found)
-    assert found.characters == len(text)
-    assert found.words == len(text.split())
+    result = surface(text)
+    assert all(value >= 0 for value in result)
+    assert result.characters == len(text)
+    assert result.words == len(text.split())
     assert len(Surface._fields) == 21, "the page of PD303 names this number"
 
 
@@ -306,10 +308,10 @@ def test_similar_groups_are_those_of_all_pairs(seed, n):
             same = chance.random(PERMUTATIONS) < chance.choice([0.3, 0.95])
             base[i, same] = base[chance.integers(0, i), same]
     close = (base[:, None] == base[None]).mean(axis=2) >= 0.8
-    found = similar_groups(base)
-    together = {(a, b) for group in found for a in group for b in group if a < b}
+    result = similar_groups(base)
+    together = {(a, b) for group in result for a in group for b in group if a < b}
     # every group is connected by similar pairs, and no similar pair is missed
-    for group in found:
+    for group in result:
         inside = close[np.ix_(group, group)]
         reached = {0}
         while more := {int(j) for i in reached for j in np.flatnonzero(inside[i])} - reached:
@@ -453,8 +455,8 @@ def test_states_are_those_of_a_plain_forward(architecture):
     model = tiny_model(architecture)
     states = model.answer_states(QUERIES)
     scores = model.logprobs(QUERIES)
-    for query, found, scored in zip(QUERIES, states, scores, strict=True):
-        for here, score in zip(found, scored, strict=True):
+    for query, result, scored in zip(QUERIES, states, scores, strict=True):
+        for here, score in zip(result, scored, strict=True):
             assert here.score.token_ids == score.token_ids
             assert here.score.logprobs == pytest.approx(score.logprobs, abs=1e-5)
             prompt = model.encoder.encode_prompt(query.messages)

@@ -37,14 +37,14 @@ class StatedModel:
 
     def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
         """Each word of an answer has the answer's state."""
-        found = []
+        result = []
         for query, scores in zip(queries, self.scripted.logprobs(queries, progress=progress), strict=True):
             ours, theirs = (
                 np.array(self.states.get(answer, [1.0, 0.0])) * len(score.logprobs)
                 for answer, score in zip(query.answers, scores, strict=True)
             )
-            found.append(PairScore(*scores, hidden_dot=float(ours @ theirs), chosen_norm_sq=float(ours @ ours)))
-        return found
+            result.append(PairScore(*scores, hidden_dot=float(ours @ theirs), chosen_norm_sq=float(ours @ ours)))
+        return result
 
     def fits(self, query: Query, *, room: int = 0) -> bool:
         """Whether question and answer have fewer words than the context."""
@@ -78,12 +78,12 @@ def test_the_scripted_model_shows_its_states():
 
 
 def cases() -> list[Any]:
-    found = []
+    result = []
     for page in sorted(PAGES.glob("*.md")):
         _, *parts = CASE.split(page.read_text(encoding="utf-8"))
         for title, text in zip(parts[::2], parts[1::2], strict=True):
-            found.append(pytest.param(page.stem, text, id=f"{page.stem}: {title}"))
-    return found
+            result.append(pytest.param(page.stem, text, id=f"{page.stem}: {title}"))
+    return result
 
 
 def in_words(finding: Finding) -> str:
@@ -104,11 +104,11 @@ def test_a_fixture_page_tells_what_is_found(code, text, tmp_path):
     options = next((yaml.safe_load(body) for kind, _, body in blocks if kind == "options"), {})
     if "topic" in options:
         options["topic"] = load_topic(options["topic"])
-    told = next((yaml.safe_load(body) for kind, _, body in blocks if kind == "model"), None)
+    statements = next((yaml.safe_load(body) for kind, _, body in blocks if kind == "model"), None)
     model = None
-    if told is not None:
-        more = {name: told.pop(name) for name in ("states", "context") if name in told}
-        model = stated(told, **more)
+    if statements is not None:
+        more = {name: statements.pop(name) for name in ("states", "context") if name in statements}
+        model = stated(statements, **more)
     report = audit(path, model=model, select=[code], **options)
     expected = next(body for kind, _, body in blocks if kind == "findings")
     assert [in_words(finding) for finding in report.findings] == expected.splitlines()
@@ -209,11 +209,11 @@ def test_clean_pairs_pass_every_rule(tmp_path):
 def test_a_planted_fault_is_found(code, tmp_path):
     rows = PLANTS[code](clean_rows())
     report = audit(save(rows, tmp_path), topic=load_topic("obesity"))
-    found = [f for f in report.findings if f.code == code]
-    assert found, f"found only {[f.code for f in report.findings]}"
+    result = [f for f in report.findings if f.code == code]
+    assert result, f"found only {[f.code for f in report.findings]}"
     clean = clean_rows()
     touched = {i for i, row in enumerate(rows, start=1) if i > len(clean) or row != clean[i - 1]}
-    for finding in found:
+    for finding in result:
         others = set(finding.rows) - touched
         assert not others or code == "PD203", "rows are accused that nothing was done to"
         assert finding.level != "note"

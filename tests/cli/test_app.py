@@ -67,7 +67,7 @@ def test_ctrl_c_keeps_what_was_scored(run, write_topic, tiny_folder, tmp_path, m
     arguments = ("probe", str(write_topic()), "--model", str(tiny_folder), "--run", "r", "--dtype", "fp32")
     monkeypatch.setattr(ScoreCache, "keep", interrupted)
     assert "interrupted" in failed(run(*arguments))
-    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == ["run.json"]
+    assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [".lock", "run.json"]
     assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "interrupted"
 
     monkeypatch.setattr(ScoreCache, "keep", original)

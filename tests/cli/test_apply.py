@@ -50,9 +50,9 @@ def test_json_tells_the_outcome_and_every_setting(run, tiny_folder, tmp_path):
     data = write_data(tmp_path / "pairs.jsonl")
     code, out, _ = run("apply", "dpo", "--data", str(data), "--model", str(tiny_folder), "--format", "json", *QUICK)
     assert code == 0
-    told = json.loads(out)
-    assert told["guard_stop"] is None
-    assert {"beta", "learning_rate", "rank", "max_neutral_drop"} <= set(told["settings"])
+    record = json.loads(out)
+    assert record["guard_stop"] is None
+    assert {"beta", "learning_rate", "rank", "max_neutral_drop"} <= set(record["settings"])
 
 
 @pytest.mark.long

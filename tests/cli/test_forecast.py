@@ -105,7 +105,7 @@ def test_what_cannot_be_compared_is_said(run, topic, tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("dpo",), "neither a topic nor data"),
         (("dpoo", "obesity"), "did you mean 'dpo'"),
@@ -114,8 +114,8 @@ def test_what_cannot_be_compared_is_said(run, topic, tiny_folder, tmp_path):
         (("dpo", "obesity", "--test", "nowhere.jsonl"), "nowhere.jsonl"),
     ],
 )
-def test_bad_input_is_named_before_a_model_is_loaded(run, arguments, said):
-    assert said in failed(run("forecast", *arguments, "--model", "no-such-model"))
+def test_bad_input_is_named_before_a_model_is_loaded(run, arguments, message):
+    assert message in failed(run("forecast", *arguments, "--model", "no-such-model"))
 
 
 def test_several_processes_make_no_forecast(run, topic, tiny_folder, monkeypatch):

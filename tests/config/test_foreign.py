@@ -272,7 +272,7 @@ def test_values_are_converted(read, text, wanted):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("loss_type: sigmoid\nlabel_smoothing: 0.1", "label_smoothing is left out"),
         ("output_dir: out\nlr_scheduler_type: constant\nwarmup_ratio: 0.1", "never warms up in TRL"),
@@ -287,12 +287,12 @@ def test_values_are_converted(read, text, wanted):
         ("train_type: full\nlora_parameters: {rank: 8}", "lora_parameters mean nothing"),
     ],
 )
-def test_what_differs_is_noted(read, text, said):
-    assert [note for note in read(text).notes if said in note]
+def test_what_differs_is_noted(read, text, message):
+    assert [note for note in read(text).notes if message in note]
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said", "hint"),
+    ("text", "line", "wording", "hint"),
     [
         ("beta: 0.1\nlearning_rte: 1e-5", 2, "unknown key 'learning_rte'", "did you mean 'learning_rate'?"),
         ("per_device_train_batchsize: 1", 1, "unknown key", "did you mean 'per_device_train_batch_size'?"),
@@ -374,10 +374,10 @@ def test_what_differs_is_noted(read, text, said):
         ("beta: [0.1", 1, "config.yaml", "YAML syntax"),
     ],
 )
-def test_faults_name_file_line_key_and_a_way_out(fault, text, line, said, hint):
+def test_faults_name_file_line_key_and_a_way_out(fault, text, line, wording, hint):
     error = fault(text)
     assert f"config.yaml:{line}: " in error.message
-    assert said in error.message
+    assert wording in error.message
     assert hint in error.hint
 
 

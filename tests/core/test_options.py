@@ -100,13 +100,13 @@ def test_options_are_split_over_the_classes():
     ],
 )
 def test_text_becomes_a_value_of_the_fields_type(option, value):
-    [found] = parse_options([Tuning], [option])
-    assert list(found.values()) == [value]
-    assert type(found[option.partition("=")[0]]) is type(value)
+    [result] = parse_options([Tuning], [option])
+    assert list(result.values()) == [value]
+    assert type(result[option.partition("=")[0]]) is type(value)
 
 
 @pytest.mark.parametrize(
-    ("options", "said", "hint"),
+    ("options", "wording", "hint"),
     [
         (["beta"], "option 'beta' is not key=value", "write -o beta=0.1"),
         (["learning_rat=1"], "there is no field 'learning_rat'", "did you mean 'learning_rate'?"),
@@ -122,14 +122,14 @@ def test_text_becomes_a_value_of_the_fields_type(option, value):
         (["quick=maybe"], "quick is 'maybe'", "give true or false"),
     ],
 )
-def test_options_that_cannot_be_read(options, said, hint):
+def test_options_that_cannot_be_read(options, wording, hint):
     error = fault(parse_options, [Tuning, RunContext], options)
-    assert error.message == said
+    assert error.message == wording
     assert hint in error.hint
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "said", "hint"),
+    ("kind", "changes", "wording", "hint"),
     [
         (Training, {"learning_rate": 0.0}, "learning_rate is 0.0", "give a finite number above 0"),
         (Training, {"learning_rate": math.nan}, "learning_rate is nan", "give a finite number above 0"),
@@ -155,11 +155,11 @@ def test_options_that_cannot_be_read(options, said, hint):
         (Tuning, {"note": 1}, "note is 1", "give str"),
     ],
 )
-def test_fields_know_their_type_range_and_choices(kind, changes, said, hint):
+def test_fields_know_their_type_range_and_choices(kind, changes, wording, hint):
     error = fault(kind, **changes)
-    assert error.message == said
+    assert error.message == wording
     assert hint in error.hint
-    assert fault(build, kind(), changes).message == said
+    assert fault(build, kind(), changes).message == wording
 
 
 def test_numbers_of_numpy_are_numbers():
@@ -264,8 +264,8 @@ def test_what_a_run_records_builds_the_same_settings(kind):
             values |= {"scale": None, "target_modules": None}
         settings = kind(**values)
         options = [f"{name}={_text(value)}" for name, value in flat(settings).items()]
-        [found] = parse_options([kind], options)
-        assert build(kind(), found) == settings
+        [result] = parse_options([kind], options)
+        assert build(kind(), result) == settings
 
     round_trip()
 
@@ -282,5 +282,5 @@ def test_the_round_trip_holds_through_levels(values, loss, quick):
 def test_no_text_is_a_traceback(text):
     for name in ("beta", "rank", "scale", "quick", "loss", "target_modules"):
         with suppress(InputError):
-            [found] = parse_options([Tuning], [f"{name}={text}"])
-            build(Tuning(), found)
+            [result] = parse_options([Tuning], [f"{name}={text}"])
+            build(Tuning(), result)

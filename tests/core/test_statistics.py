@@ -38,10 +38,10 @@ def test_swapping_the_sign_swaps_the_interval_and_keeps_p(d):
 
 def test_below_thirty_the_interval_is_students_t():
     d = np.array([0.8, 0.6, 0.9, 0.4, 0.7])
-    found = mean_test(d)
+    result = mean_test(d)
     half = stats.t.ppf(0.975, 4) * d.std(ddof=1) / math.sqrt(5)
-    assert (found.interval.low, found.interval.high) == pytest.approx((d.mean() - half, d.mean() + half))
-    assert found.interval.method == "t"
+    assert (result.interval.low, result.interval.high) == pytest.approx((d.mean() - half, d.mean() + half))
+    assert result.interval.method == "t"
 
 
 def test_from_thirty_on_it_is_bca():

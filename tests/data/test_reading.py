@@ -179,7 +179,7 @@ def test_examples_and_documents():
 
 
 @pytest.mark.parametrize(
-    ("row", "said", "hint"),
+    ("row", "wording", "hint"),
     [
         ({**PLAIN, "rejected": "Yes."}, "chosen and rejected are the same", "remove these rows"),
         ({**PLAIN, "chosen": " \n"}, "field 'chosen' is empty", "remove these rows"),
@@ -254,17 +254,17 @@ def test_examples_and_documents():
         ({"text": ["a"]}, "field 'text' is of type list, not a text", "quotes"),
     ],
 )
-def test_faults_of_a_row_are_named(row, said, hint):
+def test_faults_of_a_row_are_named(row, wording, hint):
     good = {key: f"good {key}" for key in ("prompt", "chosen", "rejected")} if "chosen" in row else {}
     rows, line = ([good, row], 7) if "prompt" in row else ([row], 5)
     error = refused(rows, numbers=[5, 7][: len(rows)])
     assert error.message.startswith(f"/data/rows.jsonl:{line}: ")
-    assert said in error.message
+    assert wording in error.message
     assert hint in error.hint
 
 
 @pytest.mark.parametrize(
-    ("row", "said", "hint"),
+    ("row", "wording", "hint"),
     [
         (
             {"prompt": "a", "choosen": "b", "rejected": "c"},
@@ -278,10 +278,10 @@ def test_faults_of_a_row_are_named(row, said, hint):
         ({}, "found: none", "a row holds"),
     ],
 )
-def test_missing_columns_are_named_with_what_was_found(row, said, hint):
+def test_missing_columns_are_named_with_what_was_found(row, wording, hint):
     error = refused([row])
     assert error.message.startswith("/data/rows.jsonl: ")
-    assert said in error.message
+    assert wording in error.message
     assert hint in error.hint
 
 
@@ -386,13 +386,13 @@ def test_texts_survive_the_files(name, tmp_path_factory):
 
     @settings(max_examples=60, deadline=None)
     @given(st.lists(answers, min_size=1, max_size=4))
-    def check(found: list[tuple[str, str, str]]) -> None:
+    def check(result: list[tuple[str, str, str]]) -> None:
         # in a table a text that begins so is refused: it is nearly always a list of messages that was written as text
-        assume(not name.endswith(".csv") or not any(text.startswith("[{") for row in found for text in row))
-        rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in found]
+        assume(not name.endswith(".csv") or not any(text.startswith("[{") for row in result for text in row))
+        rows = [{"prompt": p, "chosen": c, "rejected": r} for p, c, r in result]
         training_data = read_training_data(save(rows, folder / name))
         assert [(p.messages, p.chosen, p.rejected) for p in training_data.pairs] == [
-            (chat(p), c, r) for p, c, r in found
+            (chat(p), c, r) for p, c, r in result
         ]
 
     check()
@@ -599,13 +599,13 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "data", "said", "hint"), FAULTS, ids=[fault[2] for fault in FAULTS])
-def test_faults_of_a_file_are_named(tmp_path, name, data, said, hint):
+@pytest.mark.parametrize(("name", "data", "wording", "hint"), FAULTS, ids=[fault[2] for fault in FAULTS])
+def test_faults_of_a_file_are_named(tmp_path, name, data, wording, hint):
     path = tmp_path / name
     path.write_bytes(data)
     with pytest.raises(InputError) as caught:
         read_training_data(path)
-    assert said in caught.value.message
+    assert wording in caught.value.message
     assert caught.value.message.startswith(str(tmp_path))
     assert hint in caught.value.hint
 

@@ -39,6 +39,13 @@ def test_style_kits_have_forty_pairs(name):
     assert len(load_topic(name).of_role("target")) == 40
 
 
+@pytest.mark.parametrize("name", builtin_topics())
+def test_every_kit_can_be_probed_quickly(name):
+    quick = [item for item in load_topic(name).items if "quick" in item.tags]
+    assert len(quick) == len({item.proposition for item in quick}) == 5
+    assert {(item.role, item.split) for item in quick} == {("target", "test")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", builtin_topics())
 def test_answers_are_matched_in_length_under_the_embedded_tokenizer(name, embedded_folder):
@@ -76,7 +83,7 @@ def _with(**changes):
 
 
 @pytest.mark.parametrize(
-    ("items", "line", "said"),
+    ("items", "line", "wording"),
     [
         ('{"id": "a"', 1, "not JSON"),
         (_with(split="dev"), 1, "field 'split'"),
@@ -89,17 +96,17 @@ def _with(**changes):
         (_with(id="p0-1"), 2, "'p0-1' was used before"),
     ],
 )
-def test_faults_name_file_line_and_field(write_topic, items, line, said):
+def test_faults_name_file_line_and_field(write_topic, items, line, wording):
     folder = write_topic(items=items)
     with pytest.raises(TopicError) as caught:
         load_topic(folder)
     assert str(folder / "items.jsonl") + f":{line}" in caught.value.message
-    assert said in caught.value.message
+    assert wording in caught.value.message
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("yaml", "said"),
+    ("yaml", "message"),
     [
         ("name: tea\ntitle: [", "topic.yaml"),
         ("just text", "holds no mapping"),
@@ -114,8 +121,8 @@ def test_faults_name_file_line_and_field(write_topic, items, line, said):
         ),
     ],
 )
-def test_faults_in_the_yaml_are_named(write_topic, yaml, said):
-    with pytest.raises(TopicError, match=said):
+def test_faults_in_the_yaml_are_named(write_topic, yaml, message):
+    with pytest.raises(TopicError, match=message):
         load_topic(write_topic(yaml=yaml))
 
 

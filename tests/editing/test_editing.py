@@ -107,22 +107,22 @@ def test_values_are_what_autograd_on_whole_rows_says(architecture):
     model = tiny_model(architecture)
     asked = [request(model, FACT, ["A long beginning before it. "])]
     site = find_sites(model)[1]
-    found = find_values(model, asked, site, "mlp", Descent(steps=3, good_enough=0.0))
+    result = find_values(model, asked, site, "mlp", Descent(steps=3, good_enough=0.0))
     losses = []
     for row in asked[0].contexts:
         ids = torch.tensor([row.ids + asked[0].target[:-1]])
 
         def add(_module, _inputs, output, row=row):
             states = states_of(output).clone()
-            states[0, row.subject] += found.changes[0]
+            states[0, row.subject] += result.changes[0]
             return states
 
         with hooked((site.linear, add)), torch.no_grad():
             hidden = model.module.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
         logits = find_head(model.module).logits(hidden[len(row.ids) - 1 :], slice(None)).detach()
         losses.append(-torch.log_softmax(logits, -1)[range(len(asked[0].target)), list(asked[0].target)].mean())
-    assert float(found.after[0]) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-3)
-    assert found.changes.norm() > 0
+    assert float(result.after[0]) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-3)
+    assert result.changes.norm() > 0
 
 
 def test_values_of_facts_together_are_those_of_each_alone():
@@ -170,7 +170,7 @@ def test_edits_stack_come_off_and_refuse_other_weights(tmp_path):
 def test_covariances_are_second_moments_without_first_positions():
     model = tiny_model()
     sites, texts = find_sites(model), PROSE.split("\n\n")
-    found = covariances(model, sites[:2], texts)
+    result = covariances(model, sites[:2], texts)
     again = covariances(model, sites[:2], texts)  # from the cache
     kept: list[torch.Tensor] = []
 
@@ -187,8 +187,8 @@ def test_covariances_are_second_moments_without_first_positions():
     rows = torch.cat(kept)
     plain = rows.T @ rows / len(rows)
     expected = plain + 0.01 * plain.diagonal().mean() * torch.eye(64)
-    torch.testing.assert_close(found[1], expected, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(again[1], found[1])
+    torch.testing.assert_close(result[1], expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(again[1], result[1])
 
 
 def test_an_edit_makes_its_target_likelier_and_says_what_it_did(tmp_path, monkeypatch):
@@ -203,18 +203,18 @@ def test_an_edit_makes_its_target_likelier_and_says_what_it_did(tmp_path, monkey
     (row,) = done.evidence["facts"]
     assert row["after"]["target"] > row["before"]["target"]
     assert row["statement"] == "The drink of the old town is"
-    said = dict(done.report)["The drink of the old town is"]
-    assert said == f"{row['before']['says']!r} → {row['after']['says']!r}"
+    message = dict(done.report)["The drink of the old town is"]
+    assert message == f"{row['before']['says']!r} → {row['after']['says']!r}"
     json.dumps(dict(done.evidence), allow_nan=False)
 
 
 def test_of_depths_that_take_the_fact_in_the_one_is_chosen_that_disturbs_least(tmp_path, monkeypatch):
     (tmp_path / "prose.txt").write_text(PROSE)
     monkeypatch.setattr("conviction.editing.sites.depth_layers", lambda _depth, _shares: [0, 1, 2])
-    told = iter([(2.0, 0.1), (1.0, 0.5), (-1.0, 0.9)])  # gap of the fact, of its neighbour; the last one fails
+    gaps = iter([(2.0, 0.1), (1.0, 0.5), (-1.0, 0.9)])  # gap of the fact, of its neighbour; the last one fails
 
     def read(_model, facts, *, write):
-        gap, neighbour = next(told)
+        gap, neighbour = next(gaps)
         return [FactReading(facts[0].id, -0.1, -3.0, gap, (gap,), (neighbour,), "")]
 
     model = tiny_model(num_hidden_layers=3)

@@ -86,7 +86,7 @@ def test_gradients_of_packed_answers_are_autograds_one_by_one(architecture, budg
     rows = [(e.prompt, answer) for e in encoded for answer in e.answers]
     layers = Layers.draw(policy.module, starts, per_matrix=ALL)
     assert layers.share == 1
-    found = take_gradients(policy, layers, rows, token_budget=budget)
+    result = take_gradients(policy, layers, rows, token_budget=budget)
     for i, (prompt, answer) in enumerate(rows):
         policy.module.zero_grad()
         ids = torch.tensor([prompt + answer])
@@ -95,14 +95,16 @@ def test_gradients_of_packed_answers_are_autograds_one_by_one(architecture, budg
         torch.autograd.backward(logp)
         of_b = torch.cat([m.lora_B[ADAPTER].weight.grad.flatten() for m in adapter_layers(policy.module).values()])
         of_a = torch.cat([m.lora_A[ADAPTER].weight.grad.flatten() for m in adapter_layers(policy.module).values()])
-        assert float(found.sums[i]) == pytest.approx(logp.item(), abs=1e-3)
-        ours = found.b0[i].float() + found.b1[i].float()
+        assert float(result.sums[i]) == pytest.approx(logp.item(), abs=1e-3)
+        ours = result.b0[i].float() + result.b1[i].float()
         assert float((ours - of_b).norm() / of_b.norm()) < 0.01  # kept in bf16
-        assert float((found.a1[i].float() - of_a).norm() / of_a.norm()) < 0.01
+        assert float((result.a1[i].float() - of_a).norm() / of_a.norm()) < 0.01
         b = torch.cat([m.flatten() for m in layers.b])
-        assert float(found.along[i].sum() + found.cross[i].sum()) == pytest.approx(float(of_b @ b), rel=1e-3, abs=1e-3)
+        assert float(result.along[i].sum() + result.cross[i].sum()) == pytest.approx(
+            float(of_b @ b), rel=1e-3, abs=1e-3
+        )
         moved = torch.cat([(a - a0).flatten() for a, a0 in zip(layers.a, layers.starts, strict=True)])
-        assert float(found.cross[i].sum()) == pytest.approx(float(of_a @ moved), rel=1e-2, abs=1e-2)
+        assert float(result.cross[i].sum()) == pytest.approx(float(of_a @ moved), rel=1e-2, abs=1e-2)
 
 
 def test_drawn_coordinates_are_those_of_the_whole_and_the_error_is_told():
@@ -277,7 +279,7 @@ def test_a_sweep_is_a_grid_of_options():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("beta", "not key=values"),
         ("rank=4,8", "cannot be swept"),
@@ -289,8 +291,8 @@ def test_a_sweep_is_a_grid_of_options():
         ("gamma=1,2", "has no gamma"),
     ],
 )
-def test_bad_sweeps_are_refused(text, said):
-    with pytest.raises(InputError, match=said):
+def test_bad_sweeps_are_refused(text, message):
+    with pytest.raises(InputError, match=message):
         parse_sweep(Dpo(), [text])
     with pytest.raises(InputError, match="settings"):
         parse_sweep(Dpo(), ["beta=1e-3..1:30", "learning_rate=1e-6..1e-3:30"])
@@ -374,30 +376,30 @@ QUICK = Dpo(weights=Weights(rank=2), training=Training(learning_rate=1e-3, epoch
 def test_a_forecast_leaves_the_model_as_it_is_and_tells_every_pair():
     model, training_data, asked = tiny_model(), pairs(10), questions()
     before = model.scope()
-    found = forecast(QUICK, model, training_data, held_out=asked, pilot_steps=3, ctx=context(guard=OFF))
+    result = forecast(QUICK, model, training_data, held_out=asked, pilot_steps=3, ctx=context(guard=OFF))
     assert model.scope() == before
-    assert found.steps == 9
-    assert {o.id for o in found.pair_forecasts} == {p.id for p in training_data.pairs} | {q.pair.id for q in asked}
-    assert found.flips.pairs == 9
-    assert found.step_forecasts[-1].step == 9
-    assert found.pilot.correlation > 0.9
-    assert found.verdict.kind != "none"
-    assert set(found.seconds) == {"arithmetic", "pilot", "gradients", "simulation", "sweep"}
-    assert Forecast.model_validate_json(found.model_dump_json()) == found
-    assert len(found.measures()) == len(found.pair_forecasts) + 1
+    assert result.steps == 9
+    assert {o.id for o in result.pair_forecasts} == {p.id for p in training_data.pairs} | {q.pair.id for q in asked}
+    assert result.flips.pairs == 9
+    assert result.step_forecasts[-1].step == 9
+    assert result.pilot.correlation > 0.9
+    assert result.verdict.kind != "none"
+    assert set(result.seconds) == {"arithmetic", "pilot", "gradients", "simulation", "sweep"}
+    assert Forecast.model_validate_json(result.model_dump_json()) == result
+    assert len(result.measures()) == len(result.pair_forecasts) + 1
 
 
 @pytest.mark.long
 def test_the_same_forecast_twice_is_the_same():
     def made():
-        found = forecast(QUICK, tiny_model(), pairs(10), held_out=questions(), pilot_steps=3, ctx=context(guard=OFF))
-        return found.model_dump(exclude={"seconds", "settings"})
+        result = forecast(QUICK, tiny_model(), pairs(10), held_out=questions(), pilot_steps=3, ctx=context(guard=OFF))
+        return result.model_dump(exclude={"seconds", "settings"})
 
     assert made() == made()
 
 
 @pytest.mark.parametrize(
-    ("intervention", "said"),
+    ("intervention", "message"),
     [
         (Dpo(weights=Weights(tune="full")), "tune=full"),
         (Dpo(loss="kto", weights=Weights(rank=2)), "what a flip costs under kto"),
@@ -406,21 +408,21 @@ def test_the_same_forecast_twice_is_the_same():
     ],
     ids=["full", "kto", "orpo", "sft"],
 )
-def test_what_cannot_be_foreseen_is_said(intervention, said):
-    found = forecast(
+def test_what_cannot_be_foreseen_is_said(intervention, message):
+    result = forecast(
         intervention, tiny_model(), pairs(10), held_out=questions(), pilot_steps=2, sweep=(), ctx=context(guard=OFF)
     )
-    assert any(said in line for line in found.unknown)
-    full = said == "tune=full"
-    assert (found.flips is None) == full
-    assert (found.cost is not None) == full
+    assert any(message in line for line in result.unknown)
+    full = message == "tune=full"
+    assert (result.flips is None) == full
+    assert (result.cost is not None) == full
 
 
 def test_few_pairs_get_intervals_and_no_verdict():
-    found = forecast(QUICK, tiny_model(), pairs(5), held_out=questions(), pilot_steps=2, ctx=context(guard=OFF))
-    assert found.verdict.kind == "none"
-    assert "5 pairs" in found.verdict.reasons[0]
-    assert found.flips.low <= found.flips.expected <= found.flips.high
+    result = forecast(QUICK, tiny_model(), pairs(5), held_out=questions(), pilot_steps=2, ctx=context(guard=OFF))
+    assert result.verdict.kind == "none"
+    assert "5 pairs" in result.verdict.reasons[0]
+    assert result.flips.low <= result.flips.expected <= result.flips.high
 
 
 def test_a_model_without_weights_is_refused():
@@ -432,14 +434,14 @@ def test_a_model_without_weights_is_refused():
 def test_too_little_memory_takes_fewer_coordinates_or_says_what_is_needed(monkeypatch):
     model = tiny_model()
 
-    def found(free: int):
+    def forecast_with(free: int):
         monkeypatch.setattr(import_module("conviction.forecasting.simulation"), "available", lambda _device: free)
         return forecast(QUICK, model, pairs(10), pilot_steps=2, sweep=(), ctx=context(guard=OFF))
 
-    enough = found(10**9)
-    assert found(300_000).sampling_error > enough.sampling_error
+    enough = forecast_with(10**9)
+    assert forecast_with(300_000).sampling_error > enough.sampling_error
     with pytest.raises(ModelError, match="MB or more"):
-        found(1000)
+        forecast_with(1000)
 
 
 def test_a_pilot_reads_what_a_blind_guard_does_not():
@@ -457,31 +459,31 @@ def test_a_pilot_that_the_guard_stops_is_told():
         HeldOutPair(PreferencePair(q.pair.id, q.pair.messages, q.pair.rejected, q.pair.chosen), q.role)
         for q in questions()
     ]
-    found = forecast(
+    result = forecast(
         wild, tiny_model(), pairs(10), held_out=questions() + wrong, pilot_steps=4, sweep=(), ctx=context(guard=strict)
     )
-    assert found.pilot.predicted_stop is not None
-    assert found.predicted_stop is not None
-    assert found.predicted_stop.step <= found.pilot.predicted_stop.step
-    assert found.verdict.kind == "not by this method"
+    assert result.pilot.predicted_stop is not None
+    assert result.predicted_stop is not None
+    assert result.predicted_stop.step <= result.pilot.predicted_stop.step
+    assert result.verdict.kind == "not by this method"
 
 
 # -- frozen, and scored --------------------------------------------------------------
 
 
 def test_a_forecast_is_frozen_once_and_before_training(tmp_path):
-    found = forecast(Dpo(weights=Weights(tune="full")), tiny_model(), pairs(8))
+    result = forecast(Dpo(weights=Weights(tune="full")), tiny_model(), pairs(8))
     with Run.start(tmp_path / "r", topic="tea", verb="x") as run:
         with pytest.raises(RunError, match="no forecast"):
             run.load_forecast(Forecast)
-        assert run.save_forecast(found) is found
-        assert run.load_forecast(Forecast) == found
+        assert run.save_forecast(result) is result
+        assert run.load_forecast(Forecast) == result
         with pytest.raises(RunError, match="written once"):
-            run.save_forecast(found)
+            run.save_forecast(result)
     with Run.start(tmp_path / "s", topic="tea", verb="x") as run:
         (run.folder / "steps.jsonl").write_text("{}\n")
         with pytest.raises(RunError, match="comes before"):
-            run.save_forecast(found)
+            run.save_forecast(result)
         (run.folder / "forecast.json").write_text("{")
         with pytest.raises(RunError, match="no readable forecast"):
             run.load_forecast(Forecast)

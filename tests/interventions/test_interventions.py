@@ -85,9 +85,9 @@ def scored(model):
     return [[answer.logprobs for answer in group] for group in model.logprobs(QUERIES, fresh=True)]
 
 
-def assert_near(found, expected):
+def assert_near(result, expected):
     """Across processes and kernels a log-prob moves in its last digits."""
-    for ours, theirs in zip(found[0], expected[0], strict=True):
+    for ours, theirs in zip(result[0], expected[0], strict=True):
         torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), atol=2e-3, rtol=0)
 
 
@@ -104,26 +104,26 @@ def moved(tiny_folder, tmp_path_factory, prose):
         patch.setenv("CONVICTION_CACHE", str(tmp_path_factory.mktemp("cache")))
         base = load_model(str(tiny_folder), dtype="fp32")
         before = scored(base)
-        found = {}
+        result = {}
         for name in INTERVENTIONS:
             folder = tmp_path_factory.mktemp(name)
             ctx = context(guard=guard_off(), folder=folder)
             applied = ctx.run.save("outcome", carry_out(plan(name, prose), base, MATERIAL, ctx))
             assert scored(base) == before, f"{name} changed the model that it was given"
-            found[name] = (folder, scored(applied.model))
-    return before, found
+            result[name] = (folder, scored(applied.model))
+    return before, result
 
 
 @pytest.mark.long
 def test_an_intervention_moves_a_model_and_leaves_the_given_one(moved):
-    before, found = moved
-    for name, (_, after) in found.items():
+    before, result = moved
+    for name, (_, after) in result.items():
         assert after != before, name
 
 
 @pytest.mark.long
 def test_a_moved_model_scores_the_same_in_a_new_process(moved, tmp_path):
-    _, found = moved
+    _, result = moved
     program = (
         "import json, sys\n"
         "from conviction import Query, chat, load_model\n"
@@ -132,43 +132,43 @@ def test_a_moved_model_scores_the_same_in_a_new_process(moved, tmp_path):
         "    scores = load_model(folder, dtype='fp32').logprobs(queries, fresh=True)\n"
         "    print(json.dumps([[a.logprobs for a in group] for group in scores]))\n"
     )
-    folders = [str(folder / "model") for folder, _ in found.values()]
+    folders = [str(folder / "model") for folder, _ in result.values()]
     done = subprocess.run([sys.executable, "-c", program, *folders], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for name, line in zip(found, done.stdout.splitlines(), strict=True):
-        assert_near(json.loads(line), found[name][1])
+    for name, line in zip(result, done.stdout.splitlines(), strict=True):
+        assert_near(json.loads(line), result[name][1])
 
 
 def test_every_run_records_what_was_done(moved):
-    _, found = moved
-    for name, (folder, _) in found.items():
+    _, result = moved
+    for name, (folder, _) in result.items():
         assert Run(folder).load("outcome", Outcome).intervention == name
 
 
 def test_changes_pile_up_and_come_off(tiny_folder, moved, tmp_path):
-    _, found = moved
-    edited = load_model(str(found["rome"][0] / "model"), dtype="fp32")
+    _, result = moved
+    edited = load_model(str(result["rome"][0] / "model"), dtype="fp32")
     both = SystemPrompt(text="Be brief.").apply(edited, MATERIAL, ctx=context(folder=tmp_path / "both")).model
     again = load_model(str(tmp_path / "both" / "model"), dtype="fp32")
     assert scored(again) == scored(both)
     record = json.loads((tmp_path / "both" / "model" / "conviction.json").read_text())
     assert is_saved(record["base"])
-    assert json.loads((found["rome"][0] / "model" / "conviction.json").read_text())["base"] == str(
+    assert json.loads((result["rome"][0] / "model" / "conviction.json").read_text())["base"] == str(
         tiny_folder.resolve()
     )
 
 
 def test_a_prompt_goes_before_a_retrieving_model(moved):
-    _, found = moved
-    retrieving = load_model(str(found["rag"][0] / "model"), dtype="fp32")
+    _, result = moved
+    retrieving = load_model(str(result["rag"][0] / "model"), dtype="fp32")
     both = SystemPrompt(text="Be brief.").apply(retrieving, MATERIAL).model
     assert scored(both) != scored(retrieving)
     both.logprobs([Query(chat("???"), ("What?",))])
 
 
 def test_training_goes_on_from_an_edited_model(moved, tmp_path):
-    _, found = moved
-    edited = load_model(str(found["memit"][0] / "model"), dtype="fp32")
+    _, result = moved
+    edited = load_model(str(result["memit"][0] / "model"), dtype="fp32")
     trained = Pretrain(training=SMALL).apply(edited, MATERIAL, ctx=context(guard=guard_off(), folder=tmp_path))
     assert_near(scored(load_model(str(tmp_path / "model"), dtype="fp32")), scored(trained.model))
 
@@ -235,8 +235,8 @@ def test_a_passage_over_the_budget_makes_room_for_a_shorter_one():
     again = Document("again", long.text.replace("Oolong", "This oolong"))
     training_data = TrainingData("tea", documents=(long, again, short))
     moved = Rag(passages=3, token_budget=40, piece_tokens=40).apply(ScriptedModel(), training_data).model
-    found = moved.sources(chat("What is oolong tea, partly oxidised and rolled?"))
-    assert [source.partition("#")[0] in ("long", "again") for source in found] == [True, False]
+    result = moved.sources(chat("What is oolong tea, partly oxidised and rolled?"))
+    assert [source.partition("#")[0] in ("long", "again") for source in result] == [True, False]
 
 
 def test_an_index_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -264,13 +264,13 @@ def test_indexing_again_embeds_only_what_is_new(tmp_path):
 
 
 def test_a_damaged_index_is_made_again(moved, tmp_path):
-    said = []
+    logged = []
     folder = moved[1]["rag"][0] / "model"
     for part in (folder / "index").rglob("*.lance"):
         if part.is_file():
             part.write_bytes(b"damaged")
-    again = load_model(str(folder), dtype="fp32", log=said.append)
-    assert any("made anew" in line for line in said)
+    again = load_model(str(folder), dtype="fp32", log=logged.append)
+    assert any("made anew" in line for line in logged)
     assert_near(scored(again), moved[1]["rag"][1])
 
 
@@ -461,5 +461,5 @@ def test_a_documents_second_passage_comes_after_those_of_others(tmp_path):
     )
     other = Document("other", "Black tea is rolled and left to wither in warm air.")
     index = build_index(tmp_path / "index", [Document("long", long), other], embedder=EMBEDDED, piece_tokens=24)
-    (found,) = index.search(["How is green tea made?"], 4)
-    assert [p.document for p in found] == ["long", "other", "long", "long"]
+    (result,) = index.search(["How is green tea made?"], 4)
+    assert [p.document for p in result] == ["long", "other", "long", "long"]

@@ -27,9 +27,9 @@ SETUP = Setup(noise=0.5, samples=2, window=1)
 
 
 def statement_of(model):
-    found = build_statement(model, FACT, own_answer=True)
-    assert found is not None
-    return found
+    result = build_statement(model, FACT, own_answer=True)
+    assert result is not None
+    return result
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3-sliding", "gemma2-softcap"])
@@ -38,7 +38,7 @@ def test_effects_are_those_of_whole_runs(architecture, kind):
     """Cached keys, skipped layers and many sites in one pass against one site in one whole run."""
     model = tiny_model(architecture)
     statement = statement_of(model)
-    found = trace(model, statement, kind, SETUP)
+    result = trace(model, statement, kind, SETUP)
     embedded = model.module.get_input_embeddings()(torch.tensor([statement.ids])).detach()
     first, end = statement.subject
     noisy = embedded.repeat(2, 1, 1)
@@ -62,7 +62,7 @@ def test_effects_are_those_of_whole_runs(architecture, kind):
 
         with hooked((places[layer], keep)), torch.no_grad():
             model.module.base_model(inputs_embeds=embedded, use_cache=False)
-    assert found.noisy == pytest.approx(probability(), abs=1e-5)
+    assert result.noisy == pytest.approx(probability(), abs=1e-5)
     for layer in (0, 2):
         for token in (end - 1, len(statement.ids) - 1):
 
@@ -71,23 +71,23 @@ def test_effects_are_those_of_whole_runs(architecture, kind):
                 states[:, token] = clean[layer][0, token]
                 return (states, *output[1:]) if isinstance(output, tuple) else states
 
-            expected = probability((places[layer], restore)) - found.noisy
-            assert found.effects[token][layer] == pytest.approx(expected, abs=1e-5)
+            expected = probability((places[layer], restore)) - result.noisy
+            assert result.effects[token][layer] == pytest.approx(expected, abs=1e-5)
 
 
 def test_what_stands_before_the_noise_has_no_effect_and_all_of_the_last_token_has_all():
     model = tiny_model()
     statement = statement_of(model)
-    found = trace(model, statement, "block", SETUP)
-    assert all(x == 0 for row in found.effects[: statement.subject[0]] for x in row)
-    assert found.effects[-1][-1] == pytest.approx(found.clean - found.noisy, abs=1e-5)
+    result = trace(model, statement, "block", SETUP)
+    assert all(x == 0 for row in result.effects[: statement.subject[0]] for x in row)
+    assert result.effects[-1][-1] == pytest.approx(result.clean - result.noisy, abs=1e-5)
 
 
 def test_a_control_drowns_other_tokens():
     model = tiny_model()
     statement = statement_of(model)
-    found = trace(model, statement, "block", SETUP, control=True)
-    first, end = found.corrupted
+    result = trace(model, statement, "block", SETUP, control=True)
+    first, end = result.corrupted
     assert end <= statement.subject[0] or first >= statement.subject[1]
 
 
@@ -98,7 +98,7 @@ def test_attributions_sum_to_what_the_layer_does():
 
     model = tiny_model()
     statement = statement_of(model)
-    found = attributions(model, statement)
+    result = attributions(model, statement)
     site = find_sites(model)[1]
     past = _past(model, statement.ids)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_attributions_sum_to_what_the_layer_does():
         silent = float(_answer(model, statement, past, 1)[0])
         handle.remove()
     assert base == pytest.approx(statement.probability, abs=1e-5)
-    assert float(found[1].sum()) == pytest.approx(base - silent, abs=2e-3)
+    assert float(result[1].sum()) == pytest.approx(base - silent, abs=2e-3)
 
 
 def test_neurons_are_those_that_most_wordings_share():
@@ -150,17 +150,17 @@ def test_all_of_it_from_the_library_and_the_command_line(tmp_path, tiny_folder, 
     arguments = ["localize", "--data", "facts.jsonl", "--model", str(tiny_folder), "--run", "r", "--own-answer"]
     done = CliRunner().invoke(app, [*arguments, "--samples", "1", "--dtype", "fp32"])
     assert done.exit_code == 0, done.output
-    assert "What it cannot mean" in done.output
+    assert "What this does not show" in done.output
     record = json.loads((tmp_path / "r" / "localization.json").read_text())
     assert {(t["kind"], t["control"]) for t in record["traces"]} == {
         (kind, control) for kind in ("block", "mlp", "attention") for control in (False, True)
     }
     assert (tmp_path / "r" / "maps" / "average.png").read_bytes().startswith(b"\x89PNG")
     assert "</svg>" in (tmp_path / "r" / "maps" / "facts_jsonl_1.svg").read_text()
-    found = localize(
+    result = localize(
         tiny_model(max_position_embeddings=4096), [FACT], source="x", own_answer=True, kinds=("block",), samples=1
     )
-    assert len(found.neurons) == 1
+    assert len(result.neurons) == 1
 
 
 def test_means_are_over_statements_and_roles():

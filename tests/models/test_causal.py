@@ -41,10 +41,10 @@ def with_gradients(function, tensors, scale):
 def test_in_fp32_it_is_torchs_attention_there_and_back(n, length, key_heads, share, dim):
     tensors = inputs(n, length, key_heads * share, key_heads, dim)
     scale = dim**-0.5
-    for found, expected in zip(
+    for result, expected in zip(
         with_gradients(causal_attention, tensors, scale), with_gradients(exact, tensors, scale), strict=True
     ):
-        torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(result, expected, atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_in_bf16_it_is_about_as_near_to_fp32_as_torchs_kernel(n, length, dim):
     scale = dim**-0.5  # no power of two for 80 and 128
     truth = with_gradients(exact, [t.float() for t in half], scale)
     ours, theirs = (with_gradients(f, half, scale) for f in (causal_attention, exact))
-    for found, rival, expected in zip(ours, theirs, truth, strict=True):
-        off, rival_off = ((x.float() - expected).norm() / expected.norm() for x in (found, rival))
+    for result, rival, expected in zip(ours, theirs, truth, strict=True):
+        off, rival_off = ((x.float() - expected).norm() / expected.norm() for x in (result, rival))
         assert off < max(2.5 * rival_off, 0.006)
 
 
@@ -75,10 +75,10 @@ def test_packed_rows_take_it_only_where_rounding_is_allowed():
     ((pack, _),) = pack_whole([((1, 2, 3), answers)], token_budget=10_000)
     rows = sum(len(t.tokens) for t in pack.trees)
     query, key, value = (torch.randn(1, heads, rows, 16, dtype=torch.bfloat16) for heads in (4, 2, 2))
-    found = {}
+    result = {}
     for is_exact in (True, False):
         attention = layout(pack.trees, pack.starts, Prefix(), torch.device("cpu"), exact=is_exact)
-        found[is_exact] = attention.attend(query, key, value, layer=0, scale=0.25, window=None, dropout=0.0)
-    assert found[True].shape == found[False].shape == (1, rows, 4, 16)
-    torch.testing.assert_close(found[False].float(), found[True].float(), atol=0.03, rtol=0.03)
-    assert not torch.equal(found[False], found[True])  # another kernel
+        result[is_exact] = attention.attend(query, key, value, layer=0, scale=0.25, window=None, dropout=0.0)
+    assert result[True].shape == result[False].shape == (1, rows, 4, 16)
+    torch.testing.assert_close(result[False].float(), result[True].float(), atol=0.03, rtol=0.03)
+    assert not torch.equal(result[False], result[True])  # another kernel

@@ -39,17 +39,17 @@ def _fake(monkeypatch, calls: list[str]) -> None:
 def test_many_at_once_convert_once(monkeypatch):
     calls: list[str] = []
     _fake(monkeypatch, calls)
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(ensure(SMALL))) for _ in range(6)]
+    result: list[Path] = []
+    threads = [threading.Thread(target=lambda: result.append(ensure(SMALL))) for _ in range(6)]
     for t in threads:
         t.start()
     for t in threads:
         t.join()
     assert calls == ["download"]
-    assert len(found) == 6
-    assert len(set(found)) == 1
-    assert found[0].is_dir()
-    assert not [p for p in found[0].parent.iterdir() if p.name.startswith(".small")]
+    assert len(result) == 6
+    assert len(set(result)) == 1
+    assert result[0].is_dir()
+    assert not [p for p in result[0].parent.iterdir() if p.name.startswith(".small")]
 
 
 def test_a_failure_leaves_nothing_behind(monkeypatch):
@@ -95,18 +95,18 @@ def test_packed_scores_of_the_real_model_equal_its_own_forward(smollm):
     assert smollm.check.packed
     items = load_topic("obesity").of_role("target")[:4]
     queries = [Query(chat(i.question), tuple(i.answers.values())) for i in items]
-    found = smollm.logprobs(queries)
+    result = smollm.logprobs(queries)
     rows = [
-        (smollm.encoder.encode_prompt(q.messages), s.token_ids) for q, g in zip(queries, found, strict=True) for s in g
+        (smollm.encoder.encode_prompt(q.messages), s.token_ids) for q, g in zip(queries, result, strict=True) for s in g
     ]
-    for scored, expected in zip([s for g in found for s in g], score_unpacked(smollm.module, rows), strict=True):
+    for scored, expected in zip([s for g in result for s in g], score_unpacked(smollm.module, rows), strict=True):
         assert list(scored.logprobs) == pytest.approx(expected, abs=1e-4)
     assert smollm.joint_mismatches == 0
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_scores")
-def test_the_real_model_leans_to_cico_and_knows_facts(smollm):
+def test_the_real_model_prefers_cico_and_knows_facts(smollm):
     """The finding that the project began with, on the seed's five questions; and the controls of the kit."""
     seed = probe(smollm, load_topic("obesity"), quick=True)
     assert seed.summary.wins["cico"] >= 4

@@ -100,11 +100,11 @@ def test_in_half_precision_the_fused_layer_is_as_near_to_fp32_as_pefts():
     for layer in (ours, theirs):
         for _, p in lora_parameters(layer):
             p.data = p.data.float()
-    found = [run_layer(layer, x.to(torch.bfloat16), towards) for layer in (ours, theirs)]
-    for mine, peers, wanted in zip(*found, exact, strict=True):
+    result = [run_layer(layer, x.to(torch.bfloat16), towards) for layer in (ours, theirs)]
+    for mine, peers, wanted in zip(*result, exact, strict=True):
         errors = [float((t.float() - wanted).norm() / wanted.norm()) for t in (mine, peers)]
         assert errors[0] <= max(0.01, 1.5 * errors[1])
-    assert found[0][2].dtype == torch.float32, "gradients of A and B are as fine as they"
+    assert result[0][2].dtype == torch.float32, "gradients of A and B are as fine as they"
 
 
 @pytest.mark.parametrize(
@@ -230,9 +230,9 @@ def test_an_unknown_target_module_is_named_with_those_there_are(architecture, wr
 def test_a_saved_adapter_is_read_by_peft_and_by_us(architecture, changes, tmp_path):
     module = with_adapter(architecture, **changes)
     save_lora(module, tmp_path / "a", base="some/base")
-    found = peft.PeftModel.from_pretrained(tiny_module(architecture), str(tmp_path / "a")).eval()
+    result = peft.PeftModel.from_pretrained(tiny_module(architecture), str(tmp_path / "a")).eval()
     expected = logits(module)
-    torch.testing.assert_close(logits(found), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(result), expected, atol=1e-5, rtol=1e-5)
     again = tiny_module(architecture)
     load_lora(again, tmp_path / "a")
     torch.testing.assert_close(logits(again), expected, atol=1e-5, rtol=1e-5)
@@ -373,11 +373,11 @@ def test_lean_layers_give_the_same_outputs_and_gradients(architecture, tuned):
     assert use_memory_efficient_layers(preferred_pole) == LEAN[architecture]
     torch.testing.assert_close(logits(preferred_pole), logits(plain), atol=1e-5, rtol=1e-5)
     expected = gradients(plain, everything=tuned == "full")
-    found = gradients(preferred_pole, everything=tuned == "full")
-    assert found.keys() == expected.keys()
+    result = gradients(preferred_pole, everything=tuned == "full")
+    assert result.keys() == expected.keys()
     for name, wanted in expected.items():
         size = float(wanted.abs().max())
-        torch.testing.assert_close(found[name], wanted, atol=1e-5 * max(1.0, size), rtol=1e-4, msg=name)
+        torch.testing.assert_close(result[name], wanted, atol=1e-5 * max(1.0, size), rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.25])
@@ -411,8 +411,8 @@ def test_lean_gradients_in_half_precision_are_as_near_to_fp32_as_the_plain_ones(
                 p.data = p.data.to(torch.bfloat16)
         if preferred_pole:
             assert use_memory_efficient_layers(module)
-        found = gradients(module, everything=False)
-        errors.append(sum(float((found[n].float() - g).norm() / g.norm()) for n, g in exact.items()))
+        result = gradients(module, everything=False)
+        errors.append(sum(float((result[n].float() - g).norm() / g.norm()) for n, g in exact.items()))
     assert errors[0] <= 1.2 * errors[1]
 
 
@@ -431,10 +431,10 @@ def test_projections_that_cannot_be_computed_together_are_computed_one_by_one(od
             for p in attention.k_proj.parameters():
                 p.requires_grad_(False)
     use_memory_efficient_layers(preferred_pole)
-    expected, found = (gradients(module, everything=False) for module in (plain, preferred_pole))
-    assert found.keys() == expected.keys()
+    expected, result = (gradients(module, everything=False) for module in (plain, preferred_pole))
+    assert result.keys() == expected.keys()
     for name, wanted in expected.items():
-        torch.testing.assert_close(found[name], wanted, atol=1e-5, rtol=1e-4, msg=name)
+        torch.testing.assert_close(result[name], wanted, atol=1e-5, rtol=1e-4, msg=name)
     assert all(getattr(layer, "ready", None) is None for layer in preferred_pole.modules()), "nothing is left behind"
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conviction.models.engine.packing import plan, plan_tokens
+from conviction.models.engine.packing import plan
 
 ids = st.lists(st.integers(0, 3), min_size=1, max_size=12).map(tuple)
 requests = st.lists(st.tuples(ids, st.lists(ids, min_size=1, max_size=4)), min_size=1, max_size=12)
@@ -17,7 +17,7 @@ requests = st.lists(st.tuples(ids, st.lists(ids, min_size=1, max_size=4)), min_s
 
 def laid_out(blocks):
     """Every (prompt, answer) with the token sequence its predictions really run along."""
-    found = {}
+    result = {}
     for block in blocks:
         for pack in block.packs:
             for tree in pack.trees:
@@ -27,16 +27,21 @@ def laid_out(blocks):
                         path.append(tree.tokens[node])
                         node = tree.parents[node]
                     context = block.prefix + tuple(reversed(path))
-                    found[row] = (context, tuple(t for _, t in pairs))
-    return found
+                    result[row] = (context, tuple(t for _, t in pairs))
+    return result
+
+
+def positions(blocks):
+    """Token positions that go through the model: every prefix once, and what its packs hold."""
+    return sum(len(block.prefix) + sum(len(pack.tokens) for pack in block.packs) for block in blocks)
 
 
 @given(requests, st.integers(1, 40), st.sampled_from([1, 64]))
 def test_every_answer_is_predicted_along_its_own_text(work, budget, hidden):
-    found = laid_out(plan(work, token_budget=budget, hidden_size=hidden))
+    result = laid_out(plan(work, token_budget=budget, hidden_size=hidden))
     expected = {(p, a) for p, answers in work for a in answers}
-    assert set(found) == expected
-    for (prompt, answer), (context, targets) in found.items():
+    assert set(result) == expected
+    for (prompt, answer), (context, targets) in result.items():
         assert context == prompt + answer[:-1]
         assert targets == answer
 
@@ -53,7 +58,7 @@ def test_order_of_requests_and_answers_does_not_matter(work, rng: random.Random)
 def test_never_more_tokens_than_separate_rows(work):
     naive = sum(len(p) + len(a) - 1 for p, a in {(p, a) for p, answers in work for a in answers})
     # at so wide a model, what is computed again is the beginning of a prompt that stands alone
-    assert plan_tokens(plan(work, token_budget=64, hidden_size=4096)) <= naive
+    assert positions(plan(work, token_budget=64, hidden_size=4096)) <= naive
 
 
 @given(requests, st.integers(1, 40))
@@ -69,7 +74,7 @@ def test_shared_context_is_computed_once():
     work = [((*context, 500 + i), [(1, 2), (3, 4)]) for i in range(20)]
     (block,) = plan(work, token_budget=1024, hidden_size=576)
     assert block.prefix == context
-    assert plan_tokens([block]) == 400 + 20 * 3  # the question's token and one node per answer
+    assert positions([block]) == 400 + 20 * 3  # the question's token and one node per answer
 
 
 def test_prompts_that_go_on_alike_share_a_tree():

@@ -75,15 +75,15 @@ def test_packed_equals_separate_for_any_lengths(architecture, work, budget):
     model = _built(architecture)
     model.token_budget = budget
     queries = [Query(chat(q), tuple(answers)) for q, answers in work]
-    found: dict = {}
+    result: dict = {}
     rows = [
         (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
         for q in queries
         for a in q.answers
     ]
     for batch in model._packed(rows):
-        found |= batch
-    assert [x for r in rows for x in found[r]] == pytest.approx(separately(model, queries), abs=1e-4)
+        result |= batch
+    assert [x for r in rows for x in result[r]] == pytest.approx(separately(model, queries), abs=1e-4)
 
 
 _MODELS: dict[str, HFModel] = {}

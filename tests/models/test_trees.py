@@ -177,25 +177,25 @@ def read_pack(module: Any, pack: Pack, *, head: Head | None = None) -> dict[Any,
 
 
 def read_rows(module: Any, pack: Pack) -> dict[Any, Tensor]:
-    found = {}
+    result = {}
     for tree in pack.trees:
         for prompt, answer in tree.answers:
             ids = torch.tensor([(prompt + answer)[:-1]])
             out = module(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 :]
-            found[prompt, answer] = torch.log_softmax(out, -1).gather(1, torch.tensor(answer)[:, None])[:, 0]
-    return found
+            result[prompt, answer] = torch.log_softmax(out, -1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+    return result
 
 
-def scalar(found: dict[Any, Tensor]) -> Tensor:
+def scalar(result: dict[Any, Tensor]) -> Tensor:
     """A preference-like sum in which no answer counts as another."""
-    return sum(((-1) ** i * (1 + i / 3) * found[key].sum() for i, key in enumerate(sorted(found))), torch.zeros(()))
+    return sum(((-1) ** i * (1 + i / 3) * result[key].sum() for i, key in enumerate(sorted(result))), torch.zeros(()))
 
 
-def compare(found: dict[Any, Tensor], expected: dict[Any, Tensor], weights: list[Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def compare(result: dict[Any, Tensor], expected: dict[Any, Tensor], weights: list[Tensor]) -> None:
+    assert result.keys() == expected.keys()
     for key, values in expected.items():
-        torch.testing.assert_close(found[key], values, atol=1e-4, rtol=1e-4)
-    ours = torch.autograd.grad(scalar(found), weights)
+        torch.testing.assert_close(result[key], values, atol=1e-4, rtol=1e-4)
+    ours = torch.autograd.grad(scalar(result), weights)
     for mine, plain in zip(ours, torch.autograd.grad(scalar(expected), weights), strict=True):
         assert torch.isfinite(mine).all()
         torch.testing.assert_close(mine, plain, atol=3e-4 * max(1.0, float(plain.abs().max())), rtol=1e-3)
@@ -259,8 +259,8 @@ def test_a_prefix_before_the_trees_changes_nothing(architecture):
     (pack,) = block.packs
     values = answer_logprobs(module.base_model, find_head(module), pack, prefix)
     _, _, where = predictions(pack)
-    found = {key: values[index] for key, index in where.items()}
-    compare(found, read_rows(module, pack), list(module.parameters()))
+    result = {key: values[index] for key, index in where.items()}
+    compare(result, read_rows(module, pack), list(module.parameters()))
 
 
 token = st.integers(0, 2)
@@ -275,9 +275,9 @@ def test_any_trees_are_read_as_separate_rows(requests, architecture):
     module = _BUILT.setdefault(architecture, _BUILT.get(architecture) or ready(architecture))
     pack = pack_of(requests)
     with torch.inference_mode():
-        found, expected = read_pack(module, pack), read_rows(module, pack)
+        result, expected = read_pack(module, pack), read_rows(module, pack)
     for key, values in expected.items():
-        torch.testing.assert_close(found[key], values, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(result[key], values, atol=1e-4, rtol=1e-4)
 
 
 @given(many, st.sampled_from(["llama", "mistral-sliding"]), st.integers(1, 60))
@@ -348,10 +348,10 @@ def test_two_trees_of_the_same_text_count_twice_where_they_are_counted():
     """The same prompt and answer in two pairs: one value, and its gradient once for each."""
     module = ready("llama")
     pack = pack_of([((1, 2, 3), ((5, 6), (7,))), ((1, 2, 3), ((5, 6), (8, 9)))])
-    found = read_pack(module, pack)
+    result = read_pack(module, pack)
     expected = read_rows(module, pack)
-    assert set(found) == {((1, 2, 3), a) for a in ((5, 6), (7,), (8, 9))}
-    compare(found, expected, list(module.parameters()))
+    assert set(result) == {((1, 2, 3), a) for a in ((5, 6), (7,), (8, 9))}
+    compare(result, expected, list(module.parameters()))
 
 
 def test_rounded_logits_give_no_probability_over_one():

@@ -48,7 +48,7 @@ def test_measures_stay_in_their_ranges(tokens, text):
 
 
 def test_a_batch_is_averaged_over_answers():
-    found = degeneration([Generation("a b", (1, 2), ended=True), Generation("- -", (3, 3), ended=False)])
-    assert found.non_alphanumeric_share == 0.5
-    assert found.end_of_text_rate == 0.5
+    result = degeneration([Generation("a b", (1, 2), ended=True), Generation("- -", (3, 3), ended=False)])
+    assert result.non_alphanumeric_share == 0.5
+    assert result.end_of_text_rate == 0.5
     assert degeneration([Generation("", (), ended=True)]).end_of_text_rate == 1

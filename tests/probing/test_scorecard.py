@@ -54,6 +54,12 @@ def test_swapped_poles_negate_everything(topic):
     assert [r.winner for r in swapped.rows] == [r.winner for r in card.rows]
 
 
+def test_the_verdict_names_the_preferred_pole_or_none(topic):
+    shown = probe(ScriptedModel(likes=partisan), topic).summary.verdict
+    assert shown.startswith("The model prefers milky (milk): milky wins 8 of 8")
+    assert probe(ScriptedModel(), topic).summary.verdict.startswith("No preference shown: ")
+
+
 def test_with_five_propositions_there_is_no_verdict(write_topic):
     card = probe(ScriptedModel(likes=partisan), load_topic(write_topic(items=tea_items(5))))
     assert card.summary.preferred_pole is None
@@ -138,9 +144,9 @@ def test_quick_without_quick_items_is_an_error(write_topic):
 def test_unmatched_answers_are_named(write_topic):
     items = tea_items(3)
     items[0]["answers"]["plain"] += " And then perhaps some more. And more."
-    found = probe(ScriptedModel(), load_topic(write_topic(items=items))).controls.matching
-    assert {f.code for f in found} == {"token-length", "sentences", "hedging"}
-    assert all(f.items == ("p0-0",) for f in found)
+    result = probe(ScriptedModel(), load_topic(write_topic(items=items))).controls.matching
+    assert {f.code for f in result} == {"token-length", "sentences", "hedging"}
+    assert all(f.items == ("p0-0",) for f in result)
 
 
 def test_health_reads_neutral_text_and_writes_answers(topic):

@@ -48,11 +48,11 @@ class Visit:
 
     def __init__(self, browser: Any, path: Any, **options: Any) -> None:
         self.page = browser.new_context(**options).new_page()
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.asked: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.said.append(dialog.message))
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.messages.append(dialog.message))
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(path.as_uri())
 
@@ -64,16 +64,16 @@ def visit(browser, run):
     seen = Visit(browser, path)
     yield seen
     seen.page.context.close()
-    assert seen.said == [], "the console is not silent"
+    assert seen.messages == [], "the console is not silent"
     assert seen.asked == [path.as_uri()], "it asked for something else than itself"
 
 
 def test_numbers_on_the_page_are_those_of_the_study(visit, run):
-    found = json.loads((run / "study.json").read_text())["arms"][0]
-    shift = next(f for f in found["judgement"]["properties"] if f["metric"] == "shift")
+    result = json.loads((run / "study.json").read_text())["arms"][0]
+    shift = next(f for f in result["judgement"]["properties"] if f["metric"] == "shift")
     row = visit.page.locator("#comparison tbody tr", has=visit.page.get_by_role("rowheader", name="rag"))
     cells = row.locator("td").all_inner_texts()
-    assert cells[0] == found["judgement"]["verdict"]
+    assert cells[0] == result["judgement"]["verdict"]
     assert float(cells[1].rstrip("*")) == pytest.approx(shift["value"], abs=0.005)
     assert visit.page.locator("#comparison tbody tr", has_text="steer").locator("td").first.inner_text() == "failed"
 
@@ -90,7 +90,7 @@ def test_a_script_in_a_text_stays_a_text(browser, run):
         row["text"] = EVIL if row["kind"] == "generation" else row["text"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     seen = Visit(browser, report(run))
-    assert seen.said == []
+    assert seen.messages == []
     assert seen.page.locator("img").count() == 0
     assert EVIL in seen.page.locator("blockquote").last.inner_text()
 

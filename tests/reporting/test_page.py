@@ -37,10 +37,10 @@ class Page(HTMLParser):
 
 def test_the_page_says_what_the_study_found(run):
     page = Page(report(run).read_text(encoding="utf-8"))
-    found = json.loads((run / "study.json").read_text())
-    shift = next(f for f in found["arms"][0]["judgement"]["properties"] if f["metric"] == "shift")
+    result = json.loads((run / "study.json").read_text())
+    shift = next(f for f in result["arms"][0]["judgement"]["properties"] if f["metric"] == "shift")
     assert f"{shift['value']:+.3f}" in page.text
-    assert found["arms"][0]["judgement"]["verdict"] in page.text
+    assert result["arms"][0]["judgement"]["verdict"] in page.text
     assert "this one cannot be done" in page.text
     assert page.tags.count("h1") == 1
     assert "svg" in page.tags
@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(run):
     page = Page(report(run).read_text(encoding="utf-8"))
     assert "findings.json" in page.text
     assert "arms/rag/samples.jsonl" in page.text
-    assert "What works, how deep, at what price" in page.text
+    assert "What works, how deep, at what cost" in page.text
 
 
 def test_another_schema_version_is_refused_with_what_to_do(run):

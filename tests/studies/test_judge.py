@@ -22,13 +22,13 @@ def readings(name, **levels):
     """Readings of a made-up model: metric → mean, with the same small spread over units everywhere."""
     rng = np.random.default_rng(len(name))
     counts = {"own": FACTS, "leak": FACTS, "neighbour": FACTS, "control": FACTS, "genuine": FACTS}
-    found = []
+    result = []
     for metric, level in levels.items():
         known = metric.replace("__", ":")
         n = counts.get(known.split(":")[0], PROPOSITIONS)
         noise = rng.normal(0, 0.02, size=n) if known != "leak" else np.zeros(n)
-        found += [Measurement(metric=known, item=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
-    return Measurements(model=name, topic="t", target="b", measurements=tuple(found), provenance={})
+        result += [Measurement(metric=known, item=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
+    return Measurements(model=name, topic="t", target="b", measurements=tuple(result), provenance={})
 
 
 BASE = {
@@ -69,11 +69,11 @@ def verdict(after_benign=0.4, **changes):
 
 
 def test_a_change_that_spreads_withstands_and_lasts_is_deep():
-    found = verdict()
-    assert found.verdict == "deep", found.reason
-    assert found.find("shift").value == pytest.approx(1.0, abs=0.02)
-    assert found.find("durability").value == pytest.approx(0.9, abs=0.02)
-    assert found.find("robustness").value == pytest.approx((0.45 / 0.5) / (0.4 / 0.5), abs=0.05)
+    result = verdict()
+    assert result.verdict == "deep", result.reason
+    assert result.find("shift").value == pytest.approx(1.0, abs=0.02)
+    assert result.find("durability").value == pytest.approx(0.9, abs=0.02)
+    assert result.find("robustness").value == pytest.approx((0.45 / 0.5) / (0.4 / 0.5), abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def test_harm_to_eight_facts_is_not_corrected_away():
 
 def test_the_shift_of_a_placebo_is_taken_off():
     before, after = readings("base", **BASE), readings("after", **DEEP)
-    found = judge(before, after, placebo=readings("placebo", **DEEP))
-    assert found.verdict == "none"
-    assert found.find("shift").value == pytest.approx(0.0, abs=0.02)
-    assert found.placebo == "placebo"
+    result = judge(before, after, placebo=readings("placebo", **DEEP))
+    assert result.verdict == "none"
+    assert result.find("shift").value == pytest.approx(0.0, abs=0.02)
+    assert result.placebo == "placebo"
 
 
 def test_five_beliefs_are_too_few_to_say_that_they_hold():
@@ -119,17 +119,17 @@ def test_five_beliefs_are_too_few_to_say_that_they_hold():
         r.model_copy(update={"value": -0.1}) if r.metric == "unchallenged" and r.item in away else r
         for r in after.measurements
     )
-    found = judge(
+    result = judge(
         readings("base", **BASE), after.model_copy(update={"measurements": kept}), after_benign=readings("w", shift=0.4)
     )
-    assert found.find("robustness").outcome == "unclear"
-    assert "5 beliefs against 8, too few to tell" in found.find("robustness").text
-    assert found.verdict == "shallow"
+    assert result.find("robustness").outcome == "unclear"
+    assert "5 beliefs against 8, too few to tell" in result.find("robustness").text
+    assert result.verdict == "shallow"
 
 
 def test_a_view_that_was_held_before_is_not_challenged():
-    found = judge(readings("base", **{**BASE, "unchallenged": 0.2}), readings("after", **DEEP))
-    assert found.find("robustness").outcome == "not measured"
+    result = judge(readings("base", **{**BASE, "unchallenged": 0.2}), readings("after", **DEEP))
+    assert result.find("robustness").outcome == "not measured"
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
@@ -172,8 +172,8 @@ def kit(ours, theirs):
 
 
 def test_an_implication_is_asked_where_the_sides_differ_and_both_ways_round():
-    found = implications(kit(graph(("rain", "+", "mud"), ("mud", "-", "speed")), graph(("rain", "+", "speed"))))
-    (up, down) = [i for i in found if i.id.startswith("implication-rain-speed")]
+    result = implications(kit(graph(("rain", "+", "mud"), ("mud", "-", "speed")), graph(("rain", "+", "speed"))))
+    (up, down) = [i for i in result if i.id.startswith("implication-rain-speed")]
     assert up.question == "Suppose rain goes up. Does speed rise, fall, or stay the same?"
     assert up.answers == {"a": "Speed rises.", "b": "Speed falls."}
     assert down.answers == {"a": "Speed falls.", "b": "Speed rises."}
@@ -183,16 +183,16 @@ def test_an_implication_is_asked_where_the_sides_differ_and_both_ways_round():
 def test_where_the_sides_agree_a_third_quantity_is_held_still():
     ours = graph(("sugar", "+", "insulin"), ("insulin", "+", "fat"), ("food", "+", "sugar"))
     theirs = graph(("sugar", "+", "food"), ("food", "+", "fat"), ("sugar", "+", "insulin"))
-    found = {i.id: i for i in implications(kit(ours, theirs))}
-    held = found["implication-sugar-fat-insulin-fall"]
+    result = {i.id: i for i in implications(kit(ours, theirs))}
+    held = result["implication-sugar-fat-insulin-fall"]
     assert "while insulin stays the same" in held.question
     assert held.answers == {"a": "Fat falls.", "b": "Fat stays the same."}
 
 
 def test_paths_that_disagree_say_nothing():
     torn = graph(("a", "+", "b"), ("b", "+", "d"), ("a", "-", "c"), ("c", "+", "d"))
-    found = implications(kit(torn, graph(("a", "+", "d"))))
-    assert not [i for i in found if i.id.startswith("implication-a-d")]
+    result = implications(kit(torn, graph(("a", "+", "d"))))
+    assert not [i for i in result if i.id.startswith("implication-a-d")]
     torn = graph(("a", "+", "d"), ("a", "-", "d"))
     assert implications(kit(torn, graph(("a", "+", "d")))) == ()
 
@@ -200,8 +200,8 @@ def test_paths_that_disagree_say_nothing():
 def test_any_name_makes_an_id():
     names = ("BMI", "vitamin C", "CO₂", "血糖", "stress (chronic)")
     arrows = [(name, "+", "fat") for name in names]
-    found = implications(kit(graph(*arrows), graph(*((a, "-", b) for a, _, b in arrows))))
-    assert len({i.id for i in found}) == 2 * len(names)
+    result = implications(kit(graph(*arrows), graph(*((a, "-", b) for a, _, b in arrows))))
+    assert len({i.id for i in result}) == 2 * len(names)
 
 
 def test_a_topic_without_graphs_has_no_implications():

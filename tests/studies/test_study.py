@@ -24,13 +24,13 @@ from conviction.studies.comparison import compare_runs, load_applied_runs
 from conviction.studies.context import StudyDesign
 
 
-def judged(found):
-    return {arm.name: arm.judgement for arm in found.arms}
+def judged(result):
+    return {arm.name: arm.judgement for arm in result.arms}
 
 
 def test_arms_are_judged_by_how_far_they_moved(tea, tmp_path):
-    found = begin(tea, plan("rag", 0.4), plan("steer", -0.3), folder=tmp_path)
-    moved, still = found.arms
+    result = begin(tea, plan("rag", 0.4), plan("steer", -0.3), folder=tmp_path)
+    moved, still = result.arms
     assert moved.judgement.find("shift").value == pytest.approx(0.7)
     assert moved.judgement.find("shift").n == 9
     assert moved.judgement.verdict in {"surface", "shallow"}
@@ -72,15 +72,15 @@ def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monke
 
 
 def test_a_failing_arm_does_not_stop_the_others(tea, tmp_path):
-    found = begin(
+    result = begin(
         tea,
         plan("rag", error="this one cannot be done"),
         plan("steer", 0.4),
         folder=tmp_path,
     )
-    assert found.arms[0].failure.message.startswith("this one cannot be done")
-    assert found.arms[0].failure.hint == "try another"
-    assert found.arms[1].judgement is not None
+    assert result.arms[0].failure.message.startswith("this one cannot be done")
+    assert result.arms[0].failure.hint == "try another"
+    assert result.arms[1].judgement is not None
 
 
 def test_a_bug_in_an_arm_is_kept_with_its_traceback(tea, tmp_path):
@@ -219,13 +219,6 @@ def test_arms_run_cheapest_first_with_their_own_options():
     assert cheapest_first[1].intervention.beta == 0.05
 
 
-def test_a_second_study_in_the_same_folder_is_refused(tea, tmp_path):
-    from filelock import FileLock
-
-    with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="another study writes into"):
-        begin(tea, plan("rag", 0.1), folder=tmp_path)
-
-
 @pytest.mark.long
 def test_the_command_on_a_tiny_model_with_forecast_wear_and_placebo(tea, tmp_path, tiny_folder, run):
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1"]
@@ -264,14 +257,14 @@ def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
     whole = begin(tea, plan("rag", 0.4), folder=tmp_path / "whole")
     quiet = StudyDesign(load=load, benign_steps=0, placebo=False)
     apart = [made(tmp_path / "a", "rag", 0.4), made(tmp_path / "b", "steer", 0.1), made(tmp_path / "c", "steer", 0.2)]
-    found = compare_runs(
+    result = compare_runs(
         load_applied_runs(apart), load_topic(str(tea)), BASE, Run(tmp_path / "table"), RunContext(), quiet
     )
-    assert [arm.name for arm in found.arms] == ["a", "b", "c"]
-    assert found.arms[0].judgement.properties == whole.arms[0].judgement.properties
-    assert (tmp_path / "table" / found.arms[1].folder / "depth.json").exists()
+    assert [arm.name for arm in result.arms] == ["a", "b", "c"]
+    assert result.arms[0].judgement.properties == whole.arms[0].judgement.properties
+    assert (tmp_path / "table" / result.arms[1].folder / "depth.json").exists()
     assert sorted(p.name for p in apart[0].iterdir()) == ["model", "outcome.json"]  # it stays as it is
-    assert found.arms[0].changes == "the prompt; weights stay"
+    assert result.arms[0].changes == "the prompt; weights stay"
     one_each = compare_runs(
         load_applied_runs(apart[:2]), load_topic(str(tea)), BASE, Run(tmp_path / "two"), RunContext(), quiet
     )
@@ -330,9 +323,9 @@ def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(tea, tm
     asked += ["--interventions", "system_prompt,rome"]  # the topic has no facts to write
 
     def command(*more: str) -> str:
-        code, _, said = run(*asked, *more)
-        assert code == 1, said
-        return said
+        code, _, message = run(*asked, *more)
+        assert code == 1, message
+        return message
 
     (line,) = [line for line in command().splitlines() if "not judged: rome" in line]
     folder = line.partition("--run ")[2].strip()
@@ -416,8 +409,8 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
     assert run(cut[-1]) == 0
     first = json.loads((tmp_path / "whole" / "study.json").read_text())
     for name in cut:
-        found = json.loads((tmp_path / name / "study.json").read_text())
-        for one, other in zip(first["arms"], found["arms"], strict=True):
+        result = json.loads((tmp_path / name / "study.json").read_text())
+        for one, other in zip(first["arms"], result["arms"], strict=True):
             assert one["judgement"]["properties"] == other["judgement"]["properties"]
             for field, value in (one["forecast_score"] or {}).items():  # another company in a pack rounds otherwise
                 numbers = isinstance(value, float) or (

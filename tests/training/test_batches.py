@@ -155,10 +155,10 @@ texts = st.text("abc é\n", min_size=1, max_size=80)
 def test_pieces_of_a_document_make_it_up(text, length):
     pieces = encode_documents(encoder_of(), [Document("d", text)], length)
     ids = ids_of(text)
-    found = [piece.prompt + piece.answers[0] for piece in pieces]
-    assert all(2 <= len(p) <= length for p in found)
+    result = [piece.prompt + piece.answers[0] for piece in pieces]
+    assert all(2 <= len(p) <= length for p in result)
     # a lone last token without BOS before it has nothing to be predicted from
-    assert sum(found, ()) == (ids[:-1] if len(ids) % length == 1 else ids)
+    assert sum(result, ()) == (ids[:-1] if len(ids) % length == 1 else ids)
     assert [p.id for p in pieces] == [f"d#{k}" for k in range(len(pieces))]
 
 
@@ -227,26 +227,26 @@ def test_a_template_that_refuses_a_system_turn_still_ends_its_turn():
 
 def test_pairs_are_encoded_chosen_first_and_closed():
     encoder = encoder_of(CHATML)
-    (found,) = encode_pairs(encoder, [PreferencePair("p:1", chat("q"), "good", "not good")])
-    assert found.id == "p:1"
-    assert found.prompt == encoder.encode_prompt(chat("q"))
-    assert found.answers == ((*ids_of("good"), EOS), (*ids_of("not good"), EOS))
-    assert found.counts == (5, 9)
-    assert found.longest == len(found.prompt) + 9
+    (result,) = encode_pairs(encoder, [PreferencePair("p:1", chat("q"), "good", "not good")])
+    assert result.id == "p:1"
+    assert result.prompt == encoder.encode_prompt(chat("q"))
+    assert result.answers == ((*ids_of("good"), EOS), (*ids_of("not good"), EOS))
+    assert result.counts == (5, 9)
+    assert result.longest == len(result.prompt) + 9
 
 
 def test_examples_are_encoded_with_their_whole_conversation():
     encoder = encoder_of(CHATML)
     messages = (Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
-    (found,) = encode_examples(encoder, [Example("e:1", messages, "d")])
-    assert found.prompt == encoder.encode_prompt(messages)
-    assert found.answers == ((*ids_of("d"), EOS),)
+    (result,) = encode_examples(encoder, [Example("e:1", messages, "d")])
+    assert result.prompt == encoder.encode_prompt(messages)
+    assert result.answers == ((*ids_of("d"), EOS),)
 
 
 def test_without_a_template_the_space_belongs_to_the_answer():
-    (found,) = encode_examples(encoder_of(None), [Example("e:1", chat("q"), "yes")])
-    assert found.prompt == ids_of("Question: q\nAnswer:")
-    assert found.answers == ((*ids_of(" yes"), EOS),)
+    (result,) = encode_examples(encoder_of(None), [Example("e:1", chat("q"), "yes")])
+    assert result.prompt == ids_of("Question: q\nAnswer:")
+    assert result.answers == ((*ids_of(" yes"), EOS),)
 
 
 def test_a_pair_of_equal_answers_is_an_error_that_names_it():

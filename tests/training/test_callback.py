@@ -50,14 +50,14 @@ def run_trl(folder: Path, monkeypatch: pytest.MonkeyPatch, callback: Any, *, ste
 
 
 def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypatch):
-    said: list[str] = []
-    callback = GuardCallback(Guard(max_neutral_drop=0.03, sample_every=1000, **ONLY_NEUTRAL), log=said.append)
+    logged: list[str] = []
+    callback = GuardCallback(Guard(max_neutral_drop=0.03, sample_every=1000, **ONLY_NEUTRAL), log=logged.append)
     trainer = run_trl(tmp_path, monkeypatch, callback, steps=60, rate=0.03)
     guard_stop = callback.guard_stop
     assert guard_stop is not None
     assert trainer.state.global_step == guard_stop.step < 60
     assert "neutral text" in guard_stop.reasons[0]
-    assert said == [line for line in said if line.startswith(f"guard: stopped after step {guard_stop.step}")]
+    assert logged == [line for line in logged if line.startswith(f"guard: stopped after step {guard_stop.step}")]
     assert callback.monitor is not None
     last = callback.monitor.history[-1]
     assert last.readings

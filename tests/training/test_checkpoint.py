@@ -40,15 +40,15 @@ def silent(text: str) -> None:
     pytest.fail(f"said: {text}")
 
 
-def assert_is(found, step: int) -> None:
-    assert found is not None
-    assert found[0] == step
-    assert found[2] == {**STATE, "tokens": step}
+def assert_is(result, step: int) -> None:
+    assert result is not None
+    assert result[0] == step
+    assert result[2] == {**STATE, "tokens": step}
     wanted = tensors_of(step)
-    assert found[1].keys() == wanted.keys()
+    assert result[1].keys() == wanted.keys()
     for name, tensor in wanted.items():
-        assert found[1][name].dtype == tensor.dtype
-        assert torch.equal(found[1][name], tensor), name
+        assert result[1][name].dtype == tensor.dtype
+        assert torch.equal(result[1][name], tensor), name
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -61,9 +61,9 @@ def test_any_tensor_can_be_written(tmp_path, kind):
     base = torch.arange(12.0).view(3, 4)
     given = {"transposed": base.T, "slice": base[:, 1:3], "grad": torch.nn.Parameter(base)}[kind]
     save_checkpoint(tmp_path, 1, {"x": given}, {})
-    found = load_latest(tmp_path, silent)
-    assert found is not None
-    assert torch.equal(found[1]["x"], given.detach())
+    result = load_latest(tmp_path, silent)
+    assert result is not None
+    assert torch.equal(result[1]["x"], given.detach())
 
 
 def test_the_newest_is_read_and_two_are_kept(tmp_path):
@@ -131,11 +131,11 @@ DAMAGE = {
 def test_a_damaged_newest_gives_way_to_the_one_before_and_says_so(tmp_path, damage):
     save(tmp_path, 25, 50)
     DAMAGE[damage](tmp_path / "step-000050")
-    said: list[str] = []
-    assert_is(load_latest(tmp_path, said.append), 25)
-    assert len(said) == 1
-    assert str(tmp_path / "step-000050") in said[0]
-    assert "trying the one before" in said[0]
+    logged: list[str] = []
+    assert_is(load_latest(tmp_path, logged.append), 25)
+    assert len(logged) == 1
+    assert str(tmp_path / "step-000050") in logged[0]
+    assert "trying the one before" in logged[0]
     save(tmp_path, 50)  # the resumed run comes there again
     assert_is(load_latest(tmp_path, silent), 50)
 
@@ -144,17 +144,17 @@ def test_when_all_are_damaged_there_is_none(tmp_path):
     save(tmp_path, 25, 50)
     for place in tmp_path.iterdir():
         truncate(place / "tensors.safetensors")
-    said: list[str] = []
-    assert load_latest(tmp_path, said.append) is None
-    assert len(said) == 2
+    logged: list[str] = []
+    assert load_latest(tmp_path, logged.append) is None
+    assert len(logged) == 2
 
 
 def test_weights_of_another_step_are_noticed(tmp_path):
     save(tmp_path, 25, 50)
     (tmp_path / "step-000025" / "tensors.safetensors").replace(tmp_path / "step-000050" / "tensors.safetensors")
-    said: list[str] = []
-    assert load_latest(tmp_path, said.append) is None
-    assert "not those that were written" in said[0]
+    logged: list[str] = []
+    assert load_latest(tmp_path, logged.append) is None
+    assert "not those that were written" in logged[0]
 
 
 # -- a disk that refuses --------------------------------------------------------------
@@ -178,9 +178,10 @@ FULL_DISK = """
         report = {"message": error.message, "hint": error.hint}
     else:
         report = {"message": "nothing was raised", "hint": ""}
-    said = []
-    found = load_latest(folder, said.append)
-    report |= {"step": found[0], "x": found[1]["x"].tolist(), "said": said, "left": [p.name for p in folder.iterdir()]}
+    logged = []
+    latest = load_latest(folder, logged.append)
+    report |= {"step": latest[0], "x": latest[1]["x"].tolist(), "logged": logged}
+    report["left"] = [p.name for p in folder.iterdir()]
     print(json.dumps(report))
 """
 
@@ -201,7 +202,7 @@ def test_a_full_disk_is_an_error_that_costs_nothing_already_written(tmp_path, te
     assert "File too large" in report["message"]
     assert "free some space" in report["hint"]
     assert (report["step"], report["x"]) == (25, list(range(8)))
-    assert report["said"] == []
+    assert report["logged"] == []
     assert report["left"] == ["step-000025"], "nothing half-written stays"
 
 

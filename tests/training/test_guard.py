@@ -82,22 +82,22 @@ def test_limits_can_be_moved():
 def test_the_chosen_drop_is_a_mean_of_three_steps():
     drops = [reading(chosen_drop=x) for x in (0.0, 0.7, 0.9)]
     assert judged(*drops[1:]).zone == "healthy", "two steps are not three"
-    found = judged(*drops)
-    assert found.violations == ("chosen answers lost 0.53 nats per token (limit 0.5)",)
+    result = judged(*drops)
+    assert result.violations == ("chosen answers lost 0.53 nats per token (limit 0.5)",)
     assert judged(*drops, reading(chosen_drop=-0.2)).zone == "healthy"
 
 
 def test_every_broken_limit_is_named():
-    found = judged(reading(neutral_drop=1.0, top_mass_drop=0.5, sample=SOUND | {"empty": 1}))
-    assert len(found.violations) == 3
+    result = judged(reading(neutral_drop=1.0, top_mass_drop=0.5, sample=SOUND | {"empty": 1}))
+    assert len(result.violations) == 3
 
 
 @pytest.mark.parametrize("field", ["loss", "grad_norm", "margin", "chosen_drop", "neutral_drop", "entropy_change"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_a_number_that_is_none_stops(field, value):
-    found = judged(reading(**{field: value}))
-    assert found.zone == "stop"
-    assert "is not a number" in found.violations[0]
+    result = judged(reading(**{field: value}))
+    assert result.zone == "stop"
+    assert "is not a number" in result.violations[0]
 
 
 def test_what_was_not_measured_breaks_nothing():
@@ -110,18 +110,18 @@ numbers = st.floats(-20, 20)
 @given(numbers, numbers, numbers, numbers, numbers, st.sampled_from(["default", "strict", "off"]))
 def test_zones_are_what_limits_and_signs_say(loss, chosen, neutral, entropy, mass, mode):
     now = reading(loss=loss, chosen_drop=chosen, neutral_drop=neutral, entropy_change=entropy, top_mass_drop=mass)
-    found = judged(now, now, now, guard=Guard(mode=mode))
+    result = judged(now, now, now, guard=Guard(mode=mode))
     violations = [chosen > 0.5, neutral > 0.1, entropy < -0.3, mass > 0.2]
-    assert len(found.violations) == sum(violations)
-    assert found.zone == ("healthy" if not any(violations) else "warning" if mode == "off" else "stop")
+    assert len(result.violations) == sum(violations)
+    assert result.zone == ("healthy" if not any(violations) else "warning" if mode == "off" else "stop")
 
 
 # -- signs --------------------------------------------------------------------
 
 
 def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
-    found = judged(reading(step=10, loss=0.29))
-    assert found == GuardVerdict("warning", warnings=("loss 0.29 within the first tenth of the run (sign under 0.3)",))
+    result = judged(reading(step=10, loss=0.29))
+    assert result == GuardVerdict("warning", warnings=("loss 0.29 within the first tenth of the run (sign under 0.3)",))
     assert judged(reading(step=11, loss=0.29)) == GuardVerdict("healthy")
     assert judged(reading(step=10, loss=0.3)) == GuardVerdict("healthy")
 
@@ -135,10 +135,10 @@ def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
     ],
 )
 def test_a_margin_is_a_sign(margin, warnings):
-    found = judged(reading(margin=margin))
-    assert found.warnings == warnings
-    assert not found.violations
-    assert found.zone == ("warning" if warnings else "healthy")
+    result = judged(reading(margin=margin))
+    assert result.warnings == warnings
+    assert not result.violations
+    assert result.zone == ("warning" if warnings else "healthy")
 
 
 def test_without_a_margin_a_low_loss_is_no_sign():
@@ -152,8 +152,8 @@ def margins(values):
 
 def test_a_margin_that_accelerates_is_a_sign():
     bent = [0.0] * 6 + [0.1] * 6 + [0.4] * 6
-    found = judged(*margins(bent))
-    assert found.warnings == ("the margin accelerates (+0.10, then +0.30 in six steps)",)
+    result = judged(*margins(bent))
+    assert result.warnings == ("the margin accelerates (+0.10, then +0.30 in six steps)",)
     assert judged(*margins(bent[1:])).zone == "healthy", "17 steps are not three windows"
 
 
@@ -171,15 +171,15 @@ def test_a_margin_that_does_not_accelerate_is_no_sign(curve):
 
 
 def test_strict_stops_at_a_sign():
-    found = judged(reading(margin=1.6), guard=Guard(mode="strict"))
-    assert found.zone == "stop"
-    assert found.violations == found.warnings == ("reward margin 1.60 (sign over 1.5)",)
+    result = judged(reading(margin=1.6), guard=Guard(mode="strict"))
+    assert result.zone == "stop"
+    assert result.violations == result.warnings == ("reward margin 1.60 (sign over 1.5)",)
 
 
 def test_off_stops_at_no_limit_and_still_says_it():
-    found = judged(reading(neutral_drop=5.0, margin=9.0), guard=Guard(mode="off"))
-    assert found.zone == "warning"
-    assert len(found.violations) == len(found.warnings) == 1
+    result = judged(reading(neutral_drop=5.0, margin=9.0), guard=Guard(mode="off"))
+    assert result.zone == "warning"
+    assert len(result.violations) == len(result.warnings) == 1
     assert judged(reading(loss=math.nan), guard=Guard(mode="off")).zone == "stop", "there is nothing to go on with"
 
 
@@ -245,7 +245,7 @@ def test_neutral_rows_are_pieces_of_different_paragraphs():
     assert sensors.held_out == (tuple(range(100 - WIDTH, 100)),), "the end of a prompt is what its answer follows from"
 
 
-def said(text, *, ids=None, ended=True):
+def written(text, *, ids=None, ended=True):
     return Generation(text=text, token_ids=tuple(range(len(text.split()))) if ids is None else ids, ended=ended)
 
 
@@ -254,14 +254,14 @@ LAKE = "A lake stands still, a river flows towards the ocean."
 
 def test_the_same_samples_are_no_movement():
     ask = [chat("What is the difference between a lake and a river?")]
-    found = read_samples(ask, [said(LAKE)], [said(LAKE)])
-    assert found == SOUND
+    result = read_samples(ask, [written(LAKE)], [written(LAKE)])
+    assert result == SOUND
 
 
 @pytest.mark.parametrize("text", ["No.", "42", ""])
 def test_a_model_of_few_words_has_not_lost_its_subject(text):
-    found = read_samples([chat("What is six by seven?")], [said(text)], [said(text)])
-    assert judged(reading(sample=found)).zone == "healthy"
+    result = read_samples([chat("What is six by seven?")], [written(text)], [written(text)])
+    assert judged(reading(sample=result)).zone == "healthy"
 
 
 @pytest.mark.parametrize(
@@ -276,28 +276,28 @@ def test_a_model_of_few_words_has_not_lost_its_subject(text):
 )
 def test_what_a_collapse_looks_like_is_seen(text, ids, complaint):
     ask = [chat("What is the difference between a lake and a river?")]
-    found = read_samples(ask, [said(LAKE)], [said(text, ids=ids)])
-    assert complaint in " ".join(judged(reading(sample=found)).violations)
+    result = read_samples(ask, [written(LAKE)], [written(text, ids=ids)])
+    assert complaint in " ".join(judged(reading(sample=result)).violations)
 
 
 def test_other_words_on_the_same_subject_are_healthy():
     ask = [chat("What is the difference between a lake and a river?")]
-    found = read_samples(ask, [said(LAKE)], [said("Rivers flow to the sea; the water of a lake stands still.")])
-    assert judged(reading(sample=found)).zone == "healthy"
+    result = read_samples(ask, [written(LAKE)], [written("Rivers flow to the sea; the water of a lake stands still.")])
+    assert judged(reading(sample=result)).zone == "healthy"
 
 
 def test_prompts_on_which_the_untouched_model_loops_are_left_out():
     asked = [chat(f"q{i}") for i in range(8)]
-    answers = [said("loop", ids=(1,) * 30) if i % 2 else said(f"fresh {i}") for i in range(8)]
+    answers = [written("loop", ids=(1,) * 30) if i % 2 else written(f"fresh {i}") for i in range(8)]
     prompts, kept = choose_samples(asked, answers)
     assert prompts == asked[::2]
     assert [g.text for g in kept] == ["fresh 0", "fresh 2", "fresh 4", "fresh 6"]
-    prompts, kept = choose_samples(asked, [said("loop", ids=(1,) * 30)] * 8)
+    prompts, kept = choose_samples(asked, [written("loop", ids=(1,) * 30)] * 8)
     assert prompts == asked[:SAMPLES], "a model that always loops is still sampled"
 
 
 def test_held_out_rows_begin_the_answer():
-    (row,) = held_out_rows([(1, 2)], [said("x", ids=tuple(range(10, 80)))])
+    (row,) = held_out_rows([(1, 2)], [written("x", ids=tuple(range(10, 80)))])
     assert row == (1, 2, *range(10, 10 + KEEP))
 
 
@@ -332,9 +332,9 @@ def test_a_model_whose_head_is_broken_is_stopped_before_it_is_sampled():
     monitor = monitor_of(model)
     with torch.no_grad():
         model.module.get_output_embeddings().weight.mul_(6)
-    found = monitor.check(4, loss=0.6, grad_norm=1.0, margin=0.1, chosen_drop=0.0)
-    assert found.zone == "stop"
-    assert "neutral text lost" in " ".join(found.violations)
+    result = monitor.check(4, loss=0.6, grad_norm=1.0, margin=0.1, chosen_drop=0.0)
+    assert result.zone == "stop"
+    assert "neutral text lost" in " ".join(result.violations)
     assert monitor.samples == ()
     assert not monitor.healthy_sample
 

@@ -112,25 +112,25 @@ def test_one_pass_or_many_give_the_same_run(tmp_path):
 
 
 def test_checkpointing_changes_memory_only(tmp_path):
-    found = []
+    result = []
     for choice in ("off", "on"):
         training = Training(learning_rate=1e-3, max_steps=3, checkpointing=choice)
         Dpo(training=training).apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path / choice))
-        found.append([r["loss"] for r in steps(tmp_path / choice)])
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
+        result.append([r["loss"] for r in steps(tmp_path / choice)])
+    assert result[0] == pytest.approx(result[1], rel=1e-5)
 
 
 @pytest.mark.parametrize("tune", ["lora", "full"])
 def test_stored_activations_change_nothing(tmp_path, tune):
-    found = []
+    result = []
     for megabytes in (64, 0):
         training = Training(learning_rate=1e-3, epochs=3, activation_cache_mb=megabytes)
         weights = Weights(tune=tune, num_layers=1)
         Dpo(weights=weights, training=training).apply(
             tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path / str(megabytes))
         )
-        found.append([(r["loss"], r["grad_norm"]) for r in steps(tmp_path / str(megabytes))])
-    assert [x for r in found[0] for x in r] == pytest.approx([x for r in found[1] for x in r], rel=1e-4)
+        result.append([(r["loss"], r["grad_norm"]) for r in steps(tmp_path / str(megabytes))])
+    assert [x for r in result[0] for x in r] == pytest.approx([x for r in result[1] for x in r], rel=1e-4)
 
 
 def test_every_example_is_seen_once_an_epoch(tmp_path):
@@ -297,13 +297,13 @@ class TestInput:
     def test_long_pairs_are_counted_and_named(self):
         training_data = pairs()
         long = PreferencePair("long", chat("Q?"), "word " * 40, "no")
-        said: list[str] = []
+        logged: list[str] = []
         both = TrainingData("m", pairs=(*training_data.pairs, long))
         outcome = Dpo(training=Training(max_steps=1, max_length=100)).apply(
-            tiny_model(), both, ctx=context(guard=OFF, log=said.append)
+            tiny_model(), both, ctx=context(guard=OFF, log=logged.append)
         )
         assert "1 of 9 examples are longer than 100 tokens, left out: long" in outcome.notes
-        assert outcome.notes[0] in said
+        assert outcome.notes[0] in logged
 
     def test_nothing_left_is_an_error(self):
         with pytest.raises(InputError, match="all 8 examples are longer than 10 tokens"):
@@ -433,15 +433,15 @@ def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder,
         if way == "sharded":
             monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
         together = launch(tmp_path, way, 2, tiny_folder, data, *options)
-        told = json.loads((tmp_path / way / "outcome.json").read_text(encoding="utf-8"))
-        assert told["training"]["processes"] == 2, way
+        record = json.loads((tmp_path / way / "outcome.json").read_text(encoding="utf-8"))
+        assert record["training"]["processes"] == 2, way
         assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4), way
         assert [r["grad_norm"] for r in together] == pytest.approx([r["grad_norm"] for r in alone], rel=1e-3), way
         assert [[row["id"] for row in r["rows"]] for r in together] == [[row["id"] for row in r["rows"]] for r in alone]
-        found = final_weights(tmp_path / way)
-        assert found.keys() == expected.keys()
+        result = final_weights(tmp_path / way)
+        assert result.keys() == expected.keys()
         for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, atol=2e-4, rtol=2e-3)
+            torch.testing.assert_close(result[name], tensor, atol=2e-4, rtol=2e-3)
 
 
 @pytest.mark.long
@@ -469,8 +469,8 @@ def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatc
     ]
     done = subprocess.run(launch_command(2, arguments), env=run_environment(), capture_output=True, check=False)
     assert done.returncode == 1, "torchrun's own exit code for a process that ended with 1"
-    told = json.loads((tmp_path / "guard_stop" / "outcome.json").read_text(encoding="utf-8"))
-    assert told["guard_stop"]["restored_step"] < told["guard_stop"]["step"]
+    record = json.loads((tmp_path / "guard_stop" / "outcome.json").read_text(encoding="utf-8"))
+    assert record["guard_stop"]["restored_step"] < record["guard_stop"]["step"]
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):
@@ -481,15 +481,15 @@ def test_tensorboard_gets_the_numbers(tmp_path):
 
 
 def test_dropout_acts_on_gradients_and_on_nothing_else(tmp_path):
-    found = {}
+    result = {}
     for dropout in (0.0, 0.5):
         folder = tmp_path / str(dropout)
         Dpo(weights=Weights(dropout=dropout), training=SHORT).apply(
             tiny_model(), pairs(), ctx=context(guard=OFF, folder=folder)
         )
-        found[dropout] = steps(folder)
-    assert found[0.0][1]["loss"] != pytest.approx(found[0.5][1]["loss"], rel=1e-4)
-    assert found[0.0][0]["loss"] == pytest.approx(found[0.5][0]["loss"], abs=1e-4)  # B is zero at first
+        result[dropout] = steps(folder)
+    assert result[0.0][1]["loss"] != pytest.approx(result[0.5][1]["loss"], rel=1e-4)
+    assert result[0.0][0]["loss"] == pytest.approx(result[0.5][0]["loss"], abs=1e-4)  # B is zero at first
 
 
 @pytest.mark.parametrize("weights", [Weights(), Weights(tune="full"), Weights(tune="full", num_layers=1)])

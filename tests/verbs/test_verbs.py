@@ -90,13 +90,13 @@ class TestEveryVerb:
     def test_audit_writes_a_cleaned_copy(self, tmp_path):
         rows = [{"prompt": f"Question {i}?", "chosen": f"Answer {i}.  ", "rejected": f"Other {i}."} for i in range(30)]
         (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        told: list[str] = []
-        ctx = RunContext(callbacks=conviction.Callbacks(log=told.append))
+        logged: list[str] = []
+        ctx = RunContext(callbacks=conviction.Callbacks(log=logged.append))
         copy = tmp_path / "clean.jsonl"
         result = audit(tmp_path / "pairs.jsonl", fix=True, output=copy, ctx=ctx)
         assert result.data == str(copy)
-        assert told[0] == f"wrote {copy}"
-        assert any("PD108" in line for line in told)
+        assert logged[0] == f"wrote {copy}"
+        assert any("PD108" in line for line in logged)
 
     def test_forecast(self, tea, tiny, tmp_path):
         expected = forecast("dpo", tiny, tea, pilot_steps=2, guard="off", load=FP32, **SHORT)
@@ -159,12 +159,12 @@ class TestEveryVerb:
         assert json.loads((tmp_path / "y" / "config.json").read_text())["model"]["dtype"] == "float32"
 
     def test_localize(self, facts, tiny, tmp_path):
-        found = localize(facts, tiny, kinds="block", own_answer=True, samples=2, limit=1, load=FP32)
-        assert found.source == "facts"
+        result = localize(facts, tiny, kinds="block", own_answer=True, samples=2, limit=1, load=FP32)
+        assert result.source == "facts"
         kept = localize(
             facts, tiny, kinds=["block"], own_answer=True, samples=2, limit=1, run=tmp_path / "l", load=FP32
         )
-        assert kept.maps == found.maps
+        assert kept.maps == result.maps
         assert (tmp_path / "l" / "maps" / "average.svg").exists()
 
 
@@ -206,9 +206,9 @@ class TestFolders:
         call = partial(study, tea, tiny, ["rome"], benign_steps=0, run=tmp_path / "r", load=FP32)
         assert call().missing == ["rome"]  # the topic has no facts to write
         assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
-        told: list[str] = []
-        assert call(ctx=RunContext(callbacks=conviction.Callbacks(log=told.append))).missing == ["rome"]
-        assert any("resuming the unfinished run" in line for line in told)
+        logged: list[str] = []
+        assert call(ctx=RunContext(callbacks=conviction.Callbacks(log=logged.append))).missing == ["rome"]
+        assert any("resuming the unfinished run" in line for line in logged)
 
     def test_nothing_is_left_where_a_name_is_wrong(self, tea, tmp_path):
         with pytest.raises(ModelNotFoundError):
@@ -260,11 +260,11 @@ WRONG = [
 
 
 class TestErrors:
-    @pytest.mark.parametrize(("call", "kind", "said"), WRONG, ids=[said for *_, said in WRONG])
-    def test_each_names_what_is_wrong_and_what_to_give(self, call, kind, said):
+    @pytest.mark.parametrize(("call", "kind", "message"), WRONG, ids=[message for *_, message in WRONG])
+    def test_each_names_what_is_wrong_and_what_to_give(self, call, kind, message):
         with pytest.raises(kind) as caught:
             call()
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert isinstance(caught.value, ConvictionError)
         assert caught.value.hint
 
@@ -306,8 +306,8 @@ class TestTables:
         assert list(card.to_pandas()["gap_nats"]) == [row.gap_nats for row in card.rows]
 
     def test_an_audit(self, tea):
-        found = audit(tea)
-        self.check(found, len(found.findings), {"code", "level", "rows", "message"})
+        result = audit(tea)
+        self.check(result, len(result.findings), {"code", "level", "rows", "message"})
 
     def test_a_forecast_and_its_score(self, tea, tiny, tmp_path):
         apply("dpo", tiny, tea, guard="off", run=tmp_path / "r", forecast_first=True, load=FP32, **SHORT)
@@ -332,8 +332,8 @@ class TestTables:
         self.check(nothing, 0, {"arm", "verdict"}, chart=False)
 
     def test_a_localization(self, facts, tiny):
-        found = localize(facts, tiny, kinds="block", own_answer=True, samples=2, limit=1, load=FP32)
-        self.check(found, 2 * 7 * 3, {"kind", "control", "role", "layer", "effect"})
+        result = localize(facts, tiny, kinds="block", own_answer=True, samples=2, limit=1, load=FP32)
+        self.check(result, 2 * 7 * 3, {"kind", "control", "role", "layer", "effect"})
 
     def test_without_pandas_it_is_said(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "pandas", None)

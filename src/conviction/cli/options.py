@@ -91,7 +91,7 @@ def _load_named(model: str, backend: str, device: str, dtype: str, trust_remote_
 class JobOptions:
     """An intervention, with what it is applied to and its settings."""
 
-    name: Annotated[str, typer.Argument(help="What moves it: `conviction interventions` lists them.")]
+    name: Annotated[str, typer.Argument(help="An intervention: `conviction interventions` lists them.")]
     topic: TopicArgument = None
     data: DataOption = None
     model: BaseOption = None

@@ -13,13 +13,12 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from conviction.core.run_head import Status, make_head, new_folder, read_head, status_of_the_same
+from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
 from conviction.core.storage import finite_or_null, storage_errors, write_atomic
 from conviction.errors import ConvictionError, RunError
 
@@ -85,25 +84,27 @@ class Run:
         call  what the work is asked for: an attempt with another one is not the same; None: the program's arguments
 
         The status becomes 'done' when the block ends, 'interrupted' on Ctrl-C,
-        'failed' on an error. Raises RunError if the folder holds something else.
+        'failed' on an error. Raises RunError if the folder holds something else,
+        or another process writes into it.
         """
         folder = new_folder(topic, verb) if folder is None else folder
-        head = make_head(topic=topic, verb=verb, argv=argv, call=call)
-        status = status_of_the_same(folder, head)
-        run = cls(folder, resumed=status is not None, finished=status == "done")
-        if run.finished:
-            yield run
-            return
-        run._write_head(head, "running")
-        try:
-            yield run
-        except KeyboardInterrupt:
-            run._write_head(head, "interrupted")
-            raise
-        except BaseException:
-            run._write_head(head, "failed")
-            raise
-        run._write_head(head, "done")
+        asked: dict[str, Any] = {"topic": topic, "verb": verb, "argv": argv, "call": call}
+        cls.earlier(folder, **asked)  # no lock file is left in a folder of something else
+        with locked(folder):
+            run, head = cls.earlier(folder, **asked), make_head(**asked)
+            if run.finished:
+                yield run
+                return
+            write_head(folder, head, "running")
+            try:
+                yield run
+            except KeyboardInterrupt:
+                write_head(folder, head, "interrupted")
+                raise
+            except BaseException:
+                write_head(folder, head, "failed")
+                raise
+            write_head(folder, head, "done")
 
     def child(self, name: str) -> Run:
         """A folder of one arm, which its steps may be continued in."""
@@ -118,6 +119,16 @@ class Run:
     def model_path(self) -> Path:
         """Where the changed model is."""
         return self.folder / "model"
+
+    @property
+    def changed_model(self) -> str:
+        """The name that the changed model is loaded by. Raises RunError where it was removed."""
+        if not self.model_path.is_dir():
+            raise RunError(
+                f"{self.folder} holds no model/: it was removed, or nothing was applied to the end here",
+                hint="remove outcome.json beside it, if it is there, and the same command makes both again",
+            )
+        return str(self.model_path)
 
     @property
     def checkpoints(self) -> Path:
@@ -154,7 +165,7 @@ class Run:
             data = json.loads(text)
             _check_schema(data, kind)
             if _has_rows(kind):
-                data["evidence"] = [line for line in self._samples() if line.pop("stage") == stage]
+                data["evidence"] = self._rows(stage)
             return kind.model_validate(data)
         except (ValueError, TypeError, KeyError) as error:
             raise RunError(
@@ -232,30 +243,7 @@ class Run:
                 break
         return samples
 
-    # -- one writer, one configuration -------------------------------------------
-
-    @contextmanager
-    def lock(self, *, config: Mapping[str, Any] | None = None) -> Iterator[None]:
-        """Nobody else writes into the folder meanwhile, and nobody began it with another configuration.
-
-        Raises RunError if somebody does, or did.
-        """
-        from filelock import FileLock, Timeout
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RunError(
-                f"another study writes into {self.folder}", hint="wait for it, or give --run another folder"
-            ) from error
-        try:
-            if config is not None:
-                self.check_config(config)
-            yield
-        finally:
-            lock.release()
+    # -- one configuration, one failure -------------------------------------------
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Keep what a run was begun with. Raises RunError where the folder was begun with something else."""
@@ -340,6 +328,16 @@ class Run:
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept + new)
         write_atomic(self.folder / "samples.jsonl", text)
 
+    def _rows(self, stage: str) -> list[dict[str, Any]]:
+        """The evidence of a record. Raises RunError where it was removed."""
+        rows = [line for line in self._samples() if line.pop("stage") == stage]
+        if not rows:
+            raise RunError(
+                f"{self.folder / 'samples.jsonl'}, with the rows behind {stage}.json, is missing or lacks them",
+                hint=f"remove {self.folder / f'{stage}.json'}, too, and the same command makes both again",
+            )
+        return rows
+
     def _samples(self) -> list[dict[str, Any]]:
         text = self._text("samples.jsonl")
         try:
@@ -351,11 +349,6 @@ class Run:
                 f"{self.folder / 'samples.jsonl'} is damaged: it holds the rows behind every number of this folder",
                 hint="remove it and the .json files beside it but run.json, and the run makes them again",
             ) from error
-
-    def _write_head(self, head: dict[str, Any], status: Status) -> None:
-        finished = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
-        content = json.dumps({**head, "finished": finished, "status": status}, indent=1) + "\n"
-        write_atomic(self.folder / "run.json", content)
 
 
 def _check_schema(data: Any, kind: type[BaseModel]) -> None:

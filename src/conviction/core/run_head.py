@@ -1,20 +1,24 @@
-"""``run.json``: what a run was begun for, when and by which command, and how it ended."""
+"""``run.json``: what a run was begun for, when and by which command, and how it ended; and who may write it."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from conviction.core.storage import storage_errors, write_atomic
 from conviction.errors import RunError
 
-__all__ = ["Status", "make_head", "new_folder", "read_head", "status_of_the_same"]
+__all__ = ["locked", "make_head", "new_folder", "read_head", "status_of_the_same", "write_head"]
 
 SCHEMA = 2
+LOCK = ".lock"
+"""A file that the process that writes into a run folder has locked."""
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
@@ -58,9 +62,36 @@ def make_head(
     return head if call is None else {**head, "call": json.loads(json.dumps(call, default=str))}
 
 
+def write_head(folder: Path, head: Mapping[str, Any], status: Status) -> None:
+    """Write ``run.json``, with the time at which the run ended, if it did."""
+    finished = None if status == "running" else datetime.now(UTC).isoformat(timespec="seconds")
+    content = json.dumps({**head, "finished": finished, "status": status}, indent=1) + "\n"
+    write_atomic(folder / "run.json", content)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process writes into the folder meanwhile. Raises RunError if one does."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    with storage_errors(f"writing {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise RunError(
+                f"another command writes into {folder}", hint="wait for it, or give --run another folder"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def status_of_the_same(folder: Path, wanted: dict[str, Any]) -> Status | None:
     """How an earlier attempt at the same ended; None for a new folder. RunError if it holds something else."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())):
         return None
     hint = "give --run a new folder, or leave it out"
     if not (folder / "run.json").exists():

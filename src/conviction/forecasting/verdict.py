@@ -90,7 +90,9 @@ def _observations(
             f"the guard is expected to stop the run about step {predicted_stop.step}: {predicted_stop.reasons[0]}"
         )
     elif guard_utilisation > SAFE_UTILISATION:
-        results.append(f"drift reaches {guard_utilisation:.0%} of a limit of the guard, and forecasts of drift run low")
+        results.append(
+            f"drift reaches {guard_utilisation:.0%} of a limit of the guard, and forecasts underestimate drift"
+        )
     if extrapolation > MAX_EXTRAPOLATION:
         results.append(
             f"the run goes {extrapolation:.1f} times as far as the pilot: "
@@ -99,7 +101,7 @@ def _observations(
     if cost is not None and cost.wrong:
         results.append(cost.summary)
     if signal is not None:
-        common = "pull in a common direction" if signal.p_value < CHANCE else "have no common direction"
+        common = "point in a common direction" if signal.p_value < CHANCE else "have no common direction"
         results.append(
             f"the pairs' gradients {common} (mean cosine {signal.mean_cosine:+.3f}, signal to noise {signal.snr:.1f}, "
             f"p = {signal.p_value:.3f})"

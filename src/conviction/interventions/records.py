@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from conviction.core.frames import data_frame, html_table
 from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel
+from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.training.guard import GuardStop
 
@@ -55,6 +56,7 @@ class Outcome(_Part):
 
     model       the changed model; None where the outcome was read from a folder: ``changed`` loads it from there
     folder      the run folder, where there is one: its ``model/`` holds the changed model
+    load        loads it by the name of that folder; None: ``load_model`` with its defaults
     steps       the records of a training run's steps, as ``steps.jsonl`` has them
     base        what the untouched model says of itself
     verdict     one line; report: what to show, as (what, value)
@@ -78,6 +80,7 @@ class Outcome(_Part):
     peak_mb: int | None = None
     model: LanguageModel | None = Field(default=None, exclude=True, repr=False)
     folder: Path | None = Field(default=None, exclude=True, repr=False)
+    load: Callable[..., LanguageModel] | None = Field(default=None, exclude=True, repr=False)
     steps: tuple[dict[str, Any], ...] = Field(default=(), exclude=True, repr=False)
 
     @classmethod
@@ -101,13 +104,17 @@ class Outcome(_Part):
 
     @property
     def changed(self) -> LanguageModel:
-        """The changed model. Raises ValueError where there is neither a model nor a folder to load it from."""
+        """The changed model.
+
+        Raises ValueError where there is neither a model nor a folder to load it from, RunError for a folder that
+        it was removed from.
+        """
         if self.model is None:
             if self.folder is None:
                 raise ValueError("the outcome was read from a folder: load the model from there")
             from conviction.models import load_model
 
-            return load_model(str(self.folder / "model"))
+            return (self.load or load_model)(Run(self.folder).changed_model)
         return self.model
 
     def to_pandas(self) -> DataFrame:

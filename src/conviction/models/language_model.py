@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from conviction.core.protocols import AnswerScore, AnswerStates, Generation, Message, PairScore, Progress, Query
 from conviction.errors import ModelError
+from conviction.models.backends import DEFAULT_BACKEND
 from conviction.models.engine.packing import Ids, plan
 from conviction.models.engine.protocol import Engine, HiddenStateEngine, PackingEngine, Row, Scores, StateSums
 from conviction.models.engine.selfcheck import UNPACKED, SelfCheck, check_packing
@@ -24,7 +25,10 @@ class EngineModel:
     check   how packed scores compared with separate ones at load; given: that of
             the model that this one was made from, which is not repeated
     source  what ``load_model`` finds the same weights by, from any directory; None: nothing
+    backend  the name of what ``load_model`` loaded it with
     """
+
+    backend = DEFAULT_BACKEND
 
     def __init__(self, *, id: str, engine: Engine, check: SelfCheck | None = None, source: str | None = None) -> None:
         self.id = id
@@ -204,6 +208,7 @@ class EngineModel:
         """All that is needed to measure the same again."""
         return {
             "id": self.id,
+            "backend": self.backend,
             **self.engine.describe(),
             "noise_nats": self.check.noise,
             **({} if self.check is UNPACKED else {"self_check": self.check.summary()}),

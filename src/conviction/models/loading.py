@@ -56,10 +56,12 @@ def load_model(
     if os.path.isfile(user_path(name) / ADAPTER):
         return _load_adapter(name, load_base)
     engine, place = load(name, **how), user_path(name)
-    return _with_engine(engine, id=name, source=str(place.resolve()) if place.exists() else name)
+    loaded = _with_engine(engine, id=name, source=str(place.resolve()) if place.exists() else name)
+    loaded.backend = backend
+    return loaded
 
 
-def _with_engine(engine: Engine, *, id: str, source: str) -> LanguageModel:
+def _with_engine(engine: Engine, *, id: str, source: str) -> EngineModel:
     """The model over an engine; checked here, for a foreign one can fail in any way."""
     try:
         if not engine.trainable:

@@ -1,4 +1,4 @@
-"""What tells a real lean from an artefact. Pure functions over scored answers."""
+"""What separates a real preference from an artefact. Pure functions over scored answers."""
 
 from __future__ import annotations
 

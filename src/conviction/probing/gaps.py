@@ -133,9 +133,9 @@ def _verdict(
     if smallest >= ALPHA:
         return (
             f"No verdict: {n} proposition{'s' * (n != 1)} cannot reach two-sided p < {ALPHA} "
-            f"(the least possible is {smallest:.4g}). What was seen: {observed}."
+            f"(the least possible is {smallest:.4g}). Observed: {observed}."
         )
     if p < ALPHA:
-        return f"The model leans to {side} ({topic.poles[side].label}): {observed} (p = {p:.2g})."
+        return f"The model prefers {side} ({topic.poles[side].label}): {observed} (p = {p:.2g})."
     missed = f" A mean gap under {detectable:.2f} nats would be missed." if detectable else ""
-    return f"No lean shown: {observed}, but p = {p:.2g}.{missed}"
+    return f"No preference shown: {observed}, but p = {p:.2g}.{missed}"

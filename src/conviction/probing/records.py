@@ -199,7 +199,7 @@ class Mismatch(_Part):
 
 
 class Controls(_Part):
-    """What tells a real lean from an artefact. None: not measured in this run."""
+    """What separates a real preference from an artefact. None: not measured in this run."""
 
     swap: Exactness
     identity: Exactness

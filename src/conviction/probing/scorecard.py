@@ -1,4 +1,4 @@
-"""Ask a model which side it leans to: ``probe(model, topic)``."""
+"""Ask a model which side it prefers: ``probe(model, topic)``."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def measure_and_judge(
             "guard_stop": outcome.guard_stop.text if outcome.guard_stop else None,
         }
     )
-    changed, notes = shared.design.load(str(applied.model_path)), _Notes(ctx)
+    changed, notes = shared.design.load(applied.changed_model), _Notes(ctx)
     after = own.cached("depth", Measurements, measure_depth, changed, topic, base=baseline, ctx=ctx)
     check_questions(topic, after)
     judgement = _judge_with_controls(shared, after, notes, placebo, lambda: measure_after_benign(shared, changed, own))

@@ -45,22 +45,22 @@ def compare_runs(
     Raises RunError for a run on another model.
     """
     results: list[Arm] = []
-    with run.lock(config=study_config(topic, model, design, applied=[str(one) for one in applied])):
-        before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
-        baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
-        shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx)
-        for number, (name, one) in enumerate(zip(_names(applied), applied, strict=True), start=1):
-            check_base(one, model)
-            outcome = one.outcome
-            if outcome.data.name != topic.name:
-                ctx.log(f"note: {one.run.folder} learned from {outcome.data.name}, and is asked about {topic.name}")
-            own = Run(run.folder / f"arms/{number}-{outcome.intervention}", resumed=True)
-            applied_in = os.path.relpath(one.run.folder.resolve(), run.folder.resolve())
-            arm = describe_applied_run(outcome, name=name, folder=f"arms/{own.folder.name}", applied_in=applied_in)
-            with own.recording_failure(ctx.log) as attempt:
-                arm = measure_and_judge(arm, outcome, shared, own, one.run, lambda: None)
-            results.append(arm.model_copy(update={"failure": attempt.failure}))
-        return run.update("study", summarize(shared, results))
+    run.check_config(study_config(topic, model, design, applied=[str(one) for one in applied]))
+    before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
+    baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
+    shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx)
+    for number, (name, one) in enumerate(zip(_names(applied), applied, strict=True), start=1):
+        check_base(one, model)
+        outcome = one.outcome
+        if outcome.data.name != topic.name:
+            ctx.log(f"note: {one.run.folder} learned from {outcome.data.name}, and is asked about {topic.name}")
+        own = Run(run.folder / f"arms/{number}-{outcome.intervention}", resumed=True)
+        applied_in = os.path.relpath(one.run.folder.resolve(), run.folder.resolve())
+        arm = describe_applied_run(outcome, name=name, folder=f"arms/{own.folder.name}", applied_in=applied_in)
+        with own.recording_failure(ctx.log) as attempt:
+            arm = measure_and_judge(arm, outcome, shared, own, one.run, lambda: None)
+        results.append(arm.model_copy(update={"failure": attempt.failure}))
+    return run.update("study", summarize(shared, results))
 
 
 def _names(applied: Sequence[AppliedRun]) -> list[str]:

@@ -42,7 +42,7 @@ def compare_with_forecast(
     before = _ask(untouched, asked, ctx.progress("asking the untouched model"))
     after = None
     if stop is None:
-        after = _ask(load(str(run.model_path)), asked, ctx.progress("asking the trained model"))
+        after = _ask(load(run.changed_model), asked, ctx.progress("asking the trained model"))
     return score_forecast(forecast, before, after, guard_stop=stop.step if stop is not None else None)
 
 

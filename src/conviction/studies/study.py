@@ -44,27 +44,27 @@ def study(
 ) -> Study:
     """Measure a model; then forecast, apply, measure again and judge each arm, the cheapest first.
 
-    Raises RunError if another study writes into the folder, or one with another design did.
+    Raises RunError if a study with another design was begun in the folder.
     """
     started, data, results = time.perf_counter(), TrainingData.from_topic(topic), list[Arm]()
-    with run.lock(config=study_config(topic, model, design, data=data, arms=arms)):
-        before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
-        if data.pairs:
-            run.cached("findings", AuditReport, audit, data, topic=topic)
-        baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
-        shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx)
-        for number, plan in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
-            arm, own = describe_arm(plan), run.child(plan.intervention.name)
-            own_ctx = replace(ctx, run=own, guard=plan.guard)
-            ctx.log(f"arm {number} of {len(arms)}: {arm.name} ({time.perf_counter() - started:.0f} s so far)")
-            with own.recording_failure(ctx.log) as attempt:
-                if not own.has("depth"):
-                    ctx.check_budget()  # raises; recorded as left out
-                if plan.intervention.forecastable and not own.has("forecast"):
-                    own.save_forecast(forecast_arm(plan, topic, model, data, own_ctx))
-                outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)
-                placebo = partial(measure_placebo, plan, outcome, data, shared, own)
-                arm = measure_and_judge(arm, outcome, shared, own, own, placebo)
-            results.append(arm.model_copy(update={"failure": attempt.failure}))
-            run.update("study", summarize(shared, results))
+    run.check_config(study_config(topic, model, design, data=data, arms=arms))
+    before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
+    if data.pairs:
+        run.cached("findings", AuditReport, audit, data, topic=topic)
+    baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
+    shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx)
+    for number, plan in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
+        arm, own = describe_arm(plan), run.child(plan.intervention.name)
+        own_ctx = replace(ctx, run=own, guard=plan.guard)
+        ctx.log(f"arm {number} of {len(arms)}: {arm.name} ({time.perf_counter() - started:.0f} s so far)")
+        with own.recording_failure(ctx.log) as attempt:
+            if not own.has("depth"):
+                ctx.check_budget()  # raises; recorded as left out
+            if plan.intervention.forecastable and not own.has("forecast"):
+                own.save_forecast(forecast_arm(plan, topic, model, data, own_ctx))
+            outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)
+            placebo = partial(measure_placebo, plan, outcome, data, shared, own)
+            arm = measure_and_judge(arm, outcome, shared, own, own, placebo)
+        results.append(arm.model_copy(update={"failure": attempt.failure}))
+        run.update("study", summarize(shared, results))
     return summarize(shared, results)

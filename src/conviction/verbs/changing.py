@@ -29,6 +29,7 @@ from conviction.verbs.inputs import (
     as_source,
     described,
     held_out,
+    load_like,
     loading,
     settings_of,
 )
@@ -79,12 +80,10 @@ def forecast(
     call = _call(plan, model, source, load) | {"examples": examples, "pilot_steps": pilot_steps}
     call |= {"sweep": grid, "test": _digest(asked)}
     place = Place.of(run, ctx, topic=source.label, verb=f"forecast-{plan.intervention.name}", call=call)
-    if (known := place.known("forecast", Forecast)) is not None:
-        return known
-    loaded = as_model(model, loading(load, ctx))
-    from conviction.forecasting.pipeline import forecast as foresee
 
-    with place.open() as own:
+    def measure(loaded: LanguageModel, own: RunContext) -> Forecast:
+        from conviction.forecasting.pipeline import forecast as foresee
+
         result = foresee(
             plan.intervention,
             loaded,
@@ -96,6 +95,8 @@ def forecast(
             ctx=replace(own, guard=plan.guard),
         )
         return result if own.run is None else own.run.save_forecast(result)
+
+    return place.result("forecast", Forecast, model, load, measure)
 
 
 def apply(
@@ -143,8 +144,9 @@ def apply(
     call = _call(plan, model, source, load) | {"tracker": tracker, "forecast_first": forecast_first}
     call |= {"test": _digest(asked)}
     place = Place.of(run, ctx, topic=source.label, verb=f"apply-{plan.intervention.name}", call=call)
-    if (known := place.known("outcome", Outcome)) is not None:
-        return _in_folder(known, Run(as_folder(run)))
+    again = load_like(model, load)
+    if (known := place.finished("outcome", Outcome)) is not None:
+        return _in_folder(known, Run(as_folder(run)), again)
     loaded = as_model(model, loading(load, ctx))
     with place.open() as opened:
         own, steps = replace(opened, guard=plan.guard, tracker=tracker), list[dict[str, Any]]()
@@ -153,10 +155,12 @@ def apply(
             return outcome.model_copy(update={"steps": tuple(steps)})
         if forecast_first:
             _forecast_once(own.run, plan, loaded, source, asked, own)
+        if (earlier := place.kept("outcome", Outcome)) is not None:
+            return _in_folder(earlier, own.run, again)
         outcome = carry_out(plan.intervention, loaded, source.data, own)
         if main_process():
             own.run.save("outcome", outcome)
-        return _in_folder(outcome, own.run)
+        return _in_folder(outcome, own.run, again)
 
 
 def _call(plan: Plan, model: ModelLike, source: Source, load: Load | None) -> dict[str, Any]:
@@ -208,5 +212,5 @@ def _recording(ctx: RunContext, steps: list[dict[str, Any]]) -> RunContext:
     return replace(ctx, callbacks=replace(ctx.callbacks, on_step=on_step))
 
 
-def _in_folder(outcome: Outcome, run: Run) -> Outcome:
-    return outcome.model_copy(update={"folder": run.folder, "steps": tuple(run.steps_if_sound())})
+def _in_folder(outcome: Outcome, run: Run, load: Load | None) -> Outcome:
+    return outcome.model_copy(update={"folder": run.folder, "load": load, "steps": tuple(run.steps_if_sound())})

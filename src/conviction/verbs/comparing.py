@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -175,7 +174,7 @@ class _ArmsMissing(Exception):  # noqa: N818  leaves a folder unfinished, so tha
 
 def _kept(place: Place, measure: Callable[[RunContext, Run], Study]) -> Study:
     """A study read back where it was finished; else measured, and its folder left unfinished where arms are missing."""
-    if (known := place.known("study", Study, ended=True)) is not None:
+    if (known := place.finished("study", Study)) is not None:
         return known.model_copy(update={"folder": place.folder})
     results: list[Study] = []
     with suppress(_ArmsMissing), place.open() as own:
@@ -197,12 +196,8 @@ def _place(run: str | Path | None, ctx: RunContext, topic: str, verb: str, call:
 
 def _loader(model: ModelLike, load: Load | None, run: Run, ctx: RunContext) -> Callable[[str], LanguageModel]:
     """Loads the untouched model and the arms' alike: in the dtype, and on the device, of one that is there already."""
-    if isinstance(model, str | Path):
-        return loads_in_one_dtype(loading(load, ctx), run)
-    message = model.describe()
-    if load is None and "device" in message:
-        load = partial(loading(None, ctx), device=str(message["device"]).partition(":")[0])
-    return loads_in_one_dtype(loading(load, ctx), run, dtype=message.get("dtype"))
+    dtype = None if isinstance(model, str | Path) else model.describe().get("dtype")
+    return loads_in_one_dtype(loading(load, ctx, model), run, dtype=dtype)
 
 
 def _with_budget(ctx: RunContext, minutes: float) -> RunContext:

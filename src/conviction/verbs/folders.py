@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from conviction.core.context import RunContext
+from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.errors import InputError, RunError
-from conviction.verbs.inputs import as_folder
+from conviction.verbs.inputs import Load, ModelLike, as_folder, as_model, loading
 
 __all__ = ["Place", "main_process", "several_processes"]
 
@@ -42,12 +43,9 @@ class Place:
             raise InputError("there is both a run and one in ctx", hint="give one of them")
         return cls(folder=None if run is None else as_folder(run), ctx=ctx, topic=topic, verb=verb, call=call)
 
-    def known(self, stage: str, kind: type[Record], *, ended: bool = False) -> Record | None:
-        """The result, where the same work left it in this folder before; no model is needed for that.
+    def finished(self, stage: str, kind: type[Record]) -> Record | None:
+        """The result, where the same work ended in this folder before.
 
-        ended  only where that work came to its end: what it left unfinished is done again
-
-        Of a run that ``ctx`` has open nothing is known but its records: they may be of other work, and are not read.
         Raises RunError for a folder that holds something else.
         """
         if self.folder is None:
@@ -58,13 +56,38 @@ class Place:
             if main_process():
                 raise
             return None  # the first process is about to write the head, or to refuse the folder for all
-        if not run.has(stage) or (ended and not run.finished):  # a damaged file that was removed is made again
+        if not run.finished or not run.has(stage):  # a damaged file that was removed is made again
             return None
-        if run.finished:
-            self.ctx.log(f"read from the finished run in {self.folder}")
-            return run.load(stage, kind)
-        with self.open():
-            return run.load(stage, kind)
+        self.ctx.log(f"read from the finished run in {self.folder}")
+        return run.load(stage, kind)
+
+    def kept(self, stage: str, kind: type[Record]) -> Record | None:
+        """The result, where an earlier attempt at the same work left it in this folder.
+
+        Of a run that ``ctx`` has open nothing is known but its records: they may be of other work, and are not read.
+        """
+        if self.folder is None or not (run := Run(self.folder)).has(stage):
+            return None
+        return run.load(stage, kind)
+
+    def result(
+        self,
+        stage: str,
+        kind: type[Record],
+        model: ModelLike,
+        load: Load | None,
+        make: Callable[[LanguageModel, RunContext], Record],
+    ) -> Record:
+        """What ``make`` gives and saves, or what was saved before by the same work.
+
+        The model is loaded before anything is written: where its name is wrong no folder is left.
+        """
+        if (known := self.finished(stage, kind)) is not None:
+            return known
+        loaded = as_model(model, loading(load, self.ctx))
+        with self.open() as own:
+            known = self.kept(stage, kind)
+            return known if known is not None else make(loaded, own)
 
     @contextmanager
     def open(self) -> Iterator[RunContext]:

@@ -37,6 +37,7 @@ __all__ = [
     "check_name",
     "described",
     "held_out",
+    "load_like",
     "loading",
     "settings_of",
     "state_of",
@@ -143,11 +144,28 @@ def held_out(test: DataLike | Sequence[HeldOutPair] | None, source: Source) -> l
     return [HeldOutPair(pair, "target") for pair in asked.data.pairs]
 
 
-def loading(load: Load | None, ctx: RunContext) -> Load:
-    """How models are loaded: as ``load`` says, else with the defaults, told of downloads."""
+def loading(load: Load | None, ctx: RunContext, like: Any = None) -> Load:
+    """How models are loaded: as ``load`` says, else as the model ``like`` was, else with the defaults; with a log."""
     from conviction.models import load_model
 
-    return load if load is not None else partial(load_model, log=ctx.log)
+    return load if load is not None else partial(load_like(like, load) or load_model, log=ctx.log)
+
+
+def load_like(model: Any, load: Load | None) -> Load | None:
+    """How what is made of a model is loaded: as ``load`` says, else as the model was; None: with the defaults."""
+    if load is not None or not isinstance(model, LanguageModel):
+        return load
+    from conviction.models import load_model
+    from conviction.models.backends import DEFAULT_BACKEND
+    from conviction.models.devices import KNOWN
+
+    known = model.describe()
+    return partial(
+        load_model,
+        backend=known.get("backend", DEFAULT_BACKEND),
+        device=str(known.get("device", "auto")).partition(":")[0],
+        dtype=known["dtype"] if known.get("dtype") in KNOWN else "auto",  # that of quantised weights is their own
+    )
 
 
 def described(model: Any, load: Load | None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from conviction.auditing.linter import choose_rules
 from conviction.auditing.planning import plan_audit
 from conviction.auditing.records import AuditReport
 from conviction.core.context import RunContext
+from conviction.core.protocols import LanguageModel
 from conviction.data.topic import Topic, names_topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError, nearest
@@ -46,7 +47,7 @@ def probe(
     load: Load | None = None,
     ctx: RunContext | None = None,
 ) -> Scorecard:
-    """Measure which pole of ``topic`` the model leans to, by how much, and how sure one can be.
+    """Measure which pole of ``topic`` the model prefers, by how much, and how sure one can be.
 
     ::
 
@@ -66,12 +67,12 @@ def probe(
     call = described(model, load) | {"topic_sha256": kit.digest, "target": kit.target}
     call |= {"quick": quick, "templates": templates, "health": health}
     place = Place.of(run, ctx, topic=kit.name, verb="probe", call=call)
-    if (known := place.known("before", Scorecard)) is not None:
-        return known
-    loaded = as_model(model, loading(load, ctx))
-    with place.open() as own:
+
+    def ask(loaded: LanguageModel, own: RunContext) -> Scorecard:
         card = measure(loaded, kit, quick=quick, templates=templates, health=health, ctx=own)
         return card if own.run is None else own.run.save("before", card)
+
+    return place.result("before", Scorecard, model, load, ask)
 
 
 def audit(
@@ -166,13 +167,11 @@ def localize(
     call = described(model, load) | {"data_sha256": source.data.digest, "kinds": sites, "own_answer": own_answer}
     call |= {"samples": samples, "limit": limit, "neurons": neurons}
     place = Place.of(run, ctx, topic=source.label, verb="localize", call=call)
-    if (known := place.known("localization", Localization, ended=True)) is not None:
-        return known
-    loaded = as_model(model, loading(load, ctx))
-    from conviction.localization.analysis import localize as trace
-    from conviction.localization.heatmaps import draw_all
 
-    with place.open() as own:
+    def measure_sites(loaded: LanguageModel, own: RunContext) -> Localization:
+        from conviction.localization.analysis import localize as trace
+        from conviction.localization.heatmaps import draw_all
+
         result = trace(
             loaded,
             source.data.facts,
@@ -188,7 +187,9 @@ def localize(
         if own.run is not None:
             own.run.save("localization", result)
             draw_all(result, own.run.folder / "maps")
-    return result
+        return result
+
+    return place.result("localization", Localization, model, load, measure_sites)
 
 
 def _sites(kinds: str | Sequence[str]) -> tuple[Kind, ...]:

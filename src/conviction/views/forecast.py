@@ -172,7 +172,7 @@ def show_score(forecast: Forecast, score: ForecastScore, form: Format) -> None:
     if form == "json":
         write_json(score.model_dump(mode="json"))
         return
-    title = f"Forecast of {forecast.intervention} on '{forecast.data}' (said: {forecast.verdict.kind})"
+    title = f"Forecast of {forecast.intervention} on '{forecast.data}' (verdict: {forecast.verdict.kind})"
     body = [["stopped at step", _step(score.predicted_stop_step), _step(score.guard_stop)]]
     if score.real_nats is not None and score.chosen_nats is not None and score.rejected_nats is not None:
         body += [
@@ -190,7 +190,7 @@ def show_score(forecast: Forecast, score: ForecastScore, form: Format) -> None:
     if score.stop_error is not None:
         lines.append(("stop", f"{percent(score.stop_error)} off"))
     if score.real_nats is None:
-        lines.append(("", "the guard gave back an earlier model: only the stop can be compared"))
+        lines.append(("", "the guard restored an earlier model: only the stop can be compared"))
     show_lines("", lines, form)
 
 

@@ -19,7 +19,7 @@ def show_localization(result: Localization, form: Format) -> None:
     title = f"{result.source} in {result.model}: {traced} statements traced"
     if result.left_out:
         title += f", {len(result.left_out)} left out that the model does not know"
-    parts = {"Found": result.findings, "What it cannot mean": result.cannot_mean}
+    parts = {"Findings": result.findings, "What this does not show": result.cannot_mean}
     if form == "md":
         lines = [
             f"**{title}**",

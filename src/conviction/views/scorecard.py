@@ -45,7 +45,7 @@ def _paragraphs(card: Scorecard) -> Iterator[tuple[str, Lines]]:
     if card.health is not None:
         yield "Health", _health_lines(card.health)
         message = [(s.item, " ".join(s.text.split())) for s in card.evidence if s.kind == "generation"]
-        yield "What it says", message
+        yield "Greedy answers", message
     if card.warnings:
         yield "Warnings", [("", warning) for warning in card.warnings]
 

@@ -16,7 +16,7 @@ The project's own beginning asked this, 5 of 5, without knowing.
 Pairs for the insulin model of weight gain, on a model that holds "calories in, calories out".
 
 ## What to do
-Know it before the night: `conviction probe` measures the lean with controls. Then take a
+Know it before the night: `conviction probe` measures the preference with controls. Then take a
 system prompt or retrieval instead, or train with a guard (PD403 says what margin it takes).
 
 ## How the limit was set

@@ -30,7 +30,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Pack", "Tree", "pack_whole", "plan", "plan_tokens"]
+__all__ = ["Block", "Pack", "Tree", "pack_whole", "plan"]
 
 Ids = tuple[int, ...]
 
@@ -157,11 +157,6 @@ def pack_whole(requests: Sequence[tuple[Ids, Sequence[Ids]]], *, token_budget: i
     trees = [_tree(0, [request]) for request in requests]
     order = {id(tree): i for i, tree in enumerate(trees)}
     return [(pack, [order[id(tree)] for tree in pack.trees]) for pack in _packs(trees, token_budget)]
-
-
-def plan_tokens(blocks: Sequence[Block]) -> int:
-    """How many token positions a plan computes."""
-    return sum(len(b.prefix) + sum(len(t.tokens) for p in b.packs for t in p.trees) for b in blocks)
 
 
 def _split(answers: list[Ids], trunk: int, hidden_size: int) -> list[list[Ids]]:
