@@ -20,16 +20,14 @@ from conviction.forecasting.sweep import parse_sweep
 from conviction.interventions.dpo import Dpo
 from conviction.training.guard import Guard
 from conviction.training.losses import LOSSES, find_loss, loss_parameters
-from conviction.training.losses.loss import MARGIN_FLIP, Loss
-from conviction.training.losses.pairs import BETA
+from conviction.training.losses.loss import Loss
 from conviction.training.sensors import SENSORS, Sensor, sensor_limits
 
 LOSS_FILE = '''
 """A square around a target margin."""
 
 from conviction.core.options import Option
-from conviction.training.losses.loss import MARGIN_FLIP, ForeignName, Loss
-from conviction.training.losses.pairs import BETA
+from conviction.training.losses.loss import Loss
 
 TARGET = Option(name="target", meaning="margin that is aimed at", above=0)
 
@@ -38,10 +36,7 @@ def squared(pairs, *, beta=0.1, target=2.0):
     return (beta * pairs.delta - target) ** 2
 
 
-LOSS = Loss(
-    name="squared", function=squared, options=(BETA, TARGET), needs_reference=True, per_token=False,
-    flip_rule=MARGIN_FLIP, paper="Nobody, arXiv 0000.00000", trl=ForeignName(name="square"),
-)
+LOSS = Loss(squared, compares="delta", options=(TARGET,), paper="Nobody, arXiv 0000.00000", trl="square")
 '''
 SENSOR_FILE = '''
 """How hard a step pushes."""
@@ -147,29 +142,34 @@ def test_a_config_of_trl_may_name_it(tmp_path):
     assert done.stdout.strip() == "squared", done.stderr
 
 
-def traits(**changes: Any) -> dict[str, Any]:
-    known = {"name": "odd", "function": lambda pairs, *, beta=0.1: pairs.delta * beta, "options": (BETA,)}
-    known |= {"needs_reference": True, "per_token": False, "flip_rule": MARGIN_FLIP, "paper": "Nobody, arXiv 0"}
-    return known | changes
+def odd(pairs, *, beta=0.1, tilt=1.0):
+    return pairs.delta * beta * tilt
+
+
+TRAITS: dict[str, Any] = {"compares": "delta", "paper": "Nobody, arXiv 0"}
+TILT = Option(name="tilt", meaning="of no use")
 
 
 def test_an_entry_that_lacks_a_trait_is_named_when_it_is_made():
-    assert Loss(**traits()).parameters == {"beta": 0.1}
-    with pytest.raises(TypeError, match="flip_rule"):
-        Loss(**{name: value for name, value in traits().items() if name != "flip_rule"})
+    assert Loss(odd, **TRAITS, options=(TILT,)).parameters == {"beta": 0.1, "tilt": 1.0}
+    for lacking in TRAITS:
+        with pytest.raises(TypeError, match=lacking):
+            Loss(odd, **{name: value for name, value in TRAITS.items() if name != lacking}, options=(TILT,))
     with pytest.raises(InputError, match="loss 'odd': its function and its options do not agree on tilt"):
-        Loss(**traits(function=lambda pairs, *, beta=0.1, tilt=1.0: pairs.delta * beta * tilt))
+        Loss(odd, **TRAITS)
     with pytest.raises(InputError, match="do not agree on beta"):
-        Loss(**traits(function=lambda pairs: pairs.delta, options=()))
+        Loss(lambda pairs: pairs.delta, **TRAITS)
     with pytest.raises(InputError, match="sensor 'two' reads in two ways"):
         Sensor(name="two", judge=lambda _: None, stops=True, read_step=lambda _: 0.0, read_samples=lambda _: 0.0)
 
 
 def test_two_entries_cannot_mean_different_things_by_one_name(monkeypatch):
-    other = Option(name="target", meaning="something else", above=0)
-    odd = Loss(**traits(function=lambda pairs, *, beta=0.1, target=1.0: pairs.delta * beta, options=(BETA, other)))
-    monkeypatch.setitem(LOSSES, "odd", odd)
-    with pytest.raises(InputError, match="'squared' and 'odd' mean different things by target"):
+    def other(pairs, *, beta=0.1, target=1.0):
+        return pairs.delta * beta * target
+
+    target = Option(name="target", meaning="something else", above=0)
+    monkeypatch.setitem(LOSSES, "other", Loss(other, **TRAITS, options=(target,)))
+    with pytest.raises(InputError, match="'squared' and 'other' mean different things by target"):
         loss_parameters()
     again = Sensor(name="again", judge=lambda _: None, stops=True, limits=SENSORS["push"].limits)
     monkeypatch.setitem(SENSORS, "again", again)

@@ -160,8 +160,8 @@ def _unknown(task: TrainingTask) -> tuple[str, ...]:
         return ("what a flip costs: this method does not train on pairs",)
     unknown = []
     loss = find_loss(objective.loss)
-    if loss.flip_rule.unknown:
-        unknown.append(f"what a flip costs under {loss.name}: {loss.flip_rule.unknown}")
+    if loss.no_flip_point:
+        unknown.append(f"what a flip costs under {loss.name}: {loss.no_flip_point}")
     if loss.needs_kl:
         unknown.append(f"the KL term of {loss.name}, measured on answers to other prompts: it counts as 0 here")
     return tuple(unknown)
