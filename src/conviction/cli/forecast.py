@@ -43,7 +43,7 @@ def forecast(
     preset: PresetOption = None,
     guard: GuardOption = "default",
     examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 96,
-    pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast, thrown away.")] = 10,
+    pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast; their weights are not kept.")] = 10,
     backend: BackendOption = "transformers",
     device: DeviceOption = "auto",
     dtype: DtypeOption = "auto",

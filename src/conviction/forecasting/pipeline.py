@@ -43,7 +43,7 @@ __all__ = ["forecast"]
 PILOT_STEPS = 10
 MOST_EXAMPLES = 96  # have gradients of their own; at 300 pairs and 3 epochs more would cost over a quarter of the run
 UNSIMULATED = (
-    "entropy and greedy samples, which the guard also reads, are not simulated: a stop by them is not foreseen"
+    "what the guard reads on held-out prompts and in greedy samples is not simulated: a stop by it is not predicted"
 )
 
 

@@ -92,7 +92,7 @@ def _trust_lines(forecast: Forecast) -> Iterator[tuple[str, str]]:
                 f": trained pairs moved by {pilot.moved[0]:+.2f} nats, simulated {pilot.moved[1]:+.2f}, "
                 f"pair by pair r = {pilot.correlation:.2f}"
             )
-        yield "pilot", f"{pilot.steps} real steps at {pilot.learning_rate:.2g}, thrown away{progress}"
+        yield "pilot", f"{pilot.steps} real steps at {pilot.learning_rate:.2g}, whose weights are not kept{progress}"
     if forecast.extrapolation is not None:
         yield (
             "distance",
@@ -176,7 +176,7 @@ def show_score(forecast: Forecast, score: ForecastScore, form: Format) -> None:
     if form == "json":
         write_json(score.model_dump(mode="json"))
         return
-    title = f"Forecast of {forecast.intervention} on '{forecast.data}' (said: {forecast.verdict.kind})"
+    title = f"Forecast of {forecast.intervention} on '{forecast.data}' (verdict: {forecast.verdict.kind})"
     body = [["stopped at step", _step(score.predicted_stop_step), _step(score.guard_stop)]]
     if score.real_nats is not None and score.chosen_nats is not None and score.rejected_nats is not None:
         body += [
