@@ -227,7 +227,7 @@ def cost_of(loss: str, beta: float, c: float = 8.0, *, cap: float = 2.0):
 def test_every_loss_has_a_cost_or_a_reason():
     for name in LOSSES:
         cost = cost_of(name, 0.1)
-        assert (cost is None) == (bool(LOSSES[name].flip_rule.unknown))
+        assert (cost is None) == bool(LOSSES[name].no_flip_point)
         if cost is not None:
             assert (cost.pairs, cost.wrong) == (2, 1)
             assert cost.quantiles["c"]["0.5"] == pytest.approx(0.8 if LOSSES[name].per_token else 8.0, rel=1e-6)

@@ -17,19 +17,19 @@ from conviction.core.options import Option, build, flat, list_fields, parse_opti
 from conviction.errors import InputError
 from conviction.forecasting.pipeline import forecast
 from conviction.forecasting.sweep import parse_sweep
+from conviction.interventions.charts import training_chart
 from conviction.interventions.dpo import Dpo
 from conviction.training.guard import Guard
 from conviction.training.losses import LOSSES, find_loss, loss_parameters
-from conviction.training.losses.loss import MARGIN_FLIP, Loss
-from conviction.training.losses.pairs import BETA
+from conviction.training.losses.loss import Loss
 from conviction.training.sensors import SENSORS, Sensor, sensor_limits
+from conviction.views.live import step_line
 
 LOSS_FILE = '''
 """A square around a target margin."""
 
 from conviction.core.options import Option
-from conviction.training.losses.loss import MARGIN_FLIP, ForeignName, Loss
-from conviction.training.losses.pairs import BETA
+from conviction.training.losses.loss import Loss
 
 TARGET = Option(name="target", meaning="margin that is aimed at", above=0)
 
@@ -38,26 +38,20 @@ def squared(pairs, *, beta=0.1, target=2.0):
     return (beta * pairs.delta - target) ** 2
 
 
-LOSS = Loss(
-    name="squared", function=squared, options=(BETA, TARGET), needs_reference=True, per_token=False,
-    flip_rule=MARGIN_FLIP, paper="Nobody, arXiv 0000.00000", trl=ForeignName(name="square"),
-)
+LOSS = Loss(squared, compares="delta", options=(TARGET,), paper="Nobody, arXiv 0000.00000", trl="square")
 '''
 SENSOR_FILE = '''
 """How hard a step pushes."""
 
 from conviction.core.options import Option
-from conviction.training.sensors.sensor import Sensor
+from conviction.training.sensors.sensor import Sensor, Threshold
 
 LIMIT = Option(name="max_push", default=1e9, meaning="gradient norm of a step", above=0)
-
-
-def judge(run):
-    push, limit = run.now.readings["push"], run.guard.max_push
-    return f"a step pushes with {push:.1e} (limit {limit:g})" if push > limit else None
-
-
-SENSOR = Sensor(name="push", judge=judge, stops=True, limits=(LIMIT,), read_step=lambda step: step.grad_norm)
+JUDGE = Threshold(limit=LIMIT, message="a step pushes with {value:.1e} (limit {limit:g})")
+SENSOR = Sensor(
+    name="push", judge=JUDGE, stops=True, read_step=lambda step: step.grad_norm,
+    show=lambda push: f"push {push:.3g}", curve="gradient norm",
+)
 '''
 QUICK = {"learning_rate": 1e-2, "max_steps": 4, "epochs": 4, "batch_size": 2}
 
@@ -117,6 +111,8 @@ def test_a_run_trains_by_the_loss_and_is_stopped_by_the_sensor(tmp_path):
     assert [line["guard"]["push"] for line in lines] == [line["grad_norm"] for line in lines]
     stopped = arm.apply(tiny_model(), data, context(guard=Guard(max_push=1e-9, sample_tokens=8), folder=strict))
     assert stopped.guard_stop.step == 1
+    assert f"push {lines[0]['grad_norm']:.3g}" in step_line(lines[0])
+    assert '"title": "gradient norm"' in json.dumps(training_chart(lines).to_dict())
     assert "a step pushes with" in stopped.guard_stop.text
     assert steps(strict)[-1]["guard"]["violations"][-1] == stopped.guard_stop.reasons[-1]
     assert "margin" in stopped.guard_stop.flip_margin or "No pair" in stopped.guard_stop.flip_margin
@@ -147,31 +143,36 @@ def test_a_config_of_trl_may_name_it(tmp_path):
     assert done.stdout.strip() == "squared", done.stderr
 
 
-def traits(**changes: Any) -> dict[str, Any]:
-    known = {"name": "odd", "function": lambda pairs, *, beta=0.1: pairs.delta * beta, "options": (BETA,)}
-    known |= {"needs_reference": True, "per_token": False, "flip_rule": MARGIN_FLIP, "paper": "Nobody, arXiv 0"}
-    return known | changes
+def odd(pairs, *, beta=0.1, tilt=1.0):
+    return pairs.delta * beta * tilt
+
+
+TRAITS: dict[str, Any] = {"compares": "delta", "paper": "Nobody, arXiv 0"}
+TILT = Option(name="tilt", meaning="of no use")
 
 
 def test_an_entry_that_lacks_a_trait_is_named_when_it_is_made():
-    assert Loss(**traits()).parameters == {"beta": 0.1}
-    with pytest.raises(TypeError, match="flip_rule"):
-        Loss(**{name: value for name, value in traits().items() if name != "flip_rule"})
+    assert Loss(odd, **TRAITS, options=(TILT,)).parameters == {"beta": 0.1, "tilt": 1.0}
+    for lacking in TRAITS:
+        with pytest.raises(TypeError, match=lacking):
+            Loss(odd, **{name: value for name, value in TRAITS.items() if name != lacking}, options=(TILT,))
     with pytest.raises(InputError, match="loss 'odd': its function and its options do not agree on tilt"):
-        Loss(**traits(function=lambda pairs, *, beta=0.1, tilt=1.0: pairs.delta * beta * tilt))
+        Loss(odd, **TRAITS)
     with pytest.raises(InputError, match="do not agree on beta"):
-        Loss(**traits(function=lambda pairs: pairs.delta, options=()))
+        Loss(lambda pairs: pairs.delta, **TRAITS)
     with pytest.raises(InputError, match="sensor 'two' reads in two ways"):
         Sensor(name="two", judge=lambda _: None, stops=True, read_step=lambda _: 0.0, read_samples=lambda _: 0.0)
 
 
 def test_two_entries_cannot_mean_different_things_by_one_name(monkeypatch):
-    other = Option(name="target", meaning="something else", above=0)
-    odd = Loss(**traits(function=lambda pairs, *, beta=0.1, target=1.0: pairs.delta * beta, options=(BETA, other)))
-    monkeypatch.setitem(LOSSES, "odd", odd)
-    with pytest.raises(InputError, match="'squared' and 'odd' mean different things by target"):
+    def other(pairs, *, beta=0.1, target=1.0):
+        return pairs.delta * beta * target
+
+    target = Option(name="target", meaning="something else", above=0)
+    monkeypatch.setitem(LOSSES, "other", Loss(other, **TRAITS, options=(target,)))
+    with pytest.raises(InputError, match="'squared' and 'other' mean different things by target"):
         loss_parameters()
-    again = Sensor(name="again", judge=lambda _: None, stops=True, limits=SENSORS["push"].limits)
+    again = Sensor(name="again", judge=lambda _: None, stops=True, limits=SENSORS["push"].options)
     monkeypatch.setitem(SENSORS, "again", again)
     with pytest.raises(InputError, match="'again': another sensor has a limit max_push"):
         sensor_limits()
@@ -204,6 +205,15 @@ def test_no_other_file_of_the_source_names_a_loss():
         if path.parent.name != "losses":
             named = {name for name in names if name in path.read_text(encoding="utf-8")}
             assert not named, f"{path} names {named}"
+
+
+def test_no_other_file_of_the_source_reads_a_sensor_by_its_name():
+    root = Path(import_module("conviction").__file__).parent
+    files = [path for path in root.rglob("*.py") if path.parent.name != "sensors"]
+    named = {
+        name for name in SENSORS for path in files if re.search(rf"""\[['"]{name}['"]\]""", path.read_text("utf-8"))
+    }
+    assert named <= {"margin", "chosen_drop"}, "which are also measures of a step"
 
 
 def test_options_are_listed_without_torch():

@@ -19,7 +19,7 @@ def forecast(
     test: TestOption = None,
     sweep: Annotated[list[str] | None, typer.Option(help="learning_rate=1e-6..1e-3, beta=0.01,0.1: a map.")] = None,
     examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 96,
-    pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast, thrown away.")] = 10,
+    pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast; their weights are not kept.")] = 10,
     load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,

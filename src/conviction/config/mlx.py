@@ -32,7 +32,7 @@ RENAMED = {
     "fine_tune_type": "tune",
     "train_type": "tune",
 }
-FOREIGN = {name: loss.mlx for name, loss in LOSSES.items() if loss.mlx}
+FOREIGN = {name: foreign for name, loss in LOSSES.items() if (foreign := loss.foreign("mlx"))}
 LOSS_TYPES = {foreign.name: name for name, foreign in FOREIGN.items() if foreign.key != "train_mode"}
 MODES = {"dpo": ""} | {foreign.name: name for name, foreign in FOREIGN.items() if foreign.key == "train_mode"}
 LOSS_KEYS = {key: ours for foreign in FOREIGN.values() for key, ours in foreign.parameters.items()}

@@ -35,8 +35,9 @@ RENAMED = {
     "bf16": "precision",
     "rpo_alpha": "sft_weight",
 }
-LOSS_TYPES = {loss.trl.name: name for name, loss in LOSSES.items() if loss.trl}
-OURS_ALONE = [name for name, loss in LOSSES.items() if not loss.trl]
+FOREIGN = {name: foreign for name, loss in LOSSES.items() if (foreign := loss.foreign("trl"))}
+LOSS_TYPES = {foreign.name: name for name, foreign in FOREIGN.items()}
+OURS_ALONE = [name for name in LOSSES if name not in FOREIGN]
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant", "constant_with_warmup": "constant"}
 PEFT_KEYS = ("use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "disable_dropout")
 
@@ -141,7 +142,7 @@ def _loss(file: ConfigFile) -> Result:
 def _smoothing(file: ConfigFile) -> Result:
     """TRL has label smoothing in some of its losses only, and passes over it in the others."""
     kinds = file.get("loss_type")
-    owners = [loss.trl.name for loss in LOSSES.values() if loss.trl and "label_smoothing" in loss.trl.parameters]
+    owners = [foreign.name for foreign in FOREIGN.values() if "label_smoothing" in foreign.parameters]
     owned = any(str(kind) in owners for kind in (kinds if isinstance(kinds, list) else [kinds]))
     smoothing = file.number("label_smoothing")
     if file.tool is TRL and "loss" not in file.given and not owned:

@@ -16,15 +16,12 @@ from conviction.data.facts import Fact
 from conviction.models.hf import HFModel
 from conviction.training.drift import EVERYDAY, choose_samples, read_samples
 from conviction.training.guard import Guard, sample_violations
+from conviction.training.sensors import SENSORS, Threshold
 
 __all__ = ["BaselineAnswers", "GenerationCheck", "baseline", "check"]
 
 SUBJECT = "Tell me about {}."
 CANDIDATES = 8
-# What is said of a subject is meant to change, and may leave words of the first answer behind, but not nearly all: of
-# the guard's share half is asked for. After forty facts MEMIT's answers, which made sense, had 16 %; after eighteen
-# facts and more ROME's, which did not, 0 to 12 %. Two runs on one model are all that this rests on.
-OWN_WORDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,7 @@ class GenerationCheck:
     def summary(self) -> str:
         """Of the answers, in words."""
         return "; ".join(
-            f"{kind.about}: {sample['repetition_rise']:+.0%} repeated 4-grams, "
-            f"{sample['subject']:.0%} of words to the point"
+            f"{kind.about}: {', '.join(s.show(sample[n]) for n, s in SENSORS.items() if s.show and n in sample)}"
             for kind, sample, _ in self.readings
         )
 
@@ -79,7 +75,7 @@ def baseline(model: HFModel, facts: Sequence[Fact], guard: Guard) -> tuple[Basel
     kinds = {
         "the subjects": (
             [SUBJECT.format(subject) for subject in spread],
-            build(guard, {"min_subject": OWN_WORDS * guard.min_subject}),
+            _where_edited(guard),
         ),
         "everyday matters": (list(EVERYDAY), guard),
     }
@@ -90,6 +86,12 @@ def baseline(model: HFModel, facts: Sequence[Fact], guard: Guard) -> tuple[Basel
             prompts, before = choose_samples(asked, model.generate(asked, max_new_tokens=guard.sample_tokens))
             kept.append(BaselineAnswers(about, tuple(prompts), tuple(before), limits))
     return tuple(kept)
+
+
+def _where_edited(guard: Guard) -> Guard:
+    """The guard with its limits for answers that an edit is meant to change."""
+    thresholds = [s.judge for s in SENSORS.values() if isinstance(s.judge, Threshold) and s.judge.where_edited != 1]
+    return build(guard, {t.limit.name: t.where_edited * getattr(guard, t.limit.name) for t in thresholds})
 
 
 def check(model: HFModel, asked: Sequence[BaselineAnswers], facts: int) -> GenerationCheck:

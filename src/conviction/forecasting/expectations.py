@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,9 @@ from conviction.forecasting.kernel import Kernel, Step, Trajectory
 from conviction.forecasting.pilot import PilotReading
 from conviction.forecasting.records import Flips, PairForecast, PredictedStop, Question, StepForecast
 from conviction.forecasting.rows import HeldOutPair, Rows
-from conviction.training.guard import Guard, StepReading, judge
+from conviction.training.drift import read_drift
+from conviction.training.guard import Guard, StepReading, judge, limit_share
+from conviction.training.sensors import DriftMetrics
 from conviction.training.settings import Training
 from conviction.training.step import rate_at
 
@@ -42,20 +43,23 @@ def guard_on(
     """Judge expected readings by the guard's own rule.
 
     As far as the pilot came they are the pilot's, by the way covered; beyond it chosen
-    answers and neutral text are simulated. Entropy and samples, which the guard also
-    reads, are not.
+    answers and neutral text are simulated. What the guard reads on held-out prompts and
+    in samples is not.
     """
     guard = dataclasses.replace(guard, mode="default" if guard.idle else guard.mode)
     tokens = float(kernel.counts[rows.neutral].sum())
     history: list[StepReading] = []
     share, way = 0.0, 0.0
-    ways, neutrals, chosens = ([getattr(r, n) for r in pilot] for n in ("way", "neutral_drop", "chosen_drop"))
+    ways, start = [r.way for r in pilot], DriftMetrics(neutral=0.0)
     for step in steps:
         way += rate_at(step.step, len(steps), training)
-        neutral, chosen_drop = -float(step.watched.sum()) / tokens, step.chosen_drop
+        readings = read_drift(start, DriftMetrics(neutral=float(step.watched.sum()) / tokens))
+        chosen_drop = step.chosen_drop
         if ways and way <= ways[-1]:
-            neutral = float(np.interp(way, [0.0, *ways], [0.0, *neutrals]))
-            chosen_drop = None if chosen_drop is None else float(np.interp(way, ways, chosens))
+            seen = {name: [0.0, *(r.readings[name] for r in pilot)] for name in readings}
+            readings = {name: float(np.interp(way, [0.0, *ways], values)) for name, values in seen.items()}
+            if chosen_drop is not None:
+                chosen_drop = float(np.interp(way, ways, [r.chosen_drop for r in pilot]))
         history.append(
             StepReading(
                 step=step.step,
@@ -63,13 +67,11 @@ def guard_on(
                 grad_norm=step.grad_norm,
                 margin=step.margin,
                 chosen_drop=chosen_drop,
-                readings={"neutral_drop": neutral},
+                readings=readings,
             )
         )
         judged = judge(history, guard, len(steps))
-        drops = [r.chosen_drop for r in history[-3:] if r.chosen_drop is not None]
-        chosen = math.fsum(drops) / 3 if len(drops) == 3 else 0.0
-        share = max(share, neutral / guard.max_neutral_drop, chosen / guard.max_chosen_drop)
+        share = max(share, limit_share(history, guard, len(steps)))
         if judged.zone == "stop":
             return Utilisation(PredictedStop(step=step.step, reasons=judged.violations or judged.warnings), share)
     return Utilisation(None, share)

@@ -5,7 +5,7 @@ difference of its log-ratios, delta, reaches c (Chen et al., arXiv 2405.19534). 
 point a loss has a known value, the reward margin is β·c, and what is left of the
 gradient says whether the loss still pushes there. Losses per token reckon with c per
 token. Where a loss looks at one answer alone, or asks for the answers of other prompts,
-there is no such point, and no arithmetic: its ``flip_rule`` says so.
+there is no such point, and no arithmetic: its ``no_flip_point`` says so.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def flip_cost(
     cap  the reward margin that a run should stay under: the guard's sign of collapse
     """
     loss = find_loss(name)
-    if loss.flip_rule.unknown:
+    if loss.no_flip_point:
         return None
     points = flip_points(loss, beta, parameters, torch.tensor(reference), torch.tensor(counts))
     wrong, pairs = len(points.c), len(reference)

@@ -1,4 +1,4 @@
-"""A few real steps under the guard, thrown away afterwards: where the gradients are taken, and what they are held to.
+"""A few real steps under the guard, on a copy that is not kept: where gradients are taken, and what they are held to.
 
 At the very start LoRA's B is 0: A has no gradient, the loss has not begun to bend,
 and in bf16 the first updates are lost in rounding. The pilot goes to about the
@@ -48,11 +48,11 @@ class Pilot:
 
 @dataclass(frozen=True)
 class PilotReading:
-    """way: sum of learning rates up to a step; drops in nats per token, as the guard has them."""
+    """way: sum of learning rates up to a step; chosen_drop: nats per token; readings: the sensors', by their names."""
 
     way: float
-    neutral_drop: float
     chosen_drop: float
+    readings: Mapping[str, Any]
 
 
 def distance(training: Training, steps: int, upto: int | None = None) -> float:
@@ -92,8 +92,7 @@ def _attempt(task: TrainingTask, rows: Rows, steps: int, rate: float, ctx: RunCo
     readings: list[PilotReading] = []
 
     def read(record: Mapping[str, Any], _total: int) -> None:
-        neutral, chosen = record["guard"]["neutral_drop"], record.get("chosen_drop") or 0.0
-        readings.append(PilotReading(rate * record["step"], neutral, chosen))
+        readings.append(PilotReading(rate * record["step"], record.get("chosen_drop") or 0.0, record["guard"]))
 
     result = train(short, RunContext(callbacks=Callbacks(log=ctx.log, progress=ctx.progress, on_step=read)))
     policy = plain_policy(task.model, task.weights, task.training)

@@ -43,7 +43,7 @@ __all__ = ["forecast"]
 PILOT_STEPS = 10
 MOST_EXAMPLES = 96  # have gradients of their own; at 300 pairs and 3 epochs more would cost over a quarter of the run
 UNSIMULATED = (
-    "entropy and greedy samples, which the guard also reads, are not simulated: a stop by them is not foreseen"
+    "what the guard reads on held-out prompts and in greedy samples is not simulated: a stop by it is not predicted"
 )
 
 
@@ -160,8 +160,8 @@ def _unknown(task: TrainingTask) -> tuple[str, ...]:
         return ("what a flip costs: this method does not train on pairs",)
     unknown = []
     loss = find_loss(objective.loss)
-    if loss.flip_rule.unknown:
-        unknown.append(f"what a flip costs under {loss.name}: {loss.flip_rule.unknown}")
+    if loss.no_flip_point:
+        unknown.append(f"what a flip costs under {loss.name}: {loss.no_flip_point}")
     if loss.needs_kl:
         unknown.append(f"the KL term of {loss.name}, measured on answers to other prompts: it counts as 0 here")
     return tuple(unknown)

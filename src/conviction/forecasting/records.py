@@ -89,7 +89,7 @@ class PredictedStop(_Part):
 
 
 class PilotReport(_Part):
-    """The real steps before the forecast, thrown away afterwards.
+    """The real steps before the forecast, whose weights are not kept.
 
     learning_rate  constant over the steps
     moved          real and simulated mean movement of the trained pairs' difference, nats

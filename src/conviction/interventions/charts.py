@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conviction.core.charts import ON_WHITE, WIDTH, Palette, altair
+from conviction.training.sensors import SENSORS
 
 __all__ = ["training_chart"]
 
@@ -13,7 +14,6 @@ CURVES = {
     "loss": "loss",
     "margin": "reward margin",
     "logp_mean": "log-prob per token",
-    "neutral_drop": "neutral text lost",
 }
 
 
@@ -24,16 +24,17 @@ def training_chart(
 
     None where there are no steps.
     """
+    curves = CURVES | {sensor.name: sensor.curve for sensor in SENSORS.values() if sensor.curve}
     rows = [
         {
             "step": line["step"],
-            "what": CURVES[name],
+            "what": curves[name],
             "value": value,
             "zone": palette.of_zone(str((line.get("guard") or {}).get("zone"))),
         }
         for line in steps
         for name, value in {**line, **(line.get("guard") or {})}.items()
-        if name in CURVES and isinstance(value, int | float)
+        if name in curves and isinstance(value, int | float)
     ]
     if not rows:
         return None

@@ -9,7 +9,7 @@ callback.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,9 +18,9 @@ from torch import Tensor
 from conviction.core.protocols import Generation, Message
 from conviction.models.engine.packing import Ids
 from conviction.probing.health import neutral_text, repeated_ngram_rate
-from conviction.training.sensors import SENSORS, Samples
+from conviction.training.sensors import SENSORS, DriftMetrics, Samples
 
-__all__ = ["EVERYDAY", "DriftMetrics", "DriftMonitor", "choose_samples", "held_out_rows", "read_samples"]
+__all__ = ["EVERYDAY", "DriftMonitor", "choose_samples", "held_out_rows", "read_drift", "read_samples"]
 
 # Prompts that no topic kit holds: what a user would ask next.
 EVERYDAY = (
@@ -37,15 +37,6 @@ LOOPING = 0.2  # share of repeated 4-grams: a prompt on which the untouched mode
 
 Logits = Callable[[Tensor, Tensor, int], Tensor]
 """Token ids [rows, width], mask [rows, width], k → logits [rows, k, vocabulary] of the last k positions."""
-
-
-@dataclass(frozen=True)
-class DriftMetrics:
-    """Where a model stands. neutral: nats per token; entropy: nats; top_mass: of the ten likeliest; NaN: no rows."""
-
-    neutral: float
-    entropy: float
-    top_mass: float
 
 
 @dataclass(frozen=True)
@@ -102,5 +93,14 @@ def read_samples(
 ) -> dict[str, float]:
     """What the sensors read in greedy answers, against those of the untouched model to the same prompts."""
     samples = Samples(prompts, before, now)
-    readings = {s.name: s.read_samples(samples) for s in SENSORS.values() if s.read_samples is not None}
+    return _known({s.name: s.read_samples(samples) for s in SENSORS.values() if s.read_samples is not None})
+
+
+def read_drift(before: DriftMetrics, now: DriftMetrics) -> dict[str, float]:
+    """What the sensors read in the metrics of a model now, against those of the untouched model."""
+    return _known({s.name: s.read_drift(before, now) for s in SENSORS.values() if s.read_drift is not None})
+
+
+def _known(readings: Mapping[str, float | None]) -> dict[str, float]:
+    """Without what does not apply."""
     return {name: value for name, value in readings.items() if value is not None}

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from conviction.core.options import check_settings, flat_fields, setting
-from conviction.training.sensors import SENSORS, Sensor, StepReading, Trace, sensor_limits
+from conviction.training.sensors import SENSORS, Sensor, StepReading, Threshold, Trace, sensor_limits
 
 __all__ = [
     "Guard",
@@ -24,6 +24,7 @@ __all__ = [
     "GuardVerdict",
     "StepReading",
     "judge",
+    "limit_share",
     "sample_violations",
     "sampling_is_due",
 ]
@@ -110,6 +111,14 @@ def sampling_is_due(step: int, guard: Guard, last: GuardVerdict) -> bool:
     return step % interval == 0
 
 
+def limit_share(history: Sequence[StepReading], guard: Guard, total_steps: int) -> float:
+    """The largest part of an upper limit that the last reading reaches, of those limits that would stop the run."""
+    run = Trace(history, guard, total_steps)
+    upper = [s for s in SENSORS.values() if s.stops and isinstance(s.judge, Threshold) and not s.judge.floor]
+    pairs = [compared for sensor in upper if (compared := sensor.compared(run)) is not None]
+    return max([0.0, *(value / limit for value, limit in pairs if limit)])
+
+
 def sample_violations(readings: Mapping[str, float], guard: Guard) -> list[str]:
     """The limits of samples that are passed, in words; readings as ``drift.read_samples`` gives them."""
     run = Trace([StepReading(step=0, loss=0.0, grad_norm=0.0, readings=readings)], guard, 0)
@@ -123,9 +132,7 @@ def _findings(run: Trace, *, stops: bool, begins_random: bool) -> tuple[str, ...
 
 def _ask(sensors: Iterable[Sensor], run: Trace) -> Iterator[str]:
     for sensor in sensors:
-        if sensor.reads and sensor.name not in run.now.readings:
-            continue
-        text = sensor.judge(run)
+        text = sensor.finding(run)
         if text is not None:
             yield text
 

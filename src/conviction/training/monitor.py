@@ -15,15 +15,15 @@ from conviction.core.protocols import Generation, Message, chat
 from conviction.models.hf import HFModel
 from conviction.training.drift import (
     EVERYDAY,
-    DriftMetrics,
     DriftMonitor,
     Logits,
     choose_samples,
     held_out_rows,
+    read_drift,
     read_samples,
 )
 from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
-from conviction.training.sensors import SENSORS
+from conviction.training.sensors import SENSORS, DriftMetrics
 
 __all__ = ["GuardMonitor", "Snapshot", "like", "whole"]
 
@@ -150,13 +150,11 @@ class GuardMonitor:
 
     def _read(self, step: StepReading) -> dict[str, float]:
         """What the sensors read after every step, by their names; what does not apply is left out."""
-        readings: dict[str, float | None] = {}
-        if self.drift is not None and self.first is not None:
-            now = self.drift.read(self.logits, self.model.device)
-            readings |= {s.name: s.read_drift(self.first, now) for s in SENSORS.values() if s.read_drift is not None}
-        if self.guard.mode != "none":
-            readings |= {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
-        return {name: value for name, value in readings.items() if value is not None}
+        if self.drift is None or self.first is None:
+            return {}
+        taken = {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
+        drifted = read_drift(self.first, self.drift.read(self.logits, self.model.device))
+        return drifted | {name: value for name, value in taken.items() if value is not None}
 
     @property
     def healthy_sample(self) -> bool:

@@ -113,7 +113,7 @@ def explain_flip_margin(
     if not wrong:
         return "No pair needed a flip: the untouched model ranks every pair as wanted."
     share = f"{len(wrong)} of {len(reference)} pairs"
-    if not find_loss(objective.loss).flip_rule.margin:
+    if not find_loss(objective.loss).flips_at_margin:
         return f"{share} were ranked the wrong way round at the start; '{objective.loss}' has no margin for their flip."
     c = statistics.median(wrong)
     needed = objective.beta * c

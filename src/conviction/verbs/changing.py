@@ -67,7 +67,7 @@ def forecast(
     intervention  a name, or an object such as ``Dpo(beta=0.05)``; ``fields`` are its own and its guard's, as with -o
     test          what flips are foreseen of: a topic, or pairs that are not trained on; None: the topic's test split
     sweep         other settings to simulate, ``{"beta": [0.01, 0.1]}``; None: a small grid where the plan will not do
-    examples      trained examples that get gradients of their own; pilot_steps: real steps, thrown away
+    examples      trained examples that get gradients of their own; pilot_steps: real steps before the forecast
     run           a folder that ``forecast.json`` is kept in; finished with the same arguments, it is read
 
     Raises InputError for an unknown field, a model without weights, or an intervention that trains nothing.

@@ -88,7 +88,7 @@ def _trust_lines(forecast: Forecast) -> Iterator[tuple[str, str]]:
                 f": trained pairs moved by {pilot.moved[0]:+.2f} nats, simulated {pilot.moved[1]:+.2f}, "
                 f"pair by pair r = {pilot.correlation:.2f}"
             )
-        yield "pilot", f"{pilot.steps} real steps at {pilot.learning_rate:.2g}, thrown away{progress}"
+        yield "pilot", f"{pilot.steps} real steps at {pilot.learning_rate:.2g}, whose weights are not kept{progress}"
     if forecast.extrapolation is not None:
         yield (
             "distance",

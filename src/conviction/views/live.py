@@ -60,10 +60,12 @@ def live_steps() -> Iterator[Step]:
 
 def step_line(record: Mapping[str, Any]) -> str:
     """Loss, margin and what the guard read, in one line."""
+    from conviction.training.sensors import SENSORS
+
     parts = [f"loss {record['loss']:.3f}"]
     if record.get("margin") is not None:
         parts.append(f"margin {record['margin']:+.2f} ({record['margin_nats']:+.0f} nats)")
         parts.append(f"chosen {-record['chosen_drop']:+.2f}")
-    if record["guard"]["neutral_drop"] is not None:
-        parts.append(f"neutral {-record['guard']['neutral_drop']:+.2f} nats/token")
+    read = record["guard"]
+    parts += [s.show(read[s.name]) for s in SENSORS.values() if s.show and read.get(s.name) is not None]
     return "  ".join(parts)

@@ -18,7 +18,7 @@ from typing import Any
 from conviction.core.options import Option, settings_class
 from conviction.errors import InputError, nearest
 from conviction.training.losses.loss import Loss, margin
-from conviction.training.losses.pairs import PairLogps, sft_term
+from conviction.training.losses.pairs import BETA, PairLogps, sft_term
 
 __all__ = ["LOSSES", "Loss", "PairLogps", "find_loss", "loss_parameters", "margin", "parameters", "sft_term"]
 
@@ -59,7 +59,7 @@ def loss_parameters() -> Any:
     owners: dict[str, list[Loss]] = {}
     meanings: dict[str, Option] = {}
     for loss in LOSSES.values():
-        for option in loss.options:
+        for option in (BETA, *loss.options):
             if meanings.setdefault(option.name, option) != option:
                 raise InputError(
                     f"losses '{owners[option.name][0].name}' and '{loss.name}' mean different things by {option.name}",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conviction.training.losses.loss import MARGIN_FLIP, ForeignName, Loss
-from conviction.training.losses.pairs import BETA, LABEL_SMOOTHING, PairLogps, check_smoothing, log_sigmoid
+from conviction.training.losses.loss import Loss
+from conviction.training.losses.pairs import SMOOTHING, PairLogps, check_smoothing, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,13 +26,5 @@ def dpo(pairs: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.0) ->
 
 
 LOSS = Loss(
-    name="dpo",
-    function=dpo,
-    options=(BETA, LABEL_SMOOTHING),
-    needs_reference=True,
-    per_token=False,
-    flip_rule=MARGIN_FLIP,
-    paper="Rafailov et al., arXiv 2305.18290",
-    trl=ForeignName(name="sigmoid"),
-    mlx=ForeignName(name="sigmoid"),
+    dpo, compares="delta", options=(SMOOTHING,), paper="Rafailov et al., arXiv 2305.18290", trl="sigmoid", mlx="sigmoid"
 )

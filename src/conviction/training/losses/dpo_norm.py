@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conviction.training.losses.loss import PER_TOKEN_FLIP, ForeignName, Loss
-from conviction.training.losses.pairs import BETA, PairLogps, log_sigmoid
+from conviction.training.losses.loss import Loss
+from conviction.training.losses.pairs import PairLogps, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,13 +18,4 @@ def dpo_norm(pairs: PairLogps, *, beta: float = 5.0) -> Tensor:
     return -log_sigmoid(beta * pairs.delta_mean)
 
 
-LOSS = Loss(
-    name="dpo_norm",
-    function=dpo_norm,
-    options=(BETA,),
-    needs_reference=True,
-    per_token=True,
-    flip_rule=PER_TOKEN_FLIP,
-    paper="Lambert et al., arXiv 2411.15124",
-    trl=ForeignName(name="sigmoid_norm"),
-)
+LOSS = Loss(dpo_norm, compares="delta_mean", paper="Lambert et al., arXiv 2411.15124", trl="sigmoid_norm")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from conviction.core.options import Option
-from conviction.training.losses.loss import MARGIN_FLIP, ForeignName, Loss
-from conviction.training.losses.pairs import BETA, PairLogps, log_sigmoid
+from conviction.training.losses.loss import ForeignName, Loss
+from conviction.training.losses.pairs import PairLogps, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,17 +27,9 @@ def dpop(pairs: PairLogps, *, beta: float = 0.1, penalty: float = 5.0) -> Tensor
     return -log_sigmoid(beta * (pairs.delta - penalty * fallen))
 
 
-LOSS = Loss(
+MLX = ForeignName(
     name="dpop",
-    function=dpop,
-    options=(BETA, PENALTY),
-    needs_reference=True,
-    per_token=False,
-    flip_rule=MARGIN_FLIP,
-    paper="Pal et al., arXiv 2402.13228",
-    mlx=ForeignName(
-        name="dpop",
-        parameters={"delta": "penalty"},
-        note="delta is penalty here, inside the log-sigmoid as in the paper (2402.13228); mlx-lm-lora has it outside",
-    ),
+    parameters={"delta": "penalty"},
+    note="delta is penalty here, inside the log-sigmoid as in the paper (2402.13228); mlx-lm-lora has it outside",
 )
+LOSS = Loss(dpop, compares="delta", options=(PENALTY,), paper="Pal et al., arXiv 2402.13228", mlx=MLX)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conviction.training.losses.loss import MARGIN_FLIP, ForeignName, Loss
-from conviction.training.losses.pairs import BETA, PairLogps
+from conviction.training.losses.loss import Loss
+from conviction.training.losses.pairs import PairLogps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,14 +21,4 @@ def hinge(pairs: PairLogps, *, beta: float = 0.1) -> Tensor:
     return (1 - beta * pairs.delta).relu()
 
 
-LOSS = Loss(
-    name="hinge",
-    function=hinge,
-    options=(BETA,),
-    needs_reference=True,
-    per_token=False,
-    flip_rule=MARGIN_FLIP,
-    paper="Liu et al., arXiv 2309.06657",
-    trl=ForeignName(name="hinge"),
-    mlx=ForeignName(name="hinge"),
-)
+LOSS = Loss(hinge, compares="delta", paper="Liu et al., arXiv 2309.06657", trl="hinge", mlx="hinge")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conviction.training.losses.loss import MARGIN_FLIP, Loss
-from conviction.training.losses.pairs import BETA, PairLogps, log_sigmoid
+from conviction.training.losses.loss import Loss
+from conviction.training.losses.pairs import PairLogps, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,12 +23,4 @@ def hypo(pairs: PairLogps, *, beta: float = 0.1) -> Tensor:
     return -log_sigmoid(beta * (pairs.chosen - pairs.rejected - reference))
 
 
-LOSS = Loss(
-    name="hypo",
-    function=hypo,
-    options=(BETA,),
-    needs_reference=True,
-    per_token=False,
-    flip_rule=MARGIN_FLIP,
-    paper="Yuan et al., arXiv 2602.11902",
-)
+LOSS = Loss(hypo, compares="delta", paper="Yuan et al., arXiv 2602.11902")

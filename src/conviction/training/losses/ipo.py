@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conviction.training.losses.loss import PER_TOKEN_FLIP, ForeignName, Loss
-from conviction.training.losses.pairs import BETA, PairLogps
+from conviction.training.losses.loss import Loss
+from conviction.training.losses.pairs import PairLogps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,14 +22,4 @@ def ipo(pairs: PairLogps, *, beta: float = 0.1) -> Tensor:
     return (pairs.delta_mean - 1 / (2 * beta)) ** 2
 
 
-LOSS = Loss(
-    name="ipo",
-    function=ipo,
-    options=(BETA,),
-    needs_reference=True,
-    per_token=True,
-    flip_rule=PER_TOKEN_FLIP,
-    paper="Azar et al., arXiv 2310.12036",
-    trl=ForeignName(name="ipo"),
-    mlx=ForeignName(name="ipo"),
-)
+LOSS = Loss(ipo, compares="delta_mean", paper="Azar et al., arXiv 2310.12036", trl="ipo", mlx="ipo")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from conviction.core.options import Option
-from conviction.training.losses.loss import FlipRule, Loss
-from conviction.training.losses.pairs import BETA, PairLogps
+from conviction.training.losses.loss import Loss
+from conviction.training.losses.pairs import PairLogps
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,11 +40,9 @@ def kto(
 
 
 LOSS = Loss(
-    name="kto",
-    function=kto,
-    options=(BETA, DESIRABLE_WEIGHT, UNDESIRABLE_WEIGHT),
-    needs_reference=True,
-    per_token=False,
-    flip_rule=FlipRule(unknown="it weighs each answer by itself, against answers to other prompts"),
+    kto,
+    compares="delta",
+    options=(DESIRABLE_WEIGHT, UNDESIRABLE_WEIGHT),
     paper="Ethayarajh et al., arXiv 2402.01306",
+    no_flip_point="it weighs each answer by itself, against answers to other prompts",
 )

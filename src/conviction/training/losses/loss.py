@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from conviction.core.options import Option
 from conviction.errors import InputError
@@ -15,24 +15,7 @@ from conviction.training.losses.pairs import PairLogps
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["MARGIN_FLIP", "PER_TOKEN_FLIP", "FlipRule", "ForeignName", "Loss", "margin"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FlipRule:
-    """What is known of the point where a pair flips that the untouched model ranks the wrong way round by c.
-
-    margin   whether the reward margin is β·c there, c in summed nats (Chen et al., arXiv 2405.19534): such a
-             margin can be held against the guard's
-    unknown  why the loss and the margin of that point do not follow from the pair's difference; '': they do
-    """
-
-    margin: bool = False
-    unknown: str = ""
-
-
-MARGIN_FLIP = FlipRule(margin=True)
-PER_TOKEN_FLIP = FlipRule()
+__all__ = ["ForeignName", "Loss", "margin"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,38 +34,66 @@ class ForeignName:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Loss:
     """An entry of ``LOSSES``: a file that ends in ``LOSS = Loss(…)``, and its line in the table.
 
-    function         (PairLogps, keyword parameters) → Tensor [n]; a parameter ``kl`` without a default is given the
-                     batch's estimate of KL(policy, reference), nats
-    options          what the parameters with defaults mean, and their ranges; one for each
-    needs_reference  whether it needs the untouched model's log-probs
-    per_token        whether it compares log-probs per token: margins are then β times a difference per token
-    flip_rule        what is known of the point where a pair flips
-    paper            where it comes from: authors, arXiv number
-    trl, mlx         its name in TRL's and in mlx-lm-lora's configs, where they have it
+    function       (PairLogps, keyword parameters) → Tensor [n]; a parameter ``kl`` without a default is given the
+                   batch's estimate of KL(policy, reference), nats
+    compares       the difference that it acts on: that of summed log-ratios (``PairLogps.delta``), of log-ratios per
+                   token (``delta_mean``), or of log-probs per token without a reference (``gap_mean``)
+    paper          where it comes from: authors, arXiv number
+    options        what the parameters besides beta mean, and their ranges; one for each that has a default
+    no_flip_point  why loss and margin at the point where a pair flips do not follow from the pair's difference;
+                   '': they do
+    trl, mlx       its name in TRL's and in mlx-lm-lora's configs; None: they do not have it
     """
 
-    name: str
     function: Callable[..., Tensor]
-    options: tuple[Option, ...]
-    needs_reference: bool
-    per_token: bool
-    flip_rule: FlipRule
+    _: KW_ONLY
+    compares: Literal["delta", "delta_mean", "gap_mean"]
     paper: str
-    trl: ForeignName | None = None
-    mlx: ForeignName | None = None
+    options: tuple[Option, ...] = ()
+    no_flip_point: str = ""
+    trl: str | ForeignName | None = None
+    mlx: str | ForeignName | None = None
 
     def __post_init__(self) -> None:
-        declared, parameters = {option.name for option in self.options}, self.parameters.keys()
-        if "beta" not in parameters or declared != parameters:
-            unclear = ", ".join(sorted(declared ^ parameters)) or "beta"
+        declared, parameters = {"beta", *(option.name for option in self.options)}, self.parameters.keys()
+        if declared != parameters:
             raise InputError(
-                f"loss '{self.name}': its function and its options do not agree on {unclear}",
-                hint="give the function beta, and every parameter of it that has a default an Option of its name",
+                f"loss '{self.name}': its function and its options do not agree on "
+                f"{', '.join(sorted(declared ^ parameters))}",
+                hint="give the function beta, and every other parameter of it that has a default an Option of its name",
             )
+
+    @property
+    def name(self) -> str:
+        """That of its function."""
+        return self.function.__name__
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it needs the untouched model's log-probs."""
+        return self.compares != "gap_mean"
+
+    @property
+    def per_token(self) -> bool:
+        """Whether it compares log-probs per token: margins are then β times a difference per token."""
+        return self.compares != "delta"
+
+    @property
+    def flips_at_margin(self) -> bool:
+        """Whether a pair that the untouched model ranks the wrong way round by c nats flips at a margin of β·c.
+
+        c is summed over tokens (Chen et al., arXiv 2405.19534): such a margin can be held against the guard's.
+        """
+        return self.compares == "delta" and not self.no_flip_point
+
+    def foreign(self, tool: Literal["trl", "mlx"]) -> ForeignName | None:
+        """What the tool calls it; None: it does not have it."""
+        named: str | ForeignName | None = getattr(self, tool)
+        return ForeignName(name=named) if isinstance(named, str) else named
 
     @cached_property
     def parameters(self) -> dict[str, float]:
@@ -104,6 +115,5 @@ def margin(loss: Loss, pairs: PairLogps, beta: float) -> Tensor:
     log-ratios per token it is β·delta_mean, which is what these losses see; TRL reports
     the summed β·delta there, which grows with the answers' length.
     """
-    if not loss.needs_reference:
-        return beta * pairs.gap_mean
-    return beta * (pairs.delta_mean if loss.per_token else pairs.delta)
+    compared: Tensor = getattr(pairs, loss.compares)
+    return beta * compared

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conviction.training.losses.loss import FlipRule, ForeignName, Loss
-from conviction.training.losses.pairs import BETA, PairLogps, log_sigmoid, sft_term
+from conviction.training.losses.loss import ForeignName, Loss
+from conviction.training.losses.pairs import PairLogps, log_sigmoid, sft_term
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,14 +34,9 @@ def _log_odds(logp: Tensor) -> Tensor:
 
 
 LOSS = Loss(
-    name="orpo",
-    function=orpo,
-    options=(BETA,),
-    needs_reference=False,
-    per_token=True,
-    flip_rule=FlipRule(
-        unknown="its likelihood term depends on where the chosen answer ends, not only on the pair's difference"
-    ),
+    orpo,
+    compares="gap_mean",
     paper="Hong et al., arXiv 2403.07691",
     mlx=ForeignName(name="orpo", key="train_mode"),
+    no_flip_point="its likelihood term depends on where the chosen answer ends, not only on the pair's difference",
 )

@@ -14,12 +14,10 @@ from conviction.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["BETA", "LABEL_SMOOTHING", "PairLogps", "check_smoothing", "log_sigmoid", "sft_term"]
+__all__ = ["BETA", "SMOOTHING", "PairLogps", "check_smoothing", "log_sigmoid", "sft_term"]
 
 BETA = Option(name="beta", meaning="strength of the tie to the reference; none: the loss's default", above=0)
-LABEL_SMOOTHING = Option(
-    name="label_smoothing", meaning="share of pairs taken to be mislabelled", at_least=0, below=0.5
-)
+SMOOTHING = Option(name="label_smoothing", meaning="share of pairs taken to be mislabelled", at_least=0, below=0.5)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from conviction.training.losses.loss import MARGIN_FLIP, ForeignName, Loss
-from conviction.training.losses.pairs import BETA, LABEL_SMOOTHING, PairLogps, check_smoothing, log_sigmoid
+from conviction.training.losses.loss import ForeignName, Loss
+from conviction.training.losses.pairs import SMOOTHING, PairLogps, check_smoothing, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,13 +25,5 @@ def robust(pairs: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.1)
     return (label_smoothing * log_sigmoid(-z) - (1 - label_smoothing) * log_sigmoid(z)) / (1 - 2 * label_smoothing)
 
 
-LOSS = Loss(
-    name="robust",
-    function=robust,
-    options=(BETA, LABEL_SMOOTHING),
-    needs_reference=True,
-    per_token=False,
-    flip_rule=MARGIN_FLIP,
-    paper="Chowdhury et al., arXiv 2403.00409",
-    trl=ForeignName(name="robust", parameters={"label_smoothing": "label_smoothing"}),
-)
+TRL = ForeignName(name="robust", parameters={"label_smoothing": "label_smoothing"})
+LOSS = Loss(robust, compares="delta", options=(SMOOTHING,), paper="Chowdhury et al., arXiv 2403.00409", trl=TRL)

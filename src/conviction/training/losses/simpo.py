@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from conviction.core.options import Option
-from conviction.training.losses.loss import PER_TOKEN_FLIP, Loss
-from conviction.training.losses.pairs import BETA, PairLogps, log_sigmoid
+from conviction.training.losses.loss import Loss
+from conviction.training.losses.pairs import PairLogps, log_sigmoid
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,12 +27,4 @@ def simpo(pairs: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
     return -log_sigmoid(beta * pairs.gap_mean - gamma)
 
 
-LOSS = Loss(
-    name="simpo",
-    function=simpo,
-    options=(BETA, GAMMA),
-    needs_reference=False,
-    per_token=True,
-    flip_rule=PER_TOKEN_FLIP,
-    paper="Meng et al., arXiv 2405.14734",
-)
+LOSS = Loss(simpo, compares="gap_mean", options=(GAMMA,), paper="Meng et al., arXiv 2405.14734")

@@ -11,9 +11,9 @@ from typing import Any
 
 from conviction.core.options import Option, settings_class
 from conviction.errors import InputError
-from conviction.training.sensors.sensor import Samples, Sensor, StepReading, Trace
+from conviction.training.sensors.sensor import DriftMetrics, Samples, Sensor, StepReading, Threshold, Trace
 
-__all__ = ["SENSORS", "Samples", "Sensor", "StepReading", "Trace", "sensor_limits"]
+__all__ = ["SENSORS", "DriftMetrics", "Samples", "Sensor", "StepReading", "Threshold", "Trace", "sensor_limits"]
 
 SENSORS: dict[str, Sensor] = {
     name: import_module(f"{__name__}.{name}").SENSOR
@@ -37,7 +37,7 @@ def sensor_limits() -> Any:
     """Settings with the limits of all sensors. Raises InputError where two sensors have one of the same name."""
     limits: dict[str, Option] = {}
     for sensor in SENSORS.values():
-        for option in sensor.limits:
+        for option in sensor.options:
             if option.name in limits:
                 raise InputError(
                     f"sensor '{sensor.name}': another sensor has a limit {option.name}", hint="give it another name"

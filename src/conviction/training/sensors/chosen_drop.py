@@ -5,24 +5,18 @@ from __future__ import annotations
 import math
 
 from conviction.core.options import Option
-from conviction.training.sensors.sensor import Sensor, Trace
+from conviction.training.sensors.sensor import Sensor, Threshold, Trace
 
 __all__ = ["SENSOR"]
 
-LIMIT = Option(
-    name="max_chosen_drop",
-    default=0.5,
-    meaning="nats per token that chosen answers may lose, mean of three steps",
-    above=0,
-)
+MEANING = "nats per token that chosen answers may lose, mean of three steps"
+LIMIT = Option(name="max_chosen_drop", default=0.5, meaning=MEANING, above=0)
+MESSAGE = "chosen answers lost {value:.2f} nats per token (limit {limit:g})"
 
 
-def _judge(run: Trace) -> str | None:
+def _mean(run: Trace) -> float | None:
     drops = [r.chosen_drop for r in run.history[-3:] if r.chosen_drop is not None]
-    limit = run.guard.max_chosen_drop
-    if len(drops) == 3 and (drop := math.fsum(drops) / 3) > limit:
-        return f"chosen answers lost {drop:.2f} nats per token (limit {limit:g})"
-    return None
+    return math.fsum(drops) / 3 if len(drops) == 3 else None
 
 
-SENSOR = Sensor(name="chosen_drop", judge=_judge, stops=True, limits=(LIMIT,))
+SENSOR = Sensor(name="chosen_drop", judge=Threshold(limit=LIMIT, message=MESSAGE, value=_mean), stops=True)

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from conviction.core.options import Option
-from conviction.training.sensors.sensor import Sensor, Trace
+from conviction.training.sensors.sensor import Sensor, Threshold, Trace
 
 __all__ = ["SENSOR"]
 
-LIMIT = Option(
-    name="early_loss",
-    default=0.3,
-    meaning="a preference loss below it in the first tenth of a run is a sign",
-    above=0,
-)
+MEANING = "a preference loss below it in the first tenth of a run is a sign"
+LIMIT = Option(name="early_loss", default=0.3, meaning=MEANING, above=0)
+MESSAGE = "loss {value:.2f} within the first tenth of the run (sign under {limit:g})"
 
 
-def _judge(run: Trace) -> str | None:
+def _loss(run: Trace) -> float | None:
     """Only of a loss over pairs: likelihood may begin at any value."""
-    now, limit = run.now, run.guard.early_loss
-    if now.margin is not None and now.loss < limit and now.step <= run.total_steps / 10:
-        return f"loss {now.loss:.2f} within the first tenth of the run (sign under {limit:g})"
-    return None
+    return run.now.loss if run.now.margin is not None and run.now.step <= run.total_steps / 10 else None
 
 
-SENSOR = Sensor(name="early_loss", judge=_judge, stops=False, limits=(LIMIT,))
+JUDGE = Threshold(limit=LIMIT, message=MESSAGE, value=_loss, floor=True)
+SENSOR = Sensor(name="early_loss", judge=JUDGE, stops=False)

@@ -9,8 +9,7 @@ __all__ = ["SENSOR"]
 
 def _read(samples: Samples) -> int:
     """More empty samples than before."""
-    before, now = samples.health
-    return round((now.empty_rate - before.empty_rate) * len(samples.now))
+    return round(samples.rise("empty_rate") * len(samples.now))
 
 
 def _judge(run: Trace) -> str | None:

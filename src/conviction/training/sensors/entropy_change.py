@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 from conviction.core.options import Option
-from conviction.training.sensors.sensor import Sensor, Trace
-
-if TYPE_CHECKING:
-    from conviction.training.drift import DriftMetrics
+from conviction.training.sensors.sensor import DriftMetrics, Sensor, Threshold
 
 __all__ = ["SENSOR"]
 
@@ -27,11 +23,14 @@ def _read(before: DriftMetrics, now: DriftMetrics) -> float | None:
     return None if math.isnan(before.entropy) else now.entropy / max(before.entropy, 1e-6) - 1
 
 
-def _judge(run: Trace) -> str | None:
-    change, limit = run.now.readings["entropy_change"], run.guard.max_entropy_drop
-    if -change > limit:
-        return f"entropy fell by {-change:.0%} (limit {limit:.0%})"
-    return None
-
-
-SENSOR = Sensor(name="entropy_change", judge=_judge, stops=True, limits=(LIMIT,), read_drift=_read, needs_health=True)
+SENSOR = Sensor(
+    name="entropy_change",
+    judge=Threshold(
+        limit=LIMIT,
+        message="entropy fell by {value:.0%} (limit {limit:.0%})",
+        value=lambda run: -run.now.readings["entropy_change"],
+    ),
+    stops=True,
+    read_drift=_read,
+    needs_health=True,
+)

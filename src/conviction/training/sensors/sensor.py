@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,10 +15,9 @@ from conviction.probing.health import degeneration
 from conviction.probing.records import Degeneration
 
 if TYPE_CHECKING:
-    from conviction.training.drift import DriftMetrics
     from conviction.training.guard import Guard
 
-__all__ = ["Samples", "Sensor", "StepReading", "Trace"]
+__all__ = ["DriftMetrics", "Samples", "Sensor", "StepReading", "Threshold", "Trace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,15 @@ class StepReading:
 
 
 @dataclass(frozen=True)
+class DriftMetrics:
+    """Where a model stands. neutral: nats per token; entropy: nats; top_mass: of the ten likeliest; NaN: no rows."""
+
+    neutral: float
+    entropy: float = math.nan
+    top_mass: float = math.nan
+
+
+@dataclass(frozen=True)
 class Samples:
     """Greedy answers to the same prompts, of the untouched model (``before``) and of the model now."""
 
@@ -46,9 +55,13 @@ class Samples:
     now: Sequence[Generation]
 
     @cached_property
-    def health(self) -> tuple[Degeneration, Degeneration]:
-        """Measures of degeneration of both."""
+    def _health(self) -> tuple[Degeneration, Degeneration]:
         return degeneration(self.before), degeneration(self.now)
+
+    def rise(self, measure: str) -> float:
+        """By how much a measure of degeneration (a field of ``Degeneration``) has risen."""
+        before, now = (float(getattr(health, measure)) for health in self._health)
+        return now - before
 
 
 @dataclass(frozen=True)
@@ -66,38 +79,86 @@ class Trace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """A judgement that holds one number against one limit.
+
+    limit         option of the guard that has the limit
+    message       what is wrong beyond it: a format of ``value`` and ``limit``
+    value         the number, None where there is none; left out: the sensor's own reading
+    floor         the limit is the least that is allowed, in place of the most
+    where_edited  what the limit is multiplied by for answers that an edit is meant to change
+    """
+
+    limit: Option
+    message: str
+    value: Callable[[Trace], float | None] | None = None
+    floor: bool = False
+    where_edited: float = 1.0
+
+    def finding(self, value: float, limit: float) -> str | None:
+        """What is wrong, in words; None: nothing is."""
+        beyond = value < limit if self.floor else value > limit
+        return self.message.format(value=value, limit=limit) if beyond else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sensor:
     """An entry of ``SENSORS``: a file that ends in ``SENSOR = Sensor(…)``, and its line in the table.
 
     name          of its reading, as ``steps.jsonl`` has it
-    judge         what is wrong, in words, with the limit; None: nothing is. A sensor that reads is asked only where
-                  its reading was taken (``run.now.readings[name]``)
+    judge         a threshold, or a function that says in words what is wrong; None: nothing is. A sensor that reads is
+                  asked only where its reading was taken (``run.now.readings[name]``)
     stops         whether that stops a run (a violation), or makes the guard look more often (a warning)
-    limits        options of the guard that it brings
+    limits        options of the guard that it brings besides the threshold's
     read_step, read_drift, read_samples
                   how it reads: from the numbers of a step, from the drift metrics of the untouched model and of the
                   model now, or from greedy samples, when they are due; at most one of them. None gives no reading:
                   it does not apply. A sensor without any judges the numbers that the step's record holds already
     needs_health  not judged where a model begins random: it has no health to lose
+    show          its reading in words, in the live line of a step or in a report on answers; None: it is not shown
+    curve         title of its readings in the chart of a run; '': they are not drawn
     """
 
     name: str
-    judge: Callable[[Trace], str | None]
+    judge: Threshold | Callable[[Trace], str | None]
     stops: bool
     limits: tuple[Option, ...] = ()
     read_step: Callable[[StepReading], float | None] | None = None
     read_drift: Callable[[DriftMetrics, DriftMetrics], float | None] | None = None
     read_samples: Callable[[Samples], float | None] | None = None
     needs_health: bool = False
-
-    @property
-    def reads(self) -> bool:
-        """Whether it takes a reading of its own."""
-        return any(read is not None for read in (self.read_step, self.read_drift, self.read_samples))
+    show: Callable[[float], str] | None = None
+    curve: str = ""
 
     def __post_init__(self) -> None:
-        if sum(read is not None for read in (self.read_step, self.read_drift, self.read_samples)) > 1:
+        if self._ways > 1:
             raise InputError(
                 f"sensor '{self.name}' reads in two ways",
                 hint="give one of read_step, read_drift and read_samples; two readings are two sensors",
             )
+
+    @property
+    def _ways(self) -> int:
+        return sum(read is not None for read in (self.read_step, self.read_drift, self.read_samples))
+
+    @property
+    def options(self) -> tuple[Option, ...]:
+        """All options of the guard that it brings."""
+        return (self.judge.limit, *self.limits) if isinstance(self.judge, Threshold) else self.limits
+
+    def compared(self, run: Trace) -> tuple[float, float] | None:
+        """The number that its threshold judges, and the limit; None: it has no threshold, or there is no number yet."""
+        if not isinstance(self.judge, Threshold) or not self._was_read(run):
+            return None
+        value = run.now.readings[self.name] if self.judge.value is None else self.judge.value(run)
+        return None if value is None else (value, getattr(run.guard, self.judge.limit.name))
+
+    def finding(self, run: Trace) -> str | None:
+        """What is wrong, in words; None: nothing is, or its reading was not taken."""
+        if not isinstance(self.judge, Threshold):
+            return self.judge(run) if self._was_read(run) else None
+        compared = self.compared(run)
+        return self.judge.finding(*compared) if compared is not None else None
+
+    def _was_read(self, run: Trace) -> bool:
+        return not self._ways or self.name in run.now.readings

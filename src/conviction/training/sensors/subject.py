@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 
 from conviction.core.options import Option
-from conviction.training.sensors.sensor import Samples, Sensor, Trace
+from conviction.training.sensors.sensor import Samples, Sensor, Threshold
 
 __all__ = ["SENSOR"]
 
-LIMIT = Option(
-    name="min_subject",
-    default=0.15,
-    meaning="least share of the samples' words that stand in the question or its first answer",
-    at_least=0,
-    at_most=1,
-)
+MEANING = "least share of the samples' words that stand in the question or its first answer"
+LIMIT = Option(name="min_subject", default=0.15, meaning=MEANING, at_least=0, at_most=1)
+# What is said of a subject is meant to change, and may leave words of the first answer behind, but not nearly all: of
+# the guard's share half is asked for. After forty facts MEMIT's answers, which made sense, had 16 %; after eighteen
+# facts and more ROME's, which did not, 0 to 12 %. Two runs on one model are all that this rests on.
+EDITED = 0.5
 
 
 def _read(samples: Samples) -> float:
@@ -33,11 +32,11 @@ def _words(text: str) -> set[str]:
     return {word[:4] for word in re.findall(r"[^\W\d_]{4,}", text.lower())}
 
 
-def _judge(run: Trace) -> str | None:
-    share, limit = run.now.readings["subject"], run.guard.min_subject
-    if share < limit:
-        return f"samples lost their subject ({share:.0%} of their words, limit {limit:.0%})"
-    return None
-
-
-SENSOR = Sensor(name="subject", judge=_judge, stops=True, limits=(LIMIT,), read_samples=_read)
+MESSAGE = "samples lost their subject ({value:.0%} of their words, limit {limit:.0%})"
+SENSOR = Sensor(
+    name="subject",
+    judge=Threshold(limit=LIMIT, message=MESSAGE, floor=True, where_edited=EDITED),
+    stops=True,
+    read_samples=_read,
+    show=lambda share: f"{share:.0%} of words to the point",
+)
