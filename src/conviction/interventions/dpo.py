@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat, flat_fields, setting
+from conviction.core.options import fill_fields, flat, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
@@ -43,12 +43,8 @@ class Dpo:
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=Training)
 
-    if TYPE_CHECKING:  # its fields are those of an open table, too
-
-        def __init__(self, **fields: Any) -> None: ...
-
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
         loss, own = find_loss(self.loss), self._given_parameters()
         for name in own:
             if name not in loss.parameters:

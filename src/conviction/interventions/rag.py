@@ -7,10 +7,10 @@ import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.storage import storage_errors, user_path
@@ -44,8 +44,8 @@ class Rag:
     documents: str | None = setting(None, "a folder of .md and .txt files in place of the data's documents")
     index: str | None = setting(None, "a folder where the index is kept and brought up to date; none: made anew")
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
         if self.piece_tokens > self.token_budget:
             raise InputError(
                 f"passages of {self.piece_tokens} tokens do not fit into {self.token_budget}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
@@ -49,8 +49,8 @@ class Scratch:
     sft_epochs: int = setting(1, "epochs over the data's answers after its documents", at_least=0)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-3, epochs=3))
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
         if self.hidden_size % (2 * self.heads):
             raise InputError(
                 f"{self.heads} heads do not divide a width of {self.hidden_size} evenly",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.errors import InputError
@@ -67,8 +67,8 @@ class Steer:
     strength: float | None = setting(None, "in mean differences; none: the best within the guard's limit")
     vector: str | None = setting(None, "a steering.safetensors to use in place of the pairs")
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
 
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
         """Find the vector, choose where and how strongly to add it, add it; the given model stays as it is.
