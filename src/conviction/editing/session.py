@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +25,7 @@ from conviction.models.hf import HFModel
 from conviction.probing.health import neutral_level, neutral_text
 from conviction.training.guard import Guard, GuardStop
 
-__all__ = ["EditResult", "Session", "begin", "finish"]
+__all__ = ["Edit", "EditResult", "Session", "begin", "finish"]
 
 BEGINNINGS = 4
 SHOWN = 5
@@ -116,6 +116,23 @@ def begin(model: HFModel, data: TrainingData, *, text: str | None, ctx: RunConte
 
 
 @dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What a method wrote.
+
+    done    so many of the session's facts, the first ones
+    where   which blocks were written to, in words; settings: what was chosen, besides
+    checks  the guard's looks at it
+    """
+
+    delta: Delta
+    done: int
+    where: str
+    checks: Sequence[GenerationCheck]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    guard_stop: GuardStop | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class EditResult:
     """An edited model and what was measured of the edit."""
 
@@ -127,22 +144,10 @@ class EditResult:
     evidence: dict[str, Any]
 
 
-def finish(
-    session: Session,
-    delta: Delta,
-    *,
-    id: str,
-    where: str,
-    done: int,
-    guard_stop: GuardStop | None,
-    checks: Sequence[GenerationCheck],
-) -> EditResult:
-    """Verify the edit, save it, and say what it did. Raises ModelError for one that changed nothing.
-
-    done  so many of the session's facts were written, the first ones
-    """
-    seen = [one for one in checks if one.readings]
-    moved = edited(session.model, delta, id=id, check=False)
+def finish(session: Session, edit: Edit, *, id: str) -> EditResult:
+    """Verify the edit, save it, and say what it did. Raises ModelError for one that changed nothing."""
+    done, seen = edit.done, [one for one in edit.checks if one.readings]
+    moved = edited(session.model, edit.delta, id=id, check=False)
     facts, before = session.facts[:done], session.before[:done]
     after = read_facts(moved, facts)
     if done and max(abs(b.target - a.target) for b, a in zip(before, after, strict=True)) < UNCHANGED:
@@ -161,20 +166,20 @@ def finish(
         ],
     }
     report = [
-        ("facts", f"{done} of {len(session.facts)} written, {where}"),
+        ("facts", f"{done} of {len(session.facts)} written, {edit.where}"),
         *_lines(old, new),
         ("neutral text", f"{-drop:+.3f} nats per token (limit -{session.guard.max_neutral_drop:g})"),
         *((("answers", seen[-1].summary()),) if seen else ()),
         *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
     ]
     if session.ctx.run is not None:
-        save_edited(session.model, delta, session.ctx.run.model_path)
+        save_edited(session.model, edit.delta, session.ctx.run.model_path)
         moved.source = str(session.ctx.run.model_path.resolve())
     return EditResult(
         model=moved,
-        verdict=_verdict(guard_stop, within=drop <= session.guard.max_neutral_drop),
+        verdict=_verdict(edit.guard_stop, within=drop <= session.guard.max_neutral_drop),
         report=tuple(report),
-        guard_stop=guard_stop,
+        guard_stop=edit.guard_stop,
         notes=session.notes,
         evidence=evidence,
     )
@@ -193,10 +198,10 @@ def _lines(old: EditScores, new: EditScores) -> list[tuple[str, str]]:
         "neighbourhood": "true end of neighbours still likelier",
     }
     lines = []
-    for field, meaning in names.items():
-        a, b = getattr(old, field), getattr(new, field)
+    for name, meaning in names.items():
+        a, b = getattr(old, name), getattr(new, name)
         if not math.isnan(b):
-            lines.append((field, f"{a:.0%} → {b:.0%} ({meaning})"))
+            lines.append((name, f"{a:.0%} → {b:.0%} ({meaning})"))
     return lines
 
 

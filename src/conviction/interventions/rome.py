@@ -6,18 +6,16 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from conviction.core.context import RunContext
 from conviction.core.options import fill_fields, flat_fields, setting
-from conviction.core.protocols import LanguageModel
-from conviction.data.training_data import TrainingData
 from conviction.editing.descent import Descent
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.edited import apply_edit
+from conviction.interventions.records import PlaceboKind
 from conviction.training.guard import GuardStop
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conviction.editing.session import Session
+    from conviction.editing.session import Edit, Session
     from conviction.models.delta import LowRank
     from conviction.models.hf import HFModel
 
@@ -48,26 +46,22 @@ class Rome:
     def __init__(self, **fields: Any) -> None:
         fill_fields(self, fields)
 
-    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Write the data's facts; the given model stays as it is.
+    apply = apply_edit
 
-        Raises InputError without facts, or for an architecture without the expected MLP.
-        """
-        from conviction.editing.session import begin, finish
-        from conviction.interventions.training_run import with_weights
+    def edit(self, session: Session) -> Edit:
+        """Fact after fact, until the guard refuses what came of one."""
+        from conviction.editing.session import Edit
         from conviction.models.delta import Delta, edited
 
-        loaded, ctx = with_weights(model, self.name), ctx or RunContext()
-        session = begin(loaded, data, text=self.text, ctx=ctx)
-        layer = self._layer(session)
+        model, layer = session.model, self._layer(session)
         delta = Delta({}, session.weights_hash)
         moment = session.moments([layer])[layer]
-        progress, guard_stop, done, total = ctx.progress("writing facts"), None, 0, len(session.facts)
-        current, sound, checks = loaded, (delta, done), []
+        progress, guard_stop, done, total = session.ctx.progress("writing facts"), None, 0, len(session.facts)
+        current, sound, checks = model, (delta, done), []
         for number, fact in enumerate(session.facts, start=1):
             update = self.update(session, current, number - 1, layer, moment)
             tried = delta + Delta({session.sites[layer].name: update}, session.weights_hash)
-            moved = edited(loaded, tried, id=loaded.id, check=False)
+            moved = edited(model, tried, id=model.id, check=False)
             checked = number % session.guard.sample_every == 0 or number == total
             checks.append(session.check(moved, number, written=checked))
             if reason := checks[-1].reason:
@@ -81,16 +75,14 @@ class Rome:
             sound = (delta, done) if checked else sound
             if progress is not None:
                 progress(done, total)
-        result = finish(
-            session,
-            delta,
-            id=f"{loaded.id}+{self.name}",
-            where=f"block {layer}",
+        return Edit(
+            delta=delta,
             done=done,
-            guard_stop=guard_stop,
+            where=f"block {layer}",
             checks=checks,
+            settings={"layer": layer},
+            guard_stop=guard_stop,
         )
-        return Outcome.of(self, loaded, data, settings={"layer": layer, "where": f"block {layer}"}, **vars(result))
 
     def update(self, session: Session, model: HFModel, number: int, layer: int, moment: Tensor) -> LowRank:
         """The update of one fact, made on a model that may hold others already."""
