@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conviction.core.processes import main_process
 from conviction.core.protocols import Progress
 from conviction.core.run import Run
 from conviction.errors import BudgetSpent
@@ -63,6 +65,11 @@ class RunContext:
     def into(self, run: Run | None) -> RunContext:
         """The same with another run folder."""
         return replace(self, run=run)
+
+    @property
+    def model_path(self) -> Path | None:
+        """Where this process writes the changed model; None: nowhere, or it is not the first of several."""
+        return self.run.model_path if self.run is not None and main_process() else None
 
     def log(self, line: str) -> None:
         """Tell one line of what is going on."""

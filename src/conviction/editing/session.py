@@ -172,9 +172,9 @@ def finish(session: Session, edit: Edit, *, id: str) -> EditResult:
         *((("answers", seen[-1].summary()),) if seen else ()),
         *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
     ]
-    if session.ctx.run is not None:
-        save_edited(session.model, edit.delta, session.ctx.run.model_path)
-        moved.source = str(session.ctx.run.model_path.resolve())
+    if (folder := session.ctx.model_path) is not None:
+        save_edited(session.model, edit.delta, folder)
+        moved.source = str(folder.resolve())
     return EditResult(
         model=moved,
         verdict=_verdict(edit.guard_stop, within=drop <= session.guard.max_neutral_drop),

@@ -91,9 +91,9 @@ class Steer:
         else:
             vector, trials = self._choose(loaded, data, guard, ctx)
         moved = steered(loaded, vector, id=f"{model.id}+{self.name}")
-        if ctx.run is not None:
-            save_steered(loaded, vector, ctx.run.model_path)
-            moved.source = str(ctx.run.model_path.resolve())
+        if (folder := ctx.model_path) is not None:
+            save_steered(loaded, vector, folder)
+            moved.source = str(folder.resolve())
         drop = neutral_level(loaded) - neutral_level(moved)
         return Outcome.of(self, loaded, data, model=moved, **_report(vector, trials, drop, guard))
 

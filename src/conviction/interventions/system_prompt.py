@@ -50,8 +50,8 @@ class SystemPrompt:
         moved = PromptedModel(f"{model.id}+{self.name}", model, SystemTurn(text))
         if not moved.fits(Query(chat("?"), ()), room=1):
             raise InputError(f"the system prompt does not fit {model.id}'s context", hint="shorten it")
-        if ctx.run is not None:
-            moved = moved.saved_in(ctx.run.model_path)
+        if ctx.model_path is not None:
+            moved = moved.saved_in(ctx.model_path)
         return Outcome.of(
             self,
             model,

@@ -74,8 +74,8 @@ def run_training(intervention: Any, task: TrainingTask, data: TrainingData, ctx:
         peak_mb=result.peak_mb,
         model=result.model,
     )
-    if ctx.run is not None and result.main_process:
-        _save(outcome, result.model, task.model, ctx.run.model_path)
+    if ctx.model_path is not None:
+        _save(outcome, result.model, task.model, ctx.model_path)
     PartialState().wait_for_everyone()  # no process may leave, and end the others, while the model is being written
     return outcome
 

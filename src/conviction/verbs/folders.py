@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +11,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from conviction.core.context import RunContext
+from conviction.core.processes import main_process
 from conviction.core.run import Run
 from conviction.errors import InputError, RunError
 from conviction.verbs.inputs import as_folder
 
-__all__ = ["Place", "main_process", "several_processes"]
+__all__ = ["Place"]
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -82,13 +82,3 @@ class Place:
             if run.resumed:
                 self.ctx.log(f"resuming the unfinished run in {run.folder}")
             yield self.ctx.into(run)
-
-
-def main_process() -> bool:
-    """Whether this is the only process, or the first under ``accelerate launch``."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def several_processes() -> bool:
-    """Whether ``accelerate launch`` started more than one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
