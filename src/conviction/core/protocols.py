@@ -18,12 +18,14 @@ __all__ = [
     "AnswerScore",
     "AnswerStates",
     "Generation",
+    "HiddenStateModel",
     "LanguageModel",
     "Message",
     "PairScore",
     "Progress",
     "Query",
     "Sourced",
+    "Tokenizing",
     "WeightModel",
     "chat",
     "sources_of",
@@ -177,7 +179,17 @@ def sources_of(model: LanguageModel, messages: tuple[Message, ...]) -> tuple[str
 
 
 @runtime_checkable
-class WeightModel(LanguageModel, Protocol):
+class Tokenizing(Protocol):
+    """A language model whose tokenizer is at hand."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """As transformers' tokenizers, as far as ids of a text and ``decode`` go."""
+        ...
+
+
+@runtime_checkable
+class WeightModel(LanguageModel, Tokenizing, Protocol):
     """A language model whose weights are at hand."""
 
     @property
@@ -185,10 +197,13 @@ class WeightModel(LanguageModel, Protocol):
         """The ``torch.nn.Module``."""
         ...
 
+
+@runtime_checkable
+class HiddenStateModel(LanguageModel, Protocol):
+    """A language model that shows hidden states, where ``hidden_states`` says so."""
+
     @property
-    def tokenizer(self) -> Any:
-        """The transformers tokenizer."""
-        ...
+    def hidden_states(self) -> bool: ...
 
     def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
         """Queries of two answers each: both scores, and what hidden states say of the two."""
