@@ -390,6 +390,7 @@ def test_facts_are_read_in_the_formats_of_the_field():
         ({"prompt": "France and France are", "subject": "France", "target": "two"}, "several times"),
         ({"prompt": "France is", "subject": "France", "target": " "}, "'target' is"),
         ({"prompt": "France is", "subject": "France", "target": "big", "paraphrases": "x"}, "not a list"),
+        ({"prompt": "France is", "subject": "France", "target": "big", "instead": "small"}, "'target_true' now"),
         ({"prompt": "France is", "subject": "France", "target": "big", "neighbours": ["x"]}, "not a list of objects"),
     ],
 )
