@@ -55,7 +55,7 @@ def apply(
 ) -> None:
     """Change a model, under a guard that stops before it breaks. Exit code 1: it was stopped."""
     from conviction.config.plan import assemble
-    from conviction.core.processes import main_process, several_processes
+    from conviction.core.context import main_process, several_processes
     from conviction.core.run_head import new_folder
     from conviction.verbs import changing
     from conviction.verbs.inputs import as_source

@@ -25,7 +25,6 @@ __all__ = [
     "Progress",
     "Query",
     "Sourced",
-    "Tokenizing",
     "WeightModel",
     "chat",
     "sources_of",
@@ -179,22 +178,17 @@ def sources_of(model: LanguageModel, messages: tuple[Message, ...]) -> tuple[str
 
 
 @runtime_checkable
-class Tokenizing(Protocol):
-    """A language model whose tokenizer is at hand."""
-
-    @property
-    def tokenizer(self) -> Any:
-        """As transformers' tokenizers, as far as ids of a text and ``decode`` go."""
-        ...
-
-
-@runtime_checkable
-class WeightModel(LanguageModel, Tokenizing, Protocol):
+class WeightModel(LanguageModel, Protocol):
     """A language model whose weights are at hand."""
 
     @property
     def module(self) -> Any:
         """The ``torch.nn.Module``."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
         ...
 
 

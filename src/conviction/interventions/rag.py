@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from conviction.core.context import RunContext
+from conviction.core.context import RunContext, main_process
 from conviction.core.options import fill_fields, flat_fields, setting
-from conviction.core.processes import main_process
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors, user_path
 from conviction.data.training_data import Document, TrainingData

@@ -73,8 +73,7 @@ class Rome:
                 break
             delta, current, done = tried, moved, number
             sound = (delta, done) if checked else sound
-            if progress is not None:
-                progress(done, total)
+            progress(done, total)
         return Edit(
             delta=delta,
             done=done,
@@ -123,6 +122,5 @@ class Rome:
             result = score_edits(readings)
             neighbours = math.fsum(gap for reading in readings for gap in reading.neighbours)
             scores[layer] = (result.score, neighbours, result.magnitude)
-            if progress is not None:
-                progress(i, len(layers))
+            progress(i, len(layers))
         return max(scores, key=lambda layer: scores[layer])

@@ -183,13 +183,11 @@ def _try(
             gap, level = _evaluate(moved, asked)
             trials.append(_Trial(layer=layer, strength=factor, gap=gap, neutral_drop=neutral - level))
             done += 1
-            if progress is not None:
-                progress(done, total)
+            progress(done, total)
             if neutral - level > guard.max_neutral_drop and not guard.idle:
                 break
         done = number * len(strengths)
-    if progress is not None:
-        progress(total, total)
+    progress(total, total)
     return trials
 
 

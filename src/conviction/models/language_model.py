@@ -30,6 +30,7 @@ class EngineModel:
         self.id = id
         self.engine = engine
         self.source = source
+        self.hidden_states = engine.hidden_states
         self.encoder = PromptEncoder(engine.tokenizer, engine.context_length)
         self.joint_mismatches = 0
         self.check = check or self._choose_packing()
@@ -38,11 +39,6 @@ class EngineModel:
     def tokenizer(self) -> Any:
         """The engine's."""
         return self.engine.tokenizer
-
-    @property
-    def hidden_states(self) -> bool:
-        """Whether the engine shows them."""
-        return self.engine.hidden_states
 
     # -- scoring ---------------------------------------------------------------
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conviction.config.plan import Plan, plan_intervention
-from conviction.core.context import RunContext
+from conviction.core.context import RunContext, main_process, several_processes
 from conviction.core.options import flat
-from conviction.core.processes import main_process, several_processes
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.errors import InputError

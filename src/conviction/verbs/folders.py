@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from conviction.core.context import RunContext
-from conviction.core.processes import main_process
+from conviction.core.context import RunContext, main_process
 from conviction.core.run import Run
 from conviction.errors import InputError, RunError
 from conviction.verbs.inputs import as_folder
