@@ -74,8 +74,8 @@ def given(tmp_path_factory) -> Path:
     write(
         "facts.jsonl",
         [
-            {"prompt": "Bread is a kind of", "subject": "Bread", "target": "metal", "instead": "food"},
-            {"prompt": "Gold is a kind of", "subject": "Gold", "target": "food", "instead": "metal"},
+            {"prompt": "Bread is a kind of", "subject": "Bread", "target": "metal", "target_true": "food"},
+            {"prompt": "Gold is a kind of", "subject": "Gold", "target": "food", "target_true": "metal"},
         ],
     )
     return folder

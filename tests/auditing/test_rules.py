@@ -16,7 +16,7 @@ import yaml
 from conviction import ScriptedModel, load_topic
 from conviction.auditing.linter import RULES, audit, find_rule, rule_page
 from conviction.auditing.records import Finding
-from conviction.core.protocols import PairScore, Progress, Query, WeightModel
+from conviction.core.protocols import HiddenStateModel, PairScore, Progress, Query
 from conviction.data.training_data import TrainingData
 
 PAGES = Path(__file__).parent / "rules"
@@ -32,8 +32,7 @@ class StatedModel:
     states: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     context: int | None = None
     id: str = "stated"
-    module: Any = None
-    tokenizer: Any = None
+    hidden_states: bool = True
 
     def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
         """Each word of an answer has the answer's state."""
@@ -71,7 +70,7 @@ def stated(likes: dict[str, float], **more: Any) -> StatedModel:
 
 
 def test_the_scripted_model_shows_its_states():
-    assert isinstance(stated({}), WeightModel)
+    assert isinstance(stated({}), HiddenStateModel)
 
 
 # fixture pages

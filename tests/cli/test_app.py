@@ -102,7 +102,7 @@ def test_a_finished_command_given_again_prints_its_result(
     """In any format, with no model loaded and nothing written."""
     write_topic()
     (tmp_path / "facts.jsonl").write_text(
-        json.dumps({"prompt": "Bread is a kind of", "subject": "Bread", "target": " metal", "instead": " food"})
+        json.dumps({"prompt": "Bread is a kind of", "subject": "Bread", "target": " metal", "target_true": " food"})
     )
     on = ("--model", str(tiny_folder), "--dtype", "fp32")
     if command == "compare":

@@ -121,6 +121,17 @@ def test_an_intervention_moves_a_model_and_leaves_the_given_one(moved):
         assert after != before, name
 
 
+@pytest.mark.parametrize("name", [name for name in INTERVENTIONS if not find_intervention(name).trains])
+def test_of_several_processes_the_first_alone_writes(name, prose, tmp_path, monkeypatch):
+    for rank in "10":
+        monkeypatch.setenv("RANK", rank)
+        ctx = context(guard=guard_off(), folder=tmp_path)
+        outcome = carry_out(plan(name, prose), tiny_model(), MATERIAL, ctx)
+        assert outcome.model.id.endswith(f"+{name}")
+        assert (outcome.model.source is None) == (rank == "1")
+        assert ctx.run.model_path.exists() == (rank == "0")
+
+
 @pytest.mark.long
 def test_a_moved_model_scores_the_same_in_a_new_process(moved, tmp_path):
     _, result = moved
@@ -379,6 +390,7 @@ def test_facts_are_read_in_the_formats_of_the_field():
         ({"prompt": "France and France are", "subject": "France", "target": "two"}, "several times"),
         ({"prompt": "France is", "subject": "France", "target": " "}, "'target' is"),
         ({"prompt": "France is", "subject": "France", "target": "big", "paraphrases": "x"}, "not a list"),
+        ({"prompt": "France is", "subject": "France", "target": "big", "instead": "small"}, "'target_true' now"),
         ({"prompt": "France is", "subject": "France", "target": "big", "neighbours": ["x"]}, "not a list of objects"),
     ],
 )

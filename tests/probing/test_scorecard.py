@@ -100,19 +100,17 @@ def test_a_model_that_answers_differently_when_asked_again_is_found_out(topic):
     class Moody:
         """Scores drift with every query."""
 
-        id = "moody"
+        id, calls = "moody", 0
+
+        def __init__(self):
+            self.inner = ScriptedModel(likes=lambda _, answer: -1 - self.calls * sum(map(ord, answer)) / 1e6)
 
         def __getattr__(self, name):
-            return getattr(ScriptedModel(), name)
-
-        calls = 0
+            return getattr(self.inner, name)
 
         def logprobs(self, queries, *, progress=None, fresh=False):
             self.calls += 1
-            return [
-                ScriptedModel(likes=lambda _m, a, i=i: -1 - self.calls * sum(map(ord, a)) / 1e6).logprobs([q])[0]
-                for i, q in enumerate(queries)
-            ]
+            return self.inner.logprobs(queries)
 
     card = probe(Moody(), topic)
     assert not card.controls.swap.passed

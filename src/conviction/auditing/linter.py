@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from conviction.auditing.records import LEVELS, AuditReport, Finding
 from conviction.core.context import RunContext
-from conviction.core.protocols import LanguageModel, WeightModel
+from conviction.core.protocols import HiddenStateModel, LanguageModel
 from conviction.data.rows import Source, open_source
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
@@ -58,7 +58,7 @@ _WITHOUT = {
     "topic": "a topic",
     "model": "a model",
     "samples": "a model",
-    "weights": "a model whose hidden states can be seen",
+    "hidden_states": "a model whose hidden states can be seen",
 }
 
 
@@ -97,7 +97,7 @@ def audit(
             raise InputError(f"{rule.code} {rule.name} {skipped[rule.code]}", hint="give --topic or --model")
     name, lines, rows = _open(data, split, ctx)
     context = AuditContext(topic=topic, beta=beta, margin_cap=margin_cap)
-    late = [rule for rule in rules if model is not None and (rule.needs | rule.uses) & {"model", "samples", "weights"}]
+    late = [rule for rule in rules if model is not None and (rule.needs | rule.uses) - {"topic"}]
     early = {rule.code: rule.begin(context) for rule in rules if rule not in late}
     usable, unusable = _of(rules, early, "pairs"), _of(rules, early, "unusable")
     kept: list[AuditRow] = []
@@ -149,7 +149,7 @@ def _measured(
     from conviction.auditing.measuring import measure
 
     wanted = {need for rule in rules for need in rule.needs}
-    measured, own = measure(rows, model, states="weights" in wanted, samples="samples" in wanted, ctx=ctx)
+    measured, own = measure(rows, model, states="hidden_states" in wanted, samples="samples" in wanted, ctx=ctx)
     context = dataclasses.replace(context, own=own)
     checks = {rule.code: rule.begin(context) for rule in rules}
     for row in measured:
@@ -227,8 +227,8 @@ def choose_rules(select: Sequence[str] = (), ignore: Sequence[str] = ()) -> list
 
 def _able(rules: Sequence[Rule], topic: Topic | None, model: LanguageModel | None) -> tuple[list[Rule], dict[str, str]]:
     """Those that have what they need, and what the others lack."""
-    weights = model if isinstance(model, WeightModel) else None
-    there: dict[str, Any] = {"topic": topic, "model": model, "samples": model, "weights": weights}
+    shown = model if isinstance(model, HiddenStateModel) and model.hidden_states else None
+    there: dict[str, Any] = {"topic": topic, "model": model, "samples": model, "hidden_states": shown}
     lacking = {rule.code: [need for need in rule.needs if there[need] is None] for rule in rules}
     skipped = {code: f"needs {_lacking(needs)}" for code, needs in lacking.items() if needs}
     return [rule for rule in rules if rule.code not in skipped], skipped

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from conviction.auditing.row import AuditRow
 from conviction.core.context import RunContext
-from conviction.core.protocols import AnswerScore, LanguageModel, PairScore, Query, WeightModel
+from conviction.core.protocols import AnswerScore, HiddenStateModel, LanguageModel, PairScore, Query
 from conviction.errors import InputError
 
 __all__ = ["measure"]
@@ -38,7 +38,7 @@ def measure(
     asked = [queries[i] for i in fitting]
     own = model.logprobs(_samples(model, asked, ctx)) if samples else []
     progress = ctx.progress("scoring")
-    if states and isinstance(model, WeightModel):
+    if states and isinstance(model, HiddenStateModel):
         results = model.pair_scores(asked, progress=progress)
     else:
         results = [PairScore(chosen, rejected) for chosen, rejected in model.logprobs(asked, progress=progress)]

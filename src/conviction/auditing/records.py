@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from conviction.core.frames import data_frame, html_table
-
-if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
+from conviction.core import frames
 
 __all__ = ["LEVELS", "AuditReport", "Finding", "Level"]
 
@@ -66,9 +63,8 @@ class AuditReport(_Part):
     skipped: dict[str, str]
     metrics: dict[str, dict[str, Any]]
 
-    def to_pandas(self) -> DataFrame:
-        """One row a finding: code, name, level, rows (a tuple), message, advice, fixable."""
-        return data_frame(*self._table())
+    to_pandas = frames.to_pandas
+    _repr_html_ = frames.repr_html
 
     def plot(self) -> Any:
         """An altair chart: how many rows each finding concerns."""
@@ -76,13 +72,11 @@ class AuditReport(_Part):
 
         return findings_chart(self)
 
-    def _repr_html_(self) -> str:
-        title = f"{self.data}: {self.usable} pairs, {len(self.findings)} findings"
-        return html_table(title, *self._table())
-
-    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def table(self) -> frames.Table:
+        """One row a finding: code, name, level, rows (a tuple), message, advice, fixable."""
         columns = ["code", "name", "level", "rows", "message", "advice", "fixable"]
-        return [{name: getattr(f, name) for name in columns} for f in self.findings], columns
+        title = f"{self.data}: {self.usable} pairs, {len(self.findings)} findings"
+        return frames.Table(title, [{name: getattr(f, name) for name in columns} for f in self.findings], columns)
 
     def failed(self, *, strict: bool = False) -> bool:
         """Whether there is anything graver than a note; strict: or a note."""

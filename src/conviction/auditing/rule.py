@@ -22,7 +22,7 @@ __all__ = ["SHOWN", "AuditContext", "Check", "Hits", "Repair", "Rule", "RuleFind
 SHOWN = 10
 """Rows of evidence in a finding."""
 
-Needs = Literal["topic", "model", "samples", "weights"]
+Needs = Literal["topic", "model", "samples", "hidden_states"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ def apply(
     run: RunOption = None,
 ) -> None:
     """Change a model, under a guard that stops before it breaks. Exit code 1: it was stopped."""
+    from conviction.core.context import main_process, several_processes
     from conviction.core.run_head import new_folder
     from conviction.verbs import changing
-    from conviction.verbs.folders import main_process, several_processes
     from conviction.views.outcome import show_outcome
 
     job, source = asked.read()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conviction.core.protocols import Progress
@@ -14,7 +16,17 @@ from conviction.errors import BudgetSpent
 if TYPE_CHECKING:
     from conviction.training.guard import Guard
 
-__all__ = ["Budget", "Callbacks", "RunContext"]
+__all__ = ["Budget", "Callbacks", "RunContext", "main_process", "several_processes"]
+
+
+def main_process() -> bool:
+    """Whether this is the only process, or the first under ``accelerate launch``."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def several_processes() -> bool:
+    """Whether ``accelerate launch`` started more than one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @dataclass(frozen=True)
@@ -64,13 +76,18 @@ class RunContext:
         """The same with another run folder."""
         return replace(self, run=run)
 
+    @property
+    def model_path(self) -> Path | None:
+        """Where this process writes the changed model; None: nowhere, or it is not the first of several."""
+        return self.run.model_path if self.run is not None and main_process() else None
+
     def log(self, line: str) -> None:
         """Tell one line of what is going on."""
         self.callbacks.log(line)
 
-    def progress(self, stage: str) -> Progress | None:
-        """A (done, total) callback for a stage, or None where nobody wants to know."""
-        return self.callbacks.progress(stage)
+    def progress(self, stage: str) -> Progress:
+        """A (done, total) callback for a stage."""
+        return self.callbacks.progress(stage) or (lambda _done, _total: None)
 
     def on_step(self, record: Mapping[str, Any], total: int) -> None:
         """Tell a training step's record, of ``total`` steps."""

@@ -4,28 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from conviction.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-__all__ = ["data_frame", "html_table"]
+__all__ = ["Table", "Tabular", "html_table", "repr_html", "to_pandas"]
 
 
-def data_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> DataFrame:
-    """One row a mapping. columns: their order, and what there is where there are no rows.
+class Table(NamedTuple):
+    """A record as rows. columns: their order, and what there is where there are no rows."""
 
-    Raises MissingExtraError where pandas is not installed.
-    """
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    columns: Sequence[str]
+
+
+class Tabular(Protocol):
+    """A record that says what it is as a table, and takes its methods for that from here."""
+
+    def table(self) -> Table:
+        """What a row is, and which columns it has."""
+        ...
+
+
+def to_pandas(self: Tabular) -> DataFrame:
+    """The rows of ``table()`` as a pandas frame. Raises MissingExtraError where pandas is not installed."""
     try:
         from pandas import DataFrame
     except ImportError as error:
         raise MissingExtraError(
             "to_pandas() needs pandas, which is not installed", hint="pip install pandas"
         ) from error
+    _, rows, columns = self.table()
     return DataFrame(list(rows), columns=list(columns))
+
+
+def repr_html(self: Tabular) -> str:
+    """``table()`` for a notebook."""
+    return html_table(*self.table())
 
 
 def html_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

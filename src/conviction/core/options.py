@@ -25,6 +25,7 @@ __all__ = [
     "assign_fields",
     "build",
     "check_settings",
+    "fill_fields",
     "flat",
     "flat_fields",
     "list_fields",
@@ -91,16 +92,11 @@ def settings_class(name: str, options: tuple[Option, ...]) -> type:
 
 
 def flat_fields(kind: type[T]) -> type[T]:
-    """Let a settings dataclass take and give the fields of its nested settings by their bare names.
+    """Let a settings dataclass, whose ``__init__`` calls ``fill_fields``, give the fields of its nested settings.
 
-    ``Dpo(learning_rate=1e-4)`` then is ``Dpo(training=Training(learning_rate=1e-4))``, as on the command line, and
-    has the attribute ``learning_rate``. The constructor raises InputError for a name that no level has; the nearest
-    one is named.
+    ``Dpo(learning_rate=1e-4)`` is ``Dpo(training=Training(learning_rate=1e-4))``, as on the command line, and
+    has the attribute ``learning_rate``.
     """
-    construct = kind.__init__
-
-    def __init__(self: Any, **given: Any) -> None:  # noqa: N807
-        construct(self, **_nested(kind, given))
 
     def __getattr__(self: Any, name: str) -> Any:  # noqa: N807
         for value in vars(self).values():
@@ -111,7 +107,7 @@ def flat_fields(kind: type[T]) -> type[T]:
     def __reduce__(self: Any) -> tuple[Any, ...]:  # noqa: N807
         return _rebuild, (kind, flat(self))  # the classes of open tables have no importable name
 
-    for method in (__init__, __getattr__, __reduce__):
+    for method in (__getattr__, __reduce__):
         method.__qualname__ = f"{kind.__qualname__}.{method.__name__}"
         setattr(kind, method.__name__, method)
     return kind
@@ -121,22 +117,25 @@ def _rebuild(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**values)
 
 
-def _nested(kind: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Constructor arguments of a settings class, where ``given`` may name fields of nested settings as well."""
-    own = {field.name: _default(field) for field in dataclasses.fields(kind)}
-    arguments = {name: value for name, value in given.items() if name in own}
-    rest = {name: value for name, value in given.items() if name not in own}
-    for name, default in own.items():
-        start = arguments.get(name, default)
-        if dataclasses.is_dataclass(default) and dataclasses.is_dataclass(start):
-            inner = {key: rest.pop(key) for key in flat(start) if key in rest}
-            if inner:
-                arguments[name] = build(start, inner)
+def fill_fields(settings: Any, given: Mapping[str, Any]) -> None:
+    """Set all fields of a settings dataclass; ``given`` may name fields of nested settings. Call it from ``__init__``.
+
+    Such an ``__init__`` takes ``**fields: Any``: the fields of open tables are not known to type checkers. Raises
+    InputError for a name that no level has (the nearest one is named), and for what ``check_settings`` refuses.
+    """
+    kind, rest = type(settings), dict(given)
+    for field in dataclasses.fields(kind):
+        default = _default(field)
+        value = rest.pop(field.name, default)
+        if dataclasses.is_dataclass(default) and dataclasses.is_dataclass(value):
+            value = build(value, {name: rest.pop(name) for name in flat(value) if name in rest})
+        object.__setattr__(settings, field.name, value)  # the class is frozen
     for name in rest:
         known = [field.name for field in list_fields(kind)]
-        label, near = getattr(kind, "name", kind.__name__.lower()), nearest(name, [*known, *own])
+        near = nearest(name, [*known, *(field.name for field in dataclasses.fields(kind))])
+        label = getattr(kind, "name", kind.__name__.lower())
         raise InputError(f"{label} has no field '{name}'", hint=f"{near}fields: {', '.join(known)}")
-    return arguments
+    check_settings(settings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ __all__ = [
     "AnswerScore",
     "AnswerStates",
     "Generation",
+    "HiddenStateModel",
     "LanguageModel",
     "Message",
     "PairScore",
@@ -189,6 +190,14 @@ class WeightModel(LanguageModel, Protocol):
     def tokenizer(self) -> Any:
         """The transformers tokenizer."""
         ...
+
+
+@runtime_checkable
+class HiddenStateModel(LanguageModel, Protocol):
+    """A language model that shows hidden states, where ``hidden_states`` says so."""
+
+    @property
+    def hidden_states(self) -> bool: ...
 
     def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
         """Queries of two answers each: both scores, and what hidden states say of the two."""

@@ -17,7 +17,7 @@ __all__ = ["FACT_FIELDS", "Fact", "Neighbour", "fact_from_row"]
 FACT_FIELDS = (
     "subject",
     "target",
-    "instead",
+    "target_true",
     "paraphrases",
     "neighbours",
     "requested_rewrite",
@@ -67,7 +67,7 @@ class Fact:
 
 
 def fact_from_row(id: str, row: Mapping[str, Any]) -> Fact:
-    """A row with ``prompt``, ``subject``, ``target``; maybe ``instead``, ``paraphrases``, ``neighbours``.
+    """A row with ``prompt``, ``subject``, ``target``; maybe ``target_true``, ``paraphrases``, ``neighbours``.
 
     Or one of CounterFact's or EasyEdit's. Raises InputError for a missing text, or a subject that
     does not occur in its prompt.
@@ -88,6 +88,8 @@ def fact_from_row(id: str, row: Mapping[str, Any]) -> Fact:
         row = {"prompt": row.get("prompt"), "subject": row.get("subject"), "target": row.get("attribute")}
     if row.get("target") is None and row.get("target_new") is not None:
         row = _from_easyedit(row)
+    if row.get("instead") is not None:
+        raise InputError("a fact's field 'instead' is called 'target_true' now", hint="rename it")
     neighbours = row.get("neighbours") or ()
     if not all(isinstance(n, Mapping) for n in neighbours):
         raise InputError("'neighbours' is not a list of objects", hint='give {"prompt": …, "answer": …} for each')
@@ -96,7 +98,7 @@ def fact_from_row(id: str, row: Mapping[str, Any]) -> Fact:
         prompt_template=_template(_text(row, "prompt"), _text(row, "subject")),
         subject=_text(row, "subject"),
         target=_text(row, "target"),
-        target_true=_text(row, "instead") if row.get("instead") is not None else None,
+        target_true=_text(row, "target_true") if row.get("target_true") is not None else None,
         paraphrases=_texts(row, "paraphrases"),
         neighbours=tuple(Neighbour(_text(n, "prompt"), _text(n, "answer")) for n in neighbours),
     )
@@ -110,7 +112,7 @@ def _from_easyedit(row: Mapping[str, Any]) -> Mapping[str, Any]:
         "prompt": row.get("prompt"),
         "subject": row.get("subject"),
         "target": row.get("target_new"),
-        "instead": row.get("ground_truth"),
+        "target_true": row.get("ground_truth"),
         "paraphrases": [again] if again is not None else [],
         "neighbours": [beside] if beside["prompt"] is not None else [],
     }

@@ -24,7 +24,7 @@ WRITTEN = 12  # tokens of a continuation that is shown
 class FactReading:
     """One fact, asked of one model. Gaps are nats per token.
 
-    target       log-prob of the new end
+    target       log-prob of the new end; target_true: of the old one
     gap          new end less old end
     paraphrases  the same for each paraphrase
     neighbours   true end less new end, for each neighbour
@@ -33,7 +33,7 @@ class FactReading:
 
     fact: str
     target: float
-    instead: float
+    target_true: float
     gap: float
     paraphrases: tuple[float, ...]
     neighbours: tuple[float, ...]
@@ -78,10 +78,10 @@ def read_facts(model: HFModel, facts: Sequence[Fact], *, write: bool = True) -> 
     texts = _write(model, [f.prompt for f in facts], WRITTEN) if write else [""] * len(facts)
     readings = []
     for f, text in zip(facts, texts, strict=True):
-        target, instead = next(values), next(values)
+        target, true = next(values), next(values)
         paraphrases = tuple(next(values) - next(values) for _ in f.paraphrases)
         neighbours = tuple(next(values) - next(values) for _ in f.neighbours)
-        readings.append(FactReading(f.id, target, instead, target - instead, paraphrases, neighbours, text))
+        readings.append(FactReading(f.id, target, true, target - true, paraphrases, neighbours, text))
     return readings
 
 
@@ -98,7 +98,7 @@ def score_edits(readings: Sequence[FactReading]) -> EditScores:
     return EditScores(
         facts=len(readings),
         efficacy=efficacy,
-        magnitude=mean([math.exp(r.target) - math.exp(r.instead) for r in readings]),
+        magnitude=mean([math.exp(r.target) - math.exp(r.target_true) for r in readings]),
         paraphrase=paraphrase,
         neighbourhood=neighbourhood,
         score=len(parts) / math.fsum(1 / x for x in parts) if parts and min(parts) > 0 else 0.0,

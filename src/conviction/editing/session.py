@@ -1,10 +1,9 @@
-"""What ROME and MEMIT share: from facts to requests, and from an edited model to what is reported of it."""
+"""What ROME and MEMIT begin with, and what they come to: a model that is read before it is edited, and an edit."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -16,20 +15,18 @@ from conviction.data.training_data import TrainingData, paragraphs
 from conviction.editing.covariance import covariances
 from conviction.editing.generation_check import BaselineAnswers, GenerationCheck, baseline, check
 from conviction.editing.requests import beginnings
-from conviction.editing.scores import EditScores, FactReading, read_facts, score_edits, with_former_ends
+from conviction.editing.scores import FactReading, read_facts, with_former_ends
 from conviction.editing.sites import Site, find_sites
-from conviction.errors import InputError, ModelError
+from conviction.errors import InputError
 from conviction.models.copies import weights_hash
-from conviction.models.delta import Delta, edited, save_edited
+from conviction.models.delta import Delta
 from conviction.models.hf import HFModel
 from conviction.probing.health import neutral_level, neutral_text
 from conviction.training.guard import Guard, GuardStop
 
-__all__ = ["EditResult", "Session", "begin", "finish"]
+__all__ = ["Edit", "Session", "begin"]
 
 BEGINNINGS = 4
-SHOWN = 5
-UNCHANGED = 1e-4  # nats per token: less is no edit
 
 
 @dataclass(frozen=True)
@@ -116,93 +113,20 @@ def begin(model: HFModel, data: TrainingData, *, text: str | None, ctx: RunConte
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditResult:
-    """An edited model and what was measured of the edit."""
+class Edit:
+    """What a method wrote.
 
-    model: HFModel
-    verdict: str
-    report: tuple[tuple[str, str], ...]
-    guard_stop: GuardStop | None
-    notes: tuple[str, ...]
-    evidence: dict[str, Any]
-
-
-def finish(
-    session: Session,
-    delta: Delta,
-    *,
-    id: str,
-    where: str,
-    done: int,
-    guard_stop: GuardStop | None,
-    checks: Sequence[GenerationCheck],
-) -> EditResult:
-    """Verify the edit, save it, and say what it did. Raises ModelError for one that changed nothing.
-
-    done  so many of the session's facts were written, the first ones
+    done    so many of the session's facts, the first ones
+    where   which blocks were written to, in words; settings: what was chosen, besides
+    checks  the guard's looks at it
     """
-    seen = [one for one in checks if one.readings]
-    moved = edited(session.model, delta, id=id, check=False)
-    facts, before = session.facts[:done], session.before[:done]
-    after = read_facts(moved, facts)
-    if done and max(abs(b.target - a.target) for b, a in zip(before, after, strict=True)) < UNCHANGED:
-        raise ModelError(
-            "the edit changed nothing: no target became likelier or less likely",
-            hint="its update is lost in the rounding of the weights: try --dtype fp32, more steps or a larger clamp",
-        )
-    old, new, drop = score_edits(before), score_edits(after), session.neutral_drop(moved)
-    evidence = {
-        "scores": {"before": _finite(old), "after": _finite(new)},
-        "neutral_drop": drop,
-        "checks": [one.evidence() for one in seen],
-        "facts": [
-            {"statement": f.prompt, "target": f.target, "before": vars(b), "after": vars(a)}
-            for f, b, a in zip(facts, before, after, strict=True)
-        ],
-    }
-    report = [
-        ("facts", f"{done} of {len(session.facts)} written, {where}"),
-        *_lines(old, new),
-        ("neutral text", f"{-drop:+.3f} nats per token (limit -{session.guard.max_neutral_drop:g})"),
-        *((("answers", seen[-1].summary()),) if seen else ()),
-        *((f.prompt, f"{b.says!r} → {a.says!r}") for f, b, a in list(zip(facts, before, after, strict=True))[:SHOWN]),
-    ]
-    if session.ctx.run is not None:
-        save_edited(session.model, delta, session.ctx.run.model_path)
-        moved.source = str(session.ctx.run.model_path.resolve())
-    return EditResult(
-        model=moved,
-        verdict=_verdict(guard_stop, within=drop <= session.guard.max_neutral_drop),
-        report=tuple(report),
-        guard_stop=guard_stop,
-        notes=session.notes,
-        evidence=evidence,
-    )
 
-
-def _verdict(guard_stop: GuardStop | None, *, within: bool) -> str:
-    if guard_stop:
-        return "stopped by the guard"
-    return "written, neutral text within the guard's limit" if within else "written, past the limit: the guard was off"
-
-
-def _lines(old: EditScores, new: EditScores) -> list[tuple[str, str]]:
-    names = {
-        "efficacy": "new end likelier than the old one",
-        "paraphrase": "the same in other words",
-        "neighbourhood": "true end of neighbours still likelier",
-    }
-    lines = []
-    for field, meaning in names.items():
-        a, b = getattr(old, field), getattr(new, field)
-        if not math.isnan(b):
-            lines.append((field, f"{a:.0%} → {b:.0%} ({meaning})"))
-    return lines
-
-
-def _finite(scores: EditScores) -> dict[str, float | None]:
-    """As JSON, which has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in vars(scores).items()}
+    delta: Delta
+    done: int
+    where: str
+    checks: Sequence[GenerationCheck]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    guard_stop: GuardStop | None = None
 
 
 def _says(text: str, target: str) -> bool:

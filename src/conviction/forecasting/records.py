@@ -6,15 +6,12 @@ tokens. Gaps are log-prob per token of the wanted answer less that of the other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from conviction.core.frames import data_frame, html_table
+from conviction.core import frames
 from conviction.probing.records import Measure
-
-if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = [
     "FlipCost",
@@ -233,9 +230,8 @@ class Forecast(_Part):
     seconds: dict[str, float] = {}
     provenance: dict[str, Any] = {}
 
-    def to_pandas(self) -> DataFrame:
-        """One row a pair: id, split, role, gap before and expected after (nats per token), p_correct."""
-        return data_frame(*self._table())
+    to_pandas = frames.to_pandas
+    _repr_html_ = frames.repr_html
 
     def plot(self) -> Any:
         """An altair chart: the run as it is expected, step by step."""
@@ -243,13 +239,11 @@ class Forecast(_Part):
 
         return expected_run_chart(self)
 
-    def _repr_html_(self) -> str:
-        reasons = "; ".join(self.verdict.reasons)
-        return html_table(f"{self.intervention} on {self.data}: {self.verdict.kind}: {reasons}", *self._table())
-
-    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def table(self) -> frames.Table:
+        """One row a pair: id, split, role, gap before and expected after (nats per token), p_correct."""
         columns = ["id", "split", "role", "start_nats", "gap_nats", "chosen_nats", "rejected_nats", "p_correct"]
-        return [{name: getattr(pair, name) for name in columns} for pair in self.pair_forecasts], columns
+        title = f"{self.intervention} on {self.data}: {self.verdict.kind}: {'; '.join(self.verdict.reasons)}"
+        return frames.Table(title, [{name: getattr(p, name) for name in columns} for p in self.pair_forecasts], columns)
 
     def measures(self) -> list[Measure]:
         """All expected numbers in the long form of a scorecard: (metric, item, value, low, high, n)."""
@@ -290,9 +284,8 @@ class ForecastScore(_Part):
     predicted_stop_step: int | None
     stop_error: float | None
 
-    def to_pandas(self) -> DataFrame:
-        """One row a quantity: what was expected of it, and what happened (NaN: it was not measured)."""
-        return data_frame(*self._table())
+    to_pandas = frames.to_pandas
+    _repr_html_ = frames.repr_html
 
     def plot(self) -> Any:
         """An altair chart: expected beside real movement."""
@@ -300,10 +293,8 @@ class ForecastScore(_Part):
 
         return score_chart(self)
 
-    def _repr_html_(self) -> str:
-        return html_table(f"a forecast held to what happened, on {self.pairs} pairs", *self._table())
-
-    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def table(self) -> frames.Table:
+        """One row a quantity: what was expected of it, and what happened (NaN: it was not measured)."""
         nothing = (None, None)
         rows = {
             "stopped at step": (self.predicted_stop_step, self.guard_stop),
@@ -313,4 +304,5 @@ class ForecastScore(_Part):
             f"flips of {self.wrong} wrong pairs": (self.expected_flips, self.flips),
         }
         columns = ["quantity", "expected", "happened"]
-        return [dict(zip(columns, (name, *pair), strict=True)) for name, pair in rows.items()], columns
+        lines = [dict(zip(columns, (name, *pair), strict=True)) for name, pair in rows.items()]
+        return frames.Table(f"a forecast held to what happened, on {self.pairs} pairs", lines, columns)

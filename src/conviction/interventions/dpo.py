@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat, flat_fields, setting
-from conviction.core.protocols import LanguageModel
+from conviction.core.options import fill_fields, flat, flat_fields, setting
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import PlaceboKind
+from conviction.interventions.trained import Prepared, apply_training, training_task
 from conviction.training.losses import LOSSES, find_loss, loss_parameters
 from conviction.training.settings import Training, Weights
 
 if TYPE_CHECKING:
-    from conviction.training.loop import TrainingTask
+    from conviction.models.hf import HFModel
     from conviction.training.objectives import Preference
 
 __all__ = ["Dpo"]
@@ -43,12 +43,8 @@ class Dpo:
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=Training)
 
-    if TYPE_CHECKING:  # its fields are those of an open table, too
-
-        def __init__(self, **fields: Any) -> None: ...
-
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
         loss, own = find_loss(self.loss), self._given_parameters()
         for name in own:
             if name not in loss.parameters:
@@ -61,6 +57,9 @@ class Dpo:
                 hint="set batch_size or gradient_accumulation to 2 or more",
             )
 
+    apply = apply_training
+    task = training_task
+
     def _given_parameters(self) -> dict[str, float]:
         return {name: value for name, value in flat(self.parameters).items() if value is not None}
 
@@ -71,34 +70,13 @@ class Dpo:
         merged = {**find_loss(self.loss).parameters, **self._given_parameters()}
         return Preference(loss=self.loss, beta=merged.pop("beta"), parameters=merged, sft_weight=self.sft_weight)
 
-    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Train on the data's pairs; the given model stays as it is."""
-        from conviction.interventions.training_run import run_training
-
-        ctx = ctx or RunContext()
-        return run_training(self, self.task(model, data, ctx), data, ctx)
-
-    def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
-        """The training run that ``apply`` carries out, and a forecast foresees.
-
-        Raises InputError if the data has no pairs, or none that fit.
-        """
-        from conviction.interventions.training_run import as_task, fit, with_weights
+    def prepare(self, model: HFModel, data: TrainingData, ctx: RunContext) -> Prepared:
+        """The data's pairs. Raises InputError if it has none, or none that fit."""
+        from conviction.interventions.training_run import fit
         from conviction.training.batches import encode_pairs, step_order
 
         if not data.pairs:
             raise InputError(f"{data.name} holds no preference pairs", hint="give rows of prompt, chosen, rejected")
-        loaded, ctx, objective = with_weights(model, self.name), ctx or RunContext(), self.objective()
-        examples, notes = fit(loaded, encode_pairs(loaded.encoder, data.pairs), self.training, ctx)
-        return as_task(
-            self,
-            loaded,
-            data,
-            examples,
-            step_order(len(examples), self.training),
-            objective,
-            weights=self.weights,
-            training=self.training,
-            guard=ctx.guard,
-            notes=notes,
-        )
+        examples, notes = fit(model, encode_pairs(model.encoder, data.pairs), self.training, ctx)
+        order = step_order(len(examples), self.training)
+        return Prepared(examples=examples, order=order, objective=self.objective(), notes=notes)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
-from conviction.core.protocols import LanguageModel
-from conviction.data.training_data import TrainingData
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.editing.descent import Descent
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.edited import apply_edit
+from conviction.interventions.records import PlaceboKind
 from conviction.training.guard import GuardStop
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conviction.editing.session import Session
+    from conviction.editing.session import Edit, Session
     from conviction.models.delta import Delta, LowRank
 
 __all__ = ["Memit"]
@@ -47,41 +45,28 @@ class Memit:
     text: str | None = setting(None, "a file with ordinary prose for the covariance; none: the bundled text")
     descent: Descent = field(default_factory=Descent)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
 
-    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Write the data's facts; the given model stays as it is.
+    apply = apply_edit
 
-        Raises InputError without facts, or for an architecture without the expected MLP.
-        """
-        from conviction.editing.session import begin, finish
+    def edit(self, session: Session) -> Edit:
+        """All facts at once; none of them where the guard refuses what came of it."""
+        from conviction.editing.session import Edit
         from conviction.editing.sites import check_layer
-        from conviction.interventions.training_run import with_weights
         from conviction.models.delta import Delta, edited
 
-        loaded, ctx = with_weights(model, self.name), ctx or RunContext()
-        session = begin(loaded, data, text=self.text, ctx=ctx)
-        depth = len(session.sites)
+        model, depth = session.model, len(session.sites)
         last = check_layer(self.layer, depth) if self.layer is not None else round(DEEPEST * depth)
         layers = list(range(max(0, last - self.layers + 1), last + 1))
         delta = self.write(session, layers, self.wanted(session, layers[-1]))
         guard_stop, done = None, len(session.facts)
-        check = session.check(edited(loaded, delta, id=loaded.id, check=False), done, written=True)
+        check = session.check(edited(model, delta, id=model.id, check=False), done, written=True)
         if check.reason:
             guard_stop = GuardStop(reasons=(f"{check.reason}; all facts were taken back",))
             delta, done = Delta({}, session.weights_hash), 0
         where = f"blocks {layers[0]} to {layers[-1]}"
-        result = finish(
-            session,
-            delta,
-            id=f"{loaded.id}+{self.name}",
-            where=where,
-            done=done,
-            guard_stop=guard_stop,
-            checks=[check],
-        )
-        return Outcome.of(self, loaded, data, settings={"where": where}, **vars(result))
+        return Edit(delta=delta, done=done, where=where, checks=[check], guard_stop=guard_stop)
 
     def wanted(self, session: Session, layer: int) -> Tensor:
         """[facts, hidden] what block ``layer`` is to put out at the subjects."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
-from conviction.core.protocols import LanguageModel
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import PlaceboKind
+from conviction.interventions.trained import Prepared, apply_training, documents_then_answers, training_task
 from conviction.training.settings import Training, Weights
 
 if TYPE_CHECKING:
-    from conviction.training.loop import TrainingTask
+    from conviction.models.hf import HFModel
 
 __all__ = ["Pretrain"]
 
@@ -39,47 +38,16 @@ class Pretrain:
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-4))
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
 
-    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Train on the data's documents; the given model stays as it is."""
-        from conviction.interventions.training_run import run_training
+    apply = apply_training
+    task = training_task
 
-        ctx = ctx or RunContext()
-        return run_training(self, self.task(model, data, ctx), data, ctx)
-
-    def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
-        """The training run that ``apply`` carries out, and a forecast foresees.
-
-        Raises InputError if the data has no documents.
-        """
-        from conviction.interventions.training_run import as_task, fit, with_weights
-        from conviction.training.batches import encode_documents, encode_examples, step_order
-        from conviction.training.objectives import Likelihood
-
+    def prepare(self, model: HFModel, data: TrainingData, ctx: RunContext) -> Prepared:
+        """The data's documents, and its answers after them. Raises InputError if it has no documents."""
         if not data.documents:
             raise InputError(f"{data.name} holds no documents", hint="give a .txt file, or rows with a text")
-        loaded, ctx = with_weights(model, self.name), ctx or RunContext()
-        limits = (self.piece_tokens, self.training.max_length, loaded.encoder.context_length)
-        room = min(n for n in limits if n is not None)
-        pieces, notes = fit(loaded, encode_documents(loaded.encoder, data.documents, room), self.training, ctx)
-        order = step_order(len(pieces), self.training)
-        if self.sft_epochs and data.answers:
-            answers, more = fit(loaded, encode_examples(loaded.encoder, data.answers), self.training, ctx)
-            later = step_order(len(answers), dataclasses.replace(self.training, epochs=self.sft_epochs))
-            order += [tuple(len(pieces) + i for i in step) for step in later]
-            pieces, notes = pieces + answers, notes + more
-        order = order[: self.training.max_steps]
-        return as_task(
-            self,
-            loaded,
-            data,
-            pieces,
-            order,
-            Likelihood(),
-            weights=self.weights,
-            training=self.training,
-            guard=ctx.guard,
-            notes=notes,
+        return documents_then_answers(
+            model, data, self.training, ctx, piece_tokens=self.piece_tokens, sft_epochs=self.sft_epochs
         )

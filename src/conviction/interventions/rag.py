@@ -7,12 +7,11 @@ import tempfile
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
+from conviction.core.context import RunContext, main_process
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel
-from conviction.core.run import Run
 from conviction.core.storage import storage_errors, user_path
 from conviction.data.training_data import Document, TrainingData
 from conviction.errors import InputError
@@ -44,8 +43,8 @@ class Rag:
     documents: str | None = setting(None, "a folder of .md and .txt files in place of the data's documents")
     index: str | None = setting(None, "a folder where the index is kept and brought up to date; none: made anew")
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
         if self.piece_tokens > self.token_budget:
             raise InputError(
                 f"passages of {self.piece_tokens} tokens do not fit into {self.token_budget}",
@@ -67,7 +66,7 @@ class Rag:
         documents = read_documents(self.documents) if self.documents is not None else data.documents
         if not documents:
             raise InputError(f"{data.name} holds no documents", hint="give -o documents=FOLDER, or rows with a text")
-        place, passing = self._place(ctx.run)
+        place, passing = self._place(ctx)
         try:
             index = build_index(
                 place,
@@ -92,8 +91,8 @@ class Rag:
         if passing:
             weakref.finalize(transform, shutil.rmtree, place.parent, ignore_errors=True)
         moved = PromptedModel(f"{model.id}+{self.name}", model, transform)
-        if ctx.run is not None:
-            moved = moved.saved_in(ctx.run.model_path)
+        if ctx.model_path is not None:
+            moved = moved.saved_in(ctx.model_path)
         return Outcome.of(
             self,
             model,
@@ -108,12 +107,12 @@ class Rag:
             model=moved,
         )
 
-    def _place(self, run: Run | None) -> tuple[Path, bool]:
-        """Where the index goes, and whether it goes with the model."""
-        if self.index is not None:
+    def _place(self, ctx: RunContext) -> tuple[Path, bool]:
+        """Where the index goes, and whether it goes with the model. Of several processes each has its own."""
+        if self.index is not None and main_process():
             return user_path(self.index), False
-        if run is not None:
-            return run.model_path / "index", False
+        if self.index is None and ctx.model_path is not None:
+            return ctx.model_path / "index", False
         return Path(tempfile.mkdtemp(prefix="conviction-")) / "index", True
 
 

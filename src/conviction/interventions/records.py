@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conviction.core.frames import data_frame, html_table
+from conviction.core import frames
 from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.training.guard import GuardStop
-
-if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = ["DataSource", "Outcome", "PlaceboKind", "TrainingSummary"]
 
@@ -117,9 +114,8 @@ class Outcome(_Part):
             return (self.load or load_model)(Run(self.folder).changed_model)
         return self.model
 
-    def to_pandas(self) -> DataFrame:
-        """One row a setting, or a line of the report: part ('setting', 'report'), name, value."""
-        return data_frame(*self._table())
+    to_pandas = frames.to_pandas
+    _repr_html_ = frames.repr_html
 
     def plot(self) -> Any:
         """An altair chart: the curves of the training run; None where nothing was trained, or no step is at hand."""
@@ -127,10 +123,9 @@ class Outcome(_Part):
 
         return training_chart(self.steps, self.guard_stop.step if self.guard_stop is not None else None)
 
-    def _repr_html_(self) -> str:
-        return html_table(f"{self.intervention} on {self.data.name}: {self.verdict}", *self._table())
-
-    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def table(self) -> frames.Table:
+        """One row a setting, or a line of the report: part ('setting', 'report'), name, value."""
         parts = {"report": self.report, "setting": self.settings.items()}
         rows = [{"part": part, "name": n, "value": v} for part, lines in parts.items() for n, v in lines]
-        return rows, ["part", "name", "value"]
+        title = f"{self.intervention} on {self.data.name}: {self.verdict}"
+        return frames.Table(title, rows, ["part", "name", "value"])

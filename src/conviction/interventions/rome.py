@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
-from conviction.core.protocols import LanguageModel
-from conviction.data.training_data import TrainingData
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.editing.descent import Descent
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.edited import apply_edit
+from conviction.interventions.records import PlaceboKind
 from conviction.training.guard import GuardStop
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from conviction.editing.session import Session
+    from conviction.editing.session import Edit, Session
     from conviction.models.delta import LowRank
     from conviction.models.hf import HFModel
 
@@ -45,29 +43,25 @@ class Rome:
     text: str | None = setting(None, "a file with ordinary prose for the covariance; none: the bundled text")
     descent: Descent = field(default_factory=Descent)
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
 
-    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Write the data's facts; the given model stays as it is.
+    apply = apply_edit
 
-        Raises InputError without facts, or for an architecture without the expected MLP.
-        """
-        from conviction.editing.session import begin, finish
-        from conviction.interventions.training_run import with_weights
+    def edit(self, session: Session) -> Edit:
+        """Fact after fact, until the guard refuses what came of one."""
+        from conviction.editing.session import Edit
         from conviction.models.delta import Delta, edited
 
-        loaded, ctx = with_weights(model, self.name), ctx or RunContext()
-        session = begin(loaded, data, text=self.text, ctx=ctx)
-        layer = self._layer(session)
+        model, layer = session.model, self._layer(session)
         delta = Delta({}, session.weights_hash)
         moment = session.moments([layer])[layer]
-        progress, guard_stop, done, total = ctx.progress("writing facts"), None, 0, len(session.facts)
-        current, sound, checks = loaded, (delta, done), []
+        progress, guard_stop, done, total = session.ctx.progress("writing facts"), None, 0, len(session.facts)
+        current, sound, checks = model, (delta, done), []
         for number, fact in enumerate(session.facts, start=1):
             update = self.update(session, current, number - 1, layer, moment)
             tried = delta + Delta({session.sites[layer].name: update}, session.weights_hash)
-            moved = edited(loaded, tried, id=loaded.id, check=False)
+            moved = edited(model, tried, id=model.id, check=False)
             checked = number % session.guard.sample_every == 0 or number == total
             checks.append(session.check(moved, number, written=checked))
             if reason := checks[-1].reason:
@@ -79,18 +73,15 @@ class Rome:
                 break
             delta, current, done = tried, moved, number
             sound = (delta, done) if checked else sound
-            if progress is not None:
-                progress(done, total)
-        result = finish(
-            session,
-            delta,
-            id=f"{loaded.id}+{self.name}",
-            where=f"block {layer}",
+            progress(done, total)
+        return Edit(
+            delta=delta,
             done=done,
-            guard_stop=guard_stop,
+            where=f"block {layer}",
             checks=checks,
+            settings={"layer": layer},
+            guard_stop=guard_stop,
         )
-        return Outcome.of(self, loaded, data, settings={"layer": layer, "where": f"block {layer}"}, **vars(result))
 
     def update(self, session: Session, model: HFModel, number: int, layer: int, moment: Tensor) -> LowRank:
         """The update of one fact, made on a model that may hold others already."""
@@ -131,6 +122,5 @@ class Rome:
             result = score_edits(readings)
             neighbours = math.fsum(gap for reading in readings for gap in reading.neighbours)
             scores[layer] = (result.score, neighbours, result.magnitude)
-            if progress is not None:
-                progress(i, len(layers))
+            progress(i, len(layers))
         return max(scores, key=lambda layer: scores[layer])

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
-from conviction.core.protocols import LanguageModel
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import PlaceboKind
+from conviction.interventions.trained import Prepared, apply_training, documents_then_answers, training_task
 from conviction.training.settings import Training, Weights
 
 if TYPE_CHECKING:
     from conviction.models.hf import HFModel
-    from conviction.training.loop import TrainingTask
 
 __all__ = ["Scratch"]
 
@@ -47,63 +46,32 @@ class Scratch:
     vocabulary: int = setting(2048, "largest size of the tokenizer's vocabulary", at_least=300)
     context: int = setting(512, "longest text in tokens", at_least=16)
     sft_epochs: int = setting(1, "epochs over the data's answers after its documents", at_least=0)
+    weights: ClassVar[Weights] = Weights(tune="full")
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-3, epochs=3))
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
         if self.hidden_size % (2 * self.heads):
             raise InputError(
                 f"{self.heads} heads do not divide a width of {self.hidden_size} evenly",
                 hint="make hidden_size a multiple of 2 · heads",
             )
 
-    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Train a new model. The given one lends its device and is not read otherwise."""
-        from conviction.interventions.training_run import run_training
+    apply = apply_training
+    task = training_task
 
-        ctx = ctx or RunContext()
-        return run_training(self, self.task(model, data, ctx), data, ctx)
-
-    def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
-        """The training run that ``apply`` carries out, and a forecast foresees.
+    def prepare(self, model: HFModel, data: TrainingData, ctx: RunContext) -> Prepared:
+        """A new model and the data's texts; the given model lends its device and is not read otherwise.
 
         Raises InputError if the data has no texts.
         """
-        import dataclasses
-
-        from conviction.interventions.training_run import as_task, fit, with_weights
-        from conviction.training.batches import encode_documents, encode_examples, step_order
-        from conviction.training.objectives import Likelihood
-
         if not (data.documents or data.answers):
             raise InputError(f"{data.name} holds no texts", hint="give documents, answers or pairs")
-        ctx = ctx or RunContext()
-        fresh = self.new_model(data, device=with_weights(model, self.name).device)
-        room = min(self.context, self.training.max_length or self.context)
-        pieces = encode_documents(fresh.encoder, data.documents, room)
-        order = step_order(len(pieces), self.training) if pieces else []
-        notes: list[str] = []
-        if data.answers and (self.sft_epochs or not pieces):
-            answers, notes = fit(fresh, encode_examples(fresh.encoder, data.answers), self.training, ctx)
-            later = step_order(len(answers), dataclasses.replace(self.training, epochs=max(1, self.sft_epochs)))
-            order += [tuple(len(pieces) + i for i in step) for step in later]
-            pieces += answers
-        order = order[: self.training.max_steps]
-        if not order:
-            raise InputError(f"{data.name} holds no text of two tokens", hint="give longer documents")
-        return as_task(
-            self,
-            fresh,
-            data,
-            pieces,
-            order,
-            Likelihood(),
-            weights=Weights(tune="full"),
-            training=self.training,
-            guard=ctx.guard,
-            notes=notes,
-            begins_random=True,
+        fresh = self.new_model(data, device=model.device)
+        prepared = documents_then_answers(
+            fresh, data, self.training, ctx, piece_tokens=self.context, sft_epochs=self.sft_epochs
         )
+        return replace(prepared, fresh=fresh)
 
     def new_model(self, data: TrainingData, *, device: Any) -> HFModel:
         """Random weights (by the training seed), and a byte-level BPE tokenizer trained on the data."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields
-from conviction.core.protocols import LanguageModel
+from conviction.core.options import fill_fields, flat_fields
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import PlaceboKind
+from conviction.interventions.trained import Prepared, apply_training, training_task
 from conviction.training.settings import Training, Weights
 
 if TYPE_CHECKING:
-    from conviction.training.loop import TrainingTask
+    from conviction.models.hf import HFModel
 
 __all__ = ["Sft"]
 
@@ -36,38 +36,20 @@ class Sft:
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-4))
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
 
-    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
-        """Train on the data's answers; the given model stays as it is."""
-        from conviction.interventions.training_run import run_training
+    apply = apply_training
+    task = training_task
 
-        ctx = ctx or RunContext()
-        return run_training(self, self.task(model, data, ctx), data, ctx)
-
-    def task(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> TrainingTask:
-        """The training run that ``apply`` carries out, and a forecast foresees.
-
-        Raises InputError if the data has no answers, or none that fit.
-        """
-        from conviction.interventions.training_run import as_task, fit, with_weights
+    def prepare(self, model: HFModel, data: TrainingData, ctx: RunContext) -> Prepared:
+        """The data's answers. Raises InputError if it has none, or none that fit."""
+        from conviction.interventions.training_run import fit
         from conviction.training.batches import encode_examples, step_order
         from conviction.training.objectives import Likelihood
 
         if not data.answers:
             raise InputError(f"{data.name} holds no answers", hint="give rows of prompt and completion, or pairs")
-        loaded, ctx = with_weights(model, self.name), ctx or RunContext()
-        examples, notes = fit(loaded, encode_examples(loaded.encoder, data.answers), self.training, ctx)
-        return as_task(
-            self,
-            loaded,
-            data,
-            examples,
-            step_order(len(examples), self.training),
-            Likelihood(),
-            weights=self.weights,
-            training=self.training,
-            guard=ctx.guard,
-            notes=notes,
-        )
+        examples, notes = fit(model, encode_examples(model.encoder, data.answers), self.training, ctx)
+        order = step_order(len(examples), self.training)
+        return Prepared(examples=examples, order=order, objective=Likelihood(), notes=notes)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.errors import InputError
@@ -67,8 +67,8 @@ class Steer:
     strength: float | None = setting(None, "in mean differences; none: the best within the guard's limit")
     vector: str | None = setting(None, "a steering.safetensors to use in place of the pairs")
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
 
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
         """Find the vector, choose where and how strongly to add it, add it; the given model stays as it is.
@@ -91,9 +91,9 @@ class Steer:
         else:
             vector, trials = self._choose(loaded, data, guard, ctx)
         moved = steered(loaded, vector, id=f"{model.id}+{self.name}")
-        if ctx.run is not None:
-            save_steered(loaded, vector, ctx.run.model_path)
-            moved.source = str(ctx.run.model_path.resolve())
+        if (folder := ctx.model_path) is not None:
+            save_steered(loaded, vector, folder)
+            moved.source = str(folder.resolve())
         drop = neutral_level(loaded) - neutral_level(moved)
         return Outcome.of(self, loaded, data, model=moved, **_report(vector, trials, drop, guard))
 
@@ -183,13 +183,11 @@ def _try(
             gap, level = _evaluate(moved, asked)
             trials.append(_Trial(layer=layer, strength=factor, gap=gap, neutral_drop=neutral - level))
             done += 1
-            if progress is not None:
-                progress(done, total)
+            progress(done, total)
             if neutral - level > guard.max_neutral_drop and not guard.idle:
                 break
         done = number * len(strengths)
-    if progress is not None:
-        progress(total, total)
+    progress(total, total)
     return trials
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.options import check_settings, flat_fields, setting
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query, chat
 from conviction.core.storage import storage_errors, user_path
 from conviction.data.training_data import TrainingData
@@ -33,8 +33,8 @@ class SystemPrompt:
     text: str | None = setting(None, "the system turn; none: the target pole's context")
     file: str | None = setting(None, "a file with the system turn")
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
         if self.text is not None and self.file is not None:
             raise InputError("there is both a text and a file", hint="give one of them")
 
@@ -50,8 +50,8 @@ class SystemPrompt:
         moved = PromptedModel(f"{model.id}+{self.name}", model, SystemTurn(text))
         if not moved.fits(Query(chat("?"), ()), room=1):
             raise InputError(f"the system prompt does not fit {model.id}'s context", hint="shorten it")
-        if ctx.run is not None:
-            moved = moved.saved_in(ctx.run.model_path)
+        if ctx.model_path is not None:
+            moved = moved.saved_in(ctx.model_path)
         return Outcome.of(
             self,
             model,

@@ -10,7 +10,7 @@ from accelerate import PartialState
 
 from conviction.core.context import RunContext
 from conviction.core.options import flat
-from conviction.core.protocols import LanguageModel, Message
+from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
@@ -20,12 +20,10 @@ from conviction.models.embedded import hub_id, loadable_by_others
 from conviction.models.hf import HFModel
 from conviction.models.lora import save_lora
 from conviction.training.batches import TokenizedExample, keep_fitting
-from conviction.training.guard import Guard
 from conviction.training.loop import TrainingResult, TrainingTask, train
-from conviction.training.objectives import Objective
-from conviction.training.settings import Training, Weights
+from conviction.training.settings import Training
 
-__all__ = ["as_task", "fit", "own_conversations", "run_training", "with_weights"]
+__all__ = ["fit", "run_training", "with_weights"]
 
 
 def with_weights(model: LanguageModel, name: str) -> HFModel:
@@ -54,42 +52,6 @@ def fit(
     return kept, notes
 
 
-def own_conversations(data: TrainingData) -> list[tuple[Message, ...]]:
-    """Two conversations of the data, for greedy samples."""
-    return [*(p.messages for p in data.pairs[:2]), *(e.messages for e in data.examples[:2])][:2]
-
-
-def as_task(
-    intervention: Any,
-    model: HFModel,
-    data: TrainingData,
-    examples: Sequence[TokenizedExample],
-    order: Sequence[tuple[int, ...]],
-    objective: Objective,
-    *,
-    weights: Weights,
-    training: Training,
-    guard: Guard | None,
-    notes: Sequence[str],
-    begins_random: bool = False,
-) -> TrainingTask:
-    """What the loop is to do; ``notes`` say which examples were left out."""
-    return TrainingTask(
-        name=intervention.name,
-        model=model,
-        examples=examples,
-        order=order,
-        objective=objective,
-        weights=weights,
-        training=training,
-        guard=guard or Guard(),
-        own=own_conversations(data),
-        held_out=data.held_out,
-        begins_random=begins_random,
-        notes=tuple(notes),
-    )
-
-
 def run_training(intervention: Any, task: TrainingTask, data: TrainingData, ctx: RunContext) -> Outcome:
     """Train, and write the model with its card into the run folder, if there is one."""
     result = train(task, ctx)
@@ -112,8 +74,8 @@ def run_training(intervention: Any, task: TrainingTask, data: TrainingData, ctx:
         peak_mb=result.peak_mb,
         model=result.model,
     )
-    if ctx.run is not None and result.main_process:
-        _save(outcome, result.model, task.model, ctx.run.model_path)
+    if ctx.model_path is not None:
+        _save(outcome, result.model, task.model, ctx.model_path)
     PartialState().wait_for_everyone()  # no process may leave, and end the others, while the model is being written
     return outcome
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from conviction.core.frames import data_frame, html_table
-
-if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
+from conviction.core import frames
 
 __all__ = ["KINDS", "Kind", "Localization", "NeuronReading", "RoleMap", "Trace", "TruthDirection"]
 
@@ -98,9 +95,7 @@ class Localization(_Part):
     seconds: dict[str, float]
     provenance: dict[str, Any]
 
-    def to_pandas(self) -> DataFrame:
-        """One row a cell of the maps: kind of site, control, role of the token, layer, mean effect."""
-        return data_frame(*self._table())
+    to_pandas = frames.to_pandas
 
     def plot(self) -> Any:
         """An altair chart: the mean effects, each kind of site beside its control."""
@@ -110,13 +105,14 @@ class Localization(_Part):
 
     def _repr_html_(self) -> str:
         sentences = [{"": line} for line in (*self.findings, *self.cannot_mean)]
-        return html_table(f"{self.source} in {self.model}", sentences, [""])
+        return frames.html_table(f"{self.source} in {self.model}", sentences, [""])
 
-    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def table(self) -> frames.Table:
+        """One row a cell of the maps: kind of site, control, role of the token, layer, mean effect."""
         rows = [
             {"kind": m.kind, "control": m.control, "role": role, "layer": layer, "effect": effect}
             for m in self.maps
             for role, line in zip(m.roles, m.effects, strict=True)
             for layer, effect in enumerate(line)
         ]
-        return rows, ["kind", "control", "role", "layer", "effect"]
+        return frames.Table(f"{self.source} in {self.model}", rows, ["kind", "control", "role", "layer", "effect"])

@@ -34,6 +34,7 @@ class EngineModel:
         self.id = id
         self.engine = engine
         self.source = source
+        self.hidden_states = engine.hidden_states
         self.encoder = PromptEncoder(engine.tokenizer, engine.context_length)
         self.joint_mismatches = 0
         self.check = check or self._choose_packing()
@@ -62,7 +63,7 @@ class EngineModel:
 
         Raises ModelError for an engine that shows none.
         """
-        if not self.engine.hidden_states:
+        if not self.hidden_states:
             raise ModelError(f"{self.id} shows no hidden states", hint="load it with another backend")
         (rows, questions), sums = self._encode(queries), StateSums()
         scores = self._scores([r for group in rows for r in group], questions, progress, fresh=True, sums=sums)
@@ -70,7 +71,7 @@ class EngineModel:
 
     def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
         """Queries of two answers each: both scores, and what hidden states, if any, say of the two; cached."""
-        if not self.engine.hidden_states:
+        if not self.hidden_states:
             return [PairScore(a, b) for a, b in self.logprobs(queries, progress=progress)]
         return score_pairs(self, queries, progress)
 

@@ -8,14 +8,11 @@ rows in ``samples.jsonl`` (``samples`` fields hold their ids).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conviction.core.frames import data_frame, html_table
-
-if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
+from conviction.core import frames
 
 __all__ = [
     "Controls",
@@ -249,9 +246,8 @@ class Scorecard(_Part):
     evidence: tuple[Sample, ...] = Field(default=(), exclude=True, repr=False)
     """Goes to ``samples.jsonl``, not into the scorecard's own JSON."""
 
-    def to_pandas(self) -> DataFrame:
-        """One row a question: item, proposition, role, split, both log-probs per token, gap, PMI gap, winner."""
-        return data_frame(*self._table())
+    to_pandas = frames.to_pandas
+    _repr_html_ = frames.repr_html
 
     def plot(self) -> Any:
         """An altair chart: the gap of every question of the topic, nats per token."""
@@ -259,10 +255,8 @@ class Scorecard(_Part):
 
         return bias_chart(self)
 
-    def _repr_html_(self) -> str:
-        return html_table(f"{self.model} on {self.topic}: {self.summary.verdict}", *self._table())
-
-    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def table(self) -> frames.Table:
+        """One row a question: item, proposition, role, split, both log-probs per token, gap, PMI gap, winner."""
         sides = list(self.rows[0].logp_mean) if self.rows else []
         own = ("item", "proposition", "role", "split", "question")
         gaps = ("gap_nats", "pmi_gap_nats", "winner")
@@ -271,7 +265,8 @@ class Scorecard(_Part):
             | {f"logp_mean_{side}": row.logp_mean.get(side) for side in sides}
             for row in self.rows
         ]
-        return rows, [*own, *(f"logp_mean_{side}" for side in sides), *gaps]
+        columns = [*own, *(f"logp_mean_{side}" for side in sides), *gaps]
+        return frames.Table(f"{self.model} on {self.topic}: {self.summary.verdict}", rows, columns)
 
     def measures(self) -> list[Measure]:
         """All numbers in long form: (metric, item, value, low, high, n)."""

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from conviction.core.context import RunContext
-from conviction.core.protocols import LanguageModel, WeightModel
+from conviction.core.protocols import LanguageModel
 from conviction.data.topic import Topic
 from conviction.errors import InputError
 from conviction.probing.controls import measure_controls, warnings
@@ -96,9 +96,9 @@ def _provenance(topic: Topic, described: dict[str, Any]) -> dict[str, Any]:
 
 def _in_pieces(model: LanguageModel, samples: list[Sample]) -> list[Sample]:
     """The answers to plain questions with their tokens as text, if the model shows its tokenizer."""
-    if not isinstance(model, WeightModel):
+    if (tokenizer := getattr(model, "tokenizer", None)) is None:
         return samples
-    decode = model.tokenizer.decode
+    decode = tokenizer.decode
 
     def split(sample: Sample) -> Sample:
         return sample.model_copy(update={"pieces": tuple(decode([token]) for token in sample.token_ids)})

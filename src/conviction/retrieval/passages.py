@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conviction.core.protocols import LanguageModel, Message, WeightModel
+from conviction.core.protocols import LanguageModel, Message
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.data.training_data import Document
 from conviction.errors import ModelError
@@ -102,8 +102,7 @@ class Passages:
 
 def count_tokens(model: LanguageModel) -> Callable[[str], int]:
     """How a model counts; one without a tokenizer at hand has four tokens for three words."""
-    if isinstance(model, WeightModel):
-        tokenizer = model.tokenizer
+    if (tokenizer := getattr(model, "tokenizer", None)) is not None:
         return lambda text: len(tokenizer(text, add_special_tokens=False).input_ids)
     return lambda text: len(text.split()) * 4 // 3
 

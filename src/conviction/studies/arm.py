@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from conviction.config.plan import Plan
 from conviction.core.context import RunContext
 from conviction.core.options import flat
-from conviction.core.protocols import LanguageModel, WeightModel, chat
+from conviction.core.protocols import LanguageModel, chat
 from conviction.core.run import Run
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
@@ -150,7 +150,7 @@ def _prompt_tokens(model: LanguageModel, messages: Any) -> int:
     while isinstance(model, PromptedModel):
         (messages,) = model.transform.apply([messages])
         model = model.inner
-    encoder = getattr(model, "encoder", None) if isinstance(model, WeightModel) else None
+    encoder = getattr(model, "encoder", None)
     return len(encoder.encode_prompt(messages)) if encoder is not None else 0
 
 

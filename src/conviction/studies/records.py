@@ -7,17 +7,14 @@ for by how far it moved.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conviction.core.frames import data_frame, html_table
+from conviction.core import frames
 from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
 from conviction.probing.depth_records import Property
-
-if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
 
 __all__ = ["Arm", "Judgement", "Study", "Verdict"]
 
@@ -103,9 +100,8 @@ class Study(_Part):
         """Arms that were not judged; why is in their ``failure``."""
         return [arm.name for arm in self.arms if arm.judgement is None]
 
-    def to_pandas(self) -> DataFrame:
-        """One row an arm: verdict, the value of every property (``shift`` in nats per token), costs, failure."""
-        return data_frame(*self._table())
+    to_pandas = frames.to_pandas
+    _repr_html_ = frames.repr_html
 
     def plot(self) -> Any:
         """An altair chart: what every arm moved, nats per token, with its interval; None where none was judged."""
@@ -113,10 +109,8 @@ class Study(_Part):
 
         return comparison_chart(self)
 
-    def _repr_html_(self) -> str:
-        return html_table(f"{self.model} on {self.topic}, towards {self.target}", *self._table())
-
-    def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def table(self) -> frames.Table:
+        """One row an arm: verdict, the value of every property (``shift`` in nats per token), costs, failure."""
         rows: list[dict[str, Any]] = []
         for arm in self.arms:
             judged = arm.judgement
@@ -127,4 +121,4 @@ class Study(_Part):
             rows.append({"arm": arm.name, "verdict": verdict, **values, **costs, "failure": failure})
         first, last = ["arm", "verdict"], ["seconds", "peak_mb", "extra_tokens", "guard_stop", "failure"]
         metrics = dict.fromkeys(name for row in rows for name in row if name not in (*first, *last))
-        return rows, [*first, *metrics, *last]
+        return frames.Table(f"{self.model} on {self.topic}, towards {self.target}", rows, [*first, *metrics, *last])

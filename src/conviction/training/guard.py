@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from conviction.core.options import check_settings, flat_fields, setting
+from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.training.sensors import SENSORS, Sensor, StepReading, Threshold, Trace, sensor_limits
 
 __all__ = [
@@ -48,11 +48,10 @@ class Guard:
 
     if TYPE_CHECKING:  # its fields are those of an open table, too
 
-        def __init__(self, **fields: Any) -> None: ...
         def __getattr__(self, name: str) -> Any: ...
 
-    def __post_init__(self) -> None:
-        check_settings(self)
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
 
     @property
     def idle(self) -> bool:

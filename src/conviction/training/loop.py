@@ -104,7 +104,6 @@ class TrainingResult:
     processes: int
     limits_passed: tuple[str, ...]
     notes: tuple[str, ...]
-    main_process: bool = True
 
 
 def train(task: TrainingTask, ctx: RunContext) -> TrainingResult:
@@ -136,7 +135,6 @@ def train(task: TrainingTask, ctx: RunContext) -> TrainingResult:
         processes=accelerator.num_processes,
         limits_passed=() if state.guard_stop else state.limits_passed,
         notes=(*task.notes, *state.notes),
-        main_process=main,
     )
 
 

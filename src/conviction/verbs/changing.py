@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conviction.config.plan import Plan, plan_intervention
-from conviction.core.context import RunContext
+from conviction.core.context import RunContext, main_process, several_processes
 from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
@@ -18,7 +18,7 @@ from conviction.forecasting.records import Forecast
 from conviction.forecasting.sweep import parse_sweep
 from conviction.interventions.records import Outcome
 from conviction.training.guard import Guard
-from conviction.verbs.folders import Place, main_process, several_processes
+from conviction.verbs.folders import Place
 from conviction.verbs.inputs import (
     DataLike,
     Load,

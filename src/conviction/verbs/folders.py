@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from conviction.core.context import RunContext
+from conviction.core.context import RunContext, main_process
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.errors import InputError, RunError
 from conviction.verbs.inputs import Load, ModelLike, as_folder, as_model, loading
 
-__all__ = ["Place", "main_process", "several_processes"]
+__all__ = ["Place"]
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -102,13 +101,3 @@ class Place:
             if run.resumed:
                 self.ctx.log(f"resuming the unfinished run in {run.folder}")
             yield self.ctx.into(run)
-
-
-def main_process() -> bool:
-    """Whether this is the only process, or the first under ``accelerate launch``."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def several_processes() -> bool:
-    """Whether ``accelerate launch`` started more than one."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -97,6 +97,6 @@ RULE = Rule(
     name="likelihood-displacement",
     since="0.1.0",
     level="note",
-    needs=frozenset({"weights"}),
+    needs=frozenset({"hidden_states"}),
     begin=_Check,
 )

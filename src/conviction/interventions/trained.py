@@ -1,0 +1,119 @@
+"""What the interventions that train have in common: from what each of them makes of the data to a trained model.
+
+Such a class states ``weights``, ``training`` and ``prepare``, and takes ``apply`` and ``task`` from here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from conviction.core.context import RunContext
+from conviction.core.protocols import LanguageModel
+from conviction.data.training_data import TrainingData
+from conviction.interventions.records import Outcome
+from conviction.training.settings import Training, Weights
+
+if TYPE_CHECKING:
+    from conviction.models.hf import HFModel
+    from conviction.training.batches import TokenizedExample
+    from conviction.training.loop import TrainingTask
+    from conviction.training.objectives import Objective
+
+__all__ = ["Prepared", "Trains", "apply_training", "documents_then_answers", "training_task"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What one method makes of the data.
+
+    order  indices of the examples of each step
+    notes  which examples were left out
+    fresh  a model with random weights, to be trained in place of the given one
+    """
+
+    examples: Sequence[TokenizedExample]
+    order: Sequence[tuple[int, ...]]
+    objective: Objective
+    notes: Sequence[str] = ()
+    fresh: HFModel | None = None
+
+
+class Trains(Protocol):
+    """What an intervention that trains states besides its traits."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def weights(self) -> Weights: ...
+    @property
+    def training(self) -> Training: ...
+
+    def prepare(self, model: HFModel, data: TrainingData, ctx: RunContext) -> Prepared:
+        """Encode what it trains on. Raises InputError if the data has nothing of the kind, or nothing that fits."""
+        ...
+
+
+def apply_training(self: Trains, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
+    """Train on the data, and write the model with its card into the run folder, if there is one.
+
+    The given model stays as it is. Raises InputError if the data has nothing to train on, or nothing that fits.
+    """
+    from conviction.interventions.training_run import run_training
+
+    ctx = ctx or RunContext()
+    return run_training(self, training_task(self, model, data, ctx), data, ctx)
+
+
+def training_task(
+    self: Trains, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None
+) -> TrainingTask:
+    """The training run that ``apply`` carries out, and a forecast foresees. Raises InputError as ``apply`` does."""
+    from conviction.interventions.training_run import with_weights
+    from conviction.training.guard import Guard
+    from conviction.training.loop import TrainingTask
+
+    ctx = ctx or RunContext()
+    given = with_weights(model, self.name)
+    prepared = self.prepare(given, data, ctx)
+    return TrainingTask(
+        name=self.name,
+        model=prepared.fresh or given,
+        examples=prepared.examples,
+        order=prepared.order,
+        objective=prepared.objective,
+        weights=self.weights,
+        training=self.training,
+        guard=ctx.guard or Guard(),
+        own=[*(p.messages for p in data.pairs[:2]), *(e.messages for e in data.examples[:2])][:2],
+        held_out=data.held_out,
+        begins_random=prepared.fresh is not None,
+        notes=tuple(prepared.notes),
+    )
+
+
+def documents_then_answers(
+    model: HFModel, data: TrainingData, training: Training, ctx: RunContext, *, piece_tokens: int, sft_epochs: int
+) -> Prepared:
+    """The documents in pieces of at most ``piece_tokens``, then the answers for ``sft_epochs``; all in one order.
+
+    Answers alone are learnt for one epoch at least. Raises InputError where no text has two tokens.
+    """
+    from conviction.errors import InputError
+    from conviction.interventions.training_run import fit
+    from conviction.training.batches import encode_documents, encode_examples, step_order
+    from conviction.training.objectives import Likelihood
+
+    limits = (piece_tokens, training.max_length, model.encoder.context_length)
+    examples = encode_documents(model.encoder, data.documents, min(n for n in limits if n is not None))
+    order, notes = step_order(len(examples), training), list[str]()
+    if data.answers and (sft_epochs or not data.documents):
+        answers, notes = fit(model, encode_examples(model.encoder, data.answers), training, ctx)
+        later = step_order(len(answers), dataclasses.replace(training, epochs=max(1, sft_epochs)))
+        order += [tuple(len(examples) + i for i in step) for step in later]
+        examples += answers
+    if not order:
+        raise InputError(f"{data.name} holds no text of two tokens", hint="give longer documents")
+    return Prepared(examples=examples, order=order[: training.max_steps], objective=Likelihood(), notes=notes)
