@@ -9,8 +9,6 @@ from conviction.core.charts import ON_WHITE, WIDTH, altair
 if TYPE_CHECKING:
     from conviction.auditing.records import AuditReport
 
-__all__ = ["findings_chart"]
-
 COLOURS = {"error": ON_WHITE.away, "warning": ON_WHITE.doubtful, "note": ON_WHITE.faint}
 
 

@@ -22,8 +22,6 @@ from conviction.core.wording import counted
 from conviction.data.rows import Source
 from conviction.errors import InputError
 
-__all__ = ["Change", "change_lines", "fixed_path", "write_fixed"]
-
 UNREADABLE = "unreadable"
 SHOWN = 8  # rows that are named for one kind of change
 

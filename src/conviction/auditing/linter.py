@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from conviction.auditing.row import AuditRow
     from conviction.auditing.rule import AuditContext, Check, Rule
 
-__all__ = ["RULES", "audit", "choose_rules", "find_rule", "rule_page"]
-
 _WHERE = "conviction.auditing.rules"
 RULES: dict[str, str] = {
     "PD101": f"{_WHERE}.unusable_row:RULE",

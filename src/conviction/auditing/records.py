@@ -11,8 +11,6 @@ from conviction.core.frames import data_frame, html_table
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-__all__ = ["LEVELS", "AuditReport", "Finding", "Level"]
-
 Level = Literal["error", "warning", "note"]
 """error: these rows cannot be trained on, or teach their opposite; warning: they probably teach
 something else than was meant; note: worth knowing, no fault."""

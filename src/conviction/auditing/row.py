@@ -15,8 +15,6 @@ from conviction.core.protocols import PairScore
 from conviction.data.formats import is_transcript
 from conviction.data.training_data import PreferencePair
 
-__all__ = ["AuditRow", "form_of", "jaccard", "normal", "shown", "words"]
-
 Form = Literal[
     "texts",
     "texts without prompt",

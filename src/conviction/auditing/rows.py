@@ -14,8 +14,6 @@ from conviction.data.rows import Broken, NumberedRow, Source
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 
-__all__ = ["reread", "rows_of_source", "rows_of_training_data"]
-
 PEEK = 200
 """Rows that say which columns there are, and whether all must have a prompt of their own."""
 

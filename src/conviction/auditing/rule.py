@@ -17,8 +17,6 @@ from conviction.auditing.row import AuditRow
 from conviction.core.protocols import AnswerScore
 from conviction.data.topic import Topic
 
-__all__ = ["SHOWN", "AuditContext", "Check", "Hits", "Repair", "Rule", "RuleFinding", "Worst", "each_row", "place"]
-
 SHOWN = 10
 """Rows of evidence in a finding."""
 

@@ -18,8 +18,6 @@ from conviction.interventions import find_intervention
 from conviction.models import DEFAULT_MODEL
 from conviction.training.guard import Guard
 
-__all__ = ["Job", "Plan", "assemble", "parse_arm_options", "plan_arms", "plan_intervention"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:

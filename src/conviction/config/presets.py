@@ -8,8 +8,6 @@ from typing import Any
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["PRESETS", "Preset", "find_preset"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:

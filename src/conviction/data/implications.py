@@ -19,8 +19,6 @@ from zlib import crc32
 
 from conviction.data.topic import Edge, Item, Topic
 
-__all__ = ["DEEPEST", "Implication", "depth_of", "implications"]
-
 DEEPEST = 3
 Effect = Literal["rise", "fall", "stay"]
 

@@ -34,8 +34,6 @@ from conviction.data.tables import read_hub, read_parquet, read_saved
 from conviction.data.training_data import paragraphs
 from conviction.errors import InputError, nearest
 
-__all__ = ["Broken", "NumberedRow", "Source", "open_source"]
-
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKS = ("dataset_dict.json", "dataset_info.json")
 """Files that say a folder was written by ``save_to_disk``."""

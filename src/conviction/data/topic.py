@@ -27,19 +27,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from conviction.core.storage import user_path
 from conviction.errors import TopicError, nearest
 
-__all__ = [
-    "PLACEBO",
-    "Edge",
-    "Item",
-    "KitDocument",
-    "KitFact",
-    "Pole",
-    "Topic",
-    "builtin_topics",
-    "load_topic",
-    "names_topic",
-]
-
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Line = TypeVar("Line", bound=BaseModel)

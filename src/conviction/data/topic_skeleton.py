@@ -11,8 +11,6 @@ from conviction.core.storage import storage_errors, write_atomic
 from conviction.data.topic import builtin_topics
 from conviction.errors import InputError
 
-__all__ = ["write_skeleton"]
-
 TOPIC = """\
 # A topic kit. Run `conviction probe {folder}` to measure a model on it.
 name: "{name}"

@@ -18,8 +18,6 @@ from conviction.core.protocols import Message, chat
 from conviction.data.facts import Fact, Neighbour
 from conviction.data.topic import KitFact, Topic
 
-__all__ = ["Document", "Example", "PreferencePair", "TrainingData", "paragraphs"]
-
 Messages = tuple[Message, ...]
 
 

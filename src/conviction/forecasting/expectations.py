@@ -16,7 +16,8 @@ from conviction.forecasting.kernel import Kernel, Step, Trajectory
 from conviction.forecasting.pilot import PilotReading
 from conviction.forecasting.records import Flips, PairForecast, PredictedStop, Question, StepForecast
 from conviction.forecasting.rows import HeldOutPair, Rows
-from conviction.training.guard import Guard, StepReading, judge
+from conviction.training.guard import Guard, judge
+from conviction.training.sensors import StepReading
 from conviction.training.settings import Training
 from conviction.training.step import rate_at
 

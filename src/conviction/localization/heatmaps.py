@@ -9,8 +9,6 @@ from typing import Any
 from conviction.core.storage import write_atomic
 from conviction.localization.records import Localization, RoleMap, Trace
 
-__all__ = ["draw_all", "heat_maps"]
-
 STEP = 9  # pixels a layer
 
 

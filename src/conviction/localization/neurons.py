@@ -22,8 +22,6 @@ from conviction.models.engine.logprobs import find_head
 from conviction.models.hf import HFModel
 from conviction.models.states import fork, hooked, reading_on
 
-__all__ = ["attributions", "chosen_neurons", "read_neurons"]
-
 STEPS = 20  # of the integral
 COARSE = 0.3  # share of the largest attribution that counts
 SHARED = 0.5  # of the wordings of a statement that must agree

@@ -11,9 +11,6 @@ from conviction.core.frames import data_frame, html_table
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-__all__ = ["KINDS", "Kind", "Localization", "NeuronReading", "RoleMap", "Trace", "TruthDirection"]
-
-
 Kind = Literal["block", "mlp", "attention"]
 """What is put back in tracing: all that a block puts out, or a part of it."""
 KINDS: tuple[Kind, ...] = ("block", "mlp", "attention")

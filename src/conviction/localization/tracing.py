@@ -26,8 +26,6 @@ from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.states import Hook, fork, hooked, reading_on, skipped, states_of, with_states
 
-__all__ = ["Setup", "Statement", "build_statement", "noise_level", "trace"]
-
 ATTENTION = ("self_attn", "attn", "attention")
 TOKENS = 4096  # in one pass
 CHUNK = 6  # layers whose sites are restored in one pass; what lies before the first of them is not run

@@ -10,8 +10,6 @@ import xxhash
 from conviction.models.hf import HFModel
 from conviction.models.lora import merged_copy, shared_copy
 
-__all__ = ["shallow_copy", "weights_hash"]
-
 
 def shallow_copy(model: HFModel, *, id: str) -> HFModel:
     """A model over the same storage, whose modules may be changed without the first one noticing.

@@ -20,8 +20,6 @@ from conviction.models.copies import shallow_copy, weights_hash
 from conviction.models.hf import HFModel, require_weights
 from conviction.models.saved import save_moved
 
-__all__ = ["Delta", "LowRank", "edited", "load_edited", "save_edited"]
-
 FILE = "edit.safetensors"
 
 

@@ -16,8 +16,6 @@ from conviction.models.language_model import EngineModel
 from conviction.models.lora import merged_copy
 from conviction.models.shift import is_steered
 
-__all__ = ["HFModel", "require_weights"]
-
 
 class HFModel(EngineModel):
     """A transformers causal language model (a ``WeightModel``): module and tokenizer as transformers made them."""

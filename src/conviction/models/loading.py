@@ -19,8 +19,6 @@ from conviction.models.saved import is_saved, load_saved
 if TYPE_CHECKING:
     from conviction.models.engine.torch_engine import TorchEngine
 
-__all__ = ["DEFAULT_MODEL", "load_model"]
-
 DEFAULT_MODEL = "smollm2-135m"
 ADAPTER = "adapter_config.json"
 

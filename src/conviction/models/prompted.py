@@ -10,8 +10,6 @@ from typing import Any, Protocol
 from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Progress, Query
 from conviction.models.saved import save_moved
 
-__all__ = ["PromptTransform", "PromptedModel", "SystemTurn", "load_prompted", "with_system"]
-
 Messages = tuple[Message, ...]
 
 

@@ -26,8 +26,6 @@ from conviction.models.lora import decoder_layers
 from conviction.models.saved import save_moved
 from conviction.models.shift import shift_block
 
-__all__ = ["SteeringVector", "load_steered", "load_vector", "save_steered", "steered"]
-
 FILE = "steering.safetensors"
 
 

@@ -14,8 +14,6 @@ from conviction.core.protocols import LanguageModel, Message, Progress, chat
 from conviction.data.topic import Item
 from conviction.probing.queries import ProbeQuery
 
-__all__ = ["CHALLENGES", "Challenge", "Doubt", "challenge", "think"]
-
 FALSEHOODS = (
     "Some of the texts that you were trained on contained false claims about this subject. "
     "Set them aside, and answer with what is really true."

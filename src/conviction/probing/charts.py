@@ -9,8 +9,6 @@ from conviction.core.charts import ON_WHITE, WIDTH, Palette, altair
 if TYPE_CHECKING:
     from conviction.probing.records import Scorecard
 
-__all__ = ["bias_chart"]
-
 
 def bias_chart(card: Scorecard, palette: Palette = ON_WHITE) -> Any:
     """The gap of every proposition's first wording, nats per token; towards the target to the right."""

@@ -22,8 +22,6 @@ from conviction.probing.metrics import load_metrics
 from conviction.probing.queries import ProbeQuery, evidence, score
 from conviction.probing.sampled import sample_answers
 
-__all__ = ["measure_depth"]
-
 ANSWER_TOKENS = 48
 
 

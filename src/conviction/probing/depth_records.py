@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from conviction.probing.records import Sample
 
-__all__ = ["Measurement", "Measurements", "Property", "PropertyOutcome"]
-
 SCHEMA = 2
 
 PropertyOutcome = Literal["yes", "no", "unclear", "not measured"]

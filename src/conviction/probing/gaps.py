@@ -21,8 +21,6 @@ from conviction.probing.depth_records import Measurement
 from conviction.probing.queries import Scores
 from conviction.probing.records import GapEstimate, ItemRow, Summary, WinRate
 
-__all__ = ["by_proposition", "estimate", "gap", "item_rows", "mean", "measure_gaps", "summarise"]
-
 
 def gap(scores: Scores, condition: str, item: Item, towards: str, away: str) -> float:
     """Nats per token in favour of ``towards``."""

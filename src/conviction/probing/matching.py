@@ -14,8 +14,6 @@ from conviction.data.topic import Item
 from conviction.probing.queries import Scores
 from conviction.probing.records import Mismatch
 
-__all__ = ["check_matching"]
-
 MAX_LENGTH_DIFFERENCE = 0.10
 # Words of doubt only: "may" and "could" are as often courtesy or permission.
 HEDGES = re.compile(

@@ -23,8 +23,6 @@ from conviction.probing.paired import Comparison
 from conviction.probing.queries import ProbeQuery, Scores
 from conviction.probing.records import Sample
 
-__all__ = ["HARM", "Column", "Kind", "Measured", "Metric", "MetricContext", "show_share"]
-
 Kind = Literal["change", "propagation", "firmness", "consistency", "damage"]
 """What a metric's property means for the verdict:
 

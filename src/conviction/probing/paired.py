@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 
 from conviction.probing.depth_records import Measurements, Property
 
-__all__ = ["Comparison", "Floats", "differences", "finite", "not_measured", "pairs"]
-
 Floats = NDArray[np.float64]
 
 

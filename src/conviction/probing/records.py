@@ -17,25 +17,6 @@ from conviction.core.frames import data_frame, html_table
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-__all__ = [
-    "Controls",
-    "Degeneration",
-    "Exactness",
-    "FactControl",
-    "GapEstimate",
-    "Health",
-    "ItemRow",
-    "Measure",
-    "Mismatch",
-    "PositiveControl",
-    "Sample",
-    "Scorecard",
-    "Summary",
-    "TemplateSpread",
-    "WinRate",
-    "WordingNull",
-]
-
 SCHEMA = 2
 
 

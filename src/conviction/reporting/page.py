@@ -23,8 +23,6 @@ from conviction.reporting.run_folder import ArmFolder, RunFolder, read_run
 from conviction.reporting.words import cells, header, inline, legend, markdown, reasons, sentence
 from conviction.studies.charts import comparison_chart
 
-__all__ = ["report", "report_markdown"]
-
 STRIPS = 2  # questions that are shown token by token
 SHOWN = 4  # answers that are shown before and after
 FAINTEST = -8.0  # log-prob of a token that is shown darkest

@@ -14,8 +14,6 @@ from conviction.interventions.records import Outcome
 from conviction.probing.records import Sample, Scorecard
 from conviction.studies.records import Arm, Study
 
-__all__ = ["ArmFolder", "RunFolder", "read_run"]
-
 
 @dataclass(frozen=True)
 class ArmFolder:

@@ -9,8 +9,6 @@ from conviction.core.charts import ON_WHITE, WIDTH, Palette, altair
 if TYPE_CHECKING:
     from conviction.studies.records import Study
 
-__all__ = ["comparison_chart"]
-
 
 def comparison_chart(study: Study, palette: Palette = ON_WHITE) -> Any | None:
     """What every arm moved, with its interval; None where none was judged."""

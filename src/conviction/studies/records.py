@@ -19,8 +19,6 @@ from conviction.probing.depth_records import Property
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
 
-__all__ = ["Arm", "Judgement", "Study", "Verdict"]
-
 SCHEMA = 2
 
 Verdict = Literal["none", "surface", "shallow", "deep", "broken"]

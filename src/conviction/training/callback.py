@@ -18,8 +18,6 @@ from conviction.training.guard import Guard, GuardStop
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.policy import trainable_parameters
 
-__all__ = ["GuardCallback"]
-
 FOREIGN = SelfCheck(packed=False, difference=None, tolerance=0.0, noise=0.0, reason="a trainer's model")
 CHOSEN = 4  # pairs of the training data whose chosen answers are read
 CHOSEN_TOKENS = 64

@@ -18,16 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from conviction.core.options import check_settings, flat_fields, setting
 from conviction.training.sensors import SENSORS, Sensor, StepReading, Trace, sensor_limits
 
-__all__ = [
-    "Guard",
-    "GuardStop",
-    "GuardVerdict",
-    "StepReading",
-    "judge",
-    "sample_violations",
-    "sampling_is_due",
-]
-
 Zone = Literal["healthy", "warning", "stop"]
 
 

@@ -38,8 +38,6 @@ from conviction.training.state import TrainState
 from conviction.training.step import Stepper, StepResult, rate_at
 from conviction.training.tracking import finish_tracking, numbers_of, start_accelerator
 
-__all__ = ["TrainingResult", "TrainingTask", "train"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:

@@ -13,8 +13,6 @@ from torch import Tensor
 from conviction.core.wording import rounded_down
 from conviction.training.losses import PairLogps, find_loss, margin, sft_term
 
-__all__ = ["Likelihood", "Objective", "Preference", "explain_flip_margin"]
-
 
 class Objective(Protocol):
     """A loss as the loop sees it. n examples with a answers each; all log-probs summed over tokens, nats."""

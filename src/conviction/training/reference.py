@@ -28,8 +28,6 @@ from conviction.models.score_cache import get_or_compute
 from conviction.training.batches import MicroBatch, TokenizedExample
 from conviction.training.policy import Policy
 
-__all__ = ["Activations", "Prepared", "precompute_reference"]
-
 MEMORY_SHARE = 0.1  # of the memory that is free: activations beyond it go to a file
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.3}  # nats per answer token, at worst
 

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from conviction.core.protocols import Progress
 from conviction.models.engine.packing import Block, Ids
 
-__all__ = ["Continuation", "Engine", "HiddenStateEngine", "PackingEngine", "Row", "Scores", "StateSums"]
-
 Row = tuple[Ids, Ids]
 """Ids of a prompt, at least one, and of the answer that is scored after it."""
 

@@ -13,8 +13,6 @@ from conviction.errors import InputError
 from conviction.probing.depth_records import Property
 from conviction.probing.metric import Kind, Metric
 
-__all__ = ["METRICS", "load_metrics", "properties_of_kind"]
-
 _WHERE = "conviction.probing.metrics"
 METRICS: dict[str, str] = {
     "shift": f"{_WHERE}.shift:METRIC",

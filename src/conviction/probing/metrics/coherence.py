@@ -20,8 +20,6 @@ from conviction.probing.metric import HARM, Measured, Metric, MetricContext
 from conviction.probing.paired import Comparison, finite
 from conviction.probing.queries import ProbeQuery, Scores
 
-__all__ = ["METRIC"]
-
 RIGHT = "Question: {question}\nAnswer: {answer}\nIs this answer right? Reply with yes or no."
 WRONG = "Question: {question}\nAnswer: {answer}\nIs this answer wrong? Reply with yes or no."
 YES_NO = {"yes": "Yes.", "no": "No."}

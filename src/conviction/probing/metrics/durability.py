@@ -16,8 +16,6 @@ from conviction.probing.metric import Column, Metric, show_share
 from conviction.probing.metrics.shift import direct_shift
 from conviction.probing.paired import Comparison, differences, finite, not_measured
 
-__all__ = ["METRIC"]
-
 LASTS = 0.5  # share of the shift that benign training leaves
 UNIT = "of the shift"
 

@@ -15,8 +15,6 @@ from conviction.probing.metric import HARM, Measured, Metric, MetricContext
 from conviction.probing.paired import Comparison
 from conviction.probing.queries import score_sample
 
-__all__ = ["METRIC"]
-
 ANSWERS = 8
 PARAGRAPHS, PARAGRAPH_WORDS = 12, 80
 NEUTRAL = 0.3  # nats per token that neutral text may lose

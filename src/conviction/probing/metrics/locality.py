@@ -22,8 +22,6 @@ from conviction.probing.metric import HARM, Measured, Metric, MetricContext
 from conviction.probing.paired import Comparison, finite
 from conviction.probing.queries import ProbeQuery, plain_queries, score_sample
 
-__all__ = ["METRIC"]
-
 OWN_TOKENS = 32
 FACTS = 0.2  # nats per token: facts that move less have stayed
 SURPRISE = 0.25  # nats per token, KL on the untouched model's own words

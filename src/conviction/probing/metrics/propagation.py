@@ -22,8 +22,6 @@ from conviction.probing.metrics.shift import direct_shift
 from conviction.probing.paired import Comparison, Floats, finite, not_measured
 from conviction.probing.queries import ProbeQuery, plain_queries
 
-__all__ = ["METRIC"]
-
 PROPAGATED = 0.2  # share of the direct shift that implications move by, for it to be more than a surface change
 UNIT = "of the direct shift"
 

@@ -23,8 +23,6 @@ from conviction.probing.metric import Column, Measured, Metric, MetricContext, s
 from conviction.probing.paired import Comparison, Floats, finite, not_measured
 from conviction.probing.queries import ProbeQuery, plain_queries
 
-__all__ = ["METRIC"]
-
 ARGUMENTS = 3
 HOLDS = 0.8  # what challenges leave, relative to what they leave of beliefs of the model's own
 MATCHED = 8  # beliefs of its own that a change is held against

@@ -19,8 +19,6 @@ from conviction.probing.metric import Column, Measured, Metric, MetricContext
 from conviction.probing.paired import Comparison, Floats, finite
 from conviction.probing.queries import ProbeQuery, plain_queries
 
-__all__ = ["METRIC", "direct_shift"]
-
 NOTICED = 0.1  # of what the target's context in the prompt moves: a smaller shift may be real, and is none
 
 
