@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
-from conviction.core.frames import data_frame, html_table
-
-if TYPE_CHECKING:
-    from pandas import DataFrame  # type: ignore[import-untyped]
+from conviction.core.frames import DataFrame, data_frame, html_table
+from conviction.core.record import Frozen
 
 Level = Literal["error", "warning", "note"]
 """error: these rows cannot be trained on, or teach their opposite; warning: they probably teach
@@ -17,11 +15,7 @@ something else than was meant; note: worth knowing, no fault."""
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Finding(_Part):
+class Finding(Frozen):
     """One fault of the data.
 
     code, name  of the rule: ``conviction rule CODE`` explains it
@@ -38,12 +32,12 @@ class Finding(_Part):
     message: str
     advice: str
     rows: tuple[int, ...] = ()
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = Field(default={})
     evidence: tuple[dict[str, Any], ...] = ()
     fixable: bool = False
 
 
-class AuditReport(_Part):
+class AuditReport(Frozen):
     """Everything that an audit says. ``findings``: the gravest level first, then by code.
 
     read, usable  rows there are, and those that hold a pair

@@ -10,8 +10,10 @@ from conviction.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
+else:  # for annotations: pandas takes a second to import
+    DataFrame = Any
 
-__all__ = ["data_frame", "html_table"]
+__all__ = ["DataFrame", "data_frame", "html_table"]
 
 
 def data_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> DataFrame:
@@ -20,12 +22,12 @@ def data_frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Dat
     Raises MissingExtraError where pandas is not installed.
     """
     try:
-        from pandas import DataFrame
+        import pandas as pd
     except ImportError as error:
         raise MissingExtraError(
             "to_pandas() needs pandas, which is not installed", hint="pip install pandas"
         ) from error
-    return DataFrame(list(rows), columns=list(columns))
+    return pd.DataFrame(list(rows), columns=list(columns))
 
 
 def html_table(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

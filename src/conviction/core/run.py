@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from conviction.core.record import Frozen
 from conviction.core.run_head import Status, make_head, new_folder, read_head, status_of_the_same
 from conviction.core.storage import finite_or_null, storage_errors, write_atomic
 from conviction.errors import ConvictionError, RunError
@@ -26,13 +27,10 @@ from conviction.errors import ConvictionError, RunError
 __all__ = ["Attempt", "Failure", "Run"]
 
 Record = TypeVar("Record", bound=BaseModel)
-Parsed = TypeVar("Parsed")
 
 
-class Failure(BaseModel):
+class Failure(Frozen):
     """Why a part of a run has no result: the error's kind, what is wrong, and what to do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     message: str

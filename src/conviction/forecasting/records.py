@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from conviction.core.frames import data_frame, html_table
-from conviction.probing.records import Measure
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -250,14 +249,6 @@ class Forecast(_Part):
     def _table(self) -> tuple[list[dict[str, Any]], list[str]]:
         columns = ["id", "split", "role", "start_nats", "gap_nats", "chosen_nats", "rejected_nats", "p_correct"]
         return [{name: getattr(pair, name) for name in columns} for pair in self.pair_forecasts], columns
-
-    def measures(self) -> list[Measure]:
-        """All expected numbers in the long form of a scorecard: (metric, item, value, low, high, n)."""
-        results = [Measure(metric="gap_nats", item=o.id, value=o.gap_nats, n=1) for o in self.pair_forecasts]
-        if self.flips is not None:
-            f = self.flips
-            results.append(Measure(metric="flips", item="", value=f.expected, low=f.low, high=f.high, n=f.wrong))
-        return results
 
 
 class ForecastScore(_Part):

@@ -84,8 +84,7 @@ def by_proposition(items: Sequence[Item], value: Callable[[Item], float]) -> NDA
 
 def estimate(interval: Interval) -> GapEstimate:
     """An interval as it is reported; unbounded sides become None."""
-    low, high = (x if np.isfinite(x) else None for x in (interval.low, interval.high))
-    return GapEstimate(mean=interval.mean, low=low, high=high, method=interval.method)
+    return GapEstimate(mean=interval.mean, low=interval.low, high=interval.high, method=interval.method)
 
 
 def summarise(topic: Topic, items: Sequence[Item], rows: Sequence[ItemRow], *, noise: float) -> Summary:
