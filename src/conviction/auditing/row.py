@@ -90,6 +90,12 @@ class AuditRow:
         return surface(self.chosen), surface(self.rejected)
 
     @property
+    def scores(self) -> PairScore:
+        """What the model says of the pair."""
+        assert self.measured is not None, "rules that need it see measured rows only"  # noqa: S101
+        return self.measured
+
+    @property
     def _pair(self) -> PreferencePair:
         assert self.pair is not None, "unusable rows are seen by rules that ask for them only"  # noqa: S101
         return self.pair
