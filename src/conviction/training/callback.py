@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 from conviction.core.protocols import Message
 from conviction.models.engine.packing import Ids
 from conviction.models.engine.selfcheck import SelfCheck
+from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
 from conviction.training.guard import Guard, GuardStop
@@ -63,7 +64,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         self.guard_stop = None
         model, tokenizer = given["model"], given["processing_class"]
         was_training = model.training
-        asked = HFModel(id="policy", module=model, tokenizer=tokenizer, check=FOREIGN)
+        asked = HFModel(id="policy", engine=TorchEngine(model, tokenizer), check=FOREIGN)
         self.monitor = GuardMonitor.begin(
             self.guard, asked, _logits(model), own=self._prompts, held_out=(), total_steps=state.max_steps
         )
