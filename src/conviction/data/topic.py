@@ -246,13 +246,8 @@ def load_topic(name_or_path: str | Path) -> Topic:
     _check_items(items, folder)
     places = {**{key: p.documents for key, p in head.poles.items()}, PLACEBO: head.placebo}
     topic = Topic(
-        name=head.name,
-        title=head.title,
-        description=head.description,
+        **head.model_dump(exclude={"poles", "items", "facts", "placebo"}),
         poles=poles,
-        target=head.target,
-        length_matched=head.length_matched,
-        form_matched=head.form_matched,
         items=tuple(items),
         documents={key: _read_documents(folder / place) for key, place in places.items() if place},
         facts=tuple(_read_facts(folder / head.facts, tuple(head.poles), items)) if head.facts else (),
