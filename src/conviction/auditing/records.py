@@ -44,7 +44,7 @@ class AuditReport(Frozen):
     lines         whether a row's number is its line in the file ``data``
     checked       codes of the rules that ran
     skipped       code → what it would have needed: a topic, a model, a model with weights
-    measures      code → what a rule measured, whether or not it found anything
+    metrics       code → what a rule measured, whether or not it found anything
     """
 
     data: str

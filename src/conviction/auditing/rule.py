@@ -58,15 +58,12 @@ class Check(Protocol):
 
     def observe(self, row: AuditRow, /) -> None:
         """Look at the next row."""
-        ...
 
     def findings(self) -> Iterable[RuleFinding]:
         """What is wrong, after the last row."""
-        ...
 
     def metrics(self) -> Mapping[str, Any]:
         """What was measured on the set, whether or not anything is wrong."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from conviction.errors import BudgetSpent
 if TYPE_CHECKING:
     from conviction.training.guard import Guard
 
-__all__ = ["Budget", "Callbacks", "RunContext"]
-
 
 @dataclass(frozen=True)
 class Callbacks:

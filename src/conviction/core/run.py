@@ -24,8 +24,6 @@ from conviction.core.run_head import Status, make_head, new_folder, read_head, s
 from conviction.core.storage import finite_or_null, storage_errors, write_atomic
 from conviction.errors import ConvictionError, RunError
 
-__all__ = ["Attempt", "Failure", "Run"]
-
 Record = TypeVar("Record", bound=BaseModel)
 
 

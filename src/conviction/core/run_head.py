@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 from conviction.errors import RunError
 
-__all__ = ["Status", "make_head", "new_folder", "read_head", "status_of_the_same"]
-
 SCHEMA = 2
 Status = Literal["running", "done", "interrupted", "failed"]
 

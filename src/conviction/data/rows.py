@@ -4,7 +4,7 @@ JSON, CSV and text files are read here, with the standard library, so that every
 text arrives as written and every fault names its line: the ``datasets`` library
 turns a JSON answer that looks like a date into a time, shifts the columns of a
 ragged CSV, and copies each file into its cache. Parquet, saved data sets and the
-hub are ``core.tables``.
+hub are ``data.tables``.
 
 A row that cannot be read arrives as ``Broken``, and the next one follows: who
 trains stops at it, who audits goes on.

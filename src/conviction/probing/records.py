@@ -175,7 +175,7 @@ class Controls(Frozen):
 
 
 class Degeneration(Frozen):
-    """How broken greedy answers look: means over the answers that hold text (see ``probe/health.py``)."""
+    """How broken greedy answers look: means over the answers that hold text (see ``probing/health.py``)."""
 
     answers: int
     empty_rate: float
