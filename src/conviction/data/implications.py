@@ -51,8 +51,8 @@ def implications(topic: Topic) -> tuple[Item, ...]:
 
 
 def depth_of(item: Item) -> int:
-    """Arrows between cause and outcome."""
-    return int(next(tag for tag in item.tags if tag.startswith("depth:")).removeprefix("depth:"))
+    """Arrows between cause and outcome; 1 where the item does not say."""
+    return int(next((tag for tag in item.tags if tag.startswith("depth:")), "depth:1").removeprefix("depth:"))
 
 
 def _discriminating(topic: Topic) -> list[Implication]:

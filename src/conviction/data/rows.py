@@ -356,10 +356,6 @@ def _read_text(path: Path, progress: Progress | None) -> Rows:
         yield Broken(line, problem, _SAVE) if problem else NumberedRow(number, {"text": block})
 
 
-def _read_table(path: Path, progress: Progress | None) -> Rows:
-    return _numbered(read_parquet(path, progress))
-
-
 def _numbered(rows: Iterable[dict[str, Any]]) -> Rows:
     return (NumberedRow(number, row) for number, row in enumerate(rows, start=1))
 
@@ -370,5 +366,5 @@ _READERS: dict[str, Callable[[Path, Progress | None], Rows]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".txt": _read_text,
-    ".parquet": _read_table,
+    ".parquet": lambda path, progress: _numbered(read_parquet(path, progress)),
 }

@@ -20,7 +20,7 @@ def draw_all(result: Localization, folder: Path) -> list[Path]:
     for fact in dict.fromkeys(t.fact for t in result.traces):
         traces = [t for t in result.traces if t.fact == fact]
         title = f"{''.join(traces[0].tokens)} → {traces[0].answer.strip()} ({traces[0].clean:.0%})"
-        pictures[_file_name(fact)] = heat_maps(title, traces)
+        pictures["".join(c if c.isalnum() or c in "-_" else "_" for c in fact)] = heat_maps(title, traces)
     written = []
     for name, chart in pictures.items():
         spec = chart.to_json()
@@ -72,7 +72,3 @@ def _one(alt: Any, result: Trace | RoleMap, top: float) -> Any:
         )
         .properties(width=STEP * len(result.effects[0]), height=14 * len(names))
     )
-
-
-def _file_name(fact: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in fact)

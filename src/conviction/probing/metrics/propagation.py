@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from conviction.core.statistics import ALPHA, bootstrap_interval, mean_test
 from conviction.data.implications import depth_of
-from conviction.data.topic import Item
 from conviction.probing.depth_records import Measurement, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.metric import Column, Measured, Metric, MetricContext, show_share
@@ -32,14 +31,10 @@ def _queries(context: MetricContext) -> list[ProbeQuery]:
 
 def _measure(context: MetricContext) -> Measured:
     topic, measured = context.topic, list[Measurement]()
-    for depth, group in groupby(sorted(context.implications, key=_depth), key=_depth):
+    for depth, group in groupby(sorted(context.implications, key=depth_of), key=depth_of):
         metric = f"implication:{depth}"
         measured += measure_gaps(metric, "plain", tuple(group), context.scores, topic.target, topic.other)
     return Measured(measured)
-
-
-def _depth(item: Item) -> int:
-    return depth_of(item) if any(tag.startswith("depth:") for tag in item.tags) else 1
 
 
 def _judge(change: Comparison) -> list[Property]:
