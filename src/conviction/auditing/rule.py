@@ -22,6 +22,9 @@ SHOWN = 10
 """Rows of evidence in a finding."""
 
 Needs = Literal["topic", "model", "samples", "weights"]
+TOPIC: frozenset[Needs] = frozenset({"topic"})
+MODEL: frozenset[Needs] = frozenset({"model"})
+WEIGHTS: frozenset[Needs] = frozenset({"weights"})
 
 
 @dataclass(frozen=True, kw_only=True)

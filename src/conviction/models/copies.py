@@ -12,10 +12,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors
 from conviction.errors import ModelError
 from conviction.models.engine.torch_engine import TorchEngine
-from conviction.models.hf import HFModel
+from conviction.models.hf import HFModel, require_weights
 from conviction.models.lora import merged_copy, shared_copy
 
 Change = TypeVar("Change")
@@ -60,3 +61,14 @@ def load_change(path: Path, build: Callable[[dict[str, Tensor], str], Change], *
             return build({name: file.get_tensor(name) for name in file.keys()}, made_on)  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(f"{path} is no {what} ({error})", hint=hint) from error
+
+
+def change_loader(
+    changed: Callable[..., HFModel], load: Callable[[Path], Any], file: str
+) -> Callable[[str, LanguageModel, Path, dict[str, Any], Callable[[str], None]], HFModel]:
+    """What ``saved.KINDS`` asks for: the base with the change in a folder's ``file``, as ``changed`` makes it."""
+
+    def load_changed(id: str, base: LanguageModel, folder: Path, *_: Any) -> HFModel:
+        return changed(require_weights(base, folder), load(folder / file), id=id, source=str(folder.resolve()))
+
+    return load_changed

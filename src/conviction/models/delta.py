@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from conviction.core.protocols import LanguageModel
 from conviction.errors import InputError
-from conviction.models.copies import load_change, save_change, shallow_copy, weights_hash
-from conviction.models.hf import HFModel, require_weights
+from conviction.models.copies import change_loader, load_change, save_change, shallow_copy, weights_hash
+from conviction.models.hf import HFModel
 from conviction.models.saved import save_moved
 
 FILE = "edit.safetensors"
@@ -94,10 +92,4 @@ def load_delta(path: Path) -> Delta:
     return load_change(path, build, what="edit", hint="apply the edit again")
 
 
-def load_edited(
-    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
-) -> HFModel:
-    """What ``save_edited`` wrote."""
-    del fields, log
-    place = str(folder.resolve())
-    return edited(require_weights(base, folder), load_delta(folder / FILE), id=id, source=place)
+load_edited = change_loader(edited, load_delta, FILE)

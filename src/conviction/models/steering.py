@@ -6,18 +6,16 @@ reading's first principal component (Zou et al. 2310.01405).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from conviction.core.protocols import LanguageModel
 from conviction.errors import InputError
-from conviction.models.copies import load_change, save_change, shallow_copy, weights_hash
-from conviction.models.hf import HFModel, require_weights
+from conviction.models.copies import change_loader, load_change, save_change, shallow_copy, weights_hash
+from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.saved import save_moved
 from conviction.models.shift import shift_block
@@ -97,10 +95,4 @@ def save_steered(base: HFModel, vector: SteeringVector, folder: Path) -> None:
     save_moved(folder, "steering", base, {"layers": sorted(vector.layers)})
 
 
-def load_steered(
-    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
-) -> HFModel:
-    """What ``save_steered`` wrote."""
-    del fields, log
-    place = str(folder.resolve())
-    return steered(require_weights(base, folder), load_vector(folder / FILE), id=id, source=place)
+load_steered = change_loader(steered, load_vector, FILE)

@@ -32,7 +32,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding, Worst
+from conviction.auditing.rule import MODEL, AuditContext, Rule, RuleFinding, Worst
 from conviction.core.statistics import win_share
 from conviction.core.wording import percent
 
@@ -81,4 +81,4 @@ class _Check:
         )
 
 
-RULE = Rule(code="PD402", name="belief-flip", since="0.1.0", sees="measured", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD402", name="belief-flip", since="0.1.0", sees="measured", needs=MODEL, begin=_Check)

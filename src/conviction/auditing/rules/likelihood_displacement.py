@@ -34,7 +34,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding, Worst
+from conviction.auditing.rule import WEIGHTS, AuditContext, Rule, RuleFinding, Worst
 from conviction.core.wording import counted, percent
 
 LIMIT = 0.0
@@ -92,6 +92,6 @@ RULE = Rule(
     since="0.1.0",
     level="note",
     sees="measured",
-    needs=frozenset({"weights"}),
+    needs=WEIGHTS,
     begin=_Check,
 )

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow
-from conviction.auditing.rule import Rule, each_row
+from conviction.auditing.rule import MODEL, Rule, each_row
 
 
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
@@ -37,6 +37,6 @@ RULE = Rule(
     code="PD407",
     name="over-length",
     since="0.1.0",
-    needs=frozenset({"model"}),
+    needs=MODEL,
     begin=each_row(_look, MESSAGE, "shorten them or leave them out"),
 )

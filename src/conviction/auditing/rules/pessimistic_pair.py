@@ -34,7 +34,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding, Worst
+from conviction.auditing.rule import MODEL, AuditContext, Rule, RuleFinding, Worst
 from conviction.core.wording import counted, percent
 
 SHARE, WEIGHT = 1 / 3, 0.25
@@ -83,6 +83,4 @@ class _Check:
             )
 
 
-RULE = Rule(
-    code="PD406", name="pessimistic-pair", since="0.1.0", sees="measured", needs=frozenset({"model"}), begin=_Check
-)
+RULE = Rule(code="PD406", name="pessimistic-pair", since="0.1.0", sees="measured", needs=MODEL, begin=_Check)

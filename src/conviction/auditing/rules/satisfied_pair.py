@@ -29,7 +29,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Hits, Rule, RuleFinding
+from conviction.auditing.rule import MODEL, AuditContext, Hits, Rule, RuleFinding
 
 COMMON = 0.8
 
@@ -55,11 +55,5 @@ class _Check:
 
 
 RULE = Rule(
-    code="PD404",
-    name="satisfied-pair",
-    since="0.1.0",
-    level="note",
-    sees="measured",
-    needs=frozenset({"model"}),
-    begin=_Check,
+    code="PD404", name="satisfied-pair", since="0.1.0", level="note", sees="measured", needs=MODEL, begin=_Check
 )

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, jaccard, shown, words
-from conviction.auditing.rule import AuditContext, Hits, Rule, RuleFinding
+from conviction.auditing.rule import TOPIC, AuditContext, Hits, Rule, RuleFinding
 
 SIMILAR = 0.8
 
@@ -62,4 +62,4 @@ class _Check:
         return {"rows": len(self.hits.rows), "test_questions": len(self.tests)}
 
 
-RULE = Rule(code="PD204", name="test-leak", since="0.1.0", level="error", needs=frozenset({"topic"}), begin=_Check)
+RULE = Rule(code="PD204", name="test-leak", since="0.1.0", level="error", needs=TOPIC, begin=_Check)
