@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -134,13 +135,9 @@ def _last_log(state: Any) -> dict[str, float]:
     """The newest logged training metrics; TRL logs numbers, transformers 5 texts of them."""
     for entry in reversed(state.log_history):
         if "loss" in entry:
-            return {k: float(v) for k, v in entry.items() if isinstance(v, int | float | str) and _is_number(v)}
+            numbers: dict[str, float] = {}
+            for name, value in entry.items():
+                with suppress(TypeError, ValueError):
+                    numbers[name] = float(value)
+            return numbers
     return {}
-
-
-def _is_number(value: float | str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True
