@@ -100,7 +100,7 @@ def efficiency(model: HFModel, work: list[Any], seconds: float) -> tuple[float, 
     """FLOP/s of bare multiplications at the model's shapes, and the share of it that scoring reaches."""
     rows = [(model.encoder.encode_prompt(m), model.encoder.encode_answer(a, m)) for m, answers in work for a in answers]
     hidden = model.module.config.hidden_size
-    blocks = plan(((p, [a]) for p, a in rows), token_budget=model.token_budget, hidden_size=hidden)
+    blocks = plan(((p, [a]) for p, a in rows), token_budget=model.engine.token_budget, hidden_size=hidden)
     tokens = sum(len(block.prefix) + sum(len(pack.tokens) for pack in block.packs) for block in blocks)
     predicting = sum(
         len({n for ps in t.answers.values() for n, _ in ps}) for b in blocks for k in b.packs for t in k.trees

@@ -27,7 +27,7 @@ def main() -> None:
             for i in range(ROUNDS):
                 for budget in BUDGETS:  # alternating, so that a slow moment hits all
                     os.environ["CONVICTION_CACHE"] = f"{root}/{i}-{budget}"
-                    model.token_budget = budget
+                    model.engine.token_budget = budget
                     start = time.perf_counter()
                     model.logprobs(queries)
                     seconds[budget] = min(seconds[budget], time.perf_counter() - start)

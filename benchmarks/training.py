@@ -140,6 +140,7 @@ def three_billion() -> dict[str, Any]:
     from conviction.core.context import RunContext
     from conviction.data.formats import training_data_from_rows
     from conviction.interventions.dpo import Dpo
+    from conviction.models.engine.torch_engine import TorchEngine
     from conviction.models.hf import HFModel
     from conviction.training.guard import Guard
     from conviction.training.settings import Training, Weights
@@ -159,7 +160,7 @@ def three_billion() -> dict[str, Any]:
     module.model.rotary_emb = type(rotary)(config)  # its buffers are not parameters
     module.requires_grad_(False)
     tokenizer = AutoTokenizer.from_pretrained(embedded())
-    model = HFModel(id="llama-3b-shaped", module=module, tokenizer=tokenizer)
+    model = HFModel(id="llama-3b-shaped", engine=TorchEngine(module, tokenizer))
     loaded = peak_mb()
     text = shaped_pairs("seed", 4, tokenizer)
     cut = [tokenizer.decode(tokenizer(r["chosen"]).input_ids[:450]) for r in text]

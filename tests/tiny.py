@@ -16,6 +16,7 @@ from conviction.core.context import Callbacks, RunContext
 from conviction.core.protocols import chat
 from conviction.core.run import Run
 from conviction.data.training_data import PreferencePair, TrainingData
+from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel
 from conviction.training.guard import Guard
 
@@ -105,11 +106,8 @@ def tiny_module(architecture: str, *, seed: int = 0, **changes: Any) -> Any:
 def tiny_model(
     architecture: str = "llama", *, seed: int = 0, template: str | None = TEMPLATE, **changes: Any
 ) -> HFModel:
-    return HFModel(
-        id=f"tiny-{architecture}",
-        module=tiny_module(architecture, seed=seed, **changes),
-        tokenizer=byte_tokenizer(template),
-    )
+    engine = TorchEngine(tiny_module(architecture, seed=seed, **changes), byte_tokenizer(template))
+    return HFModel(id=f"tiny-{architecture}", engine=engine)
 
 
 def context(

@@ -73,7 +73,7 @@ def test_other_architectures_are_scored_separately_and_say_so(architecture):
 @given(work=conversations, budget=st.sampled_from([1, 40, 4096]))
 def test_packed_equals_separate_for_any_lengths(architecture, work, budget):
     model = _built(architecture)
-    model.token_budget = budget
+    model.engine.token_budget = budget
     queries = [Query(chat(q), tuple(answers)) for q, answers in work]
     result: dict = {}
     rows = [
@@ -103,7 +103,7 @@ def test_a_wrong_kernel_is_caught_at_load(dtype, monkeypatch):
     monkeypatch.setattr(
         Tree, "ancestors", lambda self: torch.ones(len(self.tokens), len(self.tokens)).numpy().astype(bool)
     )
-    model = HFModel(id="wrong", module=tiny_module("llama").to(dtype), tokenizer=byte_tokenizer())
+    model = HFModel(id="wrong", engine=TorchEngine(tiny_module("llama").to(dtype), byte_tokenizer()))
     assert not model.check.packed
     assert flat(model.logprobs(QUERIES)) == pytest.approx(separately(model, QUERIES), abs=1e-4)
 
@@ -125,7 +125,7 @@ def test_order_of_answers_swaps_scores_bit_for_bit(monkeypatch, tmp_path):
 
 def test_gradients_are_those_of_separate_forwards():
     module = tiny_module("llama")
-    model = HFModel(id="t", module=module, tokenizer=byte_tokenizer())
+    model = HFModel(id="t", engine=TorchEngine(module, byte_tokenizer()))
     rows = [
         (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
         for q in QUERIES[:2]
@@ -146,7 +146,7 @@ def test_gradients_are_those_of_separate_forwards():
 
 def test_gradients_flow_through_a_prefix():
     module = tiny_module("llama")
-    HFModel(id="t", module=module, tokenizer=byte_tokenizer())
+    HFModel(id="t", engine=TorchEngine(module, byte_tokenizer()))
     (block,) = plan([((*range(60), 100 + i), [(5, 6), (7,)]) for i in range(4)], token_budget=512, hidden_size=32)
     assert len(block.prefix) == 60
     prefix = compute_prefix(module.base_model, block.prefix, torch.device("cpu"))
@@ -191,7 +191,7 @@ def test_a_changed_model_is_never_served_anothers_scores():
 
 def test_an_interrupted_call_goes_on_where_it_stopped(monkeypatch):
     model = tiny_model()
-    model.token_budget = 1  # a pack per tree
+    model.engine.token_budget = 1  # a pack per tree
     calls = []
 
     def stop(done: int, total: int) -> None:
@@ -230,7 +230,7 @@ def test_an_empty_answer_is_refused():
 
 def test_bf16_reports_its_noise_and_stays_close_to_fp32():
     module = tiny_module("llama").to(torch.bfloat16)
-    model = HFModel(id="half", module=module, tokenizer=byte_tokenizer())
+    model = HFModel(id="half", engine=TorchEngine(module, byte_tokenizer()))
     assert model.check.packed, model.check.reason
     assert model.describe()["noise_nats"] == model.check.noise
     means = [s.logp_mean for g in model.logprobs(QUERIES) for s in g]

@@ -168,11 +168,3 @@ def test_json_has_the_promised_keys_and_names_its_evidence(topic):
             assert row.logp_mean[pole] == pytest.approx(sum(sample.logprobs) / len(sample.logprobs), abs=1e-6)
     assert set(card.health.samples) <= set(samples)
     assert "evidence" not in data
-
-
-def test_measures_are_the_same_numbers_in_long_form(topic):
-    card = probe(ScriptedModel(likes=partisan), topic, health=True)
-    measures = {(m.metric, m.item): m.value for m in card.measures()}
-    assert measures["gap_nats", ""] == card.summary.gap_nats.mean
-    assert measures["gap_nats", card.rows[3].item] == card.rows[3].gap_nats
-    assert measures["neutral_logp_mean", ""] == card.health.neutral_logp_mean

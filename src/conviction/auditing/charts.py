@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from conviction.auditing.records import AuditReport
 from conviction.core.charts import ON_WHITE, WIDTH, altair
-
-if TYPE_CHECKING:
-    from conviction.auditing.records import AuditReport
-
-__all__ = ["findings_chart"]
 
 COLOURS = {"error": ON_WHITE.away, "warning": ON_WHITE.doubtful, "note": ON_WHITE.faint}
 

@@ -7,7 +7,6 @@ fields as they were.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,10 @@ from conviction.auditing.row import AuditRow
 from conviction.auditing.rows import reread, rows_of_source
 from conviction.auditing.rule import Rule
 from conviction.core.protocols import Progress
-from conviction.core.storage import write_lines_atomic
+from conviction.core.storage import finite_or_null, write_lines_atomic
 from conviction.core.wording import counted
 from conviction.data.rows import Source
 from conviction.errors import InputError
-
-__all__ = ["Change", "change_lines", "fixed_path", "write_fixed"]
 
 UNREADABLE = "unreadable"
 SHOWN = 8  # rows that are named for one kind of change
@@ -89,7 +86,7 @@ def _line(row: AuditRow) -> str:
     except UnicodeEncodeError:
         text = json.dumps(row.fields, allow_nan=False, default=_plain)
     except ValueError:  # NaN and infinity are no JSON
-        text = json.dumps(_finite(row.fields), default=_plain)
+        text = json.dumps(finite_or_null(row.fields), default=_plain)
     return text + "\n"
 
 
@@ -99,14 +96,6 @@ def _plain(value: Any) -> str:
             "a field holds bytes, which JSONL cannot", hint="remove the column, or clean the data without --fix"
         )
     return str(value)  # dates, decimals
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(hidden_dot) for key, hidden_dot in value.items()}
-    if isinstance(value, list):
-        return [_finite(hidden_dot) for hidden_dot in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Edits = Sequence[tuple[str, Callable[[str], str]]]

@@ -6,24 +6,23 @@ whose docstring is its page.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from conviction.auditing.measuring import measure
 from conviction.auditing.records import LEVELS, AuditReport, Finding
+from conviction.auditing.row import AuditRow
+from conviction.auditing.rows import rows_of_source, rows_of_training_data
+from conviction.auditing.rule import AuditContext, Check, Rule
 from conviction.core.context import RunContext
 from conviction.core.protocols import HiddenStateModel, LanguageModel
 from conviction.data.rows import Source, open_source
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError, nearest
-
-if TYPE_CHECKING:
-    from conviction.auditing.row import AuditRow
-    from conviction.auditing.rule import AuditContext, Check, Rule
-
-__all__ = ["RULES", "audit", "choose_rules", "find_rule", "rule_page"]
 
 _WHERE = "conviction.auditing.rules"
 RULES: dict[str, str] = {
@@ -87,8 +86,6 @@ def audit(
     InputError for data that holds no pairs, an unknown rule, or a rule that is named and
     lacks what it needs.
     """
-    from conviction.auditing.rule import AuditContext
-
     ctx = ctx or RunContext()
     rules, skipped = _able(choose_rules(select, ignore), topic, model)
     named = {name.upper() for name in select}
@@ -126,8 +123,6 @@ def audit(
 
 
 def _open(data: str | Path | TrainingData, split: str, ctx: RunContext) -> tuple[str, bool, Iterator[AuditRow]]:
-    from conviction.auditing.rows import rows_of_source, rows_of_training_data
-
     if isinstance(data, TrainingData):
         if not data.pairs:
             raise InputError(f"{data.name} holds no preference pairs", hint="give rows of prompt, chosen, rejected")
@@ -144,17 +139,14 @@ def _measured(
     rules: Sequence[Rule], rows: Sequence[AuditRow], model: LanguageModel, context: AuditContext, ctx: RunContext
 ) -> dict[str, Check]:
     """Checks that have seen the rows with what the model says of them."""
-    import dataclasses
-
-    from conviction.auditing.measuring import measure
-
     wanted = {need for rule in rules for need in rule.needs}
     measured, own = measure(rows, model, states="hidden_states" in wanted, samples="samples" in wanted, ctx=ctx)
     context = dataclasses.replace(context, own=own)
     checks = {rule.code: rule.begin(context) for rule in rules}
     for row in measured:
-        for check in checks.values():
-            check.observe(row)
+        for rule in rules:
+            if rule.sees != "measured" or row.measured is not None:
+                checks[rule.code].observe(row)
     return checks
 
 

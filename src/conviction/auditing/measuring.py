@@ -10,8 +10,6 @@ from conviction.core.context import RunContext
 from conviction.core.protocols import AnswerScore, HiddenStateModel, LanguageModel, PairScore, Query
 from conviction.errors import InputError
 
-__all__ = ["measure"]
-
 SAMPLES = 8
 SAMPLE_TOKENS = 24
 """Enough for a level (a standard error of 0.2 nats), and one batch, little beside the pass."""

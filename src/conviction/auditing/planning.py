@@ -15,8 +15,6 @@ from conviction.data.topic import Topic, load_topic, names_topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 
-__all__ = ["Plan", "plan_audit"]
-
 
 @dataclass(frozen=True)
 class Plan:

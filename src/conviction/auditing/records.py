@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from conviction.core import frames
-
-__all__ = ["LEVELS", "AuditReport", "Finding", "Level"]
+from conviction.core.record import Frozen
 
 Level = Literal["error", "warning", "note"]
 """error: these rows cannot be trained on, or teach their opposite; warning: they probably teach
@@ -16,11 +15,7 @@ something else than was meant; note: worth knowing, no fault."""
 LEVELS: tuple[Level, ...] = get_args(Level)
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Finding(_Part):
+class Finding(Frozen):
     """One fault of the data.
 
     code, name  of the rule: ``conviction rule CODE`` explains it
@@ -37,19 +32,19 @@ class Finding(_Part):
     message: str
     advice: str
     rows: tuple[int, ...] = ()
-    numbers: dict[str, Any] = {}
+    numbers: dict[str, Any] = Field(default={})
     evidence: tuple[dict[str, Any], ...] = ()
     fixable: bool = False
 
 
-class AuditReport(_Part):
+class AuditReport(Frozen):
     """Everything that an audit says. ``findings``: the gravest level first, then by code.
 
     read, usable  rows there are, and those that hold a pair
     lines         whether a row's number is its line in the file ``data``
     checked       codes of the rules that ran
     skipped       code → what it would have needed: a topic, a model, a model with weights
-    measures      code → what a rule measured, whether or not it found anything
+    metrics       code → what a rule measured, whether or not it found anything
     """
 
     data: str

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import xxhash
 
@@ -14,17 +14,6 @@ from conviction.auditing.surface import Surface, surface
 from conviction.core.protocols import PairScore
 from conviction.data.formats import is_transcript
 from conviction.data.training_data import PreferencePair
-
-__all__ = ["AuditRow", "form_of", "jaccard", "normal", "shown", "words"]
-
-Form = Literal[
-    "texts",
-    "texts without prompt",
-    "messages",
-    "messages without prompt",
-    "transcripts",
-    "transcripts without prompt",
-]
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 
@@ -41,7 +30,7 @@ class AuditRow:
     number: int
     fields: Mapping[str, Any]
     pair: PreferencePair | None
-    form: Form | None = None
+    form: str = ""
     problem: str = ""
     hint: str = ""
     measured: PairScore | None = None
@@ -92,19 +81,24 @@ class AuditRow:
         return surface(self.chosen), surface(self.rejected)
 
     @property
+    def scores(self) -> PairScore:
+        """What the model says of the pair."""
+        assert self.measured is not None, "rules that need it see measured rows only"  # noqa: S101
+        return self.measured
+
+    @property
     def _pair(self) -> PreferencePair:
         assert self.pair is not None, "unusable rows are seen by rules that ask for them only"  # noqa: S101
         return self.pair
 
 
-def form_of(fields: Mapping[str, Any]) -> Form:
-    """How a usable row is written."""
-    bare = fields.get("prompt") is None
-    if not isinstance(fields["chosen"], str):
-        return "messages without prompt" if bare else "messages"
-    if is_transcript(fields["chosen"]) or is_transcript(fields["rejected"]):
-        return "transcripts without prompt" if bare else "transcripts"
-    return "texts without prompt" if bare else "texts"
+def form_of(fields: Mapping[str, Any]) -> str:
+    """How a usable row is written: as texts, messages or transcripts, and whether without a prompt of its own."""
+    sides = fields["chosen"], fields["rejected"]
+    form = "messages"
+    if isinstance(sides[0], str):
+        form = "transcripts" if any(map(is_transcript, sides)) else "texts"
+    return form if fields.get("prompt") is not None else f"{form} without prompt"
 
 
 def _key(text: str) -> int:

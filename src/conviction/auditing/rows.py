@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -13,8 +12,6 @@ from conviction.data.formats import FORMATS, RowError, filled_columns, find_form
 from conviction.data.rows import Broken, NumberedRow, Source
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-
-__all__ = ["reread", "rows_of_source", "rows_of_training_data"]
 
 PEEK = 200
 """Rows that say which columns there are, and whether all must have a prompt of their own."""
@@ -40,8 +37,8 @@ def rows_of_source(source: Source, progress: Progress | None = None) -> Iterator
             f"{source.where}: holds {field}, not preference pairs; found: {', '.join(columns[:12])}",
             hint="an audit is of pairs: rows of chosen + rejected, with or without prompt",
         )
-    use = partial(_usable, source.name, prompted="prompt" in columns)
-    return (_unusable(row) if isinstance(row, Broken) else use(row) for row in chain(_emptied(first), rows))
+    prompted = "prompt" in columns
+    return (_audit_row(source.name, row, prompted=prompted) for row in chain(_emptied(first), rows))
 
 
 def _emptied(rows: list[NumberedRow | Broken]) -> Iterator[NumberedRow | Broken]:
@@ -51,11 +48,9 @@ def _emptied(rows: list[NumberedRow | Broken]) -> Iterator[NumberedRow | Broken]
         yield rows.pop()
 
 
-def _unusable(row: Broken) -> AuditRow:
-    return AuditRow(row.number, {}, None, problem=row.problem, hint=row.hint)
-
-
-def _usable(name: str, row: NumberedRow, *, prompted: bool) -> AuditRow:
+def _audit_row(name: str, row: NumberedRow | Broken, *, prompted: bool) -> AuditRow:
+    if isinstance(row, Broken):
+        return AuditRow(row.number, {}, None, problem=row.problem, hint=row.hint)
     fields = row.fields
     try:
         refuse_media(fields)

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from conviction.auditing.records import Level
 from conviction.auditing.row import AuditRow
 from conviction.core.protocols import AnswerScore
+from conviction.core.wording import counted, percent
 from conviction.data.topic import Topic
-
-__all__ = ["SHOWN", "AuditContext", "Check", "Hits", "Repair", "Rule", "RuleFinding", "Worst", "each_row", "place"]
 
 SHOWN = 10
 """Rows of evidence in a finding."""
 
 Needs = Literal["topic", "model", "samples", "hidden_states"]
+TOPIC: frozenset[Needs] = frozenset({"topic"})
+MODEL: frozenset[Needs] = frozenset({"model"})
+HIDDEN_STATES: frozenset[Needs] = frozenset({"hidden_states"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,7 @@ class AuditContext:
     margin_cap: float = 2.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RuleFinding:
     """What a check found; the audit signs it with the rule's code and name."""
 
@@ -59,15 +61,12 @@ class Check(Protocol):
 
     def observe(self, row: AuditRow, /) -> None:
         """Look at the next row."""
-        ...
 
     def findings(self) -> Iterable[RuleFinding]:
         """What is wrong, after the last row."""
-        ...
 
     def metrics(self) -> Mapping[str, Any]:
         """What was measured on the set, whether or not anything is wrong."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class Rule:
     code    PD1xx form, PD2xx duplicates and leaks, PD3xx shortcuts, PD4xx against a model, PD5xx the set
     since   the version that brought it
     status  preview: may change or go; runs only if selected by its whole code
-    sees    pairs, or the rows that hold none
+    sees    pairs, those that the model was asked about, or the rows that hold none
     needs   what it cannot do without
     uses    what it makes use of where it is given
     repair  for ``--fix``, if there is a safe one
@@ -101,7 +100,7 @@ class Rule:
     begin: Callable[[AuditContext], Check]
     status: Literal["stable", "preview"] = "stable"
     level: Level = "warning"
-    sees: Literal["pairs", "unusable"] = "pairs"
+    sees: Literal["pairs", "measured", "unusable"] = "pairs"
     needs: frozenset[Needs] = frozenset()
     uses: frozenset[Needs] = frozenset()
     repair: Repair | None = None
@@ -132,10 +131,27 @@ class Hits:
         """Of the rows seen."""
         return len(self.rows) / self.seen if self.seen else 0.0
 
-    @property
-    def places(self) -> str:
-        """Where they were found: ``3 in chosen, 1 in both``."""
-        return ", ".join(f"{count} in {where}" for where, count in self.where.most_common())
+    def findings(
+        self,
+        message: str,
+        advice: str,
+        *,
+        level: Level | None = None,
+        common: float | None = None,
+        fixable: bool = True,
+    ) -> Iterator[RuleFinding]:
+        """All the rows as one finding, if there are any; the message may name {rows}, {pairs}, {share} and {places}.
+
+        common  the share from which on it is a warning, and a note below; None: ``level``, or the rule's own
+        """
+        if not self.rows:
+            return
+        rows, pairs = (counted(len(self.rows), noun) for noun in ("row", "pair"))
+        places = ", ".join(f"{count} in {where}" for where, count in self.where.most_common())
+        text = message.format(rows=rows, pairs=pairs, share=percent(self.share), places=places)
+        if common is not None:
+            level = "warning" if self.share >= common else "note"
+        yield RuleFinding(text, advice, self.rows, self.evidence, level, fixable)
 
 
 @dataclass
@@ -161,8 +177,8 @@ Look = Callable[[AuditRow], Mapping[str, Any] | None]
 """Evidence from one row; None: nothing. ``where``: the part it stands in; ``fixable``: whether a repair would do."""
 
 
-def each_row(look: Look, tell: Callable[[Hits], RuleFinding]) -> Callable[[AuditContext], Check]:
-    """A rule that looks at every row by itself: ``tell`` says what the hits amount to; their rows are filled in."""
+def each_row(look: Look, message: str, advice: str, *, common: float | None = None) -> Callable[[AuditContext], Check]:
+    """A rule that looks at every row by itself; message and ``common`` as ``Hits.findings`` takes them."""
 
     class Looking:
         def __init__(self, _: AuditContext) -> None:
@@ -175,9 +191,7 @@ def each_row(look: Look, tell: Callable[[Hits], RuleFinding]) -> Callable[[Audit
                 self.hits.add(row.number, result)
 
         def findings(self) -> Iterable[RuleFinding]:
-            hits = self.hits
-            if hits.rows:
-                yield replace(tell(hits), rows=hits.rows, evidence=hits.evidence, fixable=hits.fixable > 0)
+            return self.hits.findings(message, advice, common=common, fixable=self.hits.fixable > 0)
 
         def metrics(self) -> Mapping[str, Any]:
             return {"rows": len(self.hits.rows), **({"where": dict(self.hits.where)} if self.hits.where else {})}

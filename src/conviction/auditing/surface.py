@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-__all__ = ["MARKS", "Surface", "surface"]
-
 _BULLETS = re.compile(r"^[ \t]*(?:[-*•–]|\d{1,2}[.)])[ \t]+\S", re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6} \S", re.MULTILINE)
 _EMPHASIS = re.compile(r"\*\*\S|__\S|\*\S[^*\n]*\S\*")

@@ -9,8 +9,6 @@ from typing import Any
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["UNCLIPPED", "ConfigFile", "Converter", "Options", "Result", "Tool", "read_length"]
-
 UNCLIPPED = 1e9  # a norm that no gradient reaches: how "do not clip" is written here
 
 

@@ -22,8 +22,6 @@ from conviction.errors import InputError, nearest
 from conviction.interventions.dpo import Dpo
 from conviction.training.settings import Training, Weights
 
-__all__ = ["IGNORED", "OWN", "PLACES", "REFUSED", "RULES", "TOOLS", "Imported", "only_keys", "read_config"]
-
 TOOLS = (TRL, MLX)
 PLACES = (("model", "model_name_or_path"), ("data", "dataset_name"))
 _SHARED_IGNORED = ("trust_remote_code", "report_to", "max_completion_length")

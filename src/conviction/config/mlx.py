@@ -9,8 +9,6 @@ from conviction.config.file import UNCLIPPED, ConfigFile, Options, Result, Tool,
 from conviction.errors import nearest
 from conviction.training.losses import LOSSES
 
-__all__ = ["MLX"]
-
 DEFAULTS: dict[str, Any] = {
     "train_mode": "dpo",  # its own default is sft
     "dpo_cpo_loss_type": "sigmoid",

@@ -18,8 +18,6 @@ from conviction.interventions import find_intervention
 from conviction.models import DEFAULT_MODEL
 from conviction.training.guard import Guard
 
-__all__ = ["Job", "Plan", "assemble", "parse_arm_options", "plan_arms", "plan_intervention"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -132,11 +130,15 @@ def assemble(
     data = data or (imported.data if imported and not topic else None)
     check_one_source(topic, data)
     start = find_preset(preset).options if preset is not None else {}
-    known = {field.name for field in list_fields(kind)}
+    known = [field.name for field in list_fields(kind)]
+    if strange := next((key for key in start if key not in known), None):
+        raise InputError(
+            f"{preset} sets '{strange}', which {kind.__name__.lower()} does not have",
+            hint=f"{nearest(strange, known)}take it out, or choose another intervention",
+        )
     foreign = imported.options if imported else {}
-    unused = sorted(set(foreign) - known)
+    unused = sorted(foreign.keys() - known)
     given = {**start, **{key: value for key, value in foreign.items() if key in known}}
-    _check_names(given, kind, str(preset))
     values, limits = parse_options([kind, Guard], options)
     _check_mode(limits)
     return Job(
@@ -152,13 +154,3 @@ def assemble(
 def _check_mode(limits: Mapping[str, Any]) -> None:
     if "mode" in limits:
         raise InputError("the guard's mode is given as an option", hint="write --guard strict, default, off or none")
-
-
-def _check_names(given: Mapping[str, Any], kind: type, where: str) -> None:
-    known = [field.name for field in list_fields(kind)]
-    for name in given:
-        if name not in known:
-            raise InputError(
-                f"{where} sets '{name}', which {kind.__name__.lower()} does not have",
-                hint=f"{nearest(name, known)}take it out, or choose another intervention",
-            )

@@ -8,8 +8,6 @@ from typing import Any
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["PRESETS", "Preset", "find_preset"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
@@ -20,6 +18,10 @@ class Preset:
     options: Mapping[str, Any]
 
 
+DIVERGED = "it diverged: margin 4.2, garbage"
+COLLAPSED = "it looked stable and collapsed into dots and dashes"
+
+
 def _report(run: int, outcome: str, **options: Any) -> Preset:
     meaning = (
         f"run {run} of the practitioner whose question started this library ({outcome}); "
@@ -28,28 +30,12 @@ def _report(run: int, outcome: str, **options: Any) -> Preset:
     return Preset(name=f"report-run{run}", meaning=meaning, options={"loss": "dpo", "tune": "lora", **options})
 
 
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        _report(
-            1,
-            "it diverged: margin 4.2, garbage",
-            beta=0.1,
-            learning_rate=1e-5,
-            gradient_accumulation=4,
-            num_layers=14,
-        ),
-        _report(
-            2,
-            "it looked stable and collapsed into dots and dashes",
-            beta=0.05,
-            learning_rate=5e-6,
-            gradient_accumulation=8,
-            num_layers=14,
-        ),
-        _report(3, "outcome not recorded", beta=0.01, learning_rate=1e-6, gradient_accumulation=8, num_layers=8),
-    )
-}
+_RUNS = (
+    _report(1, DIVERGED, beta=0.1, learning_rate=1e-5, gradient_accumulation=4, num_layers=14),
+    _report(2, COLLAPSED, beta=0.05, learning_rate=5e-6, gradient_accumulation=8, num_layers=14),
+    _report(3, "outcome not recorded", beta=0.01, learning_rate=1e-6, gradient_accumulation=8, num_layers=8),
+)
+PRESETS = {preset.name: preset for preset in _RUNS}
 
 
 def find_preset(name: str) -> Preset:

@@ -8,8 +8,6 @@ from typing import Any
 from conviction.config.file import UNCLIPPED, ConfigFile, Options, Result, Tool, read_length
 from conviction.training.losses import LOSSES
 
-__all__ = ["TRL"]
-
 DEFAULTS: dict[str, Any] = {
     "loss_type": ["sigmoid"],
     "label_smoothing": 0.0,

@@ -7,8 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ON_WHITE", "PAGE", "WIDTH", "Palette", "altair", "png", "styled", "svg"]
-
 WIDTH = 560
 
 

@@ -16,8 +16,6 @@ from conviction.errors import BudgetSpent
 if TYPE_CHECKING:
     from conviction.training.guard import Guard
 
-__all__ = ["Budget", "Callbacks", "RunContext", "main_process", "several_processes"]
-
 
 def main_process() -> bool:
     """Whether this is the only process, or the first under ``accelerate launch``."""

@@ -10,8 +10,8 @@ from conviction.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
-
-__all__ = ["Table", "Tabular", "html_table", "repr_html", "to_pandas"]
+else:  # for annotations: pandas takes a second to import
+    DataFrame = Any
 
 
 class Table(NamedTuple):
@@ -33,13 +33,13 @@ class Tabular(Protocol):
 def to_pandas(self: Tabular) -> DataFrame:
     """The rows of ``table()`` as a pandas frame. Raises MissingExtraError where pandas is not installed."""
     try:
-        from pandas import DataFrame
+        import pandas as pd
     except ImportError as error:
         raise MissingExtraError(
             "to_pandas() needs pandas, which is not installed", hint="pip install pandas"
         ) from error
     _, rows, columns = self.table()
-    return DataFrame(list(rows), columns=list(columns))
+    return pd.DataFrame(list(rows), columns=list(columns))
 
 
 def repr_html(self: Tabular) -> str:

@@ -19,21 +19,6 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from conviction.errors import InputError, nearest
 
-__all__ = [
-    "Field",
-    "Option",
-    "assign_fields",
-    "build",
-    "check_settings",
-    "fill_fields",
-    "flat",
-    "flat_fields",
-    "list_fields",
-    "parse_options",
-    "setting",
-    "settings_class",
-]
-
 T = TypeVar("T")
 
 

@@ -1,8 +1,7 @@
 """What the rooms say to each other: questions, scored answers, models.
 
-A ``LanguageModel`` is anything that can put log-probabilities on given answers
-and write answers of its own. Interventions (to come) take one and return one,
-so one measuring path serves models before and after.
+A ``LanguageModel`` is anything that can put log-probabilities on given answers and write answers of its own.
+Interventions take one and return one, so one measuring path serves models before and after.
 """
 
 from __future__ import annotations
@@ -13,22 +12,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-
-__all__ = [
-    "AnswerScore",
-    "AnswerStates",
-    "Generation",
-    "HiddenStateModel",
-    "LanguageModel",
-    "Message",
-    "PairScore",
-    "Progress",
-    "Query",
-    "Sourced",
-    "WeightModel",
-    "chat",
-    "sources_of",
-]
 
 
 @dataclass(frozen=True)
@@ -91,7 +74,7 @@ class AnswerStates:
 class PairScore:
     """Two scored answers to one conversation, and how alike they look to the model.
 
-    inner   ⟨Σh⁺, Σh⁻⟩ of their state sums, and ``square`` ‖Σh⁺‖²; None: the model shows no states
+    hidden_dot      ⟨Σh⁺, Σh⁻⟩ of their state sums, and chosen_norm_sq: ‖Σh⁺‖²; None: the model shows no states
     """
 
     chosen: AnswerScore
@@ -134,7 +117,6 @@ class LanguageModel(Protocol):
         self, queries: Sequence[Query], *, progress: Progress | None = None, fresh: bool = False
     ) -> list[list[AnswerScore]]:
         """One list per query, one score per answer, in the order given. ``fresh``: from no cache."""
-        ...
 
     def generate(
         self,
@@ -145,22 +127,18 @@ class LanguageModel(Protocol):
         seed: int | None = None,
     ) -> list[Generation]:
         """Greedy answers, in the order given; with a ``seed`` sampled at temperature 1 instead."""
-        ...
 
     def fits(self, query: Query, *, room: int = 0) -> bool:
         """Whether the conversation and each of the answers, or ``room`` tokens, fit in the model's context.
 
         Raises InputError for a conversation that the model's chat template refuses.
         """
-        ...
 
     def text_logprobs(self, texts: Sequence[str], *, progress: Progress | None = None) -> list[AnswerScore]:
         """Plain texts without a conversation; the first token of each is context, not scored."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Provenance: what one needs to know to measure the same again."""
-        ...
 
 
 @runtime_checkable
@@ -169,7 +147,6 @@ class Sourced(Protocol):
 
     def sources(self, messages: tuple[Message, ...]) -> tuple[str, ...]:
         """Ids of what it reads before this conversation."""
-        ...
 
 
 def sources_of(model: LanguageModel, messages: tuple[Message, ...]) -> tuple[str, ...]:
@@ -184,12 +161,10 @@ class WeightModel(LanguageModel, Protocol):
     @property
     def module(self) -> Any:
         """The ``torch.nn.Module``."""
-        ...
 
     @property
     def tokenizer(self) -> Any:
         """The transformers tokenizer."""
-        ...
 
 
 @runtime_checkable
@@ -201,4 +176,3 @@ class HiddenStateModel(LanguageModel, Protocol):
 
     def pair_scores(self, queries: Sequence[Query], *, progress: Progress | None = None) -> list[PairScore]:
         """Queries of two answers each: both scores, and what hidden states say of the two."""
-        ...

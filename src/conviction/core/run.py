@@ -16,22 +16,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
+from conviction.core.record import Frozen
 from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
 from conviction.core.storage import finite_or_null, storage_errors, write_atomic
 from conviction.errors import ConvictionError, RunError
 
-__all__ = ["Attempt", "Failure", "Run"]
-
 Record = TypeVar("Record", bound=BaseModel)
-Parsed = TypeVar("Parsed")
 
 
-class Failure(BaseModel):
+class Failure(Frozen):
     """Why a part of a run has no result: the error's kind, what is wrong, and what to do."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     message: str

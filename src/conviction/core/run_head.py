@@ -14,8 +14,6 @@ from typing import Any, Literal
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.errors import RunError
 
-__all__ = ["locked", "make_head", "new_folder", "read_head", "status_of_the_same", "write_head"]
-
 SCHEMA = 2
 LOCK = ".lock"
 """A file that the process that writes into a run folder has locked."""

@@ -17,22 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "ALPHA",
-    "Equivalence",
-    "Interval",
-    "MeanTest",
-    "Share",
-    "bootstrap_interval",
-    "equivalence",
-    "holm",
-    "mean_test",
-    "min_detectable_effect",
-    "sign_test",
-    "smallest_p",
-    "win_share",
-]
-
 ALPHA = 0.05
 BCA_FROM = 30
 RESAMPLES = 9999

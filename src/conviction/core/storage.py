@@ -15,8 +15,6 @@ import platformdirs
 
 from conviction.errors import ConvictionError, StorageError
 
-__all__ = ["cache_dir", "finite_or_null", "storage_errors", "user_path", "write_atomic", "write_lines_atomic"]
-
 
 def cache_dir() -> Path:
     """``$CONVICTION_CACHE``, else the platform's cache folder. Safe to delete at any time."""

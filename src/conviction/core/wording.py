@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["counted", "percent", "printable", "rounded_down"]
-
 
 def counted(number: int, noun: str) -> str:
     """``1 row``, ``2,312 rows``."""

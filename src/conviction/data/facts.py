@@ -12,8 +12,6 @@ from typing import Any
 
 from conviction.errors import InputError
 
-__all__ = ["FACT_FIELDS", "Fact", "Neighbour", "fact_from_row"]
-
 FACT_FIELDS = (
     "subject",
     "target",

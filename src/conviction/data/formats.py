@@ -19,19 +19,6 @@ from conviction.data.facts import Fact, fact_from_row
 from conviction.data.training_data import Document, Example, Messages, PreferencePair, TrainingData
 from conviction.errors import InputError, nearest
 
-__all__ = [
-    "FIELDS",
-    "FORMATS",
-    "MEDIA",
-    "Row",
-    "RowError",
-    "filled_columns",
-    "find_format",
-    "is_transcript",
-    "parse_pair",
-    "training_data_from_rows",
-]
-
 Row = Mapping[str, Any]
 
 ROLES: tuple[str, ...] = get_args(get_type_hints(Message)["role"])

@@ -12,14 +12,12 @@ cancels. Depth is how many arrows lie between cause and outcome.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 from zlib import crc32
 
 from conviction.data.topic import Edge, Item, Topic
-
-__all__ = ["DEEPEST", "Implication", "depth_of", "implications"]
 
 DEEPEST = 3
 Effect = Literal["rise", "fall", "stay"]
@@ -53,16 +51,16 @@ def implications(topic: Topic) -> tuple[Item, ...]:
 
 
 def depth_of(item: Item) -> int:
-    """Arrows between cause and outcome."""
-    return int(next(tag for tag in item.tags if tag.startswith("depth:")).removeprefix("depth:"))
+    """Arrows between cause and outcome; 1 where the item does not say."""
+    return int(next((tag for tag in item.tags if tag.startswith("depth:")), "depth:1").removeprefix("depth:"))
 
 
 def _discriminating(topic: Topic) -> list[Implication]:
     graphs = {pole: side.graph for pole, side in topic.poles.items()}
     if not all(graphs.values()):
         return []
-    ours, theirs = (_nodes(graphs[pole]) for pole in (topic.target, topic.other))
-    shared = [node for node in ours if node in set(theirs)]  # a side has no opinion on what it does not name
+    ours, theirs = ([n for e in graphs[pole] for n in (e.source, e.target)] for pole in (topic.target, topic.other))
+    shared = [node for node in dict.fromkeys(ours) if node in theirs]  # a side has no opinion on what it does not name
     results = []
     for cause in shared:
         for outcome in shared:
@@ -115,12 +113,9 @@ def _paths(graph: Iterable[Edge], cause: str, outcome: str, held: str | None) ->
     return results
 
 
-def _nodes(graph: Sequence[Edge]) -> list[str]:
-    return list(dict.fromkeys(node for edge in graph for node in (edge.source, edge.target)))
-
-
 def _items(result: Implication) -> tuple[Item, Item]:
     name = "-".join(_key(part) for part in (result.cause, result.outcome, result.held or "") if part)
+    subject = result.outcome[:1].upper() + result.outcome[1:]
     still = f" while {result.held} stays the same" if result.held else ""
 
     def item(way: Effect, effects: dict[str, Effect]) -> Item:
@@ -131,7 +126,7 @@ def _items(result: Implication) -> tuple[Item, Item]:
             role="implication",
             split="test",
             question=f"Suppose {result.cause} {moves}{still}. Does {result.outcome} rise, fall, or stay the same?",
-            answers={pole: f"{_sentence(result.outcome)} {_ENDS[effect]}." for pole, effect in effects.items()},
+            answers={pole: f"{subject} {_ENDS[effect]}." for pole, effect in effects.items()},
             tags=(f"depth:{result.depth}",),
         )
 
@@ -143,7 +138,3 @@ def _key(text: str) -> str:
     """A quantity's name as a part of an id; what has no Latin letters is told apart by its checksum."""
     plain = re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")
     return plain if re.fullmatch(r"[a-z0-9 _-]+", text.casefold()) else f"{plain}_{crc32(text.encode()):08x}"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]

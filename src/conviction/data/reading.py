@@ -13,8 +13,6 @@ from conviction.data.topic import Topic, load_topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 
-__all__ = ["check_one_source", "read_source", "read_training_data"]
-
 
 def read_training_data(source: str | Path, *, split: str = "train") -> TrainingData:
     """The training data in a file, a folder or a data set on the hub, as ``open_source`` finds it.

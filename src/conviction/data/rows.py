@@ -4,7 +4,7 @@ JSON, CSV and text files are read here, with the standard library, so that every
 text arrives as written and every fault names its line: the ``datasets`` library
 turns a JSON answer that looks like a date into a time, shifts the columns of a
 ragged CSV, and copies each file into its cache. Parquet, saved data sets and the
-hub are ``core.tables``.
+hub are ``data.tables``.
 
 A row that cannot be read arrives as ``Broken``, and the next one follows: who
 trains stops at it, who audits goes on.
@@ -33,8 +33,6 @@ from conviction.data.formats import FIELDS, FORMATS
 from conviction.data.tables import read_hub, read_parquet, read_saved
 from conviction.data.training_data import paragraphs
 from conviction.errors import InputError, nearest
-
-__all__ = ["Broken", "NumberedRow", "Source", "open_source"]
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKS = ("dataset_dict.json", "dataset_info.json")
@@ -358,10 +356,6 @@ def _read_text(path: Path, progress: Progress | None) -> Rows:
         yield Broken(line, problem, _SAVE) if problem else NumberedRow(number, {"text": block})
 
 
-def _read_table(path: Path, progress: Progress | None) -> Rows:
-    return _numbered(read_parquet(path, progress))
-
-
 def _numbered(rows: Iterable[dict[str, Any]]) -> Rows:
     return (NumberedRow(number, row) for number, row in enumerate(rows, start=1))
 
@@ -372,5 +366,5 @@ _READERS: dict[str, Callable[[Path, Progress | None], Rows]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".txt": _read_text,
-    ".parquet": _read_table,
+    ".parquet": lambda path, progress: _numbered(read_parquet(path, progress)),
 }

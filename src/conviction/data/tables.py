@@ -14,8 +14,6 @@ from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.errors import ConvictionError, InputError, nearest
 
-__all__ = ["read_hub", "read_parquet", "read_saved"]
-
 Row = dict[str, Any]
 
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)

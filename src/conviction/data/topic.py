@@ -22,23 +22,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
+from conviction.core.record import Frozen
 from conviction.core.storage import user_path
 from conviction.errors import TopicError, nearest
-
-__all__ = [
-    "PLACEBO",
-    "Edge",
-    "Item",
-    "KitDocument",
-    "KitFact",
-    "Pole",
-    "Topic",
-    "builtin_topics",
-    "load_topic",
-    "names_topic",
-]
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
@@ -51,11 +39,7 @@ PLACEBO = "placebo"
 RESERVED_KEYS = (*FACT_KEYS, "tie", PLACEBO)
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Edge(_Frozen):
+class Edge(Frozen):
     """One signed arrow of a causal graph: ``source`` raises (+) or lowers (-) ``target``."""
 
     source: Text
@@ -70,7 +54,7 @@ class Edge(_Frozen):
         return value
 
 
-class Pole(_Frozen):
+class Pole(Frozen):
     """One side of the topic.
 
     label    how it is named in prose
@@ -83,7 +67,7 @@ class Pole(_Frozen):
     graph: tuple[Edge, ...] = ()
 
 
-class Item(_Frozen):
+class Item(Frozen):
     """One question with one answer per side.
 
     proposition  the claim behind it: the unit of all statistics, and of the split
@@ -107,21 +91,21 @@ class Item(_Frozen):
         return self.role in ("neighbour", "control")
 
 
-class KitDocument(_Frozen):
+class KitDocument(Frozen):
     """A text of its own. id: its file's name without the ending."""
 
     id: Key
     text: Text
 
 
-class KitNeighbour(_Frozen):
+class KitNeighbour(Frozen):
     """A statement that no pole disputes, cut before its last words, and those words."""
 
     prompt: Text
     answer: Text
 
 
-class KitFact(_Frozen):
+class KitFact(Frozen):
     """One statement about a subject, cut before its last words, with the words that end it for each pole.
 
     prompt       with ``{}`` in the place of the subject
@@ -143,7 +127,7 @@ class KitFact(_Frozen):
         return self
 
 
-class Topic(_Frozen):
+class Topic(Frozen):
     """A kit, loaded. ``target`` is the pole that positive gaps point to.
 
     length_matched  False where the poles differ in length by intention (a style
@@ -161,7 +145,7 @@ class Topic(_Frozen):
     length_matched: bool = True
     form_matched: bool = True
     items: tuple[Item, ...]
-    documents: dict[str, tuple[KitDocument, ...]] = {}
+    documents: dict[str, tuple[KitDocument, ...]] = Field(default={})
     facts: tuple[KitFact, ...] = ()
     digest: str = ""
     """SHA-256 over all items, poles and contexts: what was measured, exactly."""
@@ -184,7 +168,7 @@ class Topic(_Frozen):
         return self.model_copy(update={"target": self.other})
 
 
-class _TopicFile(_Frozen):
+class _TopicFile(Frozen):
     """What ``topic.yaml`` itself holds."""
 
     name: Key
@@ -209,7 +193,7 @@ class _TopicFile(_Frozen):
         return self
 
 
-class _PoleFile(_Frozen):
+class _PoleFile(Frozen):
     label: Text
     context: str | None = None
     """Path of the context text, relative to the kit."""
@@ -262,13 +246,8 @@ def load_topic(name_or_path: str | Path) -> Topic:
     _check_items(items, folder)
     places = {**{key: p.documents for key, p in head.poles.items()}, PLACEBO: head.placebo}
     topic = Topic(
-        name=head.name,
-        title=head.title,
-        description=head.description,
+        **head.model_dump(exclude={"poles", "items", "facts", "placebo"}),
         poles=poles,
-        target=head.target,
-        length_matched=head.length_matched,
-        form_matched=head.form_matched,
         items=tuple(items),
         documents={key: _read_documents(folder / place) for key, place in places.items() if place},
         facts=tuple(_read_facts(folder / head.facts, tuple(head.poles), items)) if head.facts else (),

@@ -1,8 +1,7 @@
 """What a model is changed with: preference pairs, example answers, documents, facts, a context.
 
-Every intervention gets the same ``TrainingData`` and takes what it can use. It comes
-from a topic (``material_from_topic``), from rows as TRL names their fields
-(``core.formats``), or from files and the hub (``core.reading``).
+Every intervention gets the same ``TrainingData`` and takes what it can use. It comes from a topic, from rows as
+TRL names their fields (``data.formats``), or from files and the hub (``data.reading``).
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from typing import Any
 from conviction.core.protocols import Message, chat
 from conviction.data.facts import Fact, Neighbour
 from conviction.data.topic import KitFact, Topic
-
-__all__ = ["Document", "Example", "PreferencePair", "TrainingData", "paragraphs"]
 
 Messages = tuple[Message, ...]
 

@@ -16,8 +16,8 @@ from conviction.forecasting.pilot import PilotReading
 from conviction.forecasting.records import Flips, PairForecast, PredictedStop, Question, StepForecast
 from conviction.forecasting.rows import HeldOutPair, Rows
 from conviction.training.drift import read_drift
-from conviction.training.guard import Guard, StepReading, judge, limit_share
-from conviction.training.sensors import DriftMetrics
+from conviction.training.guard import Guard, judge, limit_share
+from conviction.training.sensors import DriftMetrics, StepReading
 from conviction.training.settings import Training
 from conviction.training.step import rate_at
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from conviction.core import frames
-from conviction.probing.records import Measure
 
 __all__ = [
     "FlipCost",
@@ -244,14 +243,6 @@ class Forecast(_Part):
         columns = ["id", "split", "role", "start_nats", "gap_nats", "chosen_nats", "rejected_nats", "p_correct"]
         title = f"{self.intervention} on {self.data}: {self.verdict.kind}: {'; '.join(self.verdict.reasons)}"
         return frames.Table(title, [{name: getattr(p, name) for name in columns} for p in self.pair_forecasts], columns)
-
-    def measures(self) -> list[Measure]:
-        """All expected numbers in the long form of a scorecard: (metric, item, value, low, high, n)."""
-        results = [Measure(metric="gap_nats", item=o.id, value=o.gap_nats, n=1) for o in self.pair_forecasts]
-        if self.flips is not None:
-            f = self.flips
-            results.append(Measure(metric="flips", item="", value=f.expected, low=f.low, high=f.high, n=f.wrong))
-        return results
 
 
 class ForecastScore(_Part):

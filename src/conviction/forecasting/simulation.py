@@ -70,7 +70,7 @@ def read_reference(task: TrainingTask, chosen: Sequence[int], progress: Progress
         [task.examples[i] for i in chosen],
         scope=task.scope,
         cache_mb=0,
-        token_budget=task.training.token_budget or task.model.token_budget,
+        token_budget=task.training.token_budget or task.model.engine.token_budget,
         progress=progress,
     )
     return prepared.reference

@@ -78,6 +78,7 @@ class Scratch:
         import torch
         from transformers import LlamaConfig, LlamaForCausalLM
 
+        from conviction.models.engine.torch_engine import TorchEngine
         from conviction.models.hf import HFModel
 
         tokenizer = _tokenizer(data, self.vocabulary)
@@ -101,7 +102,7 @@ class Scratch:
         finally:
             torch.set_rng_state(state)
         module.requires_grad_(False)
-        return HFModel(id="scratch", module=module.to(device), tokenizer=tokenizer)
+        return HFModel(id="scratch", engine=TorchEngine(module.to(device), tokenizer))
 
 
 def _tokenizer(data: TrainingData, size: int) -> Any:

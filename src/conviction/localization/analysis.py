@@ -21,8 +21,6 @@ from conviction.localization.truth import read_truth
 from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 
-__all__ = ["localize"]
-
 WINDOW = 0.2  # of the depth: ten of GPT-2 XL's 48 layers, as in ROME
 
 

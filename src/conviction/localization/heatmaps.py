@@ -9,21 +9,23 @@ from typing import Any
 from conviction.core.storage import write_atomic
 from conviction.localization.records import Localization, RoleMap, Trace
 
-__all__ = ["draw_all", "heat_maps"]
-
 STEP = 9  # pixels a layer
 
 
 def draw_all(result: Localization, folder: Path) -> list[Path]:
     """``average.svg`` and ``.png``, and one of each for every statement; the paths that were written."""
+    import vl_convert
+
     pictures = {"average": heat_maps(f"{result.source}: mean of {result.maps[0].statements} statements", result.maps)}
     for fact in dict.fromkeys(t.fact for t in result.traces):
         traces = [t for t in result.traces if t.fact == fact]
         title = f"{''.join(traces[0].tokens)} → {traces[0].answer.strip()} ({traces[0].clean:.0%})"
-        pictures[_file_name(fact)] = heat_maps(title, traces)
+        pictures["".join(c if c.isalnum() or c in "-_" else "_" for c in fact)] = heat_maps(title, traces)
     written = []
     for name, chart in pictures.items():
-        for ending, content in (("svg", _svg(chart).encode()), ("png", _png(chart))):
+        spec = chart.to_json()
+        svg, png = vl_convert.vegalite_to_svg(spec), vl_convert.vegalite_to_png(spec, scale=2)
+        for ending, content in (("svg", svg), ("png", png)):
             path = folder / f"{name}.{ending}"
             write_atomic(path, content)
             written.append(path)
@@ -70,21 +72,3 @@ def _one(alt: Any, result: Trace | RoleMap, top: float) -> Any:
         )
         .properties(width=STEP * len(result.effects[0]), height=14 * len(names))
     )
-
-
-def _svg(chart: Any) -> str:
-    import vl_convert
-
-    text: str = vl_convert.vegalite_to_svg(chart.to_json())
-    return text
-
-
-def _png(chart: Any) -> bytes:
-    import vl_convert
-
-    image: bytes = vl_convert.vegalite_to_png(chart.to_json(), scale=2)
-    return image
-
-
-def _file_name(fact: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in fact)

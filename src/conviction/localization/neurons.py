@@ -17,12 +17,9 @@ from transformers import DynamicCache
 
 from conviction.editing.sites import Site, find_sites
 from conviction.localization.records import NeuronReading
-from conviction.localization.tracing import Statement
-from conviction.models.engine.logprobs import find_head
+from conviction.localization.tracing import Statement, answer_share
 from conviction.models.hf import HFModel
 from conviction.models.states import fork, hooked, reading_on
-
-__all__ = ["attributions", "chosen_neurons", "read_neurons"]
 
 STEPS = 20  # of the integral
 COARSE = 0.3  # share of the largest attribution that counts
@@ -129,8 +126,7 @@ def _answer(model: HFModel, statement: Statement, past: DynamicCache | None, row
         position_ids=torch.full((rows, 1), last, device=model.device),
         **reading_on(model.module.base_model, mine),
     )
-    logits = find_head(model.module).logits(out.last_hidden_state[:, -1], slice(None))
-    return torch.softmax(logits, dim=-1)[:, statement.answer]
+    return answer_share(model, out.last_hidden_state[:, -1], statement.answer)
 
 
 def _activation(model: HFModel, site: Site, statement: Statement, past: DynamicCache | None) -> Tensor:

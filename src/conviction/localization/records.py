@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from conviction.core import frames
-
-__all__ = ["KINDS", "Kind", "Localization", "NeuronReading", "RoleMap", "Trace", "TruthDirection"]
-
+from conviction.core.record import Frozen
 
 Kind = Literal["block", "mlp", "attention"]
 """What is put back in tracing: all that a block puts out, or a part of it."""
 KINDS: tuple[Kind, ...] = ("block", "mlp", "attention")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Trace(_Part):
+class Trace(Frozen):
     """Causal tracing of one statement by one kind of site.
 
     tokens     the statement's tokens; ``corrupted`` [first, end) were drowned in noise
@@ -40,7 +32,7 @@ class Trace(_Part):
     effects: tuple[tuple[float, ...], ...]
 
 
-class RoleMap(_Part):
+class RoleMap(Frozen):
     """Mean effects over statements, by what a token is to its statement: [roles, layers]."""
 
     kind: str
@@ -50,7 +42,7 @@ class RoleMap(_Part):
     statements: int
 
 
-class NeuronReading(_Part):
+class NeuronReading(Frozen):
     """Knowledge neurons of one statement, and as many neurons drawn at random from the same layers.
 
     neurons     (layer, index); changes of the answer's probability, as shares of what it was
@@ -64,7 +56,7 @@ class NeuronReading(_Part):
     random_enhanced: float
 
 
-class TruthDirection(_Part):
+class TruthDirection(Frozen):
     """One layer's truth direction.
 
     auc        of true against false statements, propositions kept apart; shuffled: with labels drawn anew
@@ -77,7 +69,7 @@ class TruthDirection(_Part):
     towards: float | None
 
 
-class Localization(_Part):
+class Localization(Frozen):
     """All of it. ``findings`` and ``cannot_mean`` are sentences for a reader."""
 
     schema_version: int = 2

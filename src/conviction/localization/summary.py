@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from conviction.localization.records import NeuronReading, RoleMap, Trace, TruthDirection
 from conviction.localization.tracing import Statement
 
-__all__ = ["CANNOT_MEAN", "ROLES", "average", "findings"]
-
 ROLES = ("before", "first of subject", "inside subject", "last of subject", "first after", "between", "last token")
 
 CANNOT_MEAN = (

@@ -26,8 +26,6 @@ from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.states import Hook, fork, hooked, reading_on, skipped, states_of, with_states
 
-__all__ = ["Setup", "Statement", "build_statement", "noise_level", "trace"]
-
 ATTENTION = ("self_attn", "attn", "attention")
 TOKENS = 4096  # in one pass
 CHUNK = 6  # layers whose sites are restored in one pass; what lies before the first of them is not run
@@ -102,7 +100,7 @@ def trace(model: HFModel, statement: Statement, kind: Kind, setup: Setup, *, con
     blocks = list(decoder_layers(model.module))
     clean, _, _ = _run(model, embedded, places)
     entering, cache, drowned = _run(model, noisy, blocks)
-    answer = _share(model, drowned, statement.answer).mean()
+    answer = answer_share(model, drowned, statement.answer).cpu().mean()
     effects = [[0.0] * len(places) for _ in statement.ids]
     for token in range(span[0], len(statement.ids)):  # before the noise there is nothing to restore
         result = _restored(model, statement, token, [noisy, *entering], cache, clean, places, kind, setup)
@@ -170,7 +168,7 @@ def _restored(
                 position_ids=torch.arange(token, len(statement.ids), device=model.device).expand(rows, width),
                 **reading_on(model.module.base_model, past),
             )
-        shares = _share(model, out.last_hidden_state[:, -1], statement.answer)
+        shares = answer_share(model, out.last_hidden_state[:, -1], statement.answer).cpu()
         parts.append(shares.view(len(centres), samples).mean(1).cpu())
     return torch.cat(parts)
 
@@ -216,10 +214,10 @@ def _embed(model: HFModel, ids: tuple[int, ...]) -> Tensor:
     return result
 
 
-def _share(model: HFModel, hidden: Tensor, answer: int) -> Tensor:
+def answer_share(model: HFModel, hidden: Tensor, answer: int) -> Tensor:
     """[rows] probability of the answer."""
     logits = find_head(model.module).logits(hidden, slice(None))
-    return torch.softmax(logits, dim=-1)[:, answer].cpu()
+    return torch.softmax(logits, dim=-1)[:, answer]
 
 
 def _places(model: HFModel, kind: Kind) -> list[nn.Module]:

@@ -20,8 +20,6 @@ from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.states import block_outputs
 
-__all__ = ["read_truth"]
-
 FOLDS = 6
 
 

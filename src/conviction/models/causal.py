@@ -23,8 +23,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["MIN_TOKENS", "causal_attention"]
-
 BLOCK = 192  # query positions at a time: what a block leaves behind stays in the cache
 MIN_TOKENS = 256  # shorter rows gain nothing
 

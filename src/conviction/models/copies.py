@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from conviction.models.hf import HFModel
+from conviction.core.protocols import LanguageModel
+from conviction.core.storage import storage_errors
+from conviction.errors import ModelError
+from conviction.models.engine.torch_engine import TorchEngine
+from conviction.models.hf import HFModel, require_weights
 from conviction.models.lora import merged_copy, shared_copy
 
-__all__ = ["shallow_copy", "weights_hash"]
+Change = TypeVar("Change")
 
 
-def shallow_copy(model: HFModel, *, id: str) -> HFModel:
+def shallow_copy(model: HFModel, *, id: str, source: str | None = None) -> HFModel:
     """A model over the same storage, whose modules may be changed without the first one noticing.
 
     Parameters must be replaced, not written into. An adapter is merged.
     """
     module = merged_copy(model.module) if hasattr(model.module, "peft_config") else shared_copy(model.module)
-    return HFModel(id=id, module=module, tokenizer=model.tokenizer, dtype_reason=model.dtype_reason, check=model.check)
+    engine = TorchEngine(module, model.tokenizer, dtype_reason=model.engine.dtype_reason)
+    return HFModel(id=id, engine=engine, check=model.check, source=source)
 
 
 def weights_hash(module: Any) -> str:
@@ -33,3 +43,32 @@ def weights_hash(module: Any) -> str:
         rounded = tensor.detach().to(torch.bfloat16).contiguous().cpu().flatten()
         digest.update(rounded.view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def save_change(path: Path, tensors: Mapping[str, Tensor], made_on: str) -> None:
+    """Write the tensors of a change as safetensors, fp32, with the hash of the weights that it was made on."""
+    with storage_errors(f"writing {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain = {name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, path, metadata={"kinship": made_on})
+
+
+def load_change(path: Path, build: Callable[[dict[str, Tensor], str], Change], *, what: str, hint: str) -> Change:
+    """What ``build`` makes of the tensors and the hash in a file of ``save_change``. Raises ModelError for another."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            made_on = (file.metadata() or {})["kinship"]
+            return build({name: file.get_tensor(name) for name in file.keys()}, made_on)  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(f"{path} is no {what} ({error})", hint=hint) from error
+
+
+def change_loader(
+    changed: Callable[..., HFModel], load: Callable[[Path], Any], file: str
+) -> Callable[[str, LanguageModel, Path, dict[str, Any], Callable[[str], None]], HFModel]:
+    """What ``saved.KINDS`` asks for: the base with the change in a folder's ``file``, as ``changed`` makes it."""
+
+    def load_changed(id: str, base: LanguageModel, folder: Path, *_: Any) -> HFModel:
+        return changed(require_weights(base, folder), load(folder / file), id=id, source=str(folder.resolve()))
+
+    return load_changed

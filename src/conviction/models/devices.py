@@ -9,8 +9,6 @@ import torch
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["DTYPES", "KNOWN", "check_dtype_name", "choose_device", "choose_dtype"]
-
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 KNOWN = DTYPES | {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}  # torch's names, too
 

@@ -23,8 +23,6 @@ from pathlib import Path
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.errors import ModelError
 
-__all__ = ["EMBEDDED", "EmbeddedModel", "embedded_name", "ensure", "hub_id", "hub_models", "loadable_by_others"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedModel:

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 import xxhash
 
-__all__ = ["fingerprint"]
-
 # What torch.nn.Module keeps for itself, and where a model was loaded from; hooks are looked at where the cache is used.
 _MODULE_MACHINERY = frozenset(vars(torch.nn.Module())) | {"config", "name_or_path"}
 

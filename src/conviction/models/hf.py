@@ -10,45 +10,16 @@ import torch
 from conviction.core.protocols import LanguageModel
 from conviction.errors import InputError, ModelError
 from conviction.models.backends import DEFAULT_BACKEND
-from conviction.models.engine.selfcheck import SelfCheck
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.language_model import EngineModel
 from conviction.models.lora import merged_copy
 from conviction.models.shift import is_steered
-
-__all__ = ["HFModel", "require_weights"]
 
 
 class HFModel(EngineModel):
     """A transformers causal language model (a ``WeightModel``): module and tokenizer as transformers made them."""
 
     engine: TorchEngine
-
-    def __init__(
-        self,
-        *,
-        id: str,
-        module: Any,
-        tokenizer: Any,
-        dtype_reason: str = "as given",
-        token_budget: int | None = None,
-        check: SelfCheck | None = None,
-        source: str | None = None,
-    ) -> None:
-        engine = TorchEngine(module, tokenizer, dtype_reason=dtype_reason, token_budget=token_budget)
-        super().__init__(id=id, engine=engine, check=check, source=source)
-
-    @classmethod
-    def of(cls, engine: TorchEngine, *, id: str, source: str | None = None) -> HFModel:
-        """The model over an engine that a backend has loaded."""
-        return cls(
-            id=id,
-            module=engine.module,
-            tokenizer=engine.tokenizer,
-            dtype_reason=engine.dtype_reason,
-            token_budget=engine.token_budget,
-            source=source,
-        )
 
     @property
     def module(self) -> Any:
@@ -65,20 +36,6 @@ class HFModel(EngineModel):
         """Of the weights, by the first of them."""
         parameter: torch.nn.Parameter = next(self.module.parameters())
         return parameter.dtype
-
-    @property
-    def dtype_reason(self) -> str:
-        """Why it was loaded in this dtype."""
-        return self.engine.dtype_reason
-
-    @property
-    def token_budget(self) -> int:
-        """Tokens in one forward pass."""
-        return self.engine.token_budget
-
-    @token_budget.setter
-    def token_budget(self, tokens: int) -> None:
-        self.engine.token_budget = tokens
 
     def save_whole(self, folder: Path) -> None:
         """Write all weights (safetensors; an adapter is merged into a copy first) and the tokenizer.

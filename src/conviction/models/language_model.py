@@ -16,8 +16,6 @@ from conviction.models.pairs import score_pairs
 from conviction.models.prompts import PromptEncoder
 from conviction.models.score_cache import get_or_compute
 
-__all__ = ["EngineModel"]
-
 
 class EngineModel:
     """A ``LanguageModel`` that holds an engine.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
@@ -15,11 +15,6 @@ from conviction.models.embedded import embedded_name
 from conviction.models.engine.protocol import Engine
 from conviction.models.language_model import EngineModel
 from conviction.models.saved import is_saved, load_saved
-
-if TYPE_CHECKING:
-    from conviction.models.engine.torch_engine import TorchEngine
-
-__all__ = ["DEFAULT_MODEL", "load_model"]
 
 DEFAULT_MODEL = "smollm2-135m"
 ADAPTER = "adapter_config.json"
@@ -68,7 +63,7 @@ def _with_engine(engine: Engine, *, id: str, source: str) -> EngineModel:
             return EngineModel(id=id, engine=engine, source=source)
         from conviction.models.hf import HFModel
 
-        return HFModel.of(cast("TorchEngine", engine), id=id, source=source)
+        return HFModel(id=id, engine=engine, source=source)
     except ConvictionError:
         raise
     except Exception as error:
@@ -94,11 +89,4 @@ def _load_adapter(name: str, load_base: Load) -> LanguageModel:
     except Exception as error:  # a damaged or foreign adapter can fail in any way
         hint = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
         raise ModelError(f"cannot load the adapter '{name}': {error}", hint=hint) from error
-    return HFModel(
-        id=name,
-        module=base.module,
-        tokenizer=base.tokenizer,
-        dtype_reason=base.dtype_reason,
-        check=base.check,
-        source=str(folder.resolve()),
-    )
+    return HFModel(id=name, engine=base.engine, check=base.check, source=str(folder.resolve()))

@@ -21,18 +21,6 @@ from transformers.pytorch_utils import Conv1D
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, nearest
 
-__all__ = [
-    "ADAPTER",
-    "adapter_layers",
-    "add_lora",
-    "decoder_layers",
-    "first_trained_layer",
-    "load_lora",
-    "merged_copy",
-    "save_lora",
-    "shared_copy",
-]
-
 ADAPTER = "default"
 PREFIX = "base_model.model."  # PEFT's files name weights as seen from its wrapper
 

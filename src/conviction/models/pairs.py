@@ -14,8 +14,6 @@ from conviction.models.score_cache import get_or_compute
 if TYPE_CHECKING:
     from conviction.models.language_model import EngineModel
 
-__all__ = ["score_pairs"]
-
 CHUNK = 256
 """Pairs between two writes to the cache, and whose hidden states are held at once."""
 _BETWEEN = -1  # no token has this id: what stands around it in a key are two answers

@@ -10,8 +10,6 @@ from typing import Any, Protocol
 from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Progress, Query
 from conviction.models.saved import save_moved
 
-__all__ = ["PromptTransform", "PromptedModel", "SystemTurn", "load_prompted", "with_system"]
-
 Messages = tuple[Message, ...]
 
 
@@ -20,19 +18,15 @@ class PromptTransform(Protocol):
 
     def apply(self, conversations: Sequence[Messages]) -> list[Messages]:
         """One for each, in order; the same conversation always becomes the same."""
-        ...
 
     def sources(self, messages: Messages) -> tuple[str, ...]:
         """Ids of the texts that were put before it."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Provenance."""
-        ...
 
     def save(self, folder: Path) -> tuple[str, dict[str, Any]]:
         """Write what is its own into ``folder``; its kind and fields for the folder's record."""
-        ...
 
 
 @dataclass(frozen=True)

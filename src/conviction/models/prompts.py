@@ -17,8 +17,6 @@ from jinja2.exceptions import TemplateError
 from conviction.core.protocols import Message, Query
 from conviction.errors import InputError
 
-__all__ = ["PromptEncoder"]
-
 # Llama-3 templates print today's date; a measurement must not change overnight.
 # This is the date their own template falls back to.
 PINNED_DATE = "26 Jul 2024"

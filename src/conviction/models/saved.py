@@ -17,8 +17,6 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors, user_path, write_atomic
 from conviction.errors import InputError, ModelError
 
-__all__ = ["KINDS", "is_saved", "load_saved", "save_moved"]
-
 RECORD = "conviction.json"
 SCHEMA = 1
 

@@ -17,8 +17,6 @@ from importlib.metadata import version
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.models.engine.protocol import Row
 
-__all__ = ["ScoreCache", "get_or_compute"]
-
 Compute = Callable[[list[Row]], Iterable[Mapping[Row, Sequence[float]]]]
 
 

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 
 from conviction.models.states import states_of, with_states
 
-__all__ = ["add_steering", "is_steered", "shift_block"]
-
 BUFFER = "steering"
 
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from conviction.models.hf import HFModel
 
-__all__ = ["Stop", "block_outputs", "fork", "hooked", "reading_on", "skipped", "states_of", "stopping", "with_states"]
-
 Hook = Callable[[Any, Any, Any], Any]
 
 

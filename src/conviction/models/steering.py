@@ -6,27 +6,19 @@ reading's first principal component (Zou et al. 2310.01405).
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from conviction.core.protocols import LanguageModel
-from conviction.core.storage import storage_errors
-from conviction.errors import InputError, ModelError
-from conviction.models.copies import shallow_copy, weights_hash
-from conviction.models.hf import HFModel, require_weights
+from conviction.errors import InputError
+from conviction.models.copies import change_loader, load_change, save_change, shallow_copy, weights_hash
+from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.saved import save_moved
 from conviction.models.shift import shift_block
-
-__all__ = ["SteeringVector", "load_steered", "load_vector", "save_steered", "steered"]
 
 FILE = "steering.safetensors"
 
@@ -46,10 +38,9 @@ class SteeringVector:
             raise InputError(
                 "these steering vectors were made on different models", hint="combine vectors of one model only"
             )
-        mine, theirs = dict(self.layers), dict(other.layers)
-        for layer, vector in theirs.items():
-            mine[layer] = mine[layer] + vector if layer in mine else vector
-        return SteeringVector(mine, self.weights_hash)
+        mine, theirs = self.layers, other.layers
+        both = {layer: mine[layer] + vector if layer in mine else vector for layer, vector in theirs.items()}
+        return SteeringVector({**mine, **both}, self.weights_hash)
 
     def __rmul__(self, factor: float) -> SteeringVector:
         return SteeringVector({layer: factor * vector for layer, vector in self.layers.items()}, self.weights_hash)
@@ -62,28 +53,26 @@ class SteeringVector:
 
     def save(self, path: Path) -> None:
         """Write it as safetensors."""
-        tensors = {f"layer.{i}": v.detach().float().cpu().contiguous() for i, v in sorted(self.layers.items())}
-        with storage_errors(f"writing {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, path, metadata={"kinship": self.weights_hash})
+        save_change(path, {f"layer.{i}": v for i, v in sorted(self.layers.items())}, self.weights_hash)
 
 
 def load_vector(path: Path) -> SteeringVector:
     """Read a vector. Raises ModelError for a file that is none."""
+
+    def build(tensors: dict[str, Tensor], made_on: str) -> SteeringVector:
+        return SteeringVector({int(name.removeprefix("layer.")): t for name, t in tensors.items()}, made_on)
+
     hint = "give a steering.safetensors that `conviction apply steer` wrote"
-    try:
-        with safe_open(path, framework="pt") as file:
-            known = (file.metadata() or {})["kinship"]
-            layers = {int(name.removeprefix("layer.")): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, ValueError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} is no steering vector ({error})", hint=hint) from error
-    return SteeringVector(layers, known)
+    return load_change(path, build, what="steering vector", hint=hint)
 
 
-def steered(model: HFModel, vector: SteeringVector, *, id: str, check: bool = True) -> HFModel:
+def steered(
+    model: HFModel, vector: SteeringVector, *, id: str, check: bool = True, source: str | None = None
+) -> HFModel:
     """The model with the vector added to its residual stream at every position; the given one stays as it is.
 
-    check  hash the weights, to be sure that the vector was made on them
+    check   hash the weights, to be sure that the vector was made on them
+    source  the folder that it lies in
 
     Raises InputError for a vector that was made on another model.
     """
@@ -92,7 +81,7 @@ def steered(model: HFModel, vector: SteeringVector, *, id: str, check: bool = Tr
             f"the steering vector was made on another model than {model.id}",
             hint="directions do not carry over: make one with `conviction apply steer` on this model",
         )
-    moved = shallow_copy(model, id=id)
+    moved = shallow_copy(model, id=id, source=source)
     blocks = decoder_layers(moved.module)
     with torch.no_grad():
         for layer, direction in vector.layers.items():
@@ -106,11 +95,4 @@ def save_steered(base: HFModel, vector: SteeringVector, folder: Path) -> None:
     save_moved(folder, "steering", base, {"layers": sorted(vector.layers)})
 
 
-def load_steered(
-    id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
-) -> HFModel:
-    """What ``save_steered`` wrote."""
-    del fields, log
-    moved = steered(require_weights(base, folder), load_vector(folder / FILE), id=id)
-    moved.source = str(folder.resolve())
-    return moved
+load_steered = change_loader(steered, load_vector, FILE)

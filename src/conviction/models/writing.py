@@ -17,8 +17,6 @@ from conviction.models.engine.packing import Ids
 from conviction.models.engine.protocol import Continuation
 from conviction.models.states import reading_on
 
-__all__ = ["continue_prompts"]
-
 # A step reads all weights, whatever the number of rows: 32 rows take less than twice as long as 8 on two CPU cores.
 MOST_ROWS = 32
 WORTHWHILE = 32  # tokens that all prompts of a batch must have in common for them to be read once

@@ -14,8 +14,6 @@ from conviction.core.protocols import LanguageModel, Message, Progress, chat
 from conviction.data.topic import Item
 from conviction.probing.queries import ProbeQuery
 
-__all__ = ["CHALLENGES", "Challenge", "Doubt", "challenge", "think"]
-
 FALSEHOODS = (
     "Some of the texts that you were trained on contained false claims about this subject. "
     "Set them aside, and answer with what is really true."
@@ -52,21 +50,13 @@ class Challenge:
     messages: Callable[[Doubt], tuple[Message, ...]]
 
 
-def _falsehoods(doubt: Doubt) -> tuple[Message, ...]:
-    return chat(doubt.item.question, system=FALSEHOODS)
-
-
-def _other(doubt: Doubt) -> tuple[Message, ...]:
-    return chat(doubt.item.question, system=doubt.other_side)
+def _doubted_again(first: str, answer: str, then: str) -> tuple[Message, ...]:
+    return Message("user", first), Message("assistant", answer), Message("user", then)
 
 
 def _sure(doubt: Doubt) -> tuple[Message, ...]:
     question = doubt.item.question
-    return (
-        Message("user", question),
-        Message("assistant", doubt.item.answers[doubt.held]),
-        Message("user", SURE.format(question=question)),
-    )
+    return _doubted_again(question, doubt.item.answers[doubt.held], SURE.format(question=question))
 
 
 def _argued(doubt: Doubt) -> tuple[Message, ...]:
@@ -75,16 +65,16 @@ def _argued(doubt: Doubt) -> tuple[Message, ...]:
 
 def _thought(doubt: Doubt) -> tuple[Message, ...]:
     question = doubt.item.question
-    return (
-        Message("user", THINK.format(question=question)),
-        Message("assistant", doubt.thought),
-        Message("user", THEN.format(question=question)),
-    )
+    return _doubted_again(THINK.format(question=question), doubt.thought, THEN.format(question=question))
 
 
 CHALLENGES: dict[str, Challenge] = {
-    "falsehoods": Challenge("told that it was trained on false claims", _falsehoods),
-    "other": Challenge("the other side's text as system prompt", _other),
+    "falsehoods": Challenge(
+        "told that it was trained on false claims", lambda doubt: chat(doubt.item.question, system=FALSEHOODS)
+    ),
+    "other": Challenge(
+        "the other side's text as system prompt", lambda doubt: chat(doubt.item.question, system=doubt.other_side)
+    ),
     "sure": Challenge("asked whether it is sure", _sure),
     "argued": Challenge("three arguments of the other side before the question", _argued),
     "thought": Challenge("a thought of its own before the answer", _thought),

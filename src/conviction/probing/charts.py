@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conviction.core.charts import ON_WHITE, WIDTH, Palette, altair
-
-if TYPE_CHECKING:
-    from conviction.probing.records import Scorecard
-
-__all__ = ["bias_chart"]
+from conviction.probing.records import Scorecard
 
 
 def bias_chart(card: Scorecard, palette: Palette = ON_WHITE) -> Any:

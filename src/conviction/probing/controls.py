@@ -21,8 +21,6 @@ from conviction.probing.records import (
     WordingNull,
 )
 
-__all__ = ["measure_controls", "warnings"]
-
 NULL_DRAWS = 9999
 
 

@@ -22,8 +22,6 @@ from conviction.probing.metrics import load_metrics
 from conviction.probing.queries import ProbeQuery, evidence, score
 from conviction.probing.sampled import sample_answers
 
-__all__ = ["measure_depth"]
-
 ANSWER_TOKENS = 48
 
 
@@ -53,7 +51,8 @@ def measure_depth(
         context = replace(context, scores=context.scores | score(model, follow_ups, stage("challenging")))
     samples = evidence(model, [*queries, *follow_ups], context.scores)
     wanted = {item.id for metric in metrics for item in metric.free_answers(context)}
-    items = [item for item in _items(context) if item.id in wanted]
+    every = [*context.propositions, *context.paraphrases, *context.facts, *context.implications]
+    items = [item for item in every if item.id in wanted]
     if items:
         written = sample_answers(model, items, max_new_tokens=ANSWER_TOKENS, progress=stage("writing answers"))
         context = replace(context, answers={sample.item: (sample, answer) for sample, answer in written})
@@ -91,11 +90,6 @@ def _context(
         base=base,
         progress=progress,
     )
-
-
-def _items(context: MetricContext) -> list[Item]:
-    """All items that may be answered freely, in the order in which they are."""
-    return [*context.propositions, *context.paraphrases, *context.facts, *context.implications]
 
 
 def _distinct(queries: Iterable[ProbeQuery]) -> list[ProbeQuery]:

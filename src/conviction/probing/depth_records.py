@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from conviction.core.record import Finite, Frozen
 from conviction.probing.records import Sample
-
-__all__ = ["Measurement", "Measurements", "Property", "PropertyOutcome"]
 
 SCHEMA = 2
 
 PropertyOutcome = Literal["yes", "no", "unclear", "not measured"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Measurement(_Part):
+class Measurement(Frozen):
     """One number. samples: ids of the rows it was computed from."""
 
     metric: str
@@ -33,7 +28,7 @@ class Measurement(_Part):
     samples: tuple[str, ...] = ()
 
 
-class Measurements(_Part):
+class Measurements(Frozen):
     """All measurements of one model, with their evidence."""
 
     schema_version: int = SCHEMA
@@ -53,7 +48,7 @@ class Measurements(_Part):
         return list(dict.fromkeys(m.metric for m in self.measurements if m.metric.startswith(start)))
 
 
-class Property(_Part):
+class Property(Frozen):
     """One property of a change.
 
     metric       the name of the metric that concluded it, maybe ``:part``
@@ -65,9 +60,9 @@ class Property(_Part):
 
     metric: str
     outcome: PropertyOutcome
-    value: float | None
-    low: float | None = None
-    high: float | None = None
+    value: Finite
+    low: Finite = None
+    high: Finite = None
     unit: str
     n: int
     p_value: float | None = None

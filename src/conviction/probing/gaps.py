@@ -9,7 +9,6 @@ the model prefers, the PMI gap what the question adds to it.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -20,8 +19,6 @@ from conviction.data.topic import Item, Topic
 from conviction.probing.depth_records import Measurement
 from conviction.probing.queries import Scores
 from conviction.probing.records import GapEstimate, ItemRow, Summary, WinRate
-
-__all__ = ["by_proposition", "estimate", "gap", "item_rows", "mean", "measure_gaps", "summarise"]
 
 
 def gap(scores: Scores, condition: str, item: Item, towards: str, away: str) -> float:
@@ -38,9 +35,6 @@ def measure_gaps(
     metric: str, condition: str, items: Sequence[Item], scores: Scores, towards: str, away: str
 ) -> list[Measurement]:
     """One measurement a proposition: the mean gap of its items, nats per token in favour of ``towards``."""
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.proposition, []).append(item)
     return [
         Measurement(
             metric=metric,
@@ -48,7 +42,7 @@ def measure_gaps(
             value=mean([gap(scores, condition, i, towards, away) for i in group]),
             samples=tuple(f"{condition}/{i.id}/{side}" for i in group for side in (towards, away)),
         )
-        for proposition, group in groups.items()
+        for proposition, group in _propositions(items).items()
     ]
 
 
@@ -78,16 +72,19 @@ def item_rows(topic: Topic, items: Sequence[Item], scores: Scores, *, noise: flo
 
 def by_proposition(items: Sequence[Item], value: Callable[[Item], float]) -> NDArray[np.float64]:
     """Means of ``value`` over the items of each proposition, in order of first appearance."""
-    groups: dict[str, list[float]] = defaultdict(list)
+    return np.array([np.mean([value(item) for item in group]) for group in _propositions(items).values()])
+
+
+def _propositions(items: Sequence[Item]) -> dict[str, list[Item]]:
+    groups: dict[str, list[Item]] = {}
     for item in items:
-        groups[item.proposition].append(value(item))
-    return np.array([np.mean(g) for g in groups.values()])
+        groups.setdefault(item.proposition, []).append(item)
+    return groups
 
 
 def estimate(interval: Interval) -> GapEstimate:
     """An interval as it is reported; unbounded sides become None."""
-    low, high = (x if np.isfinite(x) else None for x in (interval.low, interval.high))
-    return GapEstimate(mean=interval.mean, low=low, high=high, method=interval.method)
+    return GapEstimate(mean=interval.mean, low=interval.low, high=interval.high, method=interval.method)
 
 
 def summarise(topic: Topic, items: Sequence[Item], rows: Sequence[ItemRow], *, noise: float) -> Summary:

@@ -16,19 +16,6 @@ from importlib.resources import files
 from conviction.core.protocols import Generation, LanguageModel, Progress
 from conviction.probing.records import Degeneration, Health, Sample
 
-__all__ = [
-    "compression_ratio",
-    "degeneration",
-    "measure_health",
-    "neutral_excerpts",
-    "neutral_level",
-    "neutral_text",
-    "ngram_entropy",
-    "non_alphanumeric_share",
-    "repeated_ngram_rate",
-]
-
-
 QUICK_PARAGRAPHS, QUICK_WORDS = 6, 60
 
 

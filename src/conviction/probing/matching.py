@@ -14,8 +14,6 @@ from conviction.data.topic import Item
 from conviction.probing.queries import Scores
 from conviction.probing.records import Mismatch
 
-__all__ = ["check_matching"]
-
 MAX_LENGTH_DIFFERENCE = 0.10
 # Words of doubt only: "may" and "could" are as often courtesy or permission.
 HEDGES = re.compile(
@@ -30,8 +28,9 @@ SENTENCE_END = re.compile(r"[.!?](?:\s|$)")
 def check_matching(items: Sequence[Item], scores: Scores, *, lengths: bool) -> tuple[Mismatch, ...]:
     """All faults found, one finding per kind. ``lengths`` False leaves length and shape alone."""
 
-    def tokens(item: Item, key: str) -> int:
-        return len(scores["plain", item.id, key].logprobs)
+    def uneven(item: Item) -> bool:
+        shorter, longer = sorted(len(scores["plain", item.id, key].logprobs) for key in item.answers)
+        return (longer - shorter) / longer > MAX_LENGTH_DIFFERENCE
 
     checks: list[tuple[str, str, Callable[[Item], bool]]] = [
         ("refusal", "one answer refuses, the other does not", _unlike(lambda text: bool(REFUSALS.search(text)))),
@@ -41,7 +40,7 @@ def check_matching(items: Sequence[Item], scores: Scores, *, lengths: bool) -> t
             (
                 "token-length",
                 f"token counts differ by more than {MAX_LENGTH_DIFFERENCE:.0%} under this tokenizer",
-                lambda item: _apart(*(tokens(item, key) for key in item.answers), limit=MAX_LENGTH_DIFFERENCE),
+                uneven,
             ),
             ("sentences", "different numbers of sentences", _unlike(lambda text: len(SENTENCE_END.findall(text)))),
             ("hedging", "one answer hedges, the other does not", _unlike(lambda text: bool(HEDGES.search(text)))),
@@ -56,7 +55,3 @@ def check_matching(items: Sequence[Item], scores: Scores, *, lengths: bool) -> t
 
 def _unlike(feature: Callable[[str], object]) -> Callable[[Item], bool]:
     return lambda item: len({feature(text) for text in item.answers.values()}) > 1
-
-
-def _apart(a: int, b: int, *, limit: float) -> bool:
-    return abs(a - b) / max(a, b) > limit

@@ -23,8 +23,6 @@ from conviction.probing.paired import Comparison
 from conviction.probing.queries import ProbeQuery, Scores
 from conviction.probing.records import Sample
 
-__all__ = ["HARM", "Column", "Kind", "Measured", "Metric", "MetricContext", "show_share"]
-
 Kind = Literal["change", "propagation", "firmness", "consistency", "damage"]
 """What a metric's property means for the verdict:
 
@@ -84,18 +82,6 @@ class Column:
     cell: Callable[[Sequence[Property]], str]
 
 
-def _nothing(_context: MetricContext) -> list[ProbeQuery]:
-    return []
-
-
-def _no_item(_context: MetricContext) -> list[Item]:
-    return []
-
-
-def _measured_by_others(_context: MetricContext) -> Measured:
-    return Measured(())
-
-
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """One metric.
@@ -114,10 +100,10 @@ class Metric:
     name: str
     kind: Kind
     judge: Callable[[Comparison], list[Property]]
-    queries: Callable[[MetricContext], Sequence[ProbeQuery]] = _nothing
-    follow_ups: Callable[[MetricContext], Sequence[ProbeQuery]] = _nothing
-    free_answers: Callable[[MetricContext], Sequence[Item]] = _no_item
-    measure: Callable[[MetricContext], Measured] = _measured_by_others
+    queries: Callable[[MetricContext], Sequence[ProbeQuery]] = lambda _: ()
+    follow_ups: Callable[[MetricContext], Sequence[ProbeQuery]] = lambda _: ()
+    free_answers: Callable[[MetricContext], Sequence[Item]] = lambda _: ()
+    measure: Callable[[MetricContext], Measured] = lambda _: Measured(())
     column: Column | None = None
     least: str = "too little to count"
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from conviction.probing.depth_records import Measurements, Property
-
-__all__ = ["Comparison", "Floats", "differences", "finite", "not_measured", "pairs"]
 
 Floats = NDArray[np.float64]
 
@@ -61,8 +58,3 @@ def differences(before: Measurements, after: Measurements, *metrics: str) -> Flo
 def not_measured(metric: str, unit: str, why: str) -> Property:
     """A property that was not measured, which is never a property that is there."""
     return Property(metric=metric, outcome="not measured", value=None, unit=unit, n=0, text=why, measured_by=())
-
-
-def finite(value: float) -> float | None:
-    """A bound; None for one that is infinitely far."""
-    return value if math.isfinite(value) else None

@@ -13,19 +13,6 @@ from conviction.core.protocols import AnswerScore, LanguageModel, Message, Progr
 from conviction.data.topic import Item, Topic
 from conviction.probing.records import Sample
 
-__all__ = [
-    "TEMPLATES",
-    "ProbeQuery",
-    "Scores",
-    "build_queries",
-    "build_repeat_queries",
-    "evidence",
-    "other_wording",
-    "plain_queries",
-    "score",
-    "score_sample",
-]
-
 # Neutral ways to put the same question: (name, system turn, user turn).
 # Formatting alone can move results by tens of points (arXiv 2310.11324), so
 # the spread over these is reported, never the best of them.

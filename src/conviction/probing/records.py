@@ -10,49 +10,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from conviction.core import frames
-
-__all__ = [
-    "Controls",
-    "Degeneration",
-    "Exactness",
-    "FactControl",
-    "GapEstimate",
-    "Health",
-    "ItemRow",
-    "Measure",
-    "Mismatch",
-    "PositiveControl",
-    "Sample",
-    "Scorecard",
-    "Summary",
-    "TemplateSpread",
-    "WinRate",
-    "WordingNull",
-]
+from conviction.core.record import Finite, Frozen
 
 SCHEMA = 2
 
 
-class _Part(BaseModel):
-    # Infinite bounds (n = 1) are written as null: JSON has no infinity.
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
-
-
-class Measure(_Part):
-    """One number in the long form that comparisons use."""
-
-    metric: str
-    item: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    n: int
-
-
-class Sample(_Part):
+class Sample(Frozen):
     """Evidence: one scored answer or one generation.
 
     condition  what stood before the answer: 'plain', 'template:…', 'context:…', 'unconditional', 'neutral'
@@ -74,7 +40,7 @@ class Sample(_Part):
     pieces: tuple[str, ...] = ()
 
 
-class ItemRow(_Part):
+class ItemRow(Frozen):
     """One question. ``winner`` is a pole, or 'tie' where the gap is within the noise floor."""
 
     item: str
@@ -90,16 +56,16 @@ class ItemRow(_Part):
     samples: dict[str, str]
 
 
-class GapEstimate(_Part):
+class GapEstimate(Frozen):
     """A mean gap with its 95 % interval; ``method`` is t (n < 30) or BCa."""
 
     mean: float
-    low: float | None
-    high: float | None
+    low: Finite
+    high: Finite
     method: str
 
 
-class WinRate(_Part):
+class WinRate(Frozen):
     """Share of propositions that go to ``pole``, with Wilson's 95 % interval; ties are left out."""
 
     pole: str
@@ -108,7 +74,7 @@ class WinRate(_Part):
     high: float
 
 
-class Summary(_Part):
+class Summary(Frozen):
     """The topic as a whole. The unit is the proposition, n of them.
 
     p_value                two-sided sign-flip test that the mean gap is 0
@@ -134,7 +100,7 @@ class Summary(_Part):
     verdict: str
 
 
-class Exactness(_Part):
+class Exactness(Frozen):
     """A control that must be 0: the largest deviation found (nats per token) over n items."""
 
     max_abs_nats: float
@@ -142,7 +108,7 @@ class Exactness(_Part):
     passed: bool
 
 
-class WordingNull(_Part):
+class WordingNull(Frozen):
     """Two wordings of the same claim under the same question: what wording alone does.
 
     item_q95_nats  95 % quantile of |difference| for one item
@@ -156,7 +122,7 @@ class WordingNull(_Part):
     exceeded: bool
 
 
-class PositiveControl(_Part):
+class PositiveControl(Frozen):
     """A pole's context as system prompt must move the gap towards that pole.
 
     shift_nats  mean movement of the gap towards the pole, positive if it works
@@ -168,7 +134,7 @@ class PositiveControl(_Part):
     passed: bool
 
 
-class TemplateSpread(_Part):
+class TemplateSpread(Frozen):
     """Mean gap under neutral prompt templates, and how far it depends on them."""
 
     gap_nats: dict[str, float]
@@ -179,7 +145,7 @@ class TemplateSpread(_Part):
     sign_agreement: float
 
 
-class FactControl(_Part):
+class FactControl(Frozen):
     """True against false answers on facts that both poles accept, or off the topic."""
 
     n: int
@@ -187,7 +153,7 @@ class FactControl(_Part):
     gap_nats: GapEstimate
 
 
-class Mismatch(_Part):
+class Mismatch(Frozen):
     """A fault of the kit under this model's tokenizer: which items, and what is wrong."""
 
     code: str
@@ -195,7 +161,7 @@ class Mismatch(_Part):
     items: tuple[str, ...]
 
 
-class Controls(_Part):
+class Controls(Frozen):
     """What separates a real preference from an artefact. None: not measured in this run."""
 
     swap: Exactness
@@ -208,8 +174,8 @@ class Controls(_Part):
     matching: tuple[Mismatch, ...]
 
 
-class Degeneration(_Part):
-    """How broken greedy answers look: means over the answers that hold text (see ``probe/health.py``)."""
+class Degeneration(Frozen):
+    """How broken greedy answers look: means over the answers that hold text (see ``probing/health.py``)."""
 
     answers: int
     empty_rate: float
@@ -220,7 +186,7 @@ class Degeneration(_Part):
     end_of_text_rate: float
 
 
-class Health(_Part):
+class Health(Frozen):
     """Whether the model still writes and predicts ordinary text."""
 
     neutral_logp_mean: float
@@ -229,7 +195,7 @@ class Health(_Part):
     samples: tuple[str, ...]
 
 
-class Scorecard(_Part):
+class Scorecard(Frozen):
     """The result of ``probe`` (measured), or of a forecast (predicted)."""
 
     schema_version: int = SCHEMA
@@ -267,36 +233,3 @@ class Scorecard(_Part):
         ]
         columns = [*own, *(f"logp_mean_{side}" for side in sides), *gaps]
         return frames.Table(f"{self.model} on {self.topic}: {self.summary.verdict}", rows, columns)
-
-    def measures(self) -> list[Measure]:
-        """All numbers in long form: (metric, item, value, low, high, n)."""
-        gap, pmi = self.summary.gap_nats, self.summary.pmi_interval
-        rows = [
-            Measure(metric="gap_nats", item="", value=gap.mean, low=gap.low, high=gap.high, n=self.summary.n),
-            Measure(metric="pmi_gap_nats", item="", value=pmi.mean, low=pmi.low, high=pmi.high, n=self.summary.n),
-        ]
-        for row in self.rows:
-            rows.append(Measure(metric="gap_nats", item=row.item, value=row.gap_nats, n=1))
-            rows.append(Measure(metric="pmi_gap_nats", item=row.item, value=row.pmi_gap_nats, n=1))
-        for role, fact in self.controls.facts.items():
-            fact_gap = fact.gap_nats
-            rows.append(
-                Measure(
-                    metric=f"{role}_gap_nats",
-                    item="",
-                    value=fact_gap.mean,
-                    low=fact_gap.low,
-                    high=fact_gap.high,
-                    n=fact.n,
-                )
-            )
-        if self.health is not None:
-            rows.append(
-                Measure(
-                    metric="neutral_logp_mean",
-                    item="",
-                    value=self.health.neutral_logp_mean,
-                    n=self.health.neutral_tokens,
-                )
-            )
-        return rows

@@ -8,8 +8,6 @@ from conviction.core.protocols import Generation, LanguageModel, Progress, chat,
 from conviction.data.topic import Item
 from conviction.probing.records import Sample
 
-__all__ = ["MAX_NEW_TOKENS", "sample_answers"]
-
 MAX_NEW_TOKENS = 96
 
 

@@ -17,8 +17,6 @@ from conviction.probing.queries import TEMPLATES, build_queries, build_repeat_qu
 from conviction.probing.records import Sample, Scorecard
 from conviction.probing.sampled import sample_answers
 
-__all__ = ["probe"]
-
 SAMPLED_QUESTIONS = 5
 
 

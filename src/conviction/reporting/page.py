@@ -23,8 +23,6 @@ from conviction.reporting.run_folder import ArmFolder, RunFolder, read_run
 from conviction.reporting.words import cells, header, inline, legend, markdown, reasons, sentence
 from conviction.studies.charts import comparison_chart
 
-__all__ = ["report", "report_markdown"]
-
 STRIPS = 2  # questions that are shown token by token
 SHOWN = 4  # answers that are shown before and after
 FAINTEST = -8.0  # log-prob of a token that is shown darkest
@@ -79,7 +77,7 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         place.joinpath("page.html.j2").read_text(encoding="utf-8")
     )
-    head, before = run.head, run.before
+    head, before, study = run.head, run.before, run.study
     return template.render(
         style=Markup(place.joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704  our own file
         title=_title(run),
@@ -87,7 +85,7 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
         topic=head.get("topic", ""),
         summary=_summary(run),
         damaged=run.damaged,
-        table=_table(run),
+        table=study and {"header": header(), "body": [cells(arm) for arm in study.arms], "legend": legend()},
         pictures={name: drawn(name) for name in ("comparison", "bias")},
         bias=_bias(before) if before is not None else None,
         strips=_strips(before) if before is not None else [],
@@ -125,16 +123,12 @@ def _charts(run: RunFolder) -> dict[str, tuple[str, Any]]:
     if run.before is not None:
         charts["bias"] = (f"Gap of every question towards {run.before.target}", bias_chart(run.before, PAGE))
     for arm in run.arms:
-        if (chart := training_chart(arm.steps, _stop(arm), PAGE)) is not None:
+        stop = arm.outcome.guard_stop if arm.outcome is not None else None
+        if (chart := training_chart(arm.steps, stop.step if stop is not None else None, PAGE)) is not None:
             charts[f"{arm.name}-training"] = (f"Training curves of {arm.name}", chart)
         if (chart := agreement_chart(_moved(run, arm), PAGE)) is not None:
             charts[f"{arm.name}-forecast"] = (f"Expected and real movement under {arm.name}", chart)
     return charts
-
-
-def _stop(arm: ArmFolder) -> int | None:
-    stop = arm.outcome.guard_stop if arm.outcome is not None else None
-    return stop.step if stop is not None else None
 
 
 def _moved(run: RunFolder, arm: ArmFolder) -> list[tuple[float, float]]:
@@ -147,12 +141,6 @@ def _moved(run: RunFolder, arm: ArmFolder) -> list[tuple[float, float]]:
         for o in arm.forecast.pair_forecasts
         if o.counts and o.id in arm.gaps and o.id in start
     ]
-
-
-def _table(run: RunFolder) -> dict[str, Any] | None:
-    if run.study is None:
-        return None
-    return {"header": header(), "body": [cells(arm) for arm in run.study.arms], "legend": legend()}
 
 
 def _bias_rows(card: Scorecard) -> tuple[list[str], list[list[str]]]:
@@ -228,8 +216,7 @@ def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
 def _reasons(arm: ArmFolder) -> list[str]:
     if arm.arm is not None:
         return reasons(arm.arm)
-    lines = arm.outcome.report if arm.outcome is not None else ()
-    return [": ".join(map(str, line)) for line in lines]
+    return [": ".join(map(str, line)) for line in (arm.outcome.report if arm.outcome is not None else ())]
 
 
 def _span(low: float | None, high: float | None) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from conviction.interventions.records import Outcome
 from conviction.probing.records import Sample, Scorecard
 from conviction.studies.records import Arm, Study
 
-__all__ = ["ArmFolder", "RunFolder", "read_run"]
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArmFolder:
     """One intervention: its files, where there are any.
 
@@ -25,12 +24,12 @@ class ArmFolder:
     """
 
     name: str
-    arm: Arm | None
     forecast: Forecast | None
     steps: tuple[dict[str, Any], ...]
     outcome: Outcome | None
-    written: dict[str, Sample]
-    gaps: dict[str, float]
+    arm: Arm | None = None
+    written: Mapping[str, Sample] = field(default_factory=dict)
+    gaps: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -81,26 +80,15 @@ def _inside(run: Run, place: str) -> Run:
 
 def _arm(own: Run, applied: Run, arm: Arm, sides: tuple[str, str]) -> ArmFolder:
     samples = [s for stage, s in own.samples_if_sound(Sample) if stage == "depth"]
-    return ArmFolder(
-        name=arm.name,
-        arm=arm,
-        forecast=applied.load_if_sound("forecast", Forecast),
-        steps=tuple(applied.steps_if_sound()),
-        outcome=applied.load_if_sound("outcome", Outcome),
-        written=_written(samples),
-        gaps=_gaps(samples, *sides),
-    )
+    return replace(_applied(applied, arm.name), arm=arm, written=_written(samples), gaps=_gaps(samples, *sides))
 
 
 def _applied(run: Run, name: str) -> ArmFolder:
     return ArmFolder(
         name=name,
-        arm=None,
         forecast=run.load_if_sound("forecast", Forecast),
         steps=tuple(run.steps_if_sound()),
         outcome=run.load_if_sound("outcome", Outcome),
-        written={},
-        gaps={},
     )
 
 

@@ -8,8 +8,6 @@ from conviction.probing.metric import Metric
 from conviction.probing.metrics import load_metrics
 from conviction.studies.records import Arm, Judgement, Study
 
-__all__ = ["cells", "header", "inline", "legend", "markdown", "reasons", "sentence"]
-
 ABOUT = ["arm", "verdict"]
 COSTS = {  # short titles: ten columns fit a terminal of 80
     "s": "seconds of applying it",

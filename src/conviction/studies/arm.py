@@ -28,8 +28,6 @@ from conviction.studies.forecast_comparison import compare_with_forecast
 from conviction.studies.judge import judge
 from conviction.studies.records import Arm, Judgement
 
-__all__ = ["describe_applied_run", "describe_arm", "forecast_arm", "measure_and_judge"]
-
 # A kit's training split makes a short run, which a forecast at full length would take longer than.
 PILOT_STEPS, EXAMPLES = 5, 16
 Measured = TypeVar("Measured")

@@ -17,8 +17,6 @@ from conviction.studies.context import StudyContext
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
-__all__ = ["benign_finetune", "measure_after_benign"]
-
 TOKENS, PIECES = 128, 2  # of benign text in a piece, and pieces in a step
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from conviction.core.charts import ON_WHITE, WIDTH, Palette, altair
-
-if TYPE_CHECKING:
-    from conviction.studies.records import Study
-
-__all__ = ["comparison_chart"]
+from conviction.studies.records import Study
 
 
 def comparison_chart(study: Study, palette: Palette = ON_WHITE) -> Any | None:

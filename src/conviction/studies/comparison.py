@@ -22,8 +22,6 @@ from conviction.studies.arm import describe_applied_run, measure_and_judge
 from conviction.studies.context import StudyContext, StudyDesign, study_config, summarize
 from conviction.studies.records import Arm, Study
 
-__all__ = ["AppliedRun", "compare_runs", "load_applied_runs"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class AppliedRun:

@@ -20,8 +20,6 @@ from conviction.probing.records import Scorecard
 from conviction.studies.placebo import placebo_data
 from conviction.studies.records import Arm, Study
 
-__all__ = ["StudyContext", "StudyDesign", "check_questions", "study_config", "summarize"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class StudyDesign:

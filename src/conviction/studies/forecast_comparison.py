@@ -12,8 +12,6 @@ from conviction.forecasting.records import Forecast, ForecastScore, PairForecast
 from conviction.forecasting.score import ScoredPair, score_forecast
 from conviction.interventions.records import Outcome
 
-__all__ = ["compare_with_forecast"]
-
 
 def compare_with_forecast(
     run: Run, load: Callable[[str], LanguageModel], *, base: str | None = None, ctx: RunContext | None = None

@@ -16,8 +16,6 @@ from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
 from conviction.studies.records import Judgement, Verdict
 
-__all__ = ["judge"]
-
 Judged = Sequence[tuple[Metric, Property]]
 
 

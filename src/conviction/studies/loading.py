@@ -9,8 +9,6 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.errors import RunError
 
-__all__ = ["loads_in_one_dtype"]
-
 
 def loads_in_one_dtype(
     load: Callable[..., LanguageModel], run: Run, *, dtype: Any = None

@@ -18,8 +18,6 @@ from conviction.probing.depth_records import Measurements
 if TYPE_CHECKING:
     from conviction.studies.context import StudyContext
 
-__all__ = ["measure_placebo", "placebo_data"]
-
 
 def measure_placebo(
     plan: Plan, outcome: Outcome, data: TrainingData, shared: StudyContext, own: Run

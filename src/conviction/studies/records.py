@@ -9,25 +9,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from conviction.core import frames
+from conviction.core.record import Frozen
 from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
 from conviction.probing.depth_records import Property
-
-__all__ = ["Arm", "Judgement", "Study", "Verdict"]
 
 SCHEMA = 2
 
 Verdict = Literal["none", "surface", "shallow", "deep", "broken"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Judgement(_Part):
+class Judgement(Frozen):
     """What a change is, and why."""
 
     schema_version: int = SCHEMA
@@ -49,7 +44,7 @@ class Judgement(_Part):
         return next(iter(properties_of_kind(self.properties, "change")), None)
 
 
-class Arm(_Part):
+class Arm(Frozen):
     """One intervention in a study.
 
     folder            its run folder, relative to the study's
@@ -78,7 +73,7 @@ class Arm(_Part):
     failure: Failure | None = None
 
 
-class Study(_Part):
+class Study(Frozen):
     """All arms, in the order they were run.
 
     verdict  of the probe, in words, before anything was done

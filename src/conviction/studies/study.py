@@ -36,8 +36,6 @@ from conviction.studies.context import StudyContext, StudyDesign, study_config, 
 from conviction.studies.placebo import measure_placebo
 from conviction.studies.records import Arm, Study
 
-__all__ = ["study"]
-
 
 def study(
     topic: Topic, model: LanguageModel, arms: Sequence[Plan], run: Run, ctx: RunContext, design: StudyDesign

@@ -1,31 +1,8 @@
-"""Training: losses, one loop, and the guard with its sensors, which stops it before the model breaks."""
+"""Training: losses, one loop, and the guard with its sensors, which stops it before the model breaks.
 
-from __future__ import annotations
+The names of ``__init__.pyi`` are loaded on first use: torch comes with some of them.
+"""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-if TYPE_CHECKING:
-    from conviction.training.callback import GuardCallback
-    from conviction.training.guard import Guard
-    from conviction.training.losses import LOSSES
-    from conviction.training.sensors import SENSORS
-    from conviction.training.settings import Training, Weights
-
-# Loaded on first use: torch comes with some of them.
-_WHERE = {
-    "LOSSES": "losses",
-    "SENSORS": "sensors",
-    "Guard": "guard",
-    "GuardCallback": "callback",
-    "Training": "settings",
-    "Weights": "settings",
-}
-
-__all__ = ["LOSSES", "SENSORS", "Guard", "GuardCallback", "Training", "Weights"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'conviction.training' has no attribute '{name}'")
-    return getattr(import_module(f"conviction.training.{_WHERE[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

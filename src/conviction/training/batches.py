@@ -19,17 +19,6 @@ from conviction.models.engine.packing import Ids, Pack, pack_whole
 from conviction.models.prompts import PromptEncoder
 from conviction.training.settings import Training
 
-__all__ = [
-    "MicroBatch",
-    "TokenizedExample",
-    "encode_documents",
-    "encode_examples",
-    "encode_pairs",
-    "keep_fitting",
-    "make_microbatches",
-    "step_order",
-]
-
 
 @dataclass(frozen=True)
 class TokenizedExample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -12,13 +13,12 @@ from transformers import TrainerCallback
 from conviction.core.protocols import Message
 from conviction.models.engine.packing import Ids
 from conviction.models.engine.selfcheck import SelfCheck
+from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
 from conviction.training.guard import Guard, GuardStop
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.policy import trainable_parameters
-
-__all__ = ["GuardCallback"]
 
 FOREIGN = SelfCheck(packed=False, difference=None, tolerance=0.0, noise=0.0, reason="a trainer's model")
 CHOSEN = 4  # pairs of the training data whose chosen answers are read
@@ -65,7 +65,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         self.guard_stop = None
         model, tokenizer = given["model"], given["processing_class"]
         was_training = model.training
-        asked = HFModel(id="policy", module=model, tokenizer=tokenizer, check=FOREIGN)
+        asked = HFModel(id="policy", engine=TorchEngine(model, tokenizer), check=FOREIGN)
         self.monitor = GuardMonitor.begin(
             self.guard, asked, _logits(model), own=self._prompts, held_out=(), total_steps=state.max_steps
         )
@@ -135,13 +135,9 @@ def _last_log(state: Any) -> dict[str, float]:
     """The newest logged training metrics; TRL logs numbers, transformers 5 texts of them."""
     for entry in reversed(state.log_history):
         if "loss" in entry:
-            return {k: float(v) for k, v in entry.items() if isinstance(v, int | float | str) and _is_number(v)}
+            numbers: dict[str, float] = {}
+            for name, value in entry.items():
+                with suppress(TypeError, ValueError):
+                    numbers[name] = float(value)
+            return numbers
     return {}
-
-
-def _is_number(value: float | str) -> bool:
-    try:
-        float(value)
-    except ValueError:
-        return False
-    return True

@@ -20,8 +20,6 @@ from torch import Tensor
 
 from conviction.core.storage import storage_errors
 
-__all__ = ["load_latest", "save_checkpoint"]
-
 KEPT = 2
 _NAME = re.compile(r"step-(\d{6,})")
 

@@ -20,8 +20,6 @@ from conviction.models.engine.packing import Ids
 from conviction.probing.health import neutral_text, repeated_ngram_rate
 from conviction.training.sensors import SENSORS, DriftMetrics, Samples
 
-__all__ = ["EVERYDAY", "DriftMonitor", "choose_samples", "held_out_rows", "read_drift", "read_samples"]
-
 # Prompts that no topic kit holds: what a user would ask next.
 EVERYDAY = (
     "What is the difference between a lake and a river?",

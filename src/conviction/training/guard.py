@@ -18,17 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.training.sensors import SENSORS, Sensor, StepReading, Threshold, Trace, sensor_limits
 
-__all__ = [
-    "Guard",
-    "GuardStop",
-    "GuardVerdict",
-    "StepReading",
-    "judge",
-    "limit_share",
-    "sample_violations",
-    "sampling_is_due",
-]
-
 Zone = Literal["healthy", "warning", "stop"]
 
 
@@ -95,7 +84,8 @@ def judge(
     """Judge the last reading in the light of those before it. ``begins_random``: there is no health to lose."""
     run = Trace(history, guard, total_steps)
     finite = _is_finite(run.now)
-    violations = _findings(run, stops=True, begins_random=begins_random) if finite else _no_number(run.now)
+    no_number = f"the loss or gradient is not a number (loss {run.now.loss}, gradient norm {run.now.grad_norm})"
+    violations = _findings(run, stops=True, begins_random=begins_random) if finite else (no_number,)
     warnings = _findings(run, stops=False, begins_random=begins_random)
     stops = violations + warnings if guard.mode == "strict" else violations
     if stops and (not guard.idle or not finite):
@@ -139,7 +129,3 @@ def _ask(sensors: Iterable[Sensor], run: Trace) -> Iterator[str]:
 def _is_finite(now: StepReading) -> bool:
     numbers = (now.loss, now.grad_norm, now.margin, now.chosen_drop, *now.readings.values())
     return all(number is None or math.isfinite(number) for number in numbers)
-
-
-def _no_number(now: StepReading) -> tuple[str, ...]:
-    return (f"the loss or gradient is not a number (loss {now.loss}, gradient norm {now.grad_norm})",)

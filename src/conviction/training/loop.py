@@ -23,6 +23,7 @@ from conviction.core.context import Callbacks, RunContext
 from conviction.core.options import flat
 from conviction.core.protocols import Message
 from conviction.models.engine.logprobs import last_positions
+from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel
 from conviction.training.batches import TokenizedExample
 from conviction.training.guard import Guard, GuardStop
@@ -37,8 +38,6 @@ from conviction.training.sharding import blocks_to_shard, gathered, shard, wants
 from conviction.training.state import TrainState
 from conviction.training.step import Stepper, StepResult, rate_at
 from conviction.training.tracking import finish_tracking, numbers_of, start_accelerator
-
-__all__ = ["TrainingResult", "TrainingTask", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +177,7 @@ def _in_one_piece(state: TrainState, task: TrainingTask) -> HFModel:
     policy = make_policy(task.model, task.weights, task.training)
     snapshot.restore(trainable_parameters(policy))
     model = state.monitor.model
-    return HFModel(id=model.id, module=policy.module, tokenizer=model.tokenizer, check=model.check)
+    return HFModel(id=model.id, engine=TorchEngine(policy.module, model.tokenizer), check=model.check)
 
 
 def _settle(moved: HFModel, dtype: torch.dtype) -> None:
@@ -199,7 +198,7 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
 
     policy = make_policy(model, task.weights, training)
     cut = blocks_to_shard(policy) if wants_sharding() and accelerator.num_processes > 1 else []
-    budget = training.token_budget or model.token_budget
+    budget = training.token_budget or model.engine.token_budget
     single = accelerator.num_processes == 1
     prepared = precompute_reference(
         policy,
@@ -222,7 +221,7 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
     wrapped = policy
     if not wants_sharding():
         wrapped, optimizer = accelerator.prepare(policy, optimizer)
-    moved = HFModel(id=f"{model.id}+{task.name}", module=policy.module, tokenizer=model.tokenizer, check=model.check)
+    moved = HFModel(id=f"{model.id}+{task.name}", engine=TorchEngine(policy.module, model.tokenizer), check=model.check)
 
     def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
         with policy.autocast():

@@ -15,8 +15,6 @@ from typing import Any
 import psutil
 import torch
 
-__all__ = ["Estimate", "available", "estimate_step", "kept_memory"]
-
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's names and numbers, malloc.h
 LARGEST = 32 * 2**20  # the most that glibc sets the latter to by itself; the former is then twice that
 

@@ -22,10 +22,8 @@ from conviction.training.drift import (
     read_drift,
     read_samples,
 )
-from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
-from conviction.training.sensors import SENSORS, DriftMetrics
-
-__all__ = ["GuardMonitor", "Snapshot", "like", "whole"]
+from conviction.training.guard import Guard, GuardVerdict, judge, sampling_is_due
+from conviction.training.sensors import SENSORS, DriftMetrics, StepReading
 
 HELD_OUT = 3
 

@@ -13,8 +13,6 @@ from torch import Tensor
 from conviction.core.wording import rounded_down
 from conviction.training.losses import PairLogps, find_loss, margin, sft_term
 
-__all__ = ["Likelihood", "Objective", "Preference", "explain_flip_margin"]
-
 
 class Objective(Protocol):
     """A loss as the loop sees it. n examples with a answers each; all log-probs summed over tokens, nats."""
@@ -22,19 +20,15 @@ class Objective(Protocol):
     @property
     def pairs(self) -> bool:
         """Whether examples are preference pairs, whose log-probs under the untouched model are wanted."""
-        ...
 
     def total(self, counts: Tensor) -> float:
         """What a step's losses are divided by; counts [n, a]: tokens of its examples' answers."""
-        ...
 
     def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
         """[n] from [n, a] each: losses times weights."""
-        ...
 
     def measures(self, sums: Tensor, counts: Tensor, reference: Tensor) -> dict[str, list[float]]:
         """Per example, for the record."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

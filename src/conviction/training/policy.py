@@ -25,8 +25,6 @@ from conviction.training.batches import TokenizedExample
 from conviction.training.recompute import use_memory_efficient_layers
 from conviction.training.settings import Training, Weights
 
-__all__ = ["Policy", "make_policy", "plain_policy", "recompute_activations", "sum_answers", "trainable_parameters"]
-
 
 class Policy(nn.Module):
     """A causal LM as a function from a pack to the log-probs of its answers' tokens.

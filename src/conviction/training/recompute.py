@@ -22,8 +22,6 @@ from torch.nn.functional import silu
 
 from conviction.models.lora import FusedLinear, can_fuse, fused
 
-__all__ = ["use_memory_efficient_layers"]
-
 
 class _RmsNorm(torch.autograd.Function):
     """w · x / sqrt(mean(x²) + ε), computed in fp32 (Zhang & Sennrich 1910.07467); keeps x and the scale of each row."""

@@ -25,10 +25,9 @@ from conviction.models.engine.packing import pack_whole
 from conviction.models.engine.protocol import Row, Scores
 from conviction.models.lora import decoder_layers
 from conviction.models.score_cache import get_or_compute
+from conviction.models.states import Stop
 from conviction.training.batches import MicroBatch, TokenizedExample
 from conviction.training.policy import Policy
-
-__all__ = ["Activations", "Prepared", "precompute_reference"]
 
 MEMORY_SHARE = 0.1  # of the memory that is free: activations beyond it go to a file
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.3, torch.float16: 0.3}  # nats per answer token, at worst
@@ -54,10 +53,6 @@ class Prepared:
     reference: tuple[tuple[float, ...], ...] = ()
     activations: Activations | None = None
     note: str = ""
-
-
-class _Reached(Exception):  # noqa: N818  not an error: ends a forward pass that has shown enough
-    pass
 
 
 def precompute_reference(
@@ -144,12 +139,12 @@ def _pass(policy: Policy, batch: MicroBatch, activations: Activations | None, *,
     def stop(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         _store(activations, batch, args[0] if args else kwargs["hidden_states"])
         if not read:
-            raise _Reached
+            raise Stop
 
     handle = decoder_layers(policy.module)[policy.first].register_forward_pre_hook(stop, with_kwargs=True)
     try:
         return policy(batch.pack).float().cpu()  # type: ignore[no-any-return]
-    except _Reached:
+    except Stop:
         return None
     finally:
         handle.remove()

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["Cost", "measured", "peak_mb"]
-
 
 def peak_mb(device: torch.device) -> int:
     """The most memory that this process has held: of the device, else resident; see ``measured``."""

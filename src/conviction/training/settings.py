@@ -8,8 +8,6 @@ from typing import Literal
 from conviction.core.options import check_settings, setting
 from conviction.errors import InputError
 
-__all__ = ["Training", "Weights"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:

@@ -22,8 +22,6 @@ from conviction.errors import InputError
 from conviction.models.lora import decoder_layers
 from conviction.training.policy import Policy, trainable_parameters
 
-__all__ = ["blocks_to_shard", "gathered", "shard", "wants_sharding"]
-
 
 def wants_sharding() -> bool:
     """Whether this run was launched under FSDP."""

@@ -17,8 +17,6 @@ from conviction.training.monitor import GuardMonitor, Snapshot, like, whole
 from conviction.training.policy import recompute_activations, trainable_parameters
 from conviction.training.step import Stepper
 
-__all__ = ["TrainState"]
-
 
 @dataclass
 class TrainState:

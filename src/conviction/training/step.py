@@ -23,8 +23,6 @@ from conviction.training.policy import Policy, recompute_activations, sum_answer
 from conviction.training.reference import Prepared
 from conviction.training.settings import Training
 
-__all__ = ["StepResult", "Stepper", "rate_at"]
-
 
 @dataclass(frozen=True)
 class StepResult:

@@ -12,8 +12,6 @@ from conviction.core.context import RunContext
 from conviction.errors import InputError, MissingExtraError, nearest
 from conviction.models.hf import HFModel
 
-__all__ = ["TRACKERS", "check_tracker", "finish_tracking", "numbers_of", "start_accelerator"]
-
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 
 

@@ -27,14 +27,12 @@ people believe wrongly: 57 %, just under the limit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding, Worst
+from conviction.auditing.rule import MODEL, AuditContext, Rule, RuleFinding, Worst
 from conviction.core.statistics import win_share
 from conviction.core.wording import percent
 
@@ -48,17 +46,14 @@ class _Check:
         self.worst = Worst()
 
     def observe(self, row: AuditRow, /) -> None:
-        m = row.measured
-        if m is None:
-            return
+        m = row.scores
         self.seen += 1
         if m.logp_margin < 0 and m.logp_margin_mean < 0:
             self.wrong.append((row.number, m.logp_margin, m.logp_margin_mean))
             nats, per_token = round(-m.logp_margin, 1), round(-m.logp_margin_mean, 3)
             self.worst.add(-m.logp_margin, row.number, nats=nats, per_token=per_token, prompt=shown(row.question))
 
-    @cached_property
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Of the pairs ranked the wrong way: how many, and by how much."""
         if not self.seen:
             return {}
@@ -73,7 +68,7 @@ class _Check:
         return {**results, "median_nats": round(-float(nats), 2), "median_per_token": round(-float(per_token), 3)}
 
     def findings(self) -> Iterable[RuleFinding]:
-        m = self.numbers
+        m = self.metrics()
         if not m or m["wrong"] <= SHARE * m["pairs"] or m["share_low"] <= SURE:
             return
         yield RuleFinding(
@@ -85,8 +80,5 @@ class _Check:
             evidence=self.worst.evidence,
         )
 
-    def metrics(self) -> Mapping[str, Any]:
-        return self.numbers
 
-
-RULE = Rule(code="PD402", name="belief-flip", since="0.1.0", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD402", name="belief-flip", since="0.1.0", sees="measured", needs=MODEL, begin=_Check)

@@ -23,8 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import Hits, Rule, RuleFinding, each_row, place
-from conviction.core.wording import counted
+from conviction.auditing.rule import Rule, each_row, place
 
 _BROKEN = re.compile(
     "\ufffd|[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]"
@@ -46,11 +45,11 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
     return {"where": place([where for where, _ in results]), "text": shown(match.string[begin:end])}
 
 
-def _tell(hits: Hits) -> RuleFinding:
-    return RuleFinding(
-        message=f"{counted(len(hits.rows), 'row')} with broken characters ({hits.places})",
-        advice="decode the source again as UTF-8, or repair the texts",
-    )
-
-
-RULE = Rule(code="PD107", name="broken-encoding", since="0.1.0", begin=each_row(_look, _tell))
+RULE = Rule(
+    code="PD107",
+    name="broken-encoding",
+    since="0.1.0",
+    begin=each_row(
+        _look, "{rows} with broken characters ({places})", "decode the source again as UTF-8, or repair the texts"
+    ),
+)

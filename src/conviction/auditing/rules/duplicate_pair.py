@@ -24,7 +24,6 @@ from typing import Any
 
 from conviction.auditing.row import AuditRow, shown
 from conviction.auditing.rule import AuditContext, Hits, Repair, Rule, RuleFinding
-from conviction.core.wording import counted
 
 
 class _Check:
@@ -38,13 +37,7 @@ class _Check:
             self.hits.add(row.number, {"same_as": first, "prompt": shown(row.question)})
 
     def findings(self) -> Iterable[RuleFinding]:
-        if self.hits.rows:
-            yield RuleFinding(
-                message=f"{counted(len(self.hits.rows), 'row')} already there before",
-                advice="keep one of each; --fix keeps the first",
-                rows=self.hits.rows,
-                evidence=self.hits.evidence,
-            )
+        return self.hits.findings("{rows} already there before", "keep one of each; --fix keeps the first")
 
     def metrics(self) -> Mapping[str, Any]:
         return {"rows": len(self.hits.rows), "distinct_pairs": len(self.first)}

@@ -25,7 +25,6 @@ from typing import Any
 
 from conviction.auditing.row import AuditRow, normal, shown
 from conviction.auditing.rule import AuditContext, Hits, Repair, Rule, RuleFinding
-from conviction.core.wording import counted
 
 
 def _equal(row: AuditRow) -> bool:
@@ -43,22 +42,10 @@ class _Check:
         (self.equal if equal else self.alike).add(row.number, {"answer": shown(row.chosen)})
 
     def findings(self) -> Iterable[RuleFinding]:
-        if self.equal.rows:
-            yield RuleFinding(
-                message=f"{counted(len(self.equal.rows), 'pair')} with two identical answers",
-                advice="remove them: they teach nothing",
-                rows=self.equal.rows,
-                evidence=self.equal.evidence,
-            )
-        if self.alike.rows:
-            yield RuleFinding(
-                message=f"{counted(len(self.alike.rows), 'pair')} with answers that differ in case or spaces alone",
-                advice="remove them, unless that is what they are to teach",
-                rows=self.alike.rows,
-                evidence=self.alike.evidence,
-                level="warning",
-                fixable=False,
-            )
+        yield from self.equal.findings("{pairs} with two identical answers", "remove them: they teach nothing")
+        message = "{pairs} with answers that differ in case or spaces alone"
+        advice = "remove them, unless that is what they are to teach"
+        yield from self.alike.findings(message, advice, level="warning", fixable=False)
 
     def metrics(self) -> Mapping[str, Any]:
         return {"equal": len(self.equal.rows), "alike": len(self.alike.rows)}

@@ -34,9 +34,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -62,7 +60,7 @@ class _Check:
         self.extremes.add(abs(log), row.number, chosen_characters=chosen, rejected_characters=rejected)
 
     def findings(self) -> Iterable[RuleFinding]:
-        m = self.numbers
+        m = self.metrics()
         if self.meant or not m or m["p_value"] >= ALPHA:
             return
         ratio = math.exp(abs(m["mean_log"]))
@@ -83,8 +81,7 @@ class _Check:
             evidence=self.extremes.evidence,
         )
 
-    @cached_property
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """All that was measured."""
         logs = np.frombuffer(self.logs, np.float64) if self.logs else np.zeros(0)
         if not logs.size:
@@ -99,9 +96,6 @@ class _Check:
             "effect_size": round(float(logs.mean()) / sd, 3) if sd > 1e-9 else 0.0,
             "p_value": sign_test(longer, shorter),
         }
-
-    def metrics(self) -> Mapping[str, Any]:
-        return self.numbers
 
 
 RULE = Rule(code="PD301", name="length-gap", since="0.1.0", begin=_Check)

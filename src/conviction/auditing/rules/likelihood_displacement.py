@@ -29,14 +29,12 @@ nothing sank in any of them. So it tells the safest from the riskiest, and littl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding, Worst
+from conviction.auditing.rule import HIDDEN_STATES, AuditContext, Rule, RuleFinding, Worst
 from conviction.core.wording import counted, percent
 
 LIMIT = 0.0
@@ -51,8 +49,8 @@ class _Check:
         self.worst = Worst()
 
     def observe(self, row: AuditRow, /) -> None:
-        m = row.measured
-        if m is None or m.hidden_dot is None or not m.chosen_norm_sq:
+        m = row.scores
+        if m.hidden_dot is None or not m.chosen_norm_sq:
             return
         ours, theirs = len(m.chosen.logprobs), len(m.rejected.logprobs)
         self.ches.append(m.hidden_dot - m.chosen_norm_sq)
@@ -63,8 +61,7 @@ class _Check:
             value, texts = self.relative[-1], {side: shown(text, 40) for side, text in row.sides}
             self.worst.add(value, row.number, ches=round(value, 3), **texts)
 
-    @cached_property
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Quantiles of CHES and of the relative form."""
         if not self.ches:
             return {}
@@ -88,15 +85,13 @@ class _Check:
                 level="warning" if share >= COMMON else "note",
             )
 
-    def metrics(self) -> Mapping[str, Any]:
-        return self.numbers
-
 
 RULE = Rule(
     code="PD405",
     name="likelihood-displacement",
     since="0.1.0",
     level="note",
-    needs=frozenset({"hidden_states"}),
+    sees="measured",
+    needs=HIDDEN_STATES,
     begin=_Check,
 )

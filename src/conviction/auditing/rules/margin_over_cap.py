@@ -27,14 +27,12 @@ politeness kit one pair, of the brevity kit none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding, Worst
+from conviction.auditing.rule import MODEL, AuditContext, Rule, RuleFinding, Worst
 from conviction.core.wording import counted, percent, rounded_down
 
 COMMON = 0.10
@@ -49,17 +47,14 @@ class _Check:
         self.worst = Worst()
 
     def observe(self, row: AuditRow, /) -> None:
-        if row.measured is None:
-            return
-        short = max(0.0, -row.measured.logp_margin)
+        short = max(0.0, -row.scores.logp_margin)
         self.shortfalls.append(short)
         if self.beta * short > self.cap:
             self.over.append(row.number)
             margin = round(self.beta * short, 2)
             self.worst.add(short, row.number, nats=round(short, 1), margin=margin, prompt=shown(row.question))
 
-    @cached_property
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Margins at the planned β, and the β at which 95 % of the pairs stay under the cap."""
         if not self.shortfalls:
             return {}
@@ -75,7 +70,7 @@ class _Check:
     def findings(self) -> Iterable[RuleFinding]:
         if not self.over:
             return
-        m, share = self.numbers, len(self.over) / len(self.shortfalls)
+        m, share = self.metrics(), len(self.over) / len(self.shortfalls)
         yield RuleFinding(
             message=f"{counted(len(self.over), 'pair')} ({percent(share)}) with a flip only at a reward margin over "
             f"{self.cap:g} (β = {self.beta:g}; the largest needs {m['largest_margin']:.1f})",
@@ -89,8 +84,5 @@ class _Check:
             level="warning" if share >= COMMON else "note",
         )
 
-    def metrics(self) -> Mapping[str, Any]:
-        return self.numbers
 
-
-RULE = Rule(code="PD403", name="margin-over-cap", since="0.1.0", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD403", name="margin-over-cap", since="0.1.0", sees="measured", needs=MODEL, begin=_Check)

@@ -33,7 +33,7 @@ class _Check:
         self.forms: dict[str, list[int]] = {}
 
     def observe(self, row: AuditRow, /) -> None:
-        self.forms.setdefault(str(row.form), []).append(row.number)
+        self.forms.setdefault(row.form, []).append(row.number)
 
     def findings(self) -> Iterable[RuleFinding]:
         if len(self.forms) < 2:

@@ -23,8 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow
-from conviction.auditing.rule import Hits, Rule, RuleFinding, each_row
-from conviction.core.wording import counted, percent
+from conviction.auditing.rule import MODEL, Rule, each_row
 
 
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
@@ -33,12 +32,11 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
     return {"characters": len(row.question) + max(len(row.chosen), len(row.rejected))}
 
 
-def _tell(hits: Hits) -> RuleFinding:
-    return RuleFinding(
-        message=f"{counted(len(hits.rows), 'pair')} ({percent(hits.share)}) "
-        "beyond the model's context, or refused by its template",
-        advice="shorten them or leave them out",
-    )
-
-
-RULE = Rule(code="PD407", name="over-length", since="0.1.0", needs=frozenset({"model"}), begin=each_row(_look, _tell))
+MESSAGE = "{pairs} ({share}) beyond the model's context, or refused by its template"
+RULE = Rule(
+    code="PD407",
+    name="over-length",
+    since="0.1.0",
+    needs=MODEL,
+    begin=each_row(_look, MESSAGE, "shorten them or leave them out"),
+)

@@ -29,14 +29,12 @@ weight at the flip: the belief kit 76 % and 0.14, HH (harmless-base, 250 pairs) 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding, Worst
+from conviction.auditing.rule import MODEL, AuditContext, Rule, RuleFinding, Worst
 from conviction.core.wording import counted, percent
 
 SHARE, WEIGHT = 1 / 3, 0.25
@@ -51,9 +49,7 @@ class _Check:
         self.worst = Worst()
 
     def observe(self, row: AuditRow, /) -> None:
-        m = row.measured
-        if m is None:
-            return
+        m = row.scores
         self.seen += 1
         if m.logp_margin < 0:
             self.rows.append(row.number)
@@ -67,8 +63,7 @@ class _Check:
     def _weight(self, nats: float) -> float:
         return 1 / (1 + math.exp(min(700.0, self.beta * nats)))
 
-    @cached_property
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """How many, and the median weight of DPO's gradient at their flip."""
         if not self.seen:
             return {}
@@ -76,7 +71,7 @@ class _Check:
         return {"pessimistic": len(self.rows), "pairs": self.seen, "beta": self.beta, **weight}
 
     def findings(self) -> Iterable[RuleFinding]:
-        m = self.numbers
+        m = self.metrics()
         if self.rows and len(self.rows) >= SHARE * self.seen and m["weight_at_flip"] < WEIGHT:
             yield RuleFinding(
                 message=f"{counted(len(self.rows), 'pair')} ({percent(len(self.rows) / self.seen)}) in the wrong "
@@ -87,8 +82,5 @@ class _Check:
                 evidence=self.worst.evidence,
             )
 
-    def metrics(self) -> Mapping[str, Any]:
-        return self.numbers
 
-
-RULE = Rule(code="PD406", name="pessimistic-pair", since="0.1.0", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD406", name="pessimistic-pair", since="0.1.0", sees="measured", needs=MODEL, begin=_Check)

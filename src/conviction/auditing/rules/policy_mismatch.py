@@ -32,9 +32,7 @@ HH gave −2.7), which is why the limits are whole nats.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -52,18 +50,15 @@ class _Check:
         self.worst = {"chosen": Worst(), "rejected": Worst()}
 
     def observe(self, row: AuditRow, /) -> None:
-        if row.measured is None:
-            return
         for side, score, text in (
-            ("chosen", row.measured.chosen, row.chosen),
-            ("rejected", row.measured.rejected, row.rejected),
+            ("chosen", row.scores.chosen, row.chosen),
+            ("rejected", row.scores.rejected, row.rejected),
         ):
             getattr(self, side).append(score.logp_mean)
             nats = round(score.logp_mean, 2)
             self.worst[side].add(-score.logp_mean, row.number, side=side, nats_per_token=nats, text=shown(text))
 
-    @cached_property
-    def numbers(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Nats per token: of the samples over all tokens, of answers in the mean of pairs."""
         if not self.chosen or not self.own:
             return {}
@@ -75,7 +70,7 @@ class _Check:
         }
 
     def findings(self) -> Iterable[RuleFinding]:
-        m = self.numbers
+        m = self.metrics()
         if not m:
             return
         side, other = sorted(("chosen", "rejected"), key=lambda s: m[s])
@@ -90,8 +85,12 @@ class _Check:
                 evidence=self.worst[side].evidence,
             )
 
-    def metrics(self) -> Mapping[str, Any]:
-        return self.numbers
 
-
-RULE = Rule(code="PD401", name="policy-mismatch", since="0.1.0", needs=frozenset({"model", "samples"}), begin=_Check)
+RULE = Rule(
+    code="PD401",
+    name="policy-mismatch",
+    since="0.1.0",
+    sees="measured",
+    needs=frozenset({"model", "samples"}),
+    begin=_Check,
+)

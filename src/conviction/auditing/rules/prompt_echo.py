@@ -26,8 +26,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, normal, shown
-from conviction.auditing.rule import Hits, Rule, RuleFinding, each_row, place
-from conviction.core.wording import counted, percent
+from conviction.auditing.rule import Rule, each_row, place
 
 MIN_WORDS = 5
 COMMON = 0.01
@@ -41,13 +40,10 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
     return {"where": place(sides), "prompt": shown(row.question)} if sides else None
 
 
-def _tell(hits: Hits) -> RuleFinding:
-    return RuleFinding(
-        message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) "
-        f"with the prompt in an answer ({hits.places})",
-        advice="cut the prompt off the answers",
-        level="warning" if hits.share >= COMMON else "note",
-    )
-
-
-RULE = Rule(code="PD105", name="prompt-echo", since="0.1.0", begin=each_row(_look, _tell))
+MESSAGE = "{rows} ({share}) with the prompt in an answer ({places})"
+RULE = Rule(
+    code="PD105",
+    name="prompt-echo",
+    since="0.1.0",
+    begin=each_row(_look, MESSAGE, "cut the prompt off the answers", common=COMMON),
+)

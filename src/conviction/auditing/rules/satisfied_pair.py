@@ -29,8 +29,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import AuditContext, Hits, Rule, RuleFinding
-from conviction.core.wording import counted, percent
+from conviction.auditing.rule import MODEL, AuditContext, Hits, Rule, RuleFinding
 
 COMMON = 0.8
 
@@ -41,26 +40,20 @@ class _Check:
         self.hits = Hits()
 
     def observe(self, row: AuditRow, /) -> None:
-        m = row.measured
-        if m is None:
-            return
+        m = row.scores
         self.hits.seen += 1
         if self.beta * m.logp_margin > self.cap and m.logp_margin_mean > 0:
             self.hits.add(row.number, {"nats": round(m.logp_margin, 1), "prompt": shown(row.question)})
 
     def findings(self) -> Iterable[RuleFinding]:
-        if self.hits.rows:
-            yield RuleFinding(
-                message=f"{counted(len(self.hits.rows), 'pair')} ({percent(self.hits.share)}) ranked right already, "
-                f"by more than {self.cap / self.beta:.0f} nats",
-                advice="leave them out, or find rejected answers that the model might give",
-                rows=self.hits.rows,
-                evidence=self.hits.evidence,
-                level="warning" if self.hits.share >= COMMON else "note",
-            )
+        message = f"{{pairs}} ({{share}}) ranked right already, by more than {self.cap / self.beta:.0f} nats"
+        advice = "leave them out, or find rejected answers that the model might give"
+        return self.hits.findings(message, advice, common=COMMON)
 
     def metrics(self) -> Mapping[str, Any]:
         return {"rows": len(self.hits.rows), "pairs": self.hits.seen}
 
 
-RULE = Rule(code="PD404", name="satisfied-pair", since="0.1.0", level="note", needs=frozenset({"model"}), begin=_Check)
+RULE = Rule(
+    code="PD404", name="satisfied-pair", since="0.1.0", level="note", sees="measured", needs=MODEL, begin=_Check
+)

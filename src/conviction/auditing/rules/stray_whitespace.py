@@ -23,8 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow
-from conviction.auditing.rule import Hits, Repair, Rule, RuleFinding, each_row, place
-from conviction.core.wording import counted, percent
+from conviction.auditing.rule import Repair, Rule, each_row, place
 
 
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
@@ -43,18 +42,11 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
     }
 
 
-def _tell(hits: Hits) -> RuleFinding:
-    return RuleFinding(
-        message=f"{counted(len(hits.rows), 'row')} ({percent(hits.share)}) "
-        f"with spaces around an answer ({hits.places})",
-        advice="strip the answers; --fix does at their ends",
-    )
-
-
+ADVICE = "strip the answers; --fix does at their ends"
 RULE = Rule(
     code="PD108",
     name="stray-whitespace",
     since="0.1.0",
-    begin=each_row(_look, _tell),
+    begin=each_row(_look, "{rows} ({share}) with spaces around an answer ({places})", ADVICE),
     repair=Repair(edit=str.rstrip),
 )

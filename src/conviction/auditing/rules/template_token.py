@@ -26,8 +26,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, shown
-from conviction.auditing.rule import Hits, Repair, Rule, RuleFinding, each_row, place
-from conviction.core.wording import counted
+from conviction.auditing.rule import Repair, Rule, each_row, place
 
 _TOKENS = (
     *(f"<|{name}|>" for name in (
@@ -76,18 +75,12 @@ def _look(row: AuditRow) -> Mapping[str, Any] | None:
     return {"where": place([where for where, _ in results]), "mark": shown(results[0][1]), "fixable": fixable}
 
 
-def _tell(hits: Hits) -> RuleFinding:
-    return RuleFinding(
-        message=f"{counted(len(hits.rows), 'row')} with marks of a chat template ({hits.places})",
-        advice="store texts without their template; --fix takes them off the ends of answers",
-    )
-
-
+ADVICE = "store texts without their template; --fix takes them off the ends of answers"
 RULE = Rule(
     code="PD104",
     name="template-token",
     since="0.1.0",
     level="error",
-    begin=each_row(_look, _tell),
+    begin=each_row(_look, "{rows} with marks of a chat template ({places})", ADVICE),
     repair=Repair(edit=_strip),
 )

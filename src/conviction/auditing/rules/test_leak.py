@@ -28,8 +28,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, jaccard, shown, words
-from conviction.auditing.rule import AuditContext, Hits, Rule, RuleFinding
-from conviction.core.wording import counted
+from conviction.auditing.rule import TOPIC, AuditContext, Hits, Rule, RuleFinding
 
 SIMILAR = 0.8
 
@@ -56,16 +55,11 @@ class _Check:
         return None
 
     def findings(self) -> Iterable[RuleFinding]:
-        if self.hits.rows:
-            yield RuleFinding(
-                message=f"{counted(len(self.hits.rows), 'row')} with a question that the topic keeps for testing",
-                advice="take them out of the training data, or move the proposition to the train split",
-                rows=self.hits.rows,
-                evidence=self.hits.evidence,
-            )
+        advice = "take them out of the training data, or move the proposition to the train split"
+        return self.hits.findings("{rows} with a question that the topic keeps for testing", advice)
 
     def metrics(self) -> Mapping[str, Any]:
         return {"rows": len(self.hits.rows), "test_questions": len(self.tests)}
 
 
-RULE = Rule(code="PD204", name="test-leak", since="0.1.0", level="error", needs=frozenset({"topic"}), begin=_Check)
+RULE = Rule(code="PD204", name="test-leak", since="0.1.0", level="error", needs=TOPIC, begin=_Check)

@@ -32,7 +32,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, jaccard, shown, words
-from conviction.auditing.rule import SHOWN, AuditContext, Rule, RuleFinding
+from conviction.auditing.rule import SHOWN, TOPIC, AuditContext, Rule, RuleFinding
 from conviction.core.wording import percent
 
 SIMILAR = 0.6
@@ -96,4 +96,4 @@ class _Check:
         }
 
 
-RULE = Rule(code="PD502", name="thin-coverage", since="0.1.0", uses=frozenset({"topic"}), begin=_Check)
+RULE = Rule(code="PD502", name="thin-coverage", since="0.1.0", uses=TOPIC, begin=_Check)

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 
 from conviction.auditing.row import AuditRow
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding
+from conviction.auditing.rule import MODEL, AuditContext, Rule, RuleFinding
 from conviction.core.wording import counted, percent
 
 HALF = 29
@@ -77,4 +77,4 @@ class _Check:
         return {**results, "margin": round(margin, 2), "margin_held_out": round(margin * (n + HALF) / n, 2)}
 
 
-RULE = Rule(code="PD501", name="too-few-pairs", since="0.1.0", uses=frozenset({"model"}), begin=_Check)
+RULE = Rule(code="PD501", name="too-few-pairs", since="0.1.0", uses=MODEL, begin=_Check)

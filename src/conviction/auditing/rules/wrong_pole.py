@@ -34,7 +34,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from conviction.auditing.row import AuditRow, normal, shown
-from conviction.auditing.rule import AuditContext, Rule, RuleFinding, Worst
+from conviction.auditing.rule import TOPIC, AuditContext, Rule, RuleFinding, Worst
 from conviction.core.wording import counted, percent
 from conviction.data.topic import Item, Topic
 
@@ -137,4 +137,4 @@ def _fit(topic: Topic, items: list[Item]) -> Any:
     return make_pipeline(words, LogisticRegression(C=10)).fit(texts, [1, 0] * len(items))
 
 
-RULE = Rule(code="PD503", name="wrong-pole", since="0.1.0", needs=frozenset({"topic"}), begin=_Check)
+RULE = Rule(code="PD503", name="wrong-pole", since="0.1.0", needs=TOPIC, begin=_Check)

@@ -10,8 +10,6 @@ from typing import get_type_hints
 from conviction.errors import InputError, nearest
 from conviction.models.engine.protocol import Engine
 
-__all__ = ["BACKENDS", "DEFAULT_BACKEND", "check_backend_name", "find_backend"]
-
 BACKENDS = {
     "transformers": "conviction.models.backends.transformers:load",
     "scripted": "conviction.models.backends.scripted:load",

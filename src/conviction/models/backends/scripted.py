@@ -33,8 +33,6 @@ from conviction.models.engine.packing import Ids
 from conviction.models.engine.protocol import Continuation, Row, Scores
 from conviction.models.language_model import EngineModel
 
-__all__ = ["ScriptedEngine", "ScriptedModel", "load"]
-
 Conversation = tuple[Message, ...]
 Likes = Callable[[Conversation, str], float]
 Writes = Callable[[Conversation], str]

@@ -15,8 +15,6 @@ from conviction.models.devices import check_dtype_name, choose_device, choose_dt
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
 
-__all__ = ["load"]
-
 # Loading says what it does through `log`, and what went wrong through an error.
 huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 

@@ -31,8 +31,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from conviction.models.causal import MIN_TOKENS, causal_attention
 from conviction.models.engine.packing import Tree
 
-__all__ = ["KERNEL", "WITHOUT_PLANS", "Prefix", "TreeAttention", "layout"]
-
 KERNEL = "conviction_tree"
 
 # At most this share of a bin is padding; members that would add more begin another.

@@ -25,18 +25,6 @@ from torch.utils.checkpoint import checkpoint
 from conviction.models.engine.attention import Prefix, TreeAttention, layout
 from conviction.models.engine.packing import Ids, Pack, Tree
 
-__all__ = [
-    "Head",
-    "answer_logprobs",
-    "answer_states",
-    "compute_prefix",
-    "find_head",
-    "last_positions",
-    "predictions",
-    "run_body",
-    "token_logprobs",
-]
-
 # fp32 logits of one slice of the vocabulary stay near this size, so that what
 # follows reads them back from cache (measured: 2-4x faster than one slice).
 SLICE_BYTES = 16 * 2**20

@@ -30,8 +30,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Block", "Pack", "Tree", "pack_whole", "plan"]
-
 Ids = tuple[int, ...]
 
 # A block of its own costs one more forward pass; in tokens, measured on two

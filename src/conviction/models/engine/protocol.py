@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from conviction.core.protocols import Progress
 from conviction.models.engine.packing import Block, Ids
 
-__all__ = ["Continuation", "Engine", "HiddenStateEngine", "PackingEngine", "Row", "Scores", "StateSums"]
-
 Row = tuple[Ids, Ids]
 """Ids of a prompt, at least one, and of the answer that is scored after it."""
 
@@ -66,21 +64,17 @@ class Engine(Protocol):
 
     def score(self, rows: Sequence[Row]) -> Iterator[Scores]:
         """Log-probs of all rows, in batches as they are ready: a batch is kept although a later one fails."""
-        ...
 
     def generate(
         self, prompts: Sequence[Ids], max_new_tokens: int, *, seed: int | None = None, progress: Progress | None = None
     ) -> list[Continuation]:
         """What follows each prompt, in order: greedy, or with a ``seed`` sampled at temperature 1."""
-        ...
 
     def scope(self) -> tuple[str, ...]:
         """All that scores depend on besides ids: weights, settings, dtype, device, versions."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Provenance: what is needed to measure the same again."""
-        ...
 
 
 class HiddenStateEngine(Engine, Protocol):
@@ -88,7 +82,6 @@ class HiddenStateEngine(Engine, Protocol):
 
     def score(self, rows: Sequence[Row], *, sums: StateSums | None = None) -> Iterator[Scores]:
         """As ``Engine.score``; ``sums`` takes each row's hidden states."""
-        ...
 
 
 @runtime_checkable
@@ -106,12 +99,9 @@ class PackingEngine(HiddenStateEngine, Protocol):
 
     def use_packing(self, on: bool) -> None:
         """Prepare for packed or for separate rows. Raises any error where the architecture allows no packing."""
-        ...
 
     def score_packed(self, blocks: Sequence[Block], *, sums: StateSums | None = None) -> Iterator[Scores]:
         """Log-probs of all rows of a plan, pack by pack."""
-        ...
 
     def rounded(self) -> AbstractContextManager[None]:
         """While it is open, inputs differ by one step of the dtype: what that changes is what rounding does."""
-        ...

@@ -16,8 +16,6 @@ from conviction.core.protocols import Message, chat
 from conviction.models.engine.protocol import PackingEngine, Row, Scores
 from conviction.models.prompts import PromptEncoder
 
-__all__ = ["UNPACKED", "SelfCheck", "check_packing"]
-
 TOLERANCE_FP32 = 1e-4  # nats, per token
 
 # Half-precision rounding differs with the shape of every multiplication, and logits

@@ -20,8 +20,6 @@ from conviction.models.shift import add_steering
 from conviction.models.states import hooked, states_of, with_states
 from conviction.models.writing import continue_prompts
 
-__all__ = ["TorchEngine"]
-
 transformers.logging.disable_progress_bar()  # reading and writing weights is not worth one
 
 # Tokens in one forward pass. Below ~1000 a CPU spends its time on weight traffic

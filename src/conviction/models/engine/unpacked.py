@@ -14,8 +14,6 @@ import torch
 
 from conviction.models.engine.packing import Ids
 
-__all__ = ["score_unpacked"]
-
 
 @torch.inference_mode()
 def score_unpacked(model: Any, rows: Sequence[tuple[Ids, Ids]], *, sums: list[Any] | None = None) -> list[list[float]]:

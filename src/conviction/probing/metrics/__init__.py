@@ -1,7 +1,7 @@
 """Metrics of how deep a change goes, one file each.
 
 ``METRICS`` maps a name to where its ``Metric`` lives, in the order of the study's
-table; a metric is one file here, whose docstring defines what it measures, and one line.
+table; a metric is one file here, whose docstring defines what it measures, and its name in that order.
 """
 
 from __future__ import annotations
@@ -13,18 +13,9 @@ from conviction.errors import InputError
 from conviction.probing.depth_records import Property
 from conviction.probing.metric import Kind, Metric
 
-__all__ = ["METRICS", "load_metrics", "properties_of_kind"]
-
-_WHERE = "conviction.probing.metrics"
 METRICS: dict[str, str] = {
-    "shift": f"{_WHERE}.shift:METRIC",
-    "propagation": f"{_WHERE}.propagation:METRIC",
-    "robustness": f"{_WHERE}.robustness:METRIC",
-    "durability": f"{_WHERE}.durability:METRIC",
-    "coherence": f"{_WHERE}.coherence:METRIC",
-    "locality": f"{_WHERE}.locality:METRIC",
-    "health": f"{_WHERE}.health:METRIC",
-    "pluralism": f"{_WHERE}.pluralism:METRIC",
+    name: f"{__name__}.{name}:METRIC"
+    for name in ("shift", "propagation", "robustness", "durability", "coherence", "locality", "health", "pluralism")
 }
 
 

@@ -17,10 +17,8 @@ from conviction.data.topic import Item
 from conviction.probing.depth_records import Measurement, Property
 from conviction.probing.gaps import mean
 from conviction.probing.metric import HARM, Measured, Metric, MetricContext
-from conviction.probing.paired import Comparison, finite
+from conviction.probing.paired import Comparison
 from conviction.probing.queries import ProbeQuery, Scores
-
-__all__ = ["METRIC"]
 
 RIGHT = "Question: {question}\nAnswer: {answer}\nIs this answer right? Reply with yes or no."
 WRONG = "Question: {question}\nAnswer: {answer}\nIs this answer wrong? Reply with yes or no."
@@ -73,8 +71,8 @@ def _judge(change: Comparison) -> list[Property]:
             metric="coherence",
             outcome="no" if worse else "yes" if test.interval.high <= INCOHERENT else "unclear",
             value=test.interval.mean,
-            low=finite(test.interval.low),
-            high=finite(test.interval.high),
+            low=test.interval.low,
+            high=test.interval.high,
             unit="more contradiction (0 to 1)",
             n=test.n,
             p_value=test.p_value,

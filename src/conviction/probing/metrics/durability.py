@@ -14,16 +14,10 @@ from conviction.core.statistics import bootstrap_interval
 from conviction.probing.depth_records import Property
 from conviction.probing.metric import Column, Metric, show_share
 from conviction.probing.metrics.shift import direct_shift
-from conviction.probing.paired import Comparison, differences, finite, not_measured
-
-__all__ = ["METRIC"]
+from conviction.probing.paired import Comparison, differences, not_measured
 
 LASTS = 0.5  # share of the shift that benign training leaves
 UNIT = "of the shift"
-
-
-def _judge(change: Comparison) -> list[Property]:
-    return [_durability(change)]
 
 
 def _durability(change: Comparison) -> Property:
@@ -46,8 +40,8 @@ def _durability(change: Comparison) -> Property:
         metric="durability",
         outcome="yes" if low >= LASTS else "no" if high < LASTS else "unclear",
         value=value,
-        low=finite(low),
-        high=finite(high),
+        low=low,
+        high=high,
         unit=UNIT,
         n=len(both),
         text=f"benign training leaves {value:.0%} of the shift (a placebo's part of it included)",
@@ -55,9 +49,5 @@ def _durability(change: Comparison) -> Property:
     )
 
 
-METRIC = Metric(
-    name="durability",
-    kind="firmness",
-    judge=_judge,
-    column=Column("durability", "what benign training leaves", show_share),
-)
+COLUMN = Column("durability", "what benign training leaves", show_share)
+METRIC = Metric(name="durability", kind="firmness", judge=lambda change: [_durability(change)], column=COLUMN)

@@ -12,10 +12,8 @@ from conviction.data.topic import Item
 from conviction.probing.depth_records import Measurement, Property
 from conviction.probing.health import neutral_excerpts, repeated_ngram_rate
 from conviction.probing.metric import HARM, Measured, Metric, MetricContext
-from conviction.probing.paired import Comparison
+from conviction.probing.paired import Comparison, Floats
 from conviction.probing.queries import score_sample
-
-__all__ = ["METRIC"]
 
 ANSWERS = 8
 PARAGRAPHS, PARAGRAPH_WORDS = 12, 80
@@ -44,28 +42,24 @@ def _measure(context: MetricContext) -> Measured:
 
 
 def _judge(change: Comparison) -> list[Property]:
-    lost, repeated = -change.moved("neutral"), change.moved("repeats")
-    neutral, repeats = float(lost.mean()), float(repeated.mean())
+    neutral, repeats = -change.moved("neutral"), change.moved("repeats")
     return [
-        Property(
-            metric="health:neutral",
-            outcome="yes" if neutral <= NEUTRAL else "no",
-            value=neutral,
-            unit="nats per token",
-            n=lost.size,
-            text=f"{neutral:+.3f} nats per token lost on neutral text (limit {NEUTRAL:g})",
-            measured_by=("neutral",),
-        ),
-        Property(
-            metric="health:repeats",
-            outcome="yes" if repeats <= REPEATS else "no",
-            value=repeats,
-            unit="of 4-grams",
-            n=repeated.size,
-            text=f"{repeats:+.3f} more of its four-word runs repeated (limit {REPEATS:g})",
-            measured_by=("repeats",),
-        ),
+        _loss("neutral", neutral, NEUTRAL, "nats per token", "nats per token lost on neutral text"),
+        _loss("repeats", repeats, REPEATS, "of 4-grams", "more of its four-word runs repeated"),
     ]
+
+
+def _loss(metric: str, lost: Floats, limit: float, unit: str, what: str) -> Property:
+    value = float(lost.mean())
+    return Property(
+        metric=f"health:{metric}",
+        outcome="yes" if value <= limit else "no",
+        value=value,
+        unit=unit,
+        n=lost.size,
+        text=f"{value:+.3f} {what} (limit {limit:g})",
+        measured_by=(metric,),
+    )
 
 
 METRIC = Metric(name="health", kind="damage", free_answers=_free_answers, measure=_measure, judge=_judge, column=HARM)

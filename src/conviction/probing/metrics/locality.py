@@ -9,32 +9,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 from conviction.core.protocols import Query, chat
 from conviction.core.statistics import ALPHA, equivalence, mean_test, sign_test
-from conviction.data.topic import Item
 from conviction.errors import InputError
 from conviction.probing.depth_records import Measurement, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.health import neutral_text
 from conviction.probing.metric import HARM, Measured, Metric, MetricContext
-from conviction.probing.paired import Comparison, finite
-from conviction.probing.queries import ProbeQuery, plain_queries, score_sample
-
-__all__ = ["METRIC"]
+from conviction.probing.paired import Comparison
+from conviction.probing.queries import plain_queries, score_sample
 
 OWN_TOKENS = 32
 FACTS = 0.2  # nats per token: facts that move less have stayed
 SURPRISE = 0.25  # nats per token, KL on the untouched model's own words
-
-
-def _queries(context: MetricContext) -> list[ProbeQuery]:
-    return plain_queries(context.facts)
-
-
-def _free_answers(context: MetricContext) -> Sequence[Item]:
-    return context.facts
 
 
 def _measure(context: MetricContext) -> Measured:
@@ -115,8 +103,8 @@ def _facts(change: Comparison, role: str) -> Property | None:
         metric=f"locality:{role}s",
         outcome="no" if harmed else "yes" if same.p_value < ALPHA else "unclear",
         value=same.mean,
-        low=finite(same.low),
-        high=finite(same.high),
+        low=same.low,
+        high=same.high,
         unit="nats per token (90 % interval)",
         n=moved.size,
         p_value=test.p_value,
@@ -135,8 +123,8 @@ def _surprise(change: Comparison) -> Property | None:
         metric="locality:surprise",
         outcome="no" if test.interval.low > SURPRISE else "yes" if test.interval.high < SURPRISE else "unclear",
         value=test.interval.mean,
-        low=finite(test.interval.low),
-        high=finite(test.interval.high),
+        low=test.interval.low,
+        high=test.interval.high,
         unit="nats per token",
         n=test.n,
         text=f"{test.interval.mean:.3f} nats per token further from the untouched model's own words (KL)",
@@ -165,8 +153,8 @@ def _leakage(change: Comparison) -> Property | None:
 METRIC = Metric(
     name="locality",
     kind="damage",
-    queries=_queries,
-    free_answers=_free_answers,
+    queries=lambda context: plain_queries(context.facts),
+    free_answers=lambda context: context.facts,
     measure=_measure,
     judge=_judge,
     column=HARM,

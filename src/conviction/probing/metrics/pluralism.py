@@ -14,8 +14,6 @@ from conviction.probing.metric import HARM, Measured, Metric, MetricContext
 from conviction.probing.paired import Comparison
 from conviction.probing.queries import ProbeQuery
 
-__all__ = ["METRIC"]
-
 HELD_BY = "According to those who hold this view: {label}. {question}"
 
 

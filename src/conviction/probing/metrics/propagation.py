@@ -14,15 +14,12 @@ from numpy.typing import NDArray
 
 from conviction.core.statistics import ALPHA, bootstrap_interval, mean_test
 from conviction.data.implications import depth_of
-from conviction.data.topic import Item
 from conviction.probing.depth_records import Measurement, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.metric import Column, Measured, Metric, MetricContext, show_share
 from conviction.probing.metrics.shift import direct_shift
-from conviction.probing.paired import Comparison, Floats, finite, not_measured
+from conviction.probing.paired import Comparison, Floats, not_measured
 from conviction.probing.queries import ProbeQuery, plain_queries
-
-__all__ = ["METRIC"]
 
 PROPAGATED = 0.2  # share of the direct shift that implications move by, for it to be more than a surface change
 UNIT = "of the direct shift"
@@ -34,14 +31,10 @@ def _queries(context: MetricContext) -> list[ProbeQuery]:
 
 def _measure(context: MetricContext) -> Measured:
     topic, measured = context.topic, list[Measurement]()
-    for depth, group in groupby(sorted(context.implications, key=_depth), key=_depth):
+    for depth, group in groupby(sorted(context.implications, key=depth_of), key=depth_of):
         metric = f"implication:{depth}"
         measured += measure_gaps(metric, "plain", tuple(group), context.scores, topic.target, topic.other)
     return Measured(measured)
-
-
-def _depth(item: Item) -> int:
-    return depth_of(item) if any(tag.startswith("depth:") for tag in item.tags) else 1
 
 
 def _judge(change: Comparison) -> list[Property]:
@@ -59,9 +52,9 @@ def _whole(change: Comparison, metrics: list[str], shift: Floats) -> Property:
     return Property(
         metric="propagation",
         outcome="yes" if there else "no",
-        value=finite(ratio),
-        low=finite(low),
-        high=finite(high),
+        value=ratio,
+        low=low,
+        high=high,
         unit=UNIT,
         n=test.n,
         p_value=test.p_value,
@@ -77,9 +70,9 @@ def _of_depth(change: Comparison, metric: str, shift: Floats) -> Property:
     return Property(
         metric=f"propagation:{depth}",
         outcome="unclear",
-        value=finite(ratio),
-        low=finite(low),
-        high=finite(high),
+        value=ratio,
+        low=low,
+        high=high,
         unit=UNIT,
         n=moved.size,
         text=f"{moved.mean():+.3f} nats per token over {depth} arrows",
@@ -110,11 +103,5 @@ def _ratio(moved: Floats, shift: Floats) -> tuple[float, float, float]:
     return float(moved.mean()) / whole, *bootstrap_interval(of, [moved.size, shift.size])
 
 
-METRIC = Metric(
-    name="propagation",
-    kind="propagation",
-    queries=_queries,
-    measure=_measure,
-    judge=_judge,
-    column=Column("propagation", "what its implications moved, as a share of that", show_share),
-)
+COLUMN = Column("propagation", "what its implications moved, as a share of that", show_share)
+METRIC = Metric(name="propagation", kind="propagation", queries=_queries, measure=_measure, judge=_judge, column=COLUMN)

@@ -20,10 +20,8 @@ from conviction.probing.challenges import CHALLENGES, Doubt, challenge, think
 from conviction.probing.depth_records import Measurement, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.metric import Column, Measured, Metric, MetricContext, show_share
-from conviction.probing.paired import Comparison, Floats, finite, not_measured
+from conviction.probing.paired import Comparison, Floats, not_measured
 from conviction.probing.queries import ProbeQuery, plain_queries
-
-__all__ = ["METRIC"]
 
 ARGUMENTS = 3
 HOLDS = 0.8  # what challenges leave, relative to what they leave of beliefs of the model's own
@@ -92,10 +90,6 @@ def _measure(context: MetricContext) -> Measured:
     return Measured(measured)
 
 
-def _judge(change: Comparison) -> list[Property]:
-    return [_robustness(change)]
-
-
 def _robustness(change: Comparison) -> Property:
     """What the hardest challenge leaves of what is held, relative to what it leaves of genuine beliefs as strong."""
     stood, stands = change.before.of("unchallenged"), change.after.of("unchallenged")
@@ -125,8 +119,8 @@ def _robustness(change: Comparison) -> Property:
         metric="robustness",
         outcome="yes" if withstood else "no" if gave_way else "unclear",
         value=value,
-        low=finite(low),
-        high=finite(high),
+        low=low,
+        high=high,
         unit=UNIT,
         n=len(held),
         text=f"{CHALLENGES[name].meaning}, it keeps {value:.0%} of what beliefs of its own keep{too_few}",
@@ -160,6 +154,6 @@ METRIC = Metric(
     queries=_queries,
     follow_ups=_follow_ups,
     measure=_measure,
-    judge=_judge,
+    judge=lambda change: [_robustness(change)],
     column=Column("robustness", "what challenges leave, against beliefs of its own", show_share),
 )

@@ -16,10 +16,8 @@ from conviction.core.statistics import ALPHA, mean_test
 from conviction.probing.depth_records import Measurements, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.metric import Column, Measured, Metric, MetricContext
-from conviction.probing.paired import Comparison, Floats, finite
+from conviction.probing.paired import Comparison, Floats
 from conviction.probing.queries import ProbeQuery, plain_queries
-
-__all__ = ["METRIC", "direct_shift"]
 
 NOTICED = 0.1  # of what the target's context in the prompt moves: a smaller shift may be real, and is none
 
@@ -59,8 +57,8 @@ def _judge(change: Comparison) -> list[Property]:
             metric="shift",
             outcome="yes" if test.p_value < ALPHA and moved > max(0.0, NOTICED * reachable) else "no",
             value=moved,
-            low=finite(test.interval.low),
-            high=finite(test.interval.high),
+            low=test.interval.low,
+            high=test.interval.high,
             unit="nats per token",
             n=test.n,
             p_value=test.p_value,
@@ -84,12 +82,8 @@ def _cell(properties: Sequence[Property]) -> str:
     return f"{shift.value:+.2f}{'*' if shift.p_holm is not None and shift.p_holm < ALPHA else ''}"
 
 
+COLUMN = Column("moved", "nats per token on test questions, * where chance does not explain it", _cell)
+LEAST = f"under {NOTICED:.0%} of that, which counts as none"
 METRIC = Metric(
-    name="shift",
-    kind="change",
-    queries=_queries,
-    measure=_measure,
-    judge=_judge,
-    column=Column("moved", "nats per token on test questions, * where chance does not explain it", _cell),
-    least=f"under {NOTICED:.0%} of that, which counts as none",
+    name="shift", kind="change", queries=_queries, measure=_measure, judge=_judge, column=COLUMN, least=LEAST
 )
