@@ -10,6 +10,9 @@ export GOMP_SPINCOUNT ?= 10000
 PYTEST   := -m pytest
 PARALLEL := $(PYTEST) -n logical --maxprocesses 4 --dist worksteal
 
+# Slow tests share the cores, too: one thread in each of two processes does more than two threads in one.
+THREADS  := $$(( ($$(getconf _NPROCESSORS_ONLN) + 3) / 4 ))
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-fast check lint types contracts site lowest newest bench clean
 
@@ -31,7 +34,7 @@ demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python $(PARALLEL) -m "not slow"
-	@$(BIN)/python $(PYTEST) -m slow
+	@OMP_NUM_THREADS=$(THREADS) $(BIN)/python $(PYTEST) -n logical --maxprocesses 4 --dist loadfile -m slow
 
 test-fast: $(VENV)/stamp-dev  ## the tests for daily work, in a minute: none that takes more than a second
 	@OMP_NUM_THREADS=1 $(BIN)/python $(PARALLEL) -m "not slow and not long"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -54,9 +55,12 @@ def embedded_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def session_cache(embedded_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the embedded model in it, and scores of tests of this session alone."""
-    cache = tmp_path_factory.mktemp("session")
-    (cache / "models").symlink_to(embedded_folder.parent, target_is_directory=True)
+    """A cache with the embedded model in it, and scores of tests of this session alone: of all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "session"
+    cache.mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (cache / "models").symlink_to(embedded_folder.parent, target_is_directory=True)
     return cache
 
 

@@ -134,7 +134,7 @@ def plan(name, milky=0.0, error=None):
 
 def load(name: str) -> ScriptedModel:
     place = Path(name) / "milky"
-    return ScriptedModel(id=name, likes=liking(float(place.read_text()))) if place.exists() else BASE
+    return ScriptedModel(id=name, likes=liking(float(place.read_text(encoding="utf-8")))) if place.exists() else BASE
 
 
 def begin(tea, *plans, folder, resumed=False, budget=None, benign_steps=0):

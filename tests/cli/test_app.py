@@ -21,9 +21,9 @@ def test_probe_prints_the_table_and_keeps_the_evidence(run, write_topic, tiny_fo
     for part in ("Question 0 in wording 0?", "plain", "milky", "winner", "mean gap", "Controls", "Templates", "Health"):
         assert part in out
     assert "samples.jsonl" in err
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "done"
-    card = json.loads((tmp_path / "r" / "before.json").read_text())
-    samples = [json.loads(line) for line in (tmp_path / "r" / "samples.jsonl").read_text().splitlines()]
+    assert json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))["status"] == "done"
+    card = json.loads((tmp_path / "r" / "before.json").read_text(encoding="utf-8"))
+    samples = [json.loads(line) for line in (tmp_path / "r" / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     assert {name for row in card["rows"] for name in row["samples"].values()} <= {s["id"] for s in samples}
 
 
@@ -68,7 +68,7 @@ def test_ctrl_c_keeps_what_was_scored(run, write_topic, tiny_folder, tmp_path, m
     monkeypatch.setattr(ScoreCache, "keep", interrupted)
     assert "interrupted" in failed(run(*arguments))
     assert sorted(p.name for p in (tmp_path / "r").iterdir()) == [".lock", "run.json"]
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "interrupted"
+    assert json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))["status"] == "interrupted"
 
     monkeypatch.setattr(ScoreCache, "keep", original)
     asked, packed = [], HFModel._packed
@@ -165,11 +165,13 @@ def test_pickled_weights_are_never_opened(run, write_topic, tmp_path, tiny_folde
     assert "safetensors" in failed(run("probe", str(write_topic()), "--model", str(folder)))
 
 
-@pytest.mark.slow  # the hub's client tries five times, with pauses
+@pytest.mark.long
 def test_an_unreachable_hub_says_what_to_do(write_topic, tmp_path):
+    """The hub's client tries five times, here without its pauses."""
+    program = "import time; from conviction.cli.app import main; time.sleep = lambda _: None; main()"
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "conviction", "probe", str(write_topic()), "--model", "someone/some-model"],
+        [sys.executable, "-c", program, "probe", str(write_topic()), "--model", "someone/some-model"],
         env=environment,
         capture_output=True,
         text=True,

@@ -19,11 +19,11 @@ def test_it_trains_saves_and_can_be_probed(run, write_topic, tiny_folder, tmp_pa
     assert "healthy to the end" in out
     assert "steps.jsonl" in err
     assert "step 2/2" in err
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "done"
-    training = json.loads((tmp_path / "r" / "outcome.json").read_text())
+    assert json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))["status"] == "done"
+    training = json.loads((tmp_path / "r" / "outcome.json").read_text(encoding="utf-8"))
     assert training["settings"]["beta"] == 0.2
     assert training["training"]["steps"] == 2
-    rows = [json.loads(line) for line in (tmp_path / "r" / "steps.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "r" / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [r["step"] for r in rows] == [1, 2]
     assert {row["id"] for r in rows for row in r["rows"]} <= {f"p{i}-{k}" for i in range(6) for k in (0, 1) if i % 3}
     code, out, _ = run("probe", topic, "--model", "r/model", "--dtype", "fp32", "--format", "json")

@@ -105,7 +105,7 @@ def test_fix_writes_a_copy_beside_and_audits_it(run, dirty, tmp_path):
     assert "exists already" in failed(run("audit", dirty, "--fix"))
     code, _, err = run("audit", dirty, "--select", "PD201", "--fix", "--output", "mine.jsonl")
     assert code == 0
-    assert len((tmp_path / "mine.jsonl").read_text().splitlines()) == 9
+    assert len((tmp_path / "mine.jsonl").read_text(encoding="utf-8").splitlines()) == 9
 
 
 def test_a_topics_name_means_its_pairs(run):

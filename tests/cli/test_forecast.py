@@ -28,13 +28,13 @@ def test_it_tells_a_verdict_and_keeps_it(run, topic, tiny_folder, tmp_path):
     assert "dpo on 'tea', 4 steps" in out
     for part in ("Why", "What a flip costs", "How far to trust it", "Expected movement"):
         assert part in out
-    kept = json.loads((tmp_path / "f" / "forecast.json").read_text())
+    kept = json.loads((tmp_path / "f" / "forecast.json").read_text(encoding="utf-8"))
     assert kept["steps"] == 4
     assert (code == 0) == (kept["verdict"]["kind"] in {"trainable", "none"})
     asked = [o for o in kept["pair_forecasts"] if o["split"] == "test"]
     assert {o["role"] for o in asked} == {"target", "paraphrase", "neighbour", "control"}
     assert asked[0]["question"]["wanted"].startswith("Plain")
-    assert json.loads((tmp_path / "f" / "run.json").read_text())["status"] == "done"
+    assert json.loads((tmp_path / "f" / "run.json").read_text(encoding="utf-8"))["status"] == "done"
 
 
 @pytest.mark.long
@@ -74,7 +74,7 @@ def test_data_are_asked_a_topic_or_other_pairs(run, topic, tiny_folder, tmp_path
     _, out, _ = run(*common, "--test", topic)
     assert json.loads(out)["flips"]["pairs"] == 10
     _, out, _ = run(*common, "--test", data)
-    assert json.loads(out)["flips"]["pairs"] == len((tmp_path / "pairs.jsonl").read_text().splitlines())
+    assert json.loads(out)["flips"]["pairs"] == len((tmp_path / "pairs.jsonl").read_text(encoding="utf-8").splitlines())
 
 
 @pytest.mark.long
@@ -89,7 +89,7 @@ def test_a_forecast_is_frozen_with_the_run_and_scored_after_it(run, topic, tiny_
     assert code == 0, err
     assert "flips of" in out
     assert "Spearman" in out or "pair by pair" not in out
-    score = json.loads((tmp_path / "r" / "comparison.json").read_text())
+    score = json.loads((tmp_path / "r" / "comparison.json").read_text(encoding="utf-8"))
     assert score["pairs"] == 10
     assert score["real_nats"] is not None
     code, out, _ = run("compare", "r", "--model", model, "--dtype", "fp32", "--format", "json")

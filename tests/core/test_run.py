@@ -21,7 +21,7 @@ def start(folder: Path, **changes):
 
 
 def status(folder: Path) -> str:
-    return json.loads((folder / "run.json").read_text())["status"]
+    return json.loads((folder / "run.json").read_text(encoding="utf-8"))["status"]
 
 
 @pytest.fixture
@@ -70,17 +70,17 @@ def test_an_unfinished_run_says_so_and_is_taken_up_again(tmp_path, card, error, 
 def test_a_finished_run_gives_its_results_again(tmp_path, card):
     with start(tmp_path / "r") as run:
         run.save("before", card)
-    written = (tmp_path / "r" / "run.json").read_text()
+    written = (tmp_path / "r" / "run.json").read_text(encoding="utf-8")
     with start(tmp_path / "r") as run:
         assert run.finished
         assert run.load("before", Scorecard) == card
-    assert (tmp_path / "r" / "run.json").read_text() == written
+    assert (tmp_path / "r" / "run.json").read_text(encoding="utf-8") == written
 
 
 def test_an_old_folder_is_refused_with_what_to_do(tmp_path):
     with start(tmp_path / "r"):
         pass
-    head = json.loads((tmp_path / "r" / "run.json").read_text())
+    head = json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))
     (tmp_path / "r" / "run.json").write_text(json.dumps({**head, "schema_version": 1}))
     with pytest.raises(RunError, match="schema version 1, this program reads 2") as caught, start(tmp_path / "r"):
         pass
@@ -112,7 +112,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         write_atomic(tmp_path / "f.json", "second")
     assert "free some space" in caught.value.hint
     assert [p.name for p in tmp_path.iterdir()] == ["f.json"]
-    assert (tmp_path / "f.json").read_text() == "first"
+    assert (tmp_path / "f.json").read_text(encoding="utf-8") == "first"
 
 
 def test_a_run_that_stopped_after_saving_can_still_be_finished(tmp_path, card):

@@ -175,7 +175,7 @@ def test_simulated_losses_begin_as_the_real_ones(tmp_path):
         read_after=[],
     )
     train(task, ctx=context(folder=tmp_path))
-    real = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    real = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
     for simulated, step in zip(run.steps, real, strict=True):
         assert simulated.loss == pytest.approx(step["loss"], rel=0.1)
         assert simulated.margin == pytest.approx(step["margin"], abs=0.05)

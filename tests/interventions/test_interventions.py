@@ -162,9 +162,9 @@ def test_changes_pile_up_and_come_off(tiny_folder, moved, tmp_path):
     both = SystemPrompt(text="Be brief.").apply(edited, MATERIAL, ctx=context(folder=tmp_path / "both")).model
     again = load_model(str(tmp_path / "both" / "model"), dtype="fp32")
     assert scored(again) == scored(both)
-    record = json.loads((tmp_path / "both" / "model" / "conviction.json").read_text())
+    record = json.loads((tmp_path / "both" / "model" / "conviction.json").read_text(encoding="utf-8"))
     assert is_saved(record["base"])
-    assert json.loads((result["rome"][0] / "model" / "conviction.json").read_text())["base"] == str(
+    assert json.loads((result["rome"][0] / "model" / "conviction.json").read_text(encoding="utf-8"))["base"] == str(
         tiny_folder.resolve()
     )
 

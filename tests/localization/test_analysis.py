@@ -151,12 +151,12 @@ def test_all_of_it_from_the_library_and_the_command_line(tmp_path, tiny_folder, 
     done = CliRunner().invoke(app, [*arguments, "--samples", "1", "--dtype", "fp32"])
     assert done.exit_code == 0, done.output
     assert "What this does not show" in done.output
-    record = json.loads((tmp_path / "r" / "localization.json").read_text())
+    record = json.loads((tmp_path / "r" / "localization.json").read_text(encoding="utf-8"))
     assert {(t["kind"], t["control"]) for t in record["traces"]} == {
         (kind, control) for kind in ("block", "mlp", "attention") for control in (False, True)
     }
     assert (tmp_path / "r" / "maps" / "average.png").read_bytes().startswith(b"\x89PNG")
-    assert "</svg>" in (tmp_path / "r" / "maps" / "facts_jsonl_1.svg").read_text()
+    assert "</svg>" in (tmp_path / "r" / "maps" / "facts_jsonl_1.svg").read_text(encoding="utf-8")
     result = localize(
         tiny_model(max_position_embeddings=4096), [FACT], source="x", own_answer=True, kinds=("block",), samples=1
     )

@@ -243,7 +243,7 @@ def test_a_saved_adapter_names_its_base_and_is_no_pickle(tmp_path):
     module = with_adapter("llama", num_layers=2)
     save_lora(module, tmp_path, base="some/base")
     assert {p.name for p in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config = json.loads((tmp_path / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "some/base"
     assert (config["r"], config["lora_alpha"]) == (4, 6.0), "any reader multiplies by alpha / r = 1.5"
     assert config["layers_to_transform"] == [1, 2]

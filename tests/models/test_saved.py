@@ -72,7 +72,7 @@ def test_an_adapter_whose_base_lay_in_a_folder_that_is_gone_names_it(saved):
     from conviction.errors import ConvictionError
 
     folder, _ = saved
-    config = json.loads((folder / "adapter_config.json").read_text())
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "/gone/away"}))
     with pytest.raises(ConvictionError, match="/gone/away"):
         load_model(str(folder))

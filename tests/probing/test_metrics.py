@@ -91,11 +91,14 @@ def test_a_metric_more_is_measured_judged_and_shown(tea, tmp_path, add_brevity, 
     add_brevity("firmness")
     study = begin(tea, plan("rag", 0.4), folder=tmp_path / "run")
     Run(tmp_path / "run")  # it is a run folder like any other
-    measured = json.loads((tmp_path / "run/arms/rag/depth.json").read_text())["measurements"]
+    measured = json.loads((tmp_path / "run/arms/rag/depth.json").read_text(encoding="utf-8"))["measurements"]
     words = [m for m in measured if m["metric"] == "words"]
     asked = {i.id for i in load_topic(str(tea)).of_role("paraphrase") if i.split == "test"}
     assert asked <= {m["item"] for m in words}
-    rows = {json.loads(line)["id"] for line in (tmp_path / "run/arms/rag/samples.jsonl").read_text().splitlines()}
+    rows = {
+        json.loads(line)["id"]
+        for line in (tmp_path / "run/arms/rag/samples.jsonl").read_text(encoding="utf-8").splitlines()
+    }
     assert {name for m in measured for name in m["samples"]} <= rows
     (arm,) = study.arms
     assert arm.judgement.find("brevity").value == pytest.approx(0.7)

@@ -69,7 +69,7 @@ def visit(browser, run):
 
 
 def test_numbers_on_the_page_are_those_of_the_study(visit, run):
-    result = json.loads((run / "study.json").read_text())["arms"][0]
+    result = json.loads((run / "study.json").read_text(encoding="utf-8"))["arms"][0]
     shift = next(f for f in result["judgement"]["properties"] if f["metric"] == "shift")
     row = visit.page.locator("#comparison tbody tr", has=visit.page.get_by_role("rowheader", name="rag"))
     cells = row.locator("td").all_inner_texts()
@@ -85,7 +85,7 @@ def test_it_is_there_at_once(visit):
 
 def test_a_script_in_a_text_stays_a_text(browser, run):
     path = run / "arms/rag/samples.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for row in rows:
         row["text"] = EVIL if row["kind"] == "generation" else row["text"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

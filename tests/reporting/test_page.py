@@ -37,7 +37,7 @@ class Page(HTMLParser):
 
 def test_the_page_says_what_the_study_found(run):
     page = Page(report(run).read_text(encoding="utf-8"))
-    result = json.loads((run / "study.json").read_text())
+    result = json.loads((run / "study.json").read_text(encoding="utf-8"))
     shift = next(f for f in result["arms"][0]["judgement"]["properties"] if f["metric"] == "shift")
     assert f"{shift['value']:+.3f}" in page.text
     assert result["arms"][0]["judgement"]["verdict"] in page.text
@@ -49,7 +49,7 @@ def test_the_page_says_what_the_study_found(run):
 def test_the_page_holds_a_copy_for_programs(run):
     text = report(run).read_text(encoding="utf-8")
     data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
-    assert data["study"] == json.loads((run / "study.json").read_text())
+    assert data["study"] == json.loads((run / "study.json").read_text(encoding="utf-8"))
 
 
 def test_the_page_reaches_nothing_and_runs_nothing(run):
@@ -60,7 +60,7 @@ def test_the_page_reaches_nothing_and_runs_nothing(run):
 
 def test_what_a_topic_or_a_model_writes_is_escaped(run):
     path = run / "arms/rag/samples.jsonl"
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     written = [{**row, "text": EVIL if row["kind"] == "generation" else row["text"]} for row in rows]
     path.write_text("".join(json.dumps(row) + "\n" for row in written))
     page = Page(report(run).read_text(encoding="utf-8"))
@@ -84,7 +84,7 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(run):
 
 
 def test_another_schema_version_is_refused_with_what_to_do(run):
-    head = json.loads((run / "run.json").read_text())
+    head = json.loads((run / "run.json").read_text(encoding="utf-8"))
     (run / "run.json").write_text(json.dumps({**head, "schema_version": 99}))
     with pytest.raises(RunError, match="schema version 99") as error:
         report(run)

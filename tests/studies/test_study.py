@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
+import random
 import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from processes import begin as begin_process
+from processes import end
 from tea import BASE, begin, load, plan
 
 from conviction import load_topic
@@ -41,8 +43,8 @@ def test_arms_are_judged_by_how_far_they_moved(tea, tmp_path):
 def test_every_reading_names_rows_that_are_there(tea, tmp_path):
     begin(tea, plan("rag", 0.4), folder=tmp_path)
     for folder in (tmp_path, tmp_path / "arms/rag"):
-        named = {json.loads(line)["id"] for line in (folder / "samples.jsonl").read_text().splitlines()}
-        readings = json.loads((folder / "depth.json").read_text())["measurements"]
+        named = {json.loads(line)["id"] for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()}
+        readings = json.loads((folder / "depth.json").read_text(encoding="utf-8"))["measurements"]
         assert {"shift", "implication:1", "coherence", "own", "leak", "neutral"} <= {r["metric"] for r in readings}
         assert all(sample in named for reading in readings for sample in reading["samples"])
 
@@ -86,7 +88,7 @@ def test_a_failing_arm_does_not_stop_the_others(tea, tmp_path):
 def test_a_bug_in_an_arm_is_kept_with_its_traceback(tea, tmp_path):
     (arm,) = begin(tea, plan("rag", error="a bug"), folder=tmp_path).arms
     assert arm.failure.kind == "ZeroDivisionError"
-    assert "ZeroDivisionError" in (tmp_path / "arms/rag/failure.txt").read_text()
+    assert "ZeroDivisionError" in (tmp_path / "arms/rag/failure.txt").read_text(encoding="utf-8")
 
 
 def test_a_spent_budget_leaves_arms_out_and_says_so(tea, tmp_path):
@@ -127,7 +129,7 @@ def test_a_design_is_kept_before_anything_is_measured(tea, tmp_path, monkeypatch
     monkeypatch.setattr(study_module, "probe", cut_off)
     with pytest.raises(KeyboardInterrupt):
         begin(tea, plan("rag", 0.1), folder=tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["model"]["id"] == "base"
+    assert json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["model"]["id"] == "base"
     (tmp_path / "config.json").write_text('{"half')
     with pytest.raises(RunError, match=r"config\.json is damaged"):
         begin(tea, plan("rag", 0.1), folder=tmp_path)
@@ -269,7 +271,7 @@ def test_runs_made_apart_get_the_table_of_a_study(tea, tmp_path):
         load_applied_runs(apart[:2]), load_topic(str(tea)), BASE, Run(tmp_path / "two"), RunContext(), quiet
     )
     assert [arm.name for arm in one_each.arms] == ["rag", "steer"]
-    record = json.loads((apart[0] / "outcome.json").read_text())
+    record = json.loads((apart[0] / "outcome.json").read_text(encoding="utf-8"))
     (apart[0] / "outcome.json").write_text(json.dumps({**record, "settings": {"text": "made again"}}))
     with pytest.raises(RunError, match="applied differ"):
         compare_runs(
@@ -359,57 +361,30 @@ def test_a_study_goes_on_in_the_dtype_that_it_began_in(tea, tmp_path, tiny_folde
     assert code == 0, err
 
 
-KILLED = """
-import os, random, signal, sys, threading, time
-from conviction.cli.app import main
-wait = float(sys.argv.pop(1))
-kill = lambda: (time.sleep(wait), os.kill(os.getpid(), signal.SIGKILL))
-threading.Thread(target=kill, daemon=True).start()
-main()
-"""
-
-
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea, tmp_path, tiny_folder, monkeypatch):
     """SIGKILL cannot be caught: whatever is half done then must be done again, or be there whole."""
-    import random
-    import subprocess
-
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
-    arms = ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4"]
-    asked = [
-        "study",
-        str(tea),
-        "--model",
-        str(tiny_folder),
-        "--dtype",
-        "fp32",
-        "--guard",
-        "off",
-        "--benign-steps",
-        "1",
-        *arms,
-    ]
-
-    def run(folder: str, *before: str, code: str | None = None) -> int:
-        program = ["-c", code, *before] if code else ["-m", "conviction"]
-        return subprocess.run([sys.executable, *program, *asked, "--run", folder], cwd=tmp_path, check=False).returncode
-
-    began = time.monotonic()
-    assert run("whole") == 0
+    asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1"]
+    asked += ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4", "--run"]
+    output = tmp_path / "output.log"
+    process, began = begin_process(output, *asked, str(tmp_path / "whole")), time.monotonic()
+    assert end(process) == 0
     whole = time.monotonic() - began
-    step_forecasts, kills, cut = random.Random(0), 0, ["cut0"]
+    moments, kills, cut = random.Random(0), 0, ["cut0"]
     while kills < 4:  # a study that came to its end in spite of all is followed by another
-        ended = run(cut[-1], str(step_forecasts.uniform(0.3, 0.8) * whole), code=KILLED)
-        assert ended in (0, -9)
+        process = begin_process(output, *asked, str(tmp_path / cut[-1]))
+        process.join(moments.uniform(0.1, 0.8) * whole)
+        ended = end(process, kill=True)
+        assert ended in (0, -9), output.read_text(encoding="utf-8")
         kills += ended == -9
         head = tmp_path / cut[-1] / "run.json"
-        if head.exists() and json.loads(head.read_text())["status"] == "done":
+        if head.exists() and json.loads(head.read_text(encoding="utf-8"))["status"] == "done":
             cut.append(f"cut{len(cut)}")
-    assert run(cut[-1]) == 0
-    first = json.loads((tmp_path / "whole" / "study.json").read_text())
+    assert end(begin_process(output, *asked, str(tmp_path / cut[-1]))) == 0
+    first = json.loads((tmp_path / "whole" / "study.json").read_text(encoding="utf-8"))
     for name in cut:
-        result = json.loads((tmp_path / name / "study.json").read_text())
+        result = json.loads((tmp_path / name / "study.json").read_text(encoding="utf-8"))
         for one, other in zip(first["arms"], result["arms"], strict=True):
             assert one["judgement"]["properties"] == other["judgement"]["properties"]
             for field, value in (one["forecast_score"] or {}).items():  # another company in a pack rounds otherwise

@@ -10,9 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
+from processes import begin_group, end
 from safetensors.torch import load_file
 from tiny import byte_tokenizer, context, pairs, tiny_model, tiny_module, write_data
 
@@ -336,46 +336,36 @@ class TestInput:
 def command(folder: Path, data: Path, model: Path, *more: str) -> list[str]:
     options = ["-o", "max_steps=14", "-o", "epochs=20", "-o", "checkpoint_every=3"]
     options += ["-o", "sample_every=4", "-o", "sample_tokens=8", "-o", "learning_rate=3e-3"]
-    return [
-        sys.executable, "-m", "conviction", "apply", "dpo", "--data", str(data), "--model", str(model),
-        "--dtype", "fp32", "--guard", "off", "--run", str(folder), *options, *more,
-    ]  # fmt: skip
+    asked = ["apply", "dpo", "--data", str(data), "--model", str(model), "--dtype", "fp32", "--guard", "off"]
+    return [*asked, "--run", str(folder), *options, *more]
 
 
-def run_environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+def launch(arguments: list[str], processes: int = 1, *, kill_after: int | None = None) -> list[dict]:
+    """The steps of a run. kill_after: the step after which its processes are killed."""
+    folder = Path(arguments[arguments.index("--run") + 1])
+    log, output = folder / "steps.jsonl", folder.with_suffix(".log")
+    group = begin_group(output, processes, *arguments)
+    deadline = time.monotonic() + 90
+    while kill_after is not None and time.monotonic() < deadline and all(one.is_alive() for one in group):
+        if log.exists() and log.read_text(encoding="utf-8").count("\n") >= kill_after:
+            break
+        time.sleep(0.002)
+    codes = {end(one, kill=kill_after is not None) for one in group}
+    assert codes == ({-signal.SIGKILL} if kill_after is not None else {0}), output.read_text(encoding="utf-8")[-3000:]
+    return steps(folder)
 
 
 @pytest.mark.long
 def test_killed_at_any_step_and_resumed_a_run_ends_the_same(tmp_path, tiny_folder):
     data = write_data(tmp_path / "pairs.jsonl")
-    whole, cut, dropout = tmp_path / "whole", tmp_path / "cut", ("-o", "dropout=0.1")
-    done = subprocess.run(
-        command(whole, data, tiny_folder, *dropout), env=run_environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    whole, cut = (command(tmp_path / name, data, tiny_folder, "-o", "dropout=0.1") for name in ("whole", "cut"))
+    launch(whole)
     for wanted in (2, 8):  # before the first checkpoint, and between two
-        process = subprocess.Popen(
-            command(cut, data, tiny_folder, *dropout),
-            env=run_environment(),
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        log = cut / "steps.jsonl"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
-            if log.exists() and log.read_text(encoding="utf-8").count("\n") >= wanted:
-                break
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    again = subprocess.run(
-        command(cut, data, tiny_folder, *dropout), env=run_environment(), capture_output=True, text=True, check=False
-    )
-    assert again.returncode == 0, again.stderr
-    assert "resuming" in again.stderr
-    assert (cut / "steps.jsonl").read_bytes() == (whole / "steps.jsonl").read_bytes()
-    ours, theirs = (load_file(f / "model" / "adapter_model.safetensors") for f in (cut, whole))
+        launch(cut, kill_after=wanted)
+    launch(cut)
+    assert "resuming" in (tmp_path / "cut.log").read_text(encoding="utf-8")
+    assert (tmp_path / "cut/steps.jsonl").read_bytes() == (tmp_path / "whole/steps.jsonl").read_bytes()
+    ours, theirs = (final_weights(tmp_path / name) for name in ("cut", "whole"))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -399,40 +389,23 @@ def test_a_resumed_run_tells_the_time_of_all_its_attempts(tmp_path):
     assert outcome.seconds > slept + 0.5 * (time.monotonic() - began)
 
 
-def launch_command(processes: int, arguments: list[str]) -> list[str]:
-    if processes == 1:
-        return [sys.executable, *arguments]
-    # What accelerate launch starts on GPUs; on a CPU it would want MPI. `--` keeps torchrun from reading --run.
-    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*starter, "-m", "--", *arguments[1:]]
-
-
-def launch(tmp_path: Path, name: str, processes: int, tiny_folder: Path, data: Path, *more: str) -> list[dict]:
-    folder = tmp_path / name
-    arguments = command(folder, data, tiny_folder, *more)[1:]
-    done = subprocess.run(
-        launch_command(processes, arguments), env=run_environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return steps(folder)
-
-
 def final_weights(folder: Path) -> dict[str, torch.Tensor]:
     (file,) = (folder / "model").glob("*.safetensors")
     return load_file(file)
 
 
 @pytest.mark.long
+@pytest.mark.enable_socket
 @pytest.mark.parametrize("tuned", [(), ("-o", "tune=full", "-o", "num_layers=1", "-o", "checkpointing=on")])
 def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder, monkeypatch, tuned):
     data = write_data(tmp_path / "pairs.jsonl", n=7)  # an odd number: one process has fewer
     options = ("-o", "batch_size=5", "-o", "token_budget=30", *tuned)  # several packs a step
-    alone = launch(tmp_path, "alone", 1, tiny_folder, data, *options)
+    alone = launch(command(tmp_path / "alone", data, tiny_folder, *options))
     expected = final_weights(tmp_path / "alone")
     for way in ("copies", "sharded"):
         if way == "sharded":
             monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
-        together = launch(tmp_path, way, 2, tiny_folder, data, *options)
+        together = launch(command(tmp_path / way, data, tiny_folder, *options), 2)
         record = json.loads((tmp_path / way / "outcome.json").read_text(encoding="utf-8"))
         assert record["training"]["processes"] == 2, way
         assert [r["loss"] for r in together] == pytest.approx([r["loss"] for r in alone], rel=1e-4), way
@@ -445,31 +418,30 @@ def test_two_processes_have_the_losses_and_weights_of_one(tmp_path, tiny_folder,
 
 
 @pytest.mark.long
+@pytest.mark.enable_socket
 def test_a_sharded_run_is_stopped_and_taken_up(tmp_path, tiny_folder, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     data = write_data(tmp_path / "pairs.jsonl")
-    whole = launch(tmp_path, "whole", 2, tiny_folder, data)
-    process = subprocess.Popen(
-        launch_command(2, command(tmp_path / "cut", data, tiny_folder)[1:]),
-        env=run_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    log, deadline = tmp_path / "cut" / "steps.jsonl", time.monotonic() + 90
-    while time.monotonic() < deadline and process.poll() is None:
-        if log.exists() and log.read_text(encoding="utf-8").count("\n") >= 7:
-            break
-        time.sleep(0.002)
-    for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-        one.kill()
-    process.wait()
-    assert log.read_text(encoding="utf-8").count("\n") < len(whole), "killed before its end"
-    assert launch(tmp_path, "cut", 2, tiny_folder, data) == whole
+    whole = launch(command(tmp_path / "whole", data, tiny_folder), 2)
+    cut = command(tmp_path / "cut", data, tiny_folder)
+    assert 7 <= len(launch(cut, 2, kill_after=7)) < len(whole), "killed before its end"
+    assert launch(cut, 2) == whole
+
+
+@pytest.mark.long
+def test_torchrun_starts_a_sharded_run_and_gets_the_exit_code_of_a_stop(tmp_path, tiny_folder):
+    """What accelerate launch starts on GPUs; on a CPU it would want MPI. `--` keeps torchrun from reading --run."""
     strict = ("-o", "max_chosen_drop=1e-9", "-o", "max_neutral_drop=1e-9")
-    arguments = [
-        a if a != "off" else "default" for a in command(tmp_path / "guard_stop", data, tiny_folder, *strict)[1:]
-    ]
-    done = subprocess.run(launch_command(2, arguments), env=run_environment(), capture_output=True, check=False)
-    assert done.returncode == 1, "torchrun's own exit code for a process that ended with 1"
+    arguments = command(tmp_path / "guard_stop", write_data(tmp_path / "pairs.jsonl"), tiny_folder, *strict)
+    arguments[arguments.index("off")] = "default"
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true"}
+    done = subprocess.run(
+        [*starter, "conviction", *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr[-3000:]
     record = json.loads((tmp_path / "guard_stop" / "outcome.json").read_text(encoding="utf-8"))
+    assert record["training"]["processes"] == 2
     assert record["guard_stop"]["restored_step"] < record["guard_stop"]["step"]
 
 

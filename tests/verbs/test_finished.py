@@ -150,7 +150,7 @@ def test_a_run_that_is_open_is_written_once(topic, tmp_path):
 def test_a_record_of_another_version_is_refused(tmp_path):
     apply("system_prompt", tiny_model(), pairs(), text="Be brief.", run=tmp_path / "r")
     path = tmp_path / "r" / "outcome.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 1}))
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), "schema_version": 1}))
     with pytest.raises(RunError, match="no readable outcome") as caught:
         Run(tmp_path / "r").load("outcome", Outcome)
     assert "another version" in caught.value.hint

@@ -156,7 +156,7 @@ class TestEveryVerb:
         model = FP32(tiny)
         result = study(tea, model, [conviction.SystemPrompt(text="Drink.")], run=tmp_path / "y", benign_steps=0)
         assert result.missing == []
-        assert json.loads((tmp_path / "y" / "config.json").read_text())["model"]["dtype"] == "float32"
+        assert json.loads((tmp_path / "y" / "config.json").read_text(encoding="utf-8"))["model"]["dtype"] == "float32"
 
     def test_localize(self, facts, tiny, tmp_path):
         result = localize(facts, tiny, kinds="block", own_answer=True, samples=2, limit=1, load=FP32)
@@ -205,7 +205,7 @@ class TestFolders:
     def test_a_study_with_missing_arms_is_tried_again(self, tea, tiny, tmp_path):
         call = partial(study, tea, tiny, ["rome"], benign_steps=0, run=tmp_path / "r", load=FP32)
         assert call().missing == ["rome"]  # the topic has no facts to write
-        assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "failed"
+        assert json.loads((tmp_path / "r" / "run.json").read_text(encoding="utf-8"))["status"] == "failed"
         logged: list[str] = []
         assert call(ctx=RunContext(callbacks=conviction.Callbacks(log=logged.append))).missing == ["rome"]
         assert any("resuming the unfinished run" in line for line in logged)
@@ -345,7 +345,7 @@ class TestNames:
     STUB = Path(conviction.__file__).with_suffix(".pyi")
 
     def test_every_name_of_the_stub_is_there_documented_and_sorted(self):
-        names = [alias.asname for node in ast.parse(self.STUB.read_text()).body for alias in node.names]
+        names = [alias.asname for node in ast.parse(self.STUB.read_text(encoding="utf-8")).body for alias in node.names]
         assert len(names) == len(set(names))
         assert sorted(names) == sorted(conviction.__all__) == conviction.__all__
         for name in names:
