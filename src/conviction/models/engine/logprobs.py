@@ -35,6 +35,7 @@ __all__ = [
     "predictions",
     "run_body",
     "token_logprobs",
+    "windows_of",
 ]
 
 # fp32 logits of one slice of the vocabulary stay near this size, so that what
@@ -79,6 +80,15 @@ def compute_prefix(body: nn.Module, ids: Ids, device: torch.device) -> Prefix:
     attention = layout((chain,), [0], Prefix(), device, record=recorded)
     run_body(body, np.array(ids), np.arange(len(ids)), attention)
     return Prefix(length=len(ids), layers=recorded)
+
+
+@torch.inference_mode()
+def windows_of(body: nn.Module, device: torch.device) -> set[int | None]:
+    """The attention windows, in tokens, that the layers give to the kernel; None: a layer that gives none."""
+    pair = Tree(tokens=[0, 0], parents=[-1, 0], depths=[0, 1], answers={})
+    attention = layout((pair,), [0], Prefix(), device)
+    run_body(body, np.array(pair.tokens), np.array(pair.depths), attention)
+    return {window for window, _ in attention.masks}
 
 
 @dataclass(frozen=True)
