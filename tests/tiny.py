@@ -53,7 +53,10 @@ PACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral-sliding": ("mistral", {"sliding_window": 8}),
     "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}),
     "granite-scaled": ("granite", {"logits_scaling": 4.0, "embedding_multiplier": 3.0}),
+    "granite-residual": ("granite", {"residual_multiplier": 0.22}),
     "cohere-scaled": ("cohere", {"logit_scale": 0.25}),
+    "gemma": ("gemma", {}),
+    "olmo2": ("olmo2", {}),
 }
 # Right in packs up to a length only: beyond it other rotary frequencies, or a window that the mask alone has.
 LIMITED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -97,6 +100,7 @@ FALLBACK: dict[str, tuple[str, dict[str, Any]]] = {
             "linear_value_head_dim": 8,
         },
     ),
+    "hyperclovax-scaled": ("hyperclovax", {"logits_scaling": 4.0}),
     "gemma2-softcap": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 8}),
 }
 

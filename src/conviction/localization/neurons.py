@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from conviction.editing.sites import Site, find_sites
 from conviction.localization.records import NeuronReading
 from conviction.localization.tracing import Statement
-from conviction.models.engine.logprobs import find_head
+from conviction.models.engine.logprobs import checked_head
 from conviction.models.hf import HFModel
 from conviction.models.states import fork, hooked, reading_on
 
@@ -129,7 +129,7 @@ def _answer(model: HFModel, statement: Statement, past: DynamicCache | None, row
         position_ids=torch.full((rows, 1), last, device=model.device),
         **reading_on(model.module.base_model, mine),
     )
-    logits = find_head(model.module).logits(out.last_hidden_state[:, -1], slice(None))
+    logits = checked_head(model.module).logits(out.last_hidden_state[:, -1], slice(None))
     return torch.softmax(logits, dim=-1)[:, statement.answer]
 
 
