@@ -158,11 +158,9 @@ def test_a_block_gives_the_change_that_memit_wants(architecture, scale):
 @pytest.mark.parametrize("architecture", ["gemma3-sliding", "gemma2-softcap", "olmo2"])
 def test_memit_is_refused_where_a_block_norms_its_memory(architecture, tmp_path):
     (tmp_path / "prose.txt").write_text(PROSE)
-    model = tiny_model(architecture)
+    model, data = tiny_model(architecture), TrainingData("t", facts=(FACT,))
     with pytest.raises(InputError, match="norms what an MLP puts out") as refused:
-        Memit(layers=1, text=str(tmp_path / "prose.txt")).apply(
-            tiny_model(architecture), TrainingData("t", facts=(FACT,))
-        )
+        Memit(layers=1, text=str(tmp_path / "prose.txt")).apply(model, data)
     assert "rome" in refused.value.hint
 
 
