@@ -54,7 +54,36 @@ PACKABLE: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral-sliding": ("mistral", {"sliding_window": 8}),
     "gpt2": ("gpt2", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512}),
     "granite-scaled": ("granite", {"logits_scaling": 4.0, "embedding_multiplier": 3.0}),
+    "granite-residual": ("granite", {"residual_multiplier": 0.22}),
     "cohere-scaled": ("cohere", {"logit_scale": 0.25}),
+    "gemma": ("gemma", {}),
+    "olmo2": ("olmo2", {}),
+}
+# Right in packs up to a length only: beyond it other rotary frequencies, or a window that the mask alone has.
+LIMITED: dict[str, tuple[str, dict[str, Any]]] = {
+    "phi3-longrope": (
+        "phi3",
+        {
+            "original_max_position_embeddings": 200,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.1, 1.2, 1.3],
+                "long_factor": [2.0, 3.0, 4.0, 5.0],
+                "original_max_position_embeddings": 200,
+            },
+        },
+    ),
+    "phimoe-window": (
+        "phimoe",
+        {
+            "sliding_window": 200,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "router_jitter_noise": 0.0,
+            "input_jitter_noise": 0.0,
+        },
+    ),
 }
 FALLBACK: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba-recurrent": ("mamba", {"state_size": 8, "expand": 2}),
@@ -72,6 +101,7 @@ FALLBACK: dict[str, tuple[str, dict[str, Any]]] = {
             "linear_value_head_dim": 8,
         },
     ),
+    "hyperclovax-scaled": ("hyperclovax", {"logits_scaling": 4.0}),
     "gemma2-softcap": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 8}),
 }
 
@@ -90,7 +120,7 @@ def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
 
 def tiny_module(architecture: str, *, seed: int = 0, **changes: Any) -> Any:
     """A random model of a few thousand parameters."""
-    kind, extra = (PACKABLE | FALLBACK)[architecture]
+    kind, extra = (PACKABLE | LIMITED | FALLBACK)[architecture]
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[kind](vocab_size=260, **{**_SMALL, **extra, **changes})
     module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

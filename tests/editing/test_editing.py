@@ -23,7 +23,7 @@ from conviction.editing.scores import FactReading, score_edits
 from conviction.editing.session import begin
 from conviction.editing.sites import find_sites
 from conviction.editing.solve import memit_update, null_space, null_space_update, rome_update
-from conviction.editing.values import block_states, find_values, keys
+from conviction.editing.values import block_states, find_values, keys, residual_scale
 from conviction.errors import InputError, ModelError
 from conviction.interventions.memit import Memit
 from conviction.interventions.rome import Rome
@@ -31,6 +31,8 @@ from conviction.models.copies import weights_hash
 from conviction.models.delta import Delta, LowRank, edited, load_delta
 from conviction.models.engine.logprobs import find_head
 from conviction.models.hf import HFModel
+from conviction.models.lora import decoder_layers
+from conviction.models.shift import shift_block
 from conviction.models.states import hooked, states_of
 from conviction.training.guard import Guard
 
@@ -133,6 +135,48 @@ def test_values_of_facts_together_are_those_of_each_alone():
     both = find_values(model, asked, site, "block", how)
     alone = [find_values(model, [one], site, "block", how) for one in asked]
     torch.testing.assert_close(both.changes, torch.cat([f.changes for f in alone]), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "scale"), [("llama", 1.0), ("gpt2", 1.0), ("gemma", 1.0), ("granite-residual", 0.22)]
+)
+def test_a_block_gives_the_change_that_memit_wants(architecture, scale):
+    """The achieved change, whatever the block multiplies its MLP's output by."""
+    model = tiny_model(architecture)
+    asked, site = [request(model, FACT, [])], find_sites(model)[1]
+    assert residual_scale(model, site, asked[0]) == pytest.approx(scale, rel=1e-4)
+    change = matrix(1, 32, 3)[0]
+    needed = change / residual_scale(model, site, asked[0])
+    delta = Delta(
+        {site.name: rome_update(keys(model, asked, site)[0], needed, torch.eye(site.width))}, weights_hash(model.module)
+    )
+    moved = edited(model, delta, id="x")
+    shift = block_states(moved, asked, find_sites(moved)[1]) - block_states(model, asked, site)
+    torch.testing.assert_close(shift[0], change, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3-sliding", "gemma2-softcap", "olmo2"])
+def test_memit_is_refused_where_a_block_norms_its_memory(architecture, tmp_path):
+    (tmp_path / "prose.txt").write_text(PROSE)
+    model, data = tiny_model(architecture), TrainingData("t", facts=(FACT,))
+    with pytest.raises(InputError, match="norms what an MLP puts out") as refused:
+        Memit(layers=1, text=str(tmp_path / "prose.txt")).apply(model, data)
+    assert "rome" in refused.value.hint
+
+
+def test_a_steered_models_covariance_is_its_own():
+    model, texts = tiny_model(), PROSE.split("\n\n")
+    plain = covariances(model, find_sites(model)[2:], texts)[2]
+    shift_block(decoder_layers(model.module)[0], torch.full((32,), 3.0))
+    assert not torch.allclose(covariances(model, find_sites(model)[2:], texts)[2], plain, rtol=0.05)
+
+
+def test_a_covariance_of_little_text_says_so():
+    notes: list[str] = []
+    model = tiny_model()
+    moment = covariances(model, find_sites(model)[:1], [PROSE[:200]], damped=False, log=notes.append)[0]
+    assert "tokens a dimension, 10 are advised" in notes[0]
+    assert torch.linalg.eigvalsh(moment.double()).min() < 1e-3 * moment.diagonal().mean(), "nothing was added"
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])

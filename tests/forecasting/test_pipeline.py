@@ -62,7 +62,7 @@ def questions(n: int = 9) -> list[HeldOutPair]:
 
 def moved_policy(architecture: str = "llama", *, seed: int = 0, size: float = 0.05):
     """A policy whose adapter has left its start, and A₀ of each layer."""
-    policy = plain_policy(tiny_model(architecture), Weights(rank=2), Training(seed=1))
+    policy = plain_policy(tiny_model(architecture), Weights(rank=2), Training(seed=1), packed=True)
     starts = {
         name: layer.lora_A[ADAPTER].weight.detach().clone() for name, layer in adapter_layers(policy.module).items()
     }
@@ -151,7 +151,9 @@ def test_a_simulated_run_moves_answers_as_the_real_one(intervention):
     plan = Plan(rows.examples, rows.order(task.order), task.objective, task.training)
     run = simulate(linearization.kernel, plan, watched=rows.neutral, read_after=[len(task.order)])
     foreseen = run.moved[len(task.order)]
-    policy = plain_policy(train(task, context()).model, Weights(rank=2), task.training)  # a new adapter adds nothing
+    policy = plain_policy(
+        train(task, context()).model, Weights(rank=2), task.training, packed=task.packed
+    )  # a new adapter adds nothing
     layers = Layers.draw(
         policy.module, {n: m.lora_A[ADAPTER].weight for n, m in adapter_layers(policy.module).items()}, per_matrix=1
     )

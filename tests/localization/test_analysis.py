@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from conviction import load_topic
 from conviction.data.facts import Fact
-from conviction.errors import InputError
+from conviction.errors import InputError, ModelError
 from conviction.localization.analysis import localize
 from conviction.localization.neurons import attributions, chosen_neurons, read_neurons
 from conviction.localization.summary import average, findings
-from conviction.localization.tracing import Setup, build_statement, trace
+from conviction.localization.tracing import Setup, build_statement, noise_level, trace
 from conviction.localization.truth import read_truth
 from conviction.models.backends.scripted import ScriptedModel
 from conviction.models.engine.logprobs import find_head
@@ -30,6 +30,23 @@ def statement_of(model):
     result = build_statement(model, FACT, own_answer=True)
     assert result is not None
     return result
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3-sliding", "gemma"])
+def test_noise_is_three_times_the_spread_of_what_enters_the_model(architecture):
+    """Gemma scales its embeddings: noise of the spread of the weights drowns nothing there."""
+    model = tiny_model(architecture)
+    embed, entering = model.module.get_input_embeddings(), []
+    ids = torch.tensor([sorted(set(model.tokenizer(" the town", add_special_tokens=False).input_ids))])
+    with hooked((embed, lambda _m, _i, out: entering.append(out.detach()))):
+        model.module.base_model(input_ids=ids, use_cache=False)
+    assert noise_level(model, [FACT]) == pytest.approx(3 * float(entering[0].std()), rel=1e-5)
+
+
+def test_a_head_that_is_not_known_is_refused():
+    """HyperCLOVA-X multiplies its logits where Granite divides: 'p' would be another number."""
+    with pytest.raises(ModelError, match="in a way that is not known here"):
+        statement_of(tiny_model("hyperclovax-scaled"))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3-sliding", "gemma2-softcap"])

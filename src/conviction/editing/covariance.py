@@ -9,7 +9,7 @@ other's, and would be all that C knows.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.editing.sites import Site
 from conviction.errors import InputError
-from conviction.models.copies import weights_hash
+from conviction.models.fingerprint import fingerprint
 from conviction.models.hf import HFModel
 from conviction.models.states import Stop, hooked, stopping
 
@@ -33,25 +33,36 @@ ROW = 256  # tokens read at once
 
 
 def covariances(
-    model: HFModel, sites: Sequence[Site], texts: Sequence[str], *, progress: Progress | None = None
+    model: HFModel,
+    sites: Sequence[Site],
+    texts: Sequence[str],
+    *,
+    damped: bool = True,
+    progress: Progress | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> dict[int, Tensor]:
-    """Layer → fp32 [width, width], damped by a hundredth of its mean diagonal; from the cache where it is known.
+    """Layer → fp32 [width, width], from the cache where it is known.
+
+    damped  with a hundredth of its mean diagonal added: it can then be inverted. A null space is one of the
+            moment itself
+    log     is told where the texts hold fewer than ``PER_DIMENSION`` tokens a dimension
 
     Raises InputError for texts that hold fewer tokens than a key has dimensions.
     """
-    digest = hashlib.sha256("\0".join([weights_hash(model.module), *texts]).encode()).hexdigest()[:24]
+    # All that the model computes with: a steered model's keys are not those of its weights alone.
+    digest = hashlib.sha256("\0".join([fingerprint(model.module), *texts]).encode()).hexdigest()[:24]
     place = cache_dir() / "covariances" / digest
     results = {site.layer: known for site in sites if (known := _cached(place, site.layer)) is not None}
     missing = [site for site in sites if site.layer not in results]
     if missing:
-        for layer, moment in _compute(model, missing, texts, progress).items():
+        for layer, moment in _compute(model, missing, texts, progress, log).items():
             with storage_errors(f"writing {place}"):
                 place.mkdir(parents=True, exist_ok=True)
                 part = place / f".{layer}.part"
                 save_file({"moment": moment}, part)
                 part.replace(place / f"{layer}.safetensors")
             results[layer] = moment
-    return {layer: _damped(moment) for layer, moment in results.items()}
+    return {layer: _damped(moment) for layer, moment in results.items()} if damped else results
 
 
 def _cached(place: Path, layer: int) -> Tensor | None:
@@ -64,7 +75,11 @@ def _cached(place: Path, layer: int) -> Tensor | None:
 
 @torch.inference_mode()
 def _compute(
-    model: HFModel, sites: Sequence[Site], texts: Sequence[str], progress: Progress | None
+    model: HFModel,
+    sites: Sequence[Site],
+    texts: Sequence[str],
+    progress: Progress | None,
+    log: Callable[[str], None] | None,
 ) -> dict[int, Tensor]:
     """One pass over the text for all sites; blocks after the last of them are not run."""
     width = max(site.width for site in sites)
@@ -75,6 +90,11 @@ def _compute(
         raise InputError(
             f"the text for the covariance holds {count} tokens, fewer than a key's {width} dimensions",
             hint="give -o text=FILE with ordinary prose, ten tokens a dimension are enough",
+        )
+    if count < PER_DIMENSION * width and log is not None:
+        log(
+            f"the covariance of keys is read from {count / width:.1f} tokens a dimension, {PER_DIMENSION} are advised: "
+            "give -o text=FILE with more prose"
         )
 
     def add(site: Site) -> Any:

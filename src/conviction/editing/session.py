@@ -51,10 +51,17 @@ class Session:
     notes: tuple[str, ...]
     ctx: RunContext
 
-    def moments(self, layers: Sequence[int]) -> dict[int, Tensor]:
+    def moments(self, layers: Sequence[int], *, damped: bool = True) -> dict[int, Tensor]:
         """Covariances of the keys of some layers."""
         chosen = [self.sites[layer] for layer in layers]
-        return covariances(self.model, chosen, self.texts, progress=self.ctx.progress("reading text for covariances"))
+        return covariances(
+            self.model,
+            chosen,
+            self.texts,
+            damped=damped,
+            progress=self.ctx.progress("reading text for covariances"),
+            log=self.ctx.log,
+        )
 
     def neutral_drop(self, moved: HFModel) -> float:
         """Nats per token that neutral text has lost."""

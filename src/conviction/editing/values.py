@@ -21,13 +21,15 @@ from transformers import DynamicCache
 from conviction.editing.descent import Descent
 from conviction.editing.requests import Request, Row
 from conviction.editing.sites import Site
-from conviction.models.engine.logprobs import find_head, token_logprobs
+from conviction.errors import InputError
+from conviction.models.engine.logprobs import checked_head, token_logprobs
 from conviction.models.engine.packing import Ids
 from conviction.models.hf import HFModel
 from conviction.models.states import Stop, fork, hooked, reading_on, states_of, stopping, with_states
 
-__all__ = ["Found", "block_states", "find_values", "keys", "keys_and_states"]
+__all__ = ["Found", "block_states", "find_values", "keys", "keys_and_states", "residual_scale"]
 
+LINEAR = 0.1  # share of a response that may not be proportional: rounding in half precision is far below it
 TOKENS = 256  # in one pass of the descent: attention between rows is masked, but paid for
 
 
@@ -106,7 +108,7 @@ def _descend(
     model: HFModel, requests: Sequence[Request], site: Site, place: Literal["mlp", "block"], how: Descent
 ) -> Found:
     batch = _lay_out(model, requests)
-    head = find_head(model.module, exact=False)
+    head = checked_head(model.module, exact=False)
     lengths = _residual_lengths(model, batch, site, len(requests))
     unit = how.step_size * lengths / model.module.config.get_text_config().hidden_size ** 0.5
     change = torch.zeros(len(requests), head.weight.shape[1], device=model.device, requires_grad=True)
@@ -247,6 +249,44 @@ def keys(model: HFModel, requests: Sequence[Request], site: Site) -> Tensor:
 def block_states(model: HFModel, requests: Sequence[Request], site: Site) -> Tensor:
     """fp32 [facts, hidden] what the block puts out there, mean over contexts."""
     return keys_and_states(model, requests, site, site)[1]
+
+
+@torch.no_grad()
+def residual_scale(model: HFModel, site: Site, request: Request) -> float:
+    """By how much the block's output changes with what its memory puts out, at a subject's last token; mostly 1.
+
+    Granite scales what a block adds by its residual multiplier. Raises InputError where the block
+    norms it (Gemma 2 and 3, OLMo 2): no change of the memory then gives the change that is wanted.
+    """
+    row = request.keyed[0]
+    ids = torch.tensor([row.ids[: row.subject + 1]], device=model.device)
+
+    def last_state(shift: Tensor | None) -> Tensor:
+        outputs: list[Tensor] = []
+
+        def keep(_module: Any, _inputs: Any, output: Any) -> None:
+            outputs.append(states_of(output)[0, -1].float())
+
+        def push(_module: Any, _inputs: Any, output: Any) -> Any:
+            return output if shift is None else output + shift.to(output.dtype)
+
+        with hooked((site.linear, push), (site.block, keep), (site.block, stopping)), suppress(Stop):
+            model.module.base_model(input_ids=ids, use_cache=False)
+        return outputs[0]
+
+    before = last_state(None)
+    # Of the state's own length: lost neither in rounding nor, in a norm, for being small.
+    push = torch.randn(len(before), generator=torch.Generator().manual_seed(0)).to(before.device)
+    push *= before.norm() / push.norm()
+    change = last_state(push) - before
+    scale = float(change @ push / (push @ push))
+    if float((change - scale * push).norm()) > LINEAR * float(change.norm()):
+        raise InputError(
+            f"{type(model.module).__name__} norms what an MLP puts out before adding it, so that memit cannot "
+            f"give a block the output that a fact needs (block {site.layer})",
+            hint="use rome, whose value is sought where the MLP writes",
+        )
+    return scale
 
 
 @torch.no_grad()

@@ -95,7 +95,7 @@ def _attempt(task: TrainingTask, rows: Rows, steps: int, rate: float, ctx: RunCo
         readings.append(PilotReading(rate * record["step"], record.get("chosen_drop") or 0.0, record["guard"]))
 
     result = train(short, RunContext(callbacks=Callbacks(log=ctx.log, progress=ctx.progress, on_step=read)))
-    policy = plain_policy(task.model, task.weights, task.training)
+    policy = plain_policy(task.model, task.weights, task.training, packed=task.model.packs(rows.rows))
     starts = {name: _lora_a(layer).detach().clone() for name, layer in adapter_layers(policy.module).items()}
     moved = dict(result.model.module.named_parameters())
     with torch.no_grad():

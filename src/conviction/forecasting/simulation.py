@@ -66,7 +66,7 @@ class SimulatedRun:
 def read_reference(task: TrainingTask, chosen: Sequence[int], progress: Progress | None) -> Sequence[Sequence[float]]:
     """The untouched model's log-prob of each answer of some examples: from, and for, the cache that training reads."""
     prepared = precompute_reference(
-        make_policy(task.model, task.weights, task.training),
+        make_policy(task.model, task.weights, task.training, packed=task.packed),
         [task.examples[i] for i in chosen],
         scope=task.scope,
         cache_mb=0,
@@ -174,7 +174,8 @@ def _base(task: TrainingTask, rows: Rows, reference: Sequence[Sequence[float]], 
     values = torch.full((len(rows.rows),), torch.nan)
     values[rows.examples] = torch.tensor(reference)
     missing = torch.isnan(values).nonzero()[:, 0].tolist()
-    policy = plain_policy(task.model, task.weights, task.training)
+    packed = task.model.packs(rows.rows[i] for i in missing)
+    policy = plain_policy(task.model, task.weights, task.training, packed=packed)
     asked = [TokenizedExample("", prompt, (answer,)) for prompt, answer in (rows.rows[i] for i in missing)]
     packs = pack_whole([(e.prompt, e.answers) for e in asked], token_budget=budget if policy.packed else 1)
     for pack, members in packs:

@@ -84,17 +84,18 @@ class Memit:
         """The update of every layer, so that the last puts out ``wanted``; each sees what the ones before it did."""
         from conviction.editing.requests import request
         from conviction.editing.sites import find_sites
-        from conviction.editing.values import keys_and_states
+        from conviction.editing.values import keys_and_states, residual_scale
         from conviction.models.delta import Delta, edited
 
         model = session.model
         asked = [request(model, fact, session.contexts) for fact in session.facts]
-        moments = session.moments(layers)
+        moments = session.moments(layers, damped=not self.null_space)
         delta, current = Delta({}, session.weights_hash), model
         for i, layer in enumerate(layers):
             sites = find_sites(current)
             keys, states = keys_and_states(current, asked, sites[layer], sites[layers[-1]])
-            update = self._solve(keys, (wanted - states) / (len(layers) - i), moments[layer])
+            residuals = (wanted - states) / (len(layers) - i) / residual_scale(current, sites[layer], asked[0])
+            update = self._solve(keys, residuals, moments[layer])
             delta += Delta({sites[layer].name: update}, session.weights_hash)
             current = edited(model, delta, id=model.id, check=False)
         return delta

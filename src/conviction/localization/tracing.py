@@ -21,7 +21,7 @@ from conviction.data.facts import Fact
 from conviction.editing.requests import locate
 from conviction.errors import InputError
 from conviction.localization.records import Kind, Trace
-from conviction.models.engine.logprobs import find_head
+from conviction.models.engine.logprobs import checked_head
 from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.states import Hook, fork, hooked, reading_on, skipped, states_of, with_states
@@ -58,8 +58,8 @@ class Setup:
 def noise_level(model: HFModel, facts: Sequence[Fact]) -> float:
     """Three standard deviations of the embeddings of the facts' subjects."""
     ids = sorted({i for f in facts for i in model.tokenizer(" " + f.subject, add_special_tokens=False).input_ids})
-    rows = model.module.get_input_embeddings().weight[torch.tensor(ids, device=model.device)]
-    return 3 * float(rows.float().std())
+    # As they enter the model: Gemma scales its embeddings on the way.
+    return 3 * float(_embed(model, tuple(ids)).float().std())
 
 
 @torch.inference_mode()
@@ -70,7 +70,7 @@ def build_statement(model: HFModel, fact: Fact, *, own_answer: bool) -> Statemen
     """
     ids, subject = locate(model, fact.prompt, fact.subject, model.encoder.bos())
     hidden = model.module.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
-    logits = find_head(model.module).logits(hidden.last_hidden_state[0, -1:], slice(None))
+    logits = checked_head(model.module).logits(hidden.last_hidden_state[0, -1:], slice(None))
     shares = torch.softmax(logits[0], dim=-1)
     first = int(shares.argmax())
     wanted = model.encoder.encode_continuation(fact.target)[0]
@@ -216,7 +216,7 @@ def _embed(model: HFModel, ids: tuple[int, ...]) -> Tensor:
 
 def answer_share(model: HFModel, hidden: Tensor, answer: int) -> Tensor:
     """[rows] probability of the answer."""
-    logits = find_head(model.module).logits(hidden, slice(None))
+    logits = checked_head(model.module).logits(hidden, slice(None))
     return torch.softmax(logits, dim=-1)[:, answer]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from itertools import chain
 from typing import Any, cast
 
 from conviction.core.protocols import AnswerScore, AnswerStates, Generation, Message, PairScore, Progress, Query
@@ -11,10 +13,17 @@ from conviction.errors import ModelError
 from conviction.models.backends import DEFAULT_BACKEND
 from conviction.models.engine.packing import Ids, plan
 from conviction.models.engine.protocol import Engine, HiddenStateEngine, PackingEngine, Row, Scores, StateSums
-from conviction.models.engine.selfcheck import UNPACKED, SelfCheck, check_packing
+from conviction.models.engine.selfcheck import (
+    UNPACKED,
+    Agreement,
+    SelfCheck,
+    check_packing,
+    rescore,
+    rows_to_rescore,
+)
 from conviction.models.pairs import score_pairs
 from conviction.models.prompts import PromptEncoder
-from conviction.models.score_cache import get_or_compute
+from conviction.models.score_cache import ScoreCache, get_or_compute
 
 
 class EngineModel:
@@ -22,6 +31,8 @@ class EngineModel:
 
     check   how packed scores compared with separate ones at load; given: that of
             the model that this one was made from, which is not repeated
+    agreement  how packed scores of the actual rows compared with the model's own ``forward``;
+            None: nothing was scored in packs yet
     source  what ``load_model`` finds the same weights by, from any directory; None: nothing
     backend  the name of what ``load_model`` loaded it with
     """
@@ -35,6 +46,7 @@ class EngineModel:
         self.hidden_states = engine.hidden_states
         self.encoder = PromptEncoder(engine.tokenizer, engine.context_length)
         self.joint_mismatches = 0
+        self.agreement: Agreement | None = None
         self.check = check or self._choose_packing()
 
     @property
@@ -118,7 +130,11 @@ class EngineModel:
         fresh: bool = False,
         sums: StateSums | None = None,
     ) -> dict[Row, tuple[float, ...]]:
-        """Cached scores, and the rest computed and kept batch by batch. ``names``: what the user knows rows by."""
+        """Cached scores, and the rest computed and kept batch by batch. ``names``: what the user knows rows by.
+
+        A sample of packed scores, cached or not, is held against the model's own ``forward``. Where they do not
+        agree, all rows are scored again separately, from now on, and what the cache held of them is dropped.
+        """
 
         def compute(missing: list[Row]) -> Iterator[Scores]:
             done = 0
@@ -134,23 +150,59 @@ class EngineModel:
                 if progress is not None:
                     progress(done, len(missing))
 
-        return get_or_compute(None if fresh else self.cache_scope(), rows, compute)
+        scope = None if fresh else self.cache_scope()
+        scores = get_or_compute(scope, rows, compute)
+        if not self.check.packed or self._confirmed(scores):
+            return scores
+        if scope is not None:
+            with closing(ScoreCache(scope)) as cache:
+                cache.drop(scores)
+        return self._scores(rows, names, progress, fresh=fresh, sums=sums)
+
+    def _confirmed(self, scores: Scores) -> bool:
+        """Whether a sample of packed scores is what separate rows give; no more packing where it is not."""
+        engine = cast(PackingEngine, self.engine)
+        sample = rows_to_rescore(scores, self.agreement)
+        if not sample:
+            return True
+        latest = rescore(engine, sample, scores)
+        self.agreement = latest.joined(self.agreement)
+        if latest.accepted:
+            return True
+        engine.use_packing(False)
+        far = f"{latest.max_difference:.2g} nats a token, {latest.mean_difference:.2g} in a row's mean"
+        reason = f"separate rows: {latest.rows} rows scored again by the model's own forward differ by up to {far}"
+        self.check = SelfCheck(False, latest.max_difference, self.check.tolerance, 0.0, reason)
+        return False
 
     def _batches(self, rows: Sequence[Row], sums: StateSums | None = None) -> Iterator[Scores]:
         """Computed scores: packed where that was found to agree with separate rows."""
         if not rows:
             return iter(())
-        if self.check.packed:
-            return self._packed(rows, sums)
+        parts: dict[bool, list[Row]] = {True: [], False: []}
+        for row in rows:
+            parts[self.packs([row])].append(row)
+        return chain(self._separate(parts[False], sums), self._packed(parts[True], sums))
+
+    def _separate(self, rows: Sequence[Row], sums: StateSums | None) -> Iterator[Scores]:
         if sums is None:
             return self.engine.score(rows)
         return cast(HiddenStateEngine, self.engine).score(rows, sums=sums)
 
     def _packed(self, rows: Sequence[Row], sums: StateSums | None = None) -> Iterator[Scores]:
+        if not rows:
+            return iter(())
         engine = cast(PackingEngine, self.engine)
         requests = [(prompt, [answer]) for prompt, answer in rows]
         blocks = plan(requests, token_budget=engine.token_budget, hidden_size=engine.hidden_size)
         return engine.score_packed(blocks, sums=sums)
+
+    def packs(self, rows: Iterable[Row]) -> bool:
+        """Whether rows may be computed in packs with any others of them."""
+        if not self.check.packed:
+            return False
+        limit = cast(PackingEngine, self.engine).packable_length
+        return limit is None or all(len(prompt) + len(answer) <= limit for prompt, answer in rows)
 
     def _choose_packing(self) -> SelfCheck:
         """Pack if the engine can, and packed scores agree with separate ones, which are the reference."""
@@ -211,6 +263,7 @@ class EngineModel:
             **self.engine.describe(),
             "noise_nats": self.check.noise,
             **({} if self.check is UNPACKED else {"self_check": self.check.summary()}),
+            **({} if self.agreement is None else {"rescored": self.agreement.summary()}),
             "chat_template": bool(self.tokenizer.chat_template),
             "joint_encoding_mismatches": self.joint_mismatches,
         }

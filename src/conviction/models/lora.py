@@ -264,9 +264,12 @@ def _inject(module: Any, config: LoraConfig) -> None:
 
 
 def _targets(module: Any, wanted: tuple[str, ...] | None) -> list[str]:
-    """Last names of the linear layers inside the body, or the wanted ones among them."""
+    """Last names of the linear layers inside the body, or the wanted ones among them.
+
+    A class of its own that derives from them computes something else (PhiMoE's router gives three tensors).
+    """
     body = module.base_model
-    names = {n.rpartition(".")[2] for n, m in body.named_modules() if isinstance(m, nn.Linear | Conv1D)}
+    names = {n.rpartition(".")[2] for n, m in body.named_modules() if type(m) in {nn.Linear, Conv1D}}
     for name in wanted or ():
         if name not in names:
             raise InputError(

@@ -50,6 +50,11 @@ class ScoreCache:
                 [(self._key(row), array("d", values).tobytes()) for row, values in scores.items()],
             )
 
+    def drop(self, rows: Iterable[Row]) -> None:
+        """Forget what is held of these rows."""
+        with storage_errors("writing the score cache"), self._db:
+            self._db.executemany("DELETE FROM scores WHERE key = ?", [(self._key(row),) for row in rows])
+
     def close(self) -> None:
         """Release the file."""
         self._db.close()

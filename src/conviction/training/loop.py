@@ -38,6 +38,7 @@ from conviction.training.sharding import blocks_to_shard, gathered, shard, wants
 from conviction.training.state import TrainState
 from conviction.training.step import Stepper, StepResult, rate_at
 from conviction.training.tracking import finish_tracking, numbers_of, start_accelerator
+from conviction.training.untrained import check_untrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,11 @@ class TrainingTask:
         objective = {k: v for k, v in vars(self.objective).items() if k not in {"pairs", "parameters"}}
         parameters = dict(getattr(self.objective, "parameters", {}))
         return {**objective, **parameters, **flat(self.weights), **flat(self.training), **flat(self.guard)}
+
+    @cached_property
+    def packed(self) -> bool:
+        """Whether the model lets all examples share packs."""
+        return self.model.packs((e.prompt, answer) for e in self.examples for answer in e.answers)
 
     @property
     def scope(self) -> tuple[str, ...]:
@@ -174,7 +180,7 @@ def _advance(state: TrainState, task: TrainingTask, step: int, accelerator: Acce
 def _in_one_piece(state: TrainState, task: TrainingTask) -> HFModel:
     """The sharded model, made anew: what is returned must not need the other processes."""
     snapshot = Snapshot.of(state.steps, trainable_parameters(state.stepper.policy))
-    policy = make_policy(task.model, task.weights, task.training)
+    policy = make_policy(task.model, task.weights, task.training, packed=task.packed)
     snapshot.restore(trainable_parameters(policy))
     model = state.monitor.model
     return HFModel(id=model.id, engine=TorchEngine(policy.module, model.tokenizer), check=model.check)
@@ -196,9 +202,11 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
         notes.append(text)
         ctx.log(text)
 
-    policy = make_policy(model, task.weights, training)
+    policy = make_policy(model, task.weights, training, packed=task.packed)
     cut = blocks_to_shard(policy) if wants_sharding() and accelerator.num_processes > 1 else []
     budget = training.token_budget or model.engine.token_budget
+    if note := check_untrained(policy, model, task.examples, budget):
+        log(note)
     single = accelerator.num_processes == 1
     prepared = precompute_reference(
         policy,

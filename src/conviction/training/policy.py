@@ -82,16 +82,18 @@ class Policy(nn.Module):
         return values
 
 
-def make_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
+def make_policy(model: HFModel, weights: Weights, training: Training, *, packed: bool) -> Policy:
     """A policy whose layers keep little for the backward pass (``recompute``)."""
-    policy = plain_policy(model, weights, training)
+    policy = plain_policy(model, weights, training, packed=packed)
     if policy.packed:
         use_memory_efficient_layers(policy.module)
     return policy
 
 
-def plain_policy(model: HFModel, weights: Weights, training: Training) -> Policy:
+def plain_policy(model: HFModel, weights: Weights, training: Training, *, packed: bool) -> Policy:
     """A trainable copy of a model: with a new adapter, or with its own weights (the last layers') made trainable.
+
+    packed  whether the rows that it will see may be packed (``EngineModel.packs``)
 
     Trained full weights are fp32, however the model was loaded: an update below
     bf16's resolution would be lost. Dropout is off but for the adapter's own.
@@ -113,7 +115,7 @@ def plain_policy(model: HFModel, weights: Weights, training: Training) -> Policy
         _open(module, first, whole=weights.num_layers is None)
     module.eval()
     mixed = weights.tune == "full" and dtype == torch.bfloat16
-    return Policy(module, packed=model.check.packed, first=first, mixed=mixed)
+    return Policy(module, packed=packed, first=first, mixed=mixed)
 
 
 def trainable_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
+from conviction.errors import ModelError
 from conviction.models.engine.attention import Prefix, TreeAttention, layout
 from conviction.models.engine.packing import Ids, Pack, Tree
 
@@ -67,6 +69,15 @@ def compute_prefix(body: nn.Module, ids: Ids, device: torch.device) -> Prefix:
     attention = layout((chain,), [0], Prefix(), device, record=recorded)
     run_body(body, np.array(ids), np.arange(len(ids)), attention)
     return Prefix(length=len(ids), layers=recorded)
+
+
+@torch.inference_mode()
+def windows_of(body: nn.Module, device: torch.device) -> set[int | None]:
+    """The attention windows, in tokens, that the layers give to the kernel; None: a layer that gives none."""
+    pair = Tree(tokens=[0, 0], parents=[-1, 0], depths=[0, 1], answers={})
+    attention = layout((pair,), [0], Prefix(), device)
+    run_body(body, np.array(pair.tokens), np.array(pair.depths), attention)
+    return {window for window, _ in attention.masks}
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,31 @@ def find_head(model: Any, *, exact: bool = True) -> Head:
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)
     return Head(linear.weight, getattr(linear, "bias", None), scale, float(softcap) if softcap else None, exact)
+
+
+def checked_head(model: Any, *, exact: bool = True) -> Head:
+    """The head, where it gives the logits of the model's own ``forward``, which is tried once a model.
+
+    Raises ModelError otherwise: logits are then scaled in a way that is not known here (HyperCLOVA-X).
+    """
+    head = find_head(model, exact=exact)
+    if model not in _AGREES:
+        with torch.inference_mode():
+            ids = torch.tensor([[0, 1]], device=head.weight.device)
+            own = model(input_ids=ids, use_cache=False).logits[0].float()
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+            ours = head.logits(hidden, slice(None))
+        apart, size = float((own - ours).abs().max()), float(own.abs().max())
+        _AGREES[model] = apart <= 0.02 * size  # bf16 logits are known to a two hundredth
+    if not _AGREES[model]:
+        raise ModelError(
+            f"{type(model).__name__} makes its logits from hidden states in a way that is not known here",
+            hint="probing and training work, through the model's own forward; tracing, neurons and editing do not",
+        )
+    return head
+
+
+_AGREES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 
 
 def last_positions(module: Any, count: int, width: int) -> int | Tensor:

@@ -88,14 +88,17 @@ class HiddenStateEngine(Engine, Protocol):
 class PackingEngine(HiddenStateEngine, Protocol):
     """An engine that can also read packed token trees (``packing``), where its ``score`` is the reference.
 
-    token_budget  tokens in one forward pass
-    hidden_size   width of its states, which the plan reckons with
+    token_budget     tokens in one forward pass
+    hidden_size      width of its states, which the plan reckons with
+    packable_length  rows of more tokens than this are scored by themselves; None: any length may be packed
     """
 
     @property
     def token_budget(self) -> int: ...
     @property
     def hidden_size(self) -> int: ...
+    @property
+    def packable_length(self) -> int | None: ...
 
     def use_packing(self, on: bool) -> None:
         """Prepare for packed or for separate rows. Raises any error where the architecture allows no packing."""

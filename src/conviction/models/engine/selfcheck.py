@@ -1,11 +1,15 @@
-"""Before packed scores are trusted, two items are scored packed and separately.
+"""Packed scores are held against separate ones: two items at load, and a sample of the actual rows in every run.
 
 A wrong mask, position, window or head shows up here as a difference, and the
-engine then scores separate rows and says so. Better slow than wrong.
+model then scores separate rows and says so. What depends on length (a window
+given as a mask, rotary frequencies that change beyond the original context) shows
+only on the actual rows, which is why those are scored again as well.
 """
 
 from __future__ import annotations
 
+import zlib
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +62,105 @@ class SelfCheck:
 UNPACKED = SelfCheck(packed=False, difference=None, tolerance=0.0, noise=0.0, reason="the engine takes separate rows")
 """Of an engine that knows no packing: there is nothing to check."""
 
+# Of all rows one in so many is scored again, and of the first rows of a model at least so many.
+SAMPLED, AT_LEAST = 64, 3
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How rows that were scored in packs compare with the model's own ``forward``, one row at a time.
+
+    rows             how many were scored again
+    longest          tokens of the longest of them
+    max_difference   the largest over their tokens, nats
+    mean_difference  the largest over rows, of a row's mean log-prob, nats per token
+    accepted         whether both are within what rounding does
+    """
+
+    rows: int
+    longest: int
+    max_difference: float
+    mean_difference: float
+    accepted: bool
+
+    def joined(self, earlier: Agreement | None) -> Agreement:
+        """Of these rows and of those that were compared before."""
+        if earlier is None:
+            return self
+        return Agreement(
+            self.rows + earlier.rows,
+            max(self.longest, earlier.longest),
+            max(self.max_difference, earlier.max_difference),
+            max(self.mean_difference, earlier.mean_difference),
+            self.accepted and earlier.accepted,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """For provenance."""
+        return {
+            "rows": self.rows,
+            "longest_row_tokens": self.longest,
+            "max_difference_nats": self.max_difference,
+            "mean_difference_nats": self.mean_difference,
+        }
+
+
+def rows_to_rescore(rows: Iterable[Row], earlier: Agreement | None) -> list[Row]:
+    """A sample of rows, the same whenever the rows are the same: one in ``SAMPLED``, and the longest.
+
+    The longest only where it is longer than any that was compared before; the
+    first sample of a model has at least ``AT_LEAST`` rows.
+    """
+    ordered = sorted(rows, key=lambda row: (_digest(row), row))
+    if not ordered:
+        return []
+    sample = [row for row in ordered if _digest(row) % SAMPLED == 0]
+    longest = max(ordered, key=_length)
+    if (earlier is None or _length(longest) > earlier.longest) and longest not in sample:
+        sample.append(longest)
+    if earlier is None:
+        sample += [row for row in ordered if row not in sample][: max(0, AT_LEAST - len(sample))]
+    return sample
+
+
+def rescore(engine: PackingEngine, rows: Sequence[Row], scored: Scores) -> Agreement:
+    """Score rows again, each by itself through the model's own ``forward``, and compare with what they got."""
+    return compare(engine, _merged(engine.score(rows)), scored)
+
+
+def compare(engine: PackingEngine, separate: Scores, scored: Scores, *, same_dtype: bool = True) -> Agreement:
+    """How scores compare with those of separate rows by the engine.
+
+    same_dtype  False: they were computed in another dtype than the engine's, whose rounding is
+                not known; the widest bounds then hold
+    """
+    largest, mean = _differences(separate, scored)
+    tolerance, of_means = BOUNDS[1], BOUNDS_OF_MEANS[1]
+    if same_dtype:
+        tolerance, of_means = _tolerances(engine, separate, (largest, mean))
+    accepted = largest <= tolerance and mean <= of_means  # False for NaN, too
+    return Agreement(len(separate), max(map(_length, separate)), largest, mean, accepted)
+
+
+def _length(row: Row) -> int:
+    return len(row[0]) + len(row[1])
+
+
+def _digest(row: Row) -> int:
+    return zlib.crc32(array("q", [len(row[0]), *row[0], *row[1]]).tobytes())
+
+
+def _tolerances(engine: PackingEngine, separate: Scores, differences: tuple[float, float]) -> tuple[float, float]:
+    """What rounding may do to a token and to an answer's mean; it is measured where the least bounds do not do."""
+    if engine.dtype == "float32":
+        return TOLERANCE_FP32, TOLERANCE_FP32
+    if differences[0] <= BOUNDS[0] and differences[1] <= BOUNDS_OF_MEANS[0]:
+        return BOUNDS[0], BOUNDS_OF_MEANS[0]
+    with engine.rounded():
+        rounding = _differences(separate, _merged(engine.score(list(separate))))
+    return _within(rounding[0], BOUNDS), _within(rounding[1], BOUNDS_OF_MEANS)
+
+
 ITEMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "What is the capital of France?",
@@ -86,14 +189,11 @@ def check_packing(
     half = engine.dtype != "float32"
     tolerance = of_means = TOLERANCE_FP32
     try:
-        if half:
-            with engine.rounded():
-                rounding = _differences(separate, _merged(engine.score(rows)))
-            tolerance, of_means = map(_within, rounding, (BOUNDS, BOUNDS_OF_MEANS))
         packed = _merged(score_packed(rows))
         # In fp32 the company in a batch changes nothing that matters; elsewhere it is measured.
         lonely = _merged(score_packed(rows[:1])) if half else {}
         difference, mean = _differences(separate, packed)
+        tolerance, of_means = _tolerances(engine, separate, (difference, mean))
     except Exception as error:  # any failure of a foreign architecture means: do not pack
         reason = f"packing is not possible for {engine.architecture} ({type(error).__name__}: {error})"
         return SelfCheck(False, None, tolerance, 0.0, f"separate rows: {reason}")

@@ -11,7 +11,14 @@ import transformers
 
 from conviction.core.protocols import Progress
 from conviction.models.engine.attention import KERNEL
-from conviction.models.engine.logprobs import answer_states, compute_prefix, find_head, predictions, token_logprobs
+from conviction.models.engine.logprobs import (
+    answer_states,
+    compute_prefix,
+    find_head,
+    predictions,
+    token_logprobs,
+    windows_of,
+)
 from conviction.models.engine.packing import Block, Ids
 from conviction.models.engine.protocol import Continuation, Row, Scores, StateSums
 from conviction.models.engine.unpacked import score_unpacked
@@ -21,6 +28,8 @@ from conviction.models.states import hooked, states_of, with_states
 from conviction.models.writing import continue_prompts
 
 transformers.logging.disable_progress_bar()  # reading and writing weights is not worth one
+
+CHANGING_ROPE = {"dynamic", "longrope"}  # rotary frequencies that depend on the longest row of a forward pass
 
 # Tokens in one forward pass. Below ~1000 a CPU spends its time on weight traffic
 # (benchmarks/results/token_budget.json); a GPU wants to be filled.
@@ -42,6 +51,7 @@ class TorchEngine:
         self.dtype_reason = dtype_reason
         self.device: torch.device = next(module.parameters()).device
         self.token_budget = token_budget or TOKEN_BUDGET.get(self.device.type, 2048)
+        self.packable_length: int | None = None
         self._own_attention: str | None = None
 
     @property
@@ -110,6 +120,26 @@ class TorchEngine:
             raise NotImplementedError("chunked attention")
         self._own_attention = config._attn_implementation  # noqa: SLF001  has no public name
         self.module.set_attn_implementation(KERNEL)
+        self.packable_length = self._longest_packable()
+
+    def _longest_packable(self) -> int | None:
+        """Up to which length rows do not depend on what else is in a pack, and are masked as the model does.
+
+        Dynamic and longrope frequencies are chosen by the longest position of a forward pass. A window that an
+        architecture gives to its mask alone (PhiMoE) does not reach the kernel, whose mask is another.
+        """
+        config = self.module.config.get_text_config()
+        limits = []
+        rope = getattr(config, "rope_parameters", None) or {}
+        for parameters in rope.values() if all(isinstance(v, dict) for v in rope.values()) else [rope]:
+            if parameters.get("rope_type") in CHANGING_ROPE:
+                original = parameters.get("original_max_position_embeddings")
+                limits.append(original or getattr(config, "original_max_position_embeddings", None))
+                limits.append(config.max_position_embeddings)
+        window = getattr(config, "sliding_window", None)
+        if window and getattr(config, "use_sliding_window", True):
+            limits.append(None if window in windows_of(self.module.base_model, self.device) else window)
+        return min((int(n) for n in limits if n), default=None)
 
     @contextmanager
     def rounded(self) -> Iterator[None]:
