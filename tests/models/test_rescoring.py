@@ -36,7 +36,7 @@ def alone(model: HFModel, query: Query) -> list[float]:
 def limited(architecture: str) -> HFModel:
     module = tiny_module(architecture)
     untouched = copy.deepcopy(module)
-    model = HFModel(id=architecture, module=module, tokenizer=byte_tokenizer())
+    model = HFModel(id=architecture, engine=TorchEngine(module, byte_tokenizer()))
     model.untouched = untouched  # type: ignore[attr-defined]
     return model
 
