@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from conviction.auditing.records import LEVELS, AuditReport, Finding
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel, WeightModel
+from conviction.data.columns import NO_COLUMNS
 from conviction.data.rows import Source, open_source
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
@@ -39,6 +40,7 @@ RULES: dict[str, str] = {
     "PD202": f"{_WHERE}.near_duplicate:RULE",
     "PD203": f"{_WHERE}.contradicting_labels:RULE",
     "PD204": f"{_WHERE}.test_leak:RULE",
+    "PD205": f"{_WHERE}.contradicting_scores:RULE",
     "PD301": f"{_WHERE}.length_gap:RULE",
     "PD302": f"{_WHERE}.format_gap:RULE",
     "PD303": f"{_WHERE}.shallow_shortcut:RULE",
@@ -72,6 +74,7 @@ def audit(
     beta: float = 0.1,
     margin_cap: float = 2.0,
     split: str = "train",
+    columns: Mapping[str, str] = NO_COLUMNS,
     ctx: RunContext | None = None,
 ) -> AuditReport:
     """Look for faults in preference pairs.
@@ -81,6 +84,7 @@ def audit(
     model            the model that is to be trained: for everything that depends on what it holds
     select, ignore   codes, beginnings of codes or names of rules; all if none is selected
     beta, margin_cap of the loss and the guard that are planned
+    columns          field → the column that it is to be read from, where that has another name
 
     Without a model the data is streamed: 10 GB need no more memory than their
     keys, counts and sketches (about 1 kB a row; a JSON list is read whole). Raises
@@ -95,22 +99,25 @@ def audit(
     for rule in map(find_rule, skipped):
         if rule.code in named or rule.name.upper() in named:
             raise InputError(f"{rule.code} {rule.name} {skipped[rule.code]}", hint="give --topic or --model")
-    name, lines, rows = _open(data, split, ctx)
+    name, lines, notes, rows = _open(data, split, columns, ctx)
     context = AuditContext(topic=topic, beta=beta, margin_cap=margin_cap)
     late = [rule for rule in rules if model is not None and (rule.needs | rule.uses) & {"model", "samples", "weights"}]
     early = {rule.code: rule.begin(context) for rule in rules if rule not in late}
     usable, unusable = _of(rules, early, "pairs"), _of(rules, early, "unusable")
     kept: list[AuditRow] = []
+    records: dict[int, int] = {}
     read = good = 0
     for row in rows:
         read += 1
         good += row.pair is not None
+        if row.record:
+            records[row.number] = row.record
         for check in usable if row.pair is not None else unusable:
             check.observe(row)
         if late and row.pair is not None:
             kept.append(row)
     checks = {**early, **(_measured(late, kept, model, context, ctx) if model is not None else {})}
-    results = [finding for rule in rules for finding in _sign(rule, checks[rule.code])]
+    results = [finding for rule in rules for finding in _sign(rule, checks[rule.code], records)]
     return AuditReport(
         data=name,
         topic=topic.name if topic else None,
@@ -121,19 +128,23 @@ def audit(
         findings=tuple(sorted(results, key=lambda f: (LEVELS.index(f.level), f.code))),
         checked=tuple(rule.code for rule in rules),
         skipped=skipped,
+        notes=notes,
         metrics={rule.code: dict(checks[rule.code].metrics()) for rule in rules},
     )
 
 
-def _open(data: str | Path | TrainingData, split: str, ctx: RunContext) -> tuple[str, bool, Iterator[AuditRow]]:
+def _open(
+    data: str | Path | TrainingData, split: str, columns: Mapping[str, str], ctx: RunContext
+) -> tuple[str, bool, tuple[str, ...], Iterator[AuditRow]]:
     from conviction.auditing.rows import rows_of_source, rows_of_training_data
 
     if isinstance(data, TrainingData):
         if not data.pairs:
             raise InputError(f"{data.name} holds no preference pairs", hint="give rows of prompt, chosen, rejected")
-        return data.name, False, rows_of_training_data(data)
+        return data.name, False, data.notes, rows_of_training_data(data)
     source: Source = open_source(data, split=split)
-    return source.where, source.lines, rows_of_source(source, ctx.progress("reading"))
+    layout, rows = rows_of_source(source, ctx.progress("reading"), columns)
+    return source.where, source.lines, layout.notes("pairs"), rows
 
 
 def _of(rules: Iterable[Rule], checks: Mapping[str, Check], sees: str) -> list[Check]:
@@ -158,8 +169,13 @@ def _measured(
     return checks
 
 
-def _sign(rule: Rule, check: Check) -> Iterator[Finding]:
+def _sign(rule: Rule, check: Check, records: Mapping[int, int]) -> Iterator[Finding]:
+    """Findings under the rule's name; evidence of a row that is not the line's record says which it is."""
     for finding in check.findings():
+        evidence = [
+            {"row": line["row"], "record": records[line["row"]], **line} if line.get("row") in records else dict(line)
+            for line in finding.evidence
+        ]
         yield Finding(
             code=rule.code,
             name=rule.name,
@@ -168,7 +184,7 @@ def _sign(rule: Rule, check: Check) -> Iterator[Finding]:
             advice=finding.advice,
             rows=tuple(finding.rows),
             numbers=dict(check.metrics()),
-            evidence=tuple(dict(line) for line in finding.evidence),
+            evidence=tuple(evidence),
             fixable=rule.repair is not None and finding.fixable,
         )
 

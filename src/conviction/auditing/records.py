@@ -52,6 +52,7 @@ class AuditReport(_Part):
     lines         whether a row's number is its line in the file ``data``
     checked       codes of the rules that ran
     skipped       code → what it would have needed: a topic, a model, a model with weights
+    notes         what a user should know of how the data was read: columns that were not
     measures      code → what a rule measured, whether or not it found anything
     """
 
@@ -64,6 +65,7 @@ class AuditReport(_Part):
     findings: tuple[Finding, ...]
     checked: tuple[str, ...]
     skipped: dict[str, str]
+    notes: tuple[str, ...] = ()
     metrics: dict[str, dict[str, Any]]
 
     def to_pandas(self) -> DataFrame:

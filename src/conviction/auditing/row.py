@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,10 +11,11 @@ import xxhash
 
 from conviction.auditing.surface import Surface, surface
 from conviction.core.protocols import PairScore
-from conviction.data.formats import is_transcript
+from conviction.data.assembly import is_transcript
+from conviction.data.columns import SCORES, Layout
 from conviction.data.training_data import PreferencePair
 
-__all__ = ["AuditRow", "form_of", "jaccard", "normal", "shown", "words"]
+__all__ = ["AuditRow", "form_of", "jaccard", "normal", "shown"]
 
 Form = Literal[
     "texts",
@@ -26,8 +26,6 @@ Form = Literal[
     "transcripts without prompt",
 ]
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
-
 
 @dataclass(frozen=True)
 class AuditRow:
@@ -36,6 +34,7 @@ class AuditRow:
     number    its line, or its place counted from 1
     pair      None: the row cannot be used, ``problem`` and ``hint`` say why
     measured  None: no model was asked
+    layout    how its columns are read; record: its place in a CSV with cells of several lines, else 0
     """
 
     number: int
@@ -45,6 +44,8 @@ class AuditRow:
     problem: str = ""
     hint: str = ""
     measured: PairScore | None = None
+    layout: Layout = field(default_factory=Layout)
+    record: int = 0
 
     @property
     def chosen(self) -> str:
@@ -92,6 +93,15 @@ class AuditRow:
         return surface(self.chosen), surface(self.rejected)
 
     @property
+    def scores(self) -> tuple[float, float] | None:
+        """What somebody gave chosen and rejected, in the columns for it; None: nothing."""
+        try:
+            chosen, rejected = (float(self.fields[self.layout.column(name)]) for name in SCORES)
+        except (KeyError, TypeError, ValueError):
+            return None
+        return chosen, rejected
+
+    @property
     def _pair(self) -> PreferencePair:
         assert self.pair is not None, "unusable rows are seen by rules that ask for them only"  # noqa: S101
         return self.pair
@@ -114,11 +124,6 @@ def _key(text: str) -> int:
 def normal(text: str) -> str:
     """Without what a reader would not notice: case, and how wide a space is."""
     return " ".join(text.casefold().split())
-
-
-def words(text: str) -> list[str]:
-    """Words in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:

@@ -10,6 +10,7 @@ from conviction.cli.options import (
     EXIT_FINDINGS,
     BackendOption,
     BaseOption,
+    ColumnsOption,
     ConfigOption,
     DataOption,
     DeviceOption,
@@ -36,6 +37,7 @@ def apply(
     name: NameArgument,
     topic: TopicArgument = None,
     data: DataOption = None,
+    columns: ColumnsOption = None,
     model: BaseOption = None,
     option: SetOption = None,
     config: ConfigOption = None,
@@ -56,13 +58,22 @@ def apply(
     """Change a model, under a guard that stops before it breaks. Exit code 1: it was stopped."""
     from conviction.config.plan import assemble
     from conviction.core.run_head import new_folder
+    from conviction.data.columns import parse_columns
     from conviction.verbs import changing
     from conviction.verbs.folders import main_process, several_processes
     from conviction.verbs.inputs import as_source
     from conviction.views.outcome import show_outcome
 
     job = assemble(
-        name, topic=topic, data=data, model=model, options=option or [], config=config, preset=preset, guard=guard
+        name,
+        topic=topic,
+        data=data,
+        model=model,
+        options=option or [],
+        config=config,
+        preset=preset,
+        guard=guard,
+        columns=parse_columns(columns),
     )
     for note in job.notes:
         log(f"note: {note}")

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import EXIT_FINDINGS, BackendOption, DeviceOption, DtypeOption, TrustOption, loader
+from conviction.cli.options import (
+    EXIT_FINDINGS,
+    BackendOption,
+    ColumnsOption,
+    DeviceOption,
+    DtypeOption,
+    TrustOption,
+    loader,
+)
 from conviction.views.findings import AuditFormat, show_audit
 from conviction.views.live import watched
 
@@ -21,6 +29,7 @@ def audit(
     select: Annotated[str | None, typer.Option(help="Only these codes or names, with commas: PD1,length-gap")] = None,
     ignore: Annotated[str | None, typer.Option(help="Not these codes or names.")] = None,
     beta: Annotated[float, typer.Option(help="Of the loss that is planned, for margins.")] = 0.1,
+    columns: ColumnsOption = None,
     split: Annotated[str, typer.Option(help="Within a folder or a hub data set.")] = "train",
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 for notes, too.")] = False,
     details: Annotated[bool, typer.Option("--details", help="All evidence, and what every rule measured.")] = False,
@@ -33,6 +42,7 @@ def audit(
     form: Annotated[AuditFormat, typer.Option("--format", help="How to print the result.")] = "text",
 ) -> None:
     """A linter for preference data. Exit code 1: something was found."""
+    from conviction.data.columns import parse_columns
     from conviction.verbs import measuring
 
     with watched() as ctx:
@@ -44,6 +54,7 @@ def audit(
             ignore=ignore or "",
             beta=beta,
             split=split,
+            columns=parse_columns(columns),
             fix=fix,
             output=output,
             load=loader(backend, device, dtype, trust_remote_code),

@@ -10,6 +10,7 @@ from conviction.cli.options import (
     EXIT_FINDINGS,
     BackendOption,
     BaseOption,
+    ColumnsOption,
     ConfigOption,
     DataOption,
     DeviceOption,
@@ -35,6 +36,7 @@ def forecast(
     name: NameArgument,
     topic: TopicArgument = None,
     data: DataOption = None,
+    columns: ColumnsOption = None,
     test: TestOption = None,
     model: BaseOption = None,
     option: SetOption = None,
@@ -54,12 +56,21 @@ def forecast(
     """Know before training: will it flip, at which settings, and will it break? Exit code 1: not as planned."""
     from conviction.config.plan import assemble
     from conviction.core.run_head import new_folder
+    from conviction.data.columns import parse_columns
     from conviction.verbs import changing
     from conviction.verbs.inputs import as_source
     from conviction.views.forecast import show_forecast
 
     job = assemble(
-        name, topic=topic, data=data, model=model, options=option or [], config=config, preset=preset, guard=guard
+        name,
+        topic=topic,
+        data=data,
+        model=model,
+        options=option or [],
+        config=config,
+        preset=preset,
+        guard=guard,
+        columns=parse_columns(columns),
     )
     for note in job.notes:
         log(f"note: {note}")

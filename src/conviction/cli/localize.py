@@ -8,6 +8,7 @@ import typer
 
 from conviction.cli.options import (
     BackendOption,
+    ColumnsOption,
     DataOption,
     DeviceOption,
     DtypeOption,
@@ -27,6 +28,7 @@ __all__ = ["localize"]
 def localize(
     topic: TopicArgument = None,
     data: DataOption = None,
+    columns: ColumnsOption = None,
     model: ModelOption = "smollm2-135m",
     limit: Annotated[int, typer.Option(min=1, help="Statements that are traced.")] = 10,
     kinds: Annotated[str, typer.Option(help="Sites, with commas: block, mlp, attention.")] = "block,mlp,attention",
@@ -43,12 +45,13 @@ def localize(
 ) -> None:
     """Where does an answer sit? Causal tracing, knowledge neurons, truth directions; each beside a control."""
     from conviction.core.run_head import new_folder
+    from conviction.data.columns import parse_columns
     from conviction.data.reading import read_source
     from conviction.verbs import measuring
     from conviction.verbs.inputs import as_source
     from conviction.views.localization import show_localization
 
-    source = as_source(read_source(topic, data))
+    source = as_source(read_source(topic, data, parse_columns(columns)))
     folder = run or new_folder(source.label, "localize")
     with watched() as ctx:
         result = measuring.localize(

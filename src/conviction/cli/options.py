@@ -19,6 +19,7 @@ __all__ = [
     "BackendOption",
     "BaseOption",
     "BenignOption",
+    "ColumnsOption",
     "ConfigOption",
     "DataOption",
     "DeviceOption",
@@ -60,6 +61,10 @@ BenignOption = Annotated[int, typer.Option(min=0, help="Benign training steps be
 NameArgument = Annotated[str, typer.Argument(help="What moves it: `conviction interventions` lists them.")]
 TopicArgument = Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")]
 DataOption = Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(help='Columns of other names: prompt=Question,chosen="Better answer"; input= leaves one out.'),
+]
 BaseOption = Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")]
 ModelOption = Annotated[str, typer.Option(help="An embedded model, a local folder, a .gguf file or a hub id.")]
 SetOption = Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o beta=0.1")]

@@ -93,6 +93,8 @@ def _tail(report: AuditReport) -> Iterator[tuple[str, str]]:
     if any(f.fixable for f in report.findings):
         codes = sorted({f.code for f in report.findings if f.fixable})
         yield "fix", f"--fix repairs {', '.join(codes)} in a copy"
+    for note in report.notes:
+        yield "note", note
     lacking: dict[str, list[str]] = {}
     for code, why in report.skipped.items():
         lacking.setdefault(why, []).append(code)

@@ -33,8 +33,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from conviction.auditing.row import AuditRow, words
+from conviction.auditing.row import AuditRow
 from conviction.auditing.rule import SHOWN, AuditContext, Rule, RuleFinding
+from conviction.core.segmentation import words
 from conviction.core.wording import counted, percent
 
 PERMUTATIONS, WIDTH = 64, 4  # sixteen bands of four permutations each
