@@ -192,7 +192,7 @@ def test_examples_and_documents():
         ({**PLAIN, "tools": [{"name": "f"}]}, "field 'tools': rows with images, sound or tools", "only text"),
         ({"chosen": "Yes, do.", "rejected": "No."}, "no prompt", "add the field 'prompt'"),
         ({"promt": "Tea?", "chosen": "I do.", "rejected": "I don't."}, "no field 'prompt', but 'promt'", "rename"),
-        ({"promts": "Tea?", "chosen": "I do.", "rejected": "I don't."}, "but 'promts'", "--columns prompt=promts"),
+        ({"prompts": "Tea?", "chosen": "I do.", "rejected": "I don't."}, "but 'prompts'", "--columns prompt=prompts"),
         ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "no turn comes before the answer", "user"),
         (
             {"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]},

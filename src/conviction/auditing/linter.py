@@ -7,6 +7,7 @@ whose docstring is its page.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,27 +104,16 @@ def audit(
     context = AuditContext(topic=topic, beta=beta, margin_cap=margin_cap)
     late = [rule for rule in rules if model is not None and (rule.needs | rule.uses) & {"model", "samples", "weights"}]
     early = {rule.code: rule.begin(context) for rule in rules if rule not in late}
-    usable, unusable = _of(rules, early, "pairs"), _of(rules, early, "unusable")
-    kept: list[AuditRow] = []
-    records: dict[int, int] = {}
-    read = good = 0
-    for row in rows:
-        read += 1
-        good += row.pair is not None
-        if row.record:
-            records[row.number] = row.record
-        for check in usable if row.pair is not None else unusable:
-            check.observe(row)
-        if late and row.pair is not None:
-            kept.append(row)
-    checks = {**early, **(_measured(late, kept, model, context, ctx) if model is not None else {})}
-    results = [finding for rule in rules for finding in _sign(rule, checks[rule.code], records)]
+    seen = _Seen()
+    seen.read_all(rows, _of(rules, early, "pairs"), _of(rules, early, "unusable"), keep=bool(late))
+    checks = {**early, **(_measured(late, seen.kept, model, context, ctx) if model is not None else {})}
+    results = [finding for rule in rules for finding in _sign(rule, checks[rule.code], seen.records)]
     return AuditReport(
         data=name,
         topic=topic.name if topic else None,
         model=model.id if model else None,
-        read=read,
-        usable=good,
+        read=seen.read,
+        usable=seen.usable,
         lines=lines,
         findings=tuple(sorted(results, key=lambda f: (LEVELS.index(f.level), f.code))),
         checked=tuple(rule.code for rule in rules),
@@ -131,6 +121,29 @@ def audit(
         notes=notes,
         metrics={rule.code: dict(checks[rule.code].metrics()) for rule in rules},
     )
+
+
+@dataclass
+class _Seen:
+    """Rows that went by: how many, how many of them usable, kept for a model; lines → records where they differ."""
+
+    read: int = 0
+    usable: int = 0
+    kept: list[AuditRow] = field(default_factory=list)
+    records: dict[int, int] = field(default_factory=dict)
+
+    def read_all(
+        self, rows: Iterable[AuditRow], usable: Sequence[Check], unusable: Sequence[Check], *, keep: bool
+    ) -> None:
+        for row in rows:
+            self.read += 1
+            self.usable += row.pair is not None
+            if row.record:
+                self.records[row.number] = row.record
+            for check in usable if row.pair is not None else unusable:
+                check.observe(row)
+            if keep and row.pair is not None:
+                self.kept.append(row)
 
 
 def _open(

@@ -34,6 +34,7 @@ FORMATS = (
     "or prompt + subject + target (a fact); "
     "prompt, completion, chosen and rejected may be texts or lists of messages"
 )
+_ADD = "add the field 'prompt', or name its column: --columns prompt=COLUMN"
 _OWN = '; columns of other names: --columns prompt=Question,chosen="Better answer",rejected=…'
 _TRANSCRIPT = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _ANSWER_MARK = re.compile(
@@ -320,12 +321,12 @@ def _shared_text(chosen: str, rejected: str) -> tuple[Messages, tuple[str, str]]
         mark = list(_ANSWER_MARK.finditer(a, 0, low))[-1:]
         if not mark:
             problem = "no prompt: nothing such as 答： marks in texts without spaces where the answers begin"
-            raise RowError(problem, "add the field 'prompt', or write such a mark before both answers")
+            raise RowError(problem, f"{_ADD}; or write such a mark before both answers")
         low = mark[0].end()
     elif low and not a[low - 1].isspace() and not (a[low : low + 1].isspace() and b[low : low + 1].isspace()):
         low -= len(a[:low].rsplit(maxsplit=1)[-1])
     if not a[:low].strip():
-        raise RowError("no prompt: chosen and rejected do not begin with the same words", "add the field 'prompt'")
+        raise RowError("no prompt: chosen and rejected do not begin with the same words", _ADD)
     return chat(a[:low].strip()), (chosen[low:].lstrip(), rejected[low:].lstrip())
 
 
