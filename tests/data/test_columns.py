@@ -64,6 +64,8 @@ def asked(**row):
         {"prompt": "Which  bread keeps?", "messages": whole(ANSWERS["chosen"]),
          "chosen": whole(ANSWERS["chosen"]), "rejected": whole(ANSWERS["rejected"])},
         {"conversations": SPOKEN, **{side: {"from": "gpt", "value": text} for side, text in ANSWERS.items()}},
+        {"messages": [{**ASKED[0], "from": None}], **ANSWERS},
+        {"conversations": [{**SPOKEN[0], "role": None, "content": None}], **ANSWERS},
         {"messages": ASKED, **{side: {"role": "assistant", "content": text} for side, text in ANSWERS.items()}},
     ],
 )  # fmt: skip
@@ -151,6 +153,8 @@ def test_columns_that_are_not_read_are_named_once():
             "--columns system=",
         ),
         ({"instruction": "", **ANSWERS}, "field 'instruction' is empty", "fill"),
+        ({"instruction": " ", "input": "The cat.", **ANSWERS}, "field 'instruction' is", "fill"),
+        ({"messages": ASKED, "chosen": [], "rejected": []}, "field 'chosen' is empty", "fill"),
         ({"conversations": ASKED, "chosen": {"text": "a"}, "rejected": "b"}, "of type dict", "quotes"),
     ],
 )

@@ -85,7 +85,10 @@ def _turns(value: Any, name: str) -> Any:
 def _turn(turn: Any) -> Any:
     if not isinstance(turn, Mapping):
         return turn
-    role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+    role, content = (  # Arrow fills keys that only other rows have with nulls
+        next((turn[key] for key in keys if turn.get(key) is not None), None)
+        for keys in (("role", "from"), ("content", "value"))
+    )
     if role is None or content is None:
         return turn
     return {**turn, "role": _ROLES.get(role, role) if isinstance(role, str) else role, "content": content}
@@ -154,7 +157,7 @@ def _ask_messages(fields: dict[str, Any]) -> None:
             raise RowError("field 'messages' is missing", "remove these rows or add the field")
         return
     if isinstance(turns, list):
-        answer = fields["chosen"][0] if isinstance(fields["chosen"], list) else fields["chosen"]
+        answer = next(iter(fields["chosen"]), None) if isinstance(fields["chosen"], list) else fields["chosen"]
         if _role(turns[-1]) == "assistant" and _content(turns[-1]) == _content(answer):
             turns = turns[:-1]
         asked = [_content(turn) for turn in turns]
@@ -168,6 +171,8 @@ def _join_input(fields: dict[str, Any]) -> None:
     """Behind the prompt, in a line of its own, as in Alpaca's data; not where the prompt holds it already."""
     extra, prompt = _text(fields, "input"), fields.get("prompt")
     whole = _is_whole(fields.get("chosen"))
+    if not (whole or _filled(fields, "prompt")):
+        return  # the missing prompt is the fault
     known = fields["chosen"] if whole else prompt or ""
     said = known if isinstance(known, str) else " ".join(map(_content, known))
     if _flat(extra) in _flat(said):

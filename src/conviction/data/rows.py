@@ -325,7 +325,9 @@ def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | B
     if problem is not None:
         return Broken(number, problem, _SAVE)
     row = dict(zip(names, cells, strict=True))
-    if any(row.get(field, "").startswith("[{") for field in ("prompt", "completion", "chosen", "messages")):
+    if any(
+        row.get(field, "").startswith("[{") for field in ("prompt", "completion", "chosen", "messages", "conversations")
+    ):
         plain = "CSV holds plain texts only: save message lists as .jsonl or .parquet"
         return Broken(number, "a list of messages, written as text", plain)
     return NumberedRow(number, row)

@@ -64,11 +64,12 @@ def _show_text(report: AuditReport, details: bool) -> None:
 def _lines(finding: Finding, details: bool) -> Iterator[tuple[str, str]]:
     yield "what", finding.message
     yield "do", finding.advice
+    row = "line" if any("record" in line for line in finding.evidence) else "row"
     if finding.rows:
-        yield "rows", _rows(finding.rows, None if details else ROWS)
+        yield f"{row}s", _rows(finding.rows, None if details else ROWS)
     for line in finding.evidence[: None if details else LINES]:
         number = line.get("row")
-        yield ("" if number is None else f"row {number}"), _numbers({k: v for k, v in line.items() if k != "row"})
+        yield ("" if number is None else f"{row} {number}"), _numbers({k: v for k, v in line.items() if k != "row"})
 
 
 def _rows(rows: Sequence[int], most: int | None) -> str:
