@@ -56,6 +56,7 @@ def asked(**row):
         {"instruction": PLAIN["prompt"], "input": "", **ANSWERS},
         {"input": PLAIN["prompt"], **ANSWERS},
         {**PLAIN, "input": PLAIN["prompt"]},
+        {**PLAIN, "tools": "[]", "history": "[]", "context": ""},
         {"instruction": PLAIN["prompt"], **{f"{side}_response": text for side, text in ANSWERS.items()}},
         {"messages": whole(ANSWERS["chosen"]), "rejected_response": ANSWERS["rejected"]},
         {"conversations": [*SPOKEN, {"from": "gpt", "value": ANSWERS["chosen"]}], "rejected": ANSWERS["rejected"]},

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from conviction.core.protocols import Message
-from conviction.data.columns import BESIDE, Layout, Row, RowError
+from conviction.data.columns import BESIDE, EMPTY, Layout, Row, RowError
 from conviction.data.training_data import Messages
 
 __all__ = ["assemble", "is_transcript", "opened"]
@@ -63,7 +63,7 @@ def is_transcript(text: str) -> bool:
 
 def _filled(row: Row, name: str) -> bool:
     value = row.get(name)
-    return bool(value.strip() if isinstance(value, str) else value)
+    return (value.strip() if isinstance(value, str) else value) not in EMPTY
 
 
 def _text(row: Row, name: str) -> str:

@@ -16,6 +16,7 @@ from conviction.errors import InputError, nearest
 
 __all__ = [
     "BESIDE",
+    "EMPTY",
     "FIELDS",
     "MEDIA",
     "NO_COLUMNS",
@@ -35,6 +36,8 @@ Row = Mapping[str, Any]
 FIELDS = ("prompt", "chosen", "rejected", "completion", "messages", "text", "system", "history", "input")
 MEDIA = ("images", "image", "videos", "video", "audio", "audios", "tools")
 """Fields that TRL knows and that hold more than text: a row that fills one is refused."""
+EMPTY: tuple[Any, ...] = (None, [], {}, "", "[]", "{}")
+"""What fills no such field; LlamaFactory writes tools as a text."""
 BESIDE = ("context", "contexts", "documents")
 """Columns of texts that an answer may depend on, in no form that is known: refused in pairs and examples."""
 SCORES = ("score_chosen", "score_rejected")

@@ -15,7 +15,18 @@ from typing import Any, cast, get_args, get_type_hints
 from conviction.core.protocols import Message, chat
 from conviction.core.segmentation import unspaced
 from conviction.data.assembly import assemble, is_transcript, opened
-from conviction.data.columns import FIELDS, MEDIA, NO_COLUMNS, PROMPT_NAMES, Kind, Layout, Row, RowError, find_layout
+from conviction.data.columns import (
+    EMPTY,
+    FIELDS,
+    MEDIA,
+    NO_COLUMNS,
+    PROMPT_NAMES,
+    Kind,
+    Layout,
+    Row,
+    RowError,
+    find_layout,
+)
 from conviction.data.facts import Fact, fact_from_row, is_fact
 from conviction.data.training_data import Document, Example, Messages, PreferencePair, TrainingData
 from conviction.errors import InputError, nearest
@@ -155,8 +166,7 @@ def find_format(layout: Layout, where: str) -> tuple[Kind, Callable[[str, Row], 
 def refuse_media(row: Row, media: Sequence[str] = MEDIA) -> None:
     """Raise RowError for a row that holds more than text."""
     for field in media:
-        value = row.get(field)
-        if value is not None and value not in ([], {}, ""):
+        if row.get(field) not in EMPTY:
             hint = "only text is trained on: remove these rows, or the field if the texts stand without it"
             raise RowError(f"field '{field}': rows with images, sound or tools are not supported", hint)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from conviction.data.columns import MEDIA, NO_COLUMNS, READ
+from conviction.data.columns import EMPTY, MEDIA, NO_COLUMNS, READ
 from conviction.data.formats import training_data_from_rows
 from conviction.data.rows import Broken, open_source
 from conviction.data.topic import Topic, load_topic
@@ -59,5 +59,5 @@ def read_source(topic: str | None, data: str | None, columns: Mapping[str, str] 
 
 def _filled(name: str, value: Any) -> bool | None:
     """Whether there is anything: of images and tools, of other fields that are not read."""
-    filled = value not in (None, [], {}, "") if name in MEDIA else value is not None
+    filled = value not in EMPTY if name in MEDIA else value is not None
     return True if filled else None
