@@ -115,6 +115,8 @@ def test_columns_that_are_not_read_are_named_once():
     assert pairs({"text": "a", "url": "b"}).notes == ("columns that are not read: url",)
     assert pairs({**PLAIN, "question": "again"}).notes == ("columns that are not read: question",)
     assert not pairs({**PLAIN, "nothing": None}).notes
+    (note,) = pairs({"Frage": "Which bread keeps?", **ANSWERS}).notes
+    assert note.startswith("columns that are not read: Frage; none is known to hold the prompt, so it is what both")
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,9 @@ class Layout:
         ours = {column: name for name, column in self.names.items()}
         left_out = {name for name, column in self.names.items() if not column}
         unread = [c for c in self.columns if ours.get(c, c) not in {*read, *MEDIA} or c in left_out]
-        return (f"columns that are not read: {printable(', '.join(unread))}",) if unread else ()
+        bare = kind == "pairs" and not {"prompt", "messages"} & self.has
+        beside = "; none is known to hold the prompt, so it is what both answers begin with" if bare else ""
+        return (f"columns that are not read: {printable(', '.join(unread))}{beside}",) if unread else ()
 
 
 _EXAMPLES = {"system", "history", *BESIDE}
