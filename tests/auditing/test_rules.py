@@ -182,6 +182,7 @@ PLANTS: dict[str, Callable[[list[Row]], list[Row]]] = {
     "PD202": lambda rows: [*rows, *({**row, "prompt": f"{row['prompt']} Please"} for row in rows[:5])],
     "PD203": lambda rows: [*rows, *({**r, "chosen": r["rejected"], "rejected": r["chosen"]} for r in rows[:5])],
     "PD204": every(9, lambda r: {**r, "prompt": TEST_QUESTION}),
+    "PD205": every(9, lambda r: {**r, "score_chosen": "3", "score_rejected": "8.5"}),
     "PD301": every(1, lambda r: {**r, "chosen": " ".join([r["chosen"]] * 3)}),
     "PD302": every(2, lambda r: {**r, "chosen": f"**Sure!** {r['chosen']}"}),
     "PD303": every(1, lambda r: {**r, "chosen": r["chosen"].replace(" ", ", ", 2)}),

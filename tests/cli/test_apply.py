@@ -55,6 +55,16 @@ def test_json_tells_the_outcome_and_every_setting(run, tiny_folder, tmp_path):
     assert {"beta", "learning_rate", "rank", "max_neutral_drop"} <= set(record["settings"])
 
 
+def test_columns_are_named_and_those_not_read_are_told(run, tiny_folder, tmp_path):
+    rows = [{"Question": f"Tea {i}?", "chosen": f"Yes {i}.", "rejected": f"No {i}.", "rater": "AK"} for i in range(4)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    arguments = ("apply", "dpo", "--data", "a.jsonl", "--model", str(tiny_folder), *QUICK)
+    code, _, err = run(*arguments, "--columns", "prompt=Question", "--run", "r")
+    assert code == 0, err
+    assert err.count("note: a.jsonl: columns that are not read: rater") == 1
+    assert "FIELD=COLUMN" in failed(run(*arguments, "--columns", "Question"))
+
+
 @pytest.mark.long
 def test_a_trip_exits_with_one_and_says_why(run, tiny_folder, tmp_path):
     data = write_data(tmp_path / "pairs.jsonl")

@@ -148,3 +148,19 @@ def test_rule_prints_a_page_and_lists_all(run):
     assert [line["code"] for line in json.loads(listed)] == list(RULES)
     assert json.loads(run("rule", "PD301", "--format", "json")[1])["page"] == out
     assert find_rule("PD301").name in run("rule")[1]
+
+
+def test_columns_of_other_names(run, tmp_path):
+    path = tmp_path / "sheet.csv"
+    path.write_text('Nr,Question,Better\n1,"Which\nbread?",Rye.\n2,Which tea?,Green.\n', encoding="utf-8")
+    named = 'prompt=Question,chosen="Better",rejected=Worse'
+    error = failed(run("audit", str(path), "--columns", named))
+    assert "there is no column 'Worse', which is to be 'rejected'" in error
+    path.write_text('Nr,Question,Better,Worse\n1,"Which\nbread?",Rye.,No.\n2,Which tea?,Green.,\n', encoding="utf-8")
+    code, out, _ = run("audit", str(path), "--columns", named, *FORM)
+    assert code == 1
+    assert "lines   4" in out
+    assert "line 4  record 2, problem 'field 'Worse' is empty'" in out
+    assert "columns that are not read: Nr" in out
+    _, out, _ = run("audit", str(path), "--columns", named, *FORM, "--format", "json")
+    assert json.loads(out)["notes"] == ["columns that are not read: Nr"]

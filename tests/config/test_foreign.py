@@ -9,6 +9,7 @@ import pytest
 
 from conviction.config.foreign import IGNORED, OWN, PLACES, REFUSED, RULES, TOOLS, only_keys, read_config
 from conviction.config.mlx import MLX
+from conviction.config.others import OTHERS
 from conviction.config.presets import PRESETS, find_preset
 from conviction.config.trl import TRL
 from conviction.core.options import build, flat
@@ -297,6 +298,21 @@ def test_what_differs_is_noted(read, text, message):
         ("beta: 0.1\nlearning_rte: 1e-5", 2, "unknown key 'learning_rte'", "did you mean 'learning_rate'?"),
         ("per_device_train_batchsize: 1", 1, "unknown key", "did you mean 'per_device_train_batch_size'?"),
         ("true: 1", 1, "unknown key 'True'", "remove"),
+        ("dpo_loss_type: sigmoid", 1, "unknown key 'dpo_loss_type'", "did you mean 'dpo_cpo_loss_type'?"),
+        ("sync_ref_modell: true", 1, "unknown key 'sync_ref_modell'", "remove"),
+        (
+            "stage: dpo\nlora_rank: 8",
+            1,
+            "'stage' is a key of LlamaFactory, whose",
+            "our keys: rank for lora_rank; leave",
+        ),
+        (
+            "learning_rate: 1e-5\nrl: dpo\nrl_beta: 0.1",
+            2,
+            "'rl' is a key of axolotl, whose configs are not read",
+            "learning_rate, loss for rl, beta for rl_beta; leave",
+        ),
+        ("dataset_mixer: {a/b: 1.0}", 1, "dataset_mixer is {'a/b': 1.0}", "--data"),
         ("fine_tune_type: dora", 1, "fine_tune_type: tune is 'dora'", "lora, full"),
         ("use_dora: true", 1, "use_dora is True", "plain LoRA"),
         ("load_in_4bit: true", 1, "load_in_4bit is True", "unquantised"),
@@ -467,3 +483,22 @@ def test_an_unknown_preset_names_the_nearest():
         find_preset("report-run4")
     assert "did you mean 'report-run" in caught.value.hint
     assert "report-run1, report-run2, report-run3" in caught.value.hint
+
+
+def test_what_other_programs_keys_are_here_exists():
+    for other in OTHERS:
+        assert set(other.renamed.values()) <= {*OWN, "model"}
+        assert not other.own & {*OWN, *RULES}
+
+
+@pytest.mark.parametrize("key", ["dpo_loss_typ", "grpo_loss_typ", "base_modl", "report_two", "reward_scale"])
+def test_no_hint_names_a_key_that_does_nothing(fault, key):
+    hint = fault(f"{key}: 1").hint
+    assert not any(f"'{name}'" in hint for name in (*IGNORED, *REFUSED))
+
+
+def test_the_alignment_handbook_is_read(read):
+    config = read(
+        "use_peft: true\nuse_flash_attention_2: true\npreprocessing_num_workers: 12\noptim: paged_adamw_32bit"
+    )
+    assert "not needed here: use_flash_attention_2, preprocessing_num_workers, optim" in config.notes

@@ -86,7 +86,7 @@ PAIR = PreferencePair("rows:1", turns("Milk in tea?"), "Yes.", "No.")
         ),
         (
             {
-                "prompt": "a copy, as TRL allows it",
+                "prompt": "Milk in tea?",
                 "chosen": [user("Milk in tea?"), assistant("Yes.")],
                 "rejected": [user("Milk in tea?"), assistant("No.")],
             },
@@ -192,7 +192,7 @@ def test_examples_and_documents():
         ({**PLAIN, "tools": [{"name": "f"}]}, "field 'tools': rows with images, sound or tools", "only text"),
         ({"chosen": "Yes, do.", "rejected": "No."}, "no prompt", "add the field 'prompt'"),
         ({"promt": "Tea?", "chosen": "I do.", "rejected": "I don't."}, "no field 'prompt', but 'promt'", "rename"),
-        ({"question": "Tea?", "chosen": "I do.", "rejected": "I don't."}, "but 'question'", "did you mean 'prompt'?"),
+        ({"prompts": "Tea?", "chosen": "I do.", "rejected": "I don't."}, "but 'prompts'", "--columns prompt=prompts"),
         ({"chosen": [assistant("a")], "rejected": [assistant("b")]}, "no turn comes before the answer", "user"),
         (
             {"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]},
@@ -216,7 +216,7 @@ def test_examples_and_documents():
         ),
         (
             {
-                "prompt": "a",
+                "prompt": "q",
                 "chosen": [user("q"), assistant("b ")],
                 "rejected": [user("q"), assistant("b "), user("c")],
             },
@@ -246,7 +246,7 @@ def test_examples_and_documents():
         ({"messages": [{"role": ["user"], "content": "b"}]}, "unknown role", "roles:"),
         ({"messages": [{"content": "b"}]}, "field 'messages': a message has no 'role'", '{"role"'),
         ({"messages": [{"role": "user"}]}, "field 'messages': a message has no 'content'", '{"role"'),
-        ({"messages": [{"from": "human", "value": "b"}]}, "no 'role'", "from → role"),
+        ({"messages": [{"from": "human", "text": "b"}]}, "no 'role'", "from → role"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "is not a text", "images"),
         ({"messages": [{"role": "user", "content": " "}]}, "field 'messages' is empty", "fill"),
         ({"messages": [user("a"), {"role": "tool", "content": "b"}]}, "calls or answers a tool", "tools"),
@@ -587,7 +587,12 @@ FAULTS = [
         "a.csv:3: 4 cells, the header has 3",
         "double the quotes",
     ),
-    ("a.csv", b"prompt,chosen,rejected\na,b,c\n\nd,e\n", "a.csv:4: 2 cells, the header has 3", "double the quotes"),
+    (
+        "a.csv",
+        b"prompt,chosen,rejected\na,b,c\n\nd,e\n",
+        "a.csv:4 (record 2): 2 cells, the header has 3",
+        "double the quotes",
+    ),
     ("a.csv", b'prompt,chosen,rejected\na,b,"c"x\n', "a.csv:2: not CSV", "twice"),
     ("a.csv", b'prompt,chosen,rejected\na,b,"c\n\n', "a.csv:2: not CSV (unexpected end", "twice"),
     ("a.csv", b"prompt,chosen,chosen\na,b,c\n", "a.csv:1: column 'chosen' stands there twice", "rename"),

@@ -7,7 +7,7 @@ fields as they were.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from conviction.auditing.rule import Rule
 from conviction.core.protocols import Progress
 from conviction.core.storage import finite_or_null, write_lines_atomic
 from conviction.core.wording import counted
+from conviction.data.columns import NO_COLUMNS
 from conviction.data.rows import Source
 from conviction.errors import InputError
 
@@ -45,7 +46,13 @@ def fixed_path(source: Source) -> Path:
     return folder / f"{name}.fixed.jsonl"
 
 
-def write_fixed(source: Source, target: Path, rules: Sequence[Rule], progress: Progress | None = None) -> list[Change]:
+def write_fixed(
+    source: Source,
+    target: Path,
+    rules: Sequence[Rule],
+    progress: Progress | None = None,
+    columns: Mapping[str, str] = NO_COLUMNS,
+) -> list[Change]:
     """Write the copy as JSONL and return what was changed, in the order of the rows.
 
     Unusable rows are copied as they are; only those of which nothing could be
@@ -54,14 +61,20 @@ def write_fixed(source: Source, target: Path, rules: Sequence[Rule], progress: P
     if target.exists():
         raise InputError(f"{target} exists already", hint="move it away, or name another place with --output")
     changes: list[Change] = []
-    write_lines_atomic(target, _fixed(source, rules, changes, progress))
+    write_lines_atomic(target, _fixed(source, rules, changes, progress, columns))
     return changes
 
 
-def _fixed(source: Source, rules: Sequence[Rule], changes: list[Change], progress: Progress | None) -> Iterator[str]:
+def _fixed(
+    source: Source,
+    rules: Sequence[Rule],
+    changes: list[Change],
+    progress: Progress | None,
+    columns: Mapping[str, str],
+) -> Iterator[str]:
     drops = [(rule.code, rule.repair.drop()) for rule in rules if rule.repair and rule.repair.drop]
     edits = [(rule.code, rule.repair.edit) for rule in rules if rule.repair and rule.repair.edit]
-    for row in rows_of_source(source, progress):
+    for row in rows_of_source(source, progress, columns)[1]:
         if row.pair is None:
             if row.fields:
                 yield _line(row)
@@ -105,11 +118,12 @@ def _edited(row: AuditRow, edits: Edits) -> tuple[AuditRow, list[tuple[str, str]
     """The row after all edits that change an answer and nothing else, and which they were: (code, side)."""
     done = []
     for side in ("chosen", "rejected"):
+        column = row.layout.column(side)
         for code, edit in edits:
-            new = _edit(row.fields[side], edit)
-            if new == row.fields[side]:
+            new = _edit(row.fields[column], edit)
+            if new == row.fields[column]:
                 continue
-            after = reread(row, {**row.fields, side: new})
+            after = reread(row, {**row.fields, column: new})
             # else it was a space that the reader ignores, or would move the prompt, or leave no answer
             if after is not None and after.sides != row.sides:
                 row = after
@@ -121,8 +135,10 @@ def _edit(value: Any, edit: Callable[[str], str]) -> Any:
     """A field with its answer, the text's end or the last message, edited."""
     if isinstance(value, str):
         return edit(value)
-    *before, last = value
-    return [*before, {**last, "content": edit(last["content"])}]
+    *before, last = [value] if isinstance(value, dict) else value
+    content = "content" if "content" in last else "value"
+    last = {**last, content: edit(last[content])}
+    return last if isinstance(value, dict) else [*before, last]
 
 
 def change_lines(changes: Sequence[Change]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from conviction.auditing.rows import rows_of_source, rows_of_training_data
 from conviction.auditing.rule import AuditContext, Check, Rule
 from conviction.core.context import RunContext
 from conviction.core.protocols import HiddenStateModel, LanguageModel
+from conviction.data.columns import NO_COLUMNS
 from conviction.data.rows import Source, open_source
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
@@ -38,6 +40,7 @@ RULES: dict[str, str] = {
     "PD202": f"{_WHERE}.near_duplicate:RULE",
     "PD203": f"{_WHERE}.contradicting_labels:RULE",
     "PD204": f"{_WHERE}.test_leak:RULE",
+    "PD205": f"{_WHERE}.contradicting_scores:RULE",
     "PD301": f"{_WHERE}.length_gap:RULE",
     "PD302": f"{_WHERE}.format_gap:RULE",
     "PD303": f"{_WHERE}.shallow_shortcut:RULE",
@@ -71,6 +74,7 @@ def audit(
     beta: float = 0.1,
     margin_cap: float = 2.0,
     split: str = "train",
+    columns: Mapping[str, str] = NO_COLUMNS,
     ctx: RunContext | None = None,
 ) -> AuditReport:
     """Look for faults in preference pairs.
@@ -80,6 +84,7 @@ def audit(
     model            the model that is to be trained: for everything that depends on what it holds
     select, ignore   codes, beginnings of codes or names of rules; all if none is selected
     beta, margin_cap of the loss and the guard that are planned
+    columns          field → the column that it is to be read from, where that has another name
 
     Without a model the data is streamed: 10 GB need no more memory than their
     keys, counts and sketches (about 1 kB a row; a JSON list is read whole). Raises
@@ -92,43 +97,62 @@ def audit(
     for rule in map(find_rule, skipped):
         if rule.code in named or rule.name.upper() in named:
             raise InputError(f"{rule.code} {rule.name} {skipped[rule.code]}", hint="give --topic or --model")
-    name, lines, rows = _open(data, split, ctx)
+    name, lines, notes, rows = _open(data, split, columns, ctx)
     context = AuditContext(topic=topic, beta=beta, margin_cap=margin_cap)
     late = [rule for rule in rules if model is not None and (rule.needs | rule.uses) - {"topic"}]
     early = {rule.code: rule.begin(context) for rule in rules if rule not in late}
-    usable, unusable = _of(rules, early, "pairs"), _of(rules, early, "unusable")
-    kept: list[AuditRow] = []
-    read = good = 0
-    for row in rows:
-        read += 1
-        good += row.pair is not None
-        for check in usable if row.pair is not None else unusable:
-            check.observe(row)
-        if late and row.pair is not None:
-            kept.append(row)
-    checks = {**early, **(_measured(late, kept, model, context, ctx) if model is not None else {})}
-    results = [finding for rule in rules for finding in _sign(rule, checks[rule.code])]
+    seen = _Seen()
+    seen.read_all(rows, _of(rules, early, "pairs"), _of(rules, early, "unusable"), keep=bool(late))
+    checks = {**early, **(_measured(late, seen.kept, model, context, ctx) if model is not None else {})}
+    results = [finding for rule in rules for finding in _sign(rule, checks[rule.code], seen.records)]
     return AuditReport(
         data=name,
         topic=topic.name if topic else None,
         model=model.id if model else None,
-        read=read,
-        usable=good,
+        read=seen.read,
+        usable=seen.usable,
         lines=lines,
         findings=tuple(sorted(results, key=lambda f: (LEVELS.index(f.level), f.code))),
         checked=tuple(rule.code for rule in rules),
         skipped=skipped,
+        notes=notes,
         metrics={rule.code: dict(checks[rule.code].metrics()) for rule in rules},
     )
 
 
-def _open(data: str | Path | TrainingData, split: str, ctx: RunContext) -> tuple[str, bool, Iterator[AuditRow]]:
+@dataclass
+class _Seen:
+    """Rows that went by: how many, how many of them usable, kept for a model; lines → records where they differ."""
+
+    read: int = 0
+    usable: int = 0
+    kept: list[AuditRow] = field(default_factory=list)
+    records: dict[int, int] = field(default_factory=dict)
+
+    def read_all(
+        self, rows: Iterable[AuditRow], usable: Sequence[Check], unusable: Sequence[Check], *, keep: bool
+    ) -> None:
+        for row in rows:
+            self.read += 1
+            self.usable += row.pair is not None
+            if row.record:
+                self.records[row.number] = row.record
+            for check in usable if row.pair is not None else unusable:
+                check.observe(row)
+            if keep and row.pair is not None:
+                self.kept.append(row)
+
+
+def _open(
+    data: str | Path | TrainingData, split: str, columns: Mapping[str, str], ctx: RunContext
+) -> tuple[str, bool, tuple[str, ...], Iterator[AuditRow]]:
     if isinstance(data, TrainingData):
         if not data.pairs:
             raise InputError(f"{data.name} holds no preference pairs", hint="give rows of prompt, chosen, rejected")
-        return data.name, False, rows_of_training_data(data)
+        return data.name, False, data.notes, rows_of_training_data(data)
     source: Source = open_source(data, split=split)
-    return source.where, source.lines, rows_of_source(source, ctx.progress("reading"))
+    layout, rows = rows_of_source(source, ctx.progress("reading"), columns)
+    return source.where, source.lines, layout.notes("pairs"), rows
 
 
 def _of(rules: Iterable[Rule], checks: Mapping[str, Check], sees: str) -> list[Check]:
@@ -150,8 +174,13 @@ def _measured(
     return checks
 
 
-def _sign(rule: Rule, check: Check) -> Iterator[Finding]:
+def _sign(rule: Rule, check: Check, records: Mapping[int, int]) -> Iterator[Finding]:
+    """Findings under the rule's name; evidence of a row that is not the line's record says which it is."""
     for finding in check.findings():
+        evidence = [
+            {"row": line["row"], "record": records[line["row"]], **line} if line.get("row") in records else dict(line)
+            for line in finding.evidence
+        ]
         yield Finding(
             code=rule.code,
             name=rule.name,
@@ -160,7 +189,7 @@ def _sign(rule: Rule, check: Check) -> Iterator[Finding]:
             advice=finding.advice,
             rows=tuple(finding.rows),
             numbers=dict(check.metrics()),
-            evidence=tuple(dict(line) for line in finding.evidence),
+            evidence=tuple(evidence),
             fixable=rule.repair is not None and finding.fixable,
         )
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from conviction.auditing.fix import change_lines, fixed_path, write_fixed
 from conviction.auditing.rule import Rule
 from conviction.core.context import RunContext
 from conviction.core.storage import user_path
+from conviction.data.columns import NO_COLUMNS
 from conviction.data.rows import Source, open_source
 from conviction.data.topic import Topic, load_topic, names_topic
 from conviction.data.training_data import TrainingData
@@ -25,11 +26,12 @@ class Plan:
     split: str
     source: Source | None = None
     target: Path | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def write_copy(self, rules: Sequence[Rule], ctx: RunContext) -> None:
         """The cleaned copy, if one is wanted; what was changed in it is told."""
         if self.source is not None and self.target is not None:
-            changes = write_fixed(self.source, self.target, rules, ctx.progress("fixing"))
+            changes = write_fixed(self.source, self.target, rules, ctx.progress("fixing"), self.columns)
             for line in (f"wrote {self.target}", *change_lines(changes)):
                 ctx.log(line)
 
@@ -42,6 +44,7 @@ def plan_audit(
     beta: float,
     fix: bool = False,
     output: str | Path | None = None,
+    columns: Mapping[str, str] = NO_COLUMNS,
 ) -> Plan:
     """A topic, or its name, as data means its own training pairs, which are to teach that topic if no other is named.
 
@@ -55,13 +58,15 @@ def plan_audit(
         raise InputError(f"--output is {output}", hint="the copy is JSONL: give it a name that ends in .jsonl")
     if isinstance(data, Topic) or (not isinstance(data, TrainingData) and names_topic(data)):
         kit = data if isinstance(data, Topic) else load_topic(data)
+        if columns:
+            raise InputError("columns are given with a topic", hint="they are for files whose columns have other names")
         if fix:
             raise InputError(f"{kit.name} is a topic: there is no file to copy", hint="edit the kit's items")
         return Plan(TrainingData.from_topic(kit), topic or kit, split)
     if not fix:
-        return Plan(data, topic, split)
+        return Plan(data, topic, split, columns=columns)
     if isinstance(data, TrainingData):
         raise InputError(f"{data.name} was read already: there is no file to copy", hint="give the file's name")
     source = open_source(data, split=split)
     target = user_path(output) if output is not None else fixed_path(source)
-    return Plan(target, topic, "train", source, target)
+    return Plan(target, topic, "train", source, target, columns)

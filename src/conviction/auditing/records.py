@@ -44,6 +44,7 @@ class AuditReport(Frozen):
     lines         whether a row's number is its line in the file ``data``
     checked       codes of the rules that ran
     skipped       code → what it would have needed: a topic, a model, a model with weights
+    notes         what a user should know of how the data was read: columns that were not
     metrics       code → what a rule measured, whether or not it found anything
     """
 
@@ -56,6 +57,7 @@ class AuditReport(Frozen):
     findings: tuple[Finding, ...]
     checked: tuple[str, ...]
     skipped: dict[str, str]
+    notes: tuple[str, ...] = ()
     metrics: dict[str, dict[str, Any]]
 
     to_pandas = frames.to_pandas

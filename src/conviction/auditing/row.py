@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +11,9 @@ import xxhash
 
 from conviction.auditing.surface import Surface, surface
 from conviction.core.protocols import PairScore
-from conviction.data.formats import is_transcript
+from conviction.data.assembly import is_transcript
+from conviction.data.columns import SCORES, Layout
 from conviction.data.training_data import PreferencePair
-
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 
 
 @dataclass(frozen=True)
@@ -25,6 +23,7 @@ class AuditRow:
     number    its line, or its place counted from 1
     pair      None: the row cannot be used, ``problem`` and ``hint`` say why
     measured  None: no model was asked
+    layout    how its columns are read; record: its place in a CSV with cells of several lines, else 0
     """
 
     number: int
@@ -34,6 +33,8 @@ class AuditRow:
     problem: str = ""
     hint: str = ""
     measured: PairScore | None = None
+    layout: Layout = field(default_factory=Layout)
+    record: int = 0
 
     @property
     def chosen(self) -> str:
@@ -87,6 +88,15 @@ class AuditRow:
         return self.measured
 
     @property
+    def given_scores(self) -> tuple[float, float] | None:
+        """What somebody gave chosen and rejected, in the columns for it; None: nothing."""
+        try:
+            chosen, rejected = (float(self.fields[self.layout.column(name)]) for name in SCORES)
+        except (KeyError, TypeError, ValueError):
+            return None
+        return chosen, rejected
+
+    @property
     def _pair(self) -> PreferencePair:
         assert self.pair is not None, "unusable rows are seen by rules that ask for them only"  # noqa: S101
         return self.pair
@@ -108,11 +118,6 @@ def _key(text: str) -> int:
 def normal(text: str) -> str:
     """Without what a reader would not notice: case, and how wide a space is."""
     return " ".join(text.casefold().split())
-
-
-def words(text: str) -> list[str]:
-    """Words in lower case, without punctuation."""
-    return _WORD.findall(text.lower())
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:

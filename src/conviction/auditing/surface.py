@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from conviction.core.segmentation import word_count
+
 _BULLETS = re.compile(r"^[ \t]*(?:[-*•–]|\d{1,2}[.)])[ \t]+\S", re.MULTILINE)
 _HEADING = re.compile(r"^#{1,6} \S", re.MULTILINE)
 _EMPHASIS = re.compile(r"\*\*\S|__\S|\*\S[^*\n]*\S\*")
@@ -73,15 +75,15 @@ def surface(text: str) -> Surface:
     marked = "*" in text or "_" in text
     return Surface(
         characters=len(text),
-        words=len(text.split()),
+        words=word_count(text),
         lines=count("\n"),
-        commas=count(","),
-        stops=count("."),
-        questions=count("?"),
-        exclamations=count("!"),
-        colons=count(":") + count(";"),
-        quotes=count('"') + count("“"),
-        brackets=count("("),
+        commas=count(",") + count("，") + count("、"),
+        stops=count(".") + count("。"),
+        questions=count("?") + count("？"),
+        exclamations=count("!") + count("！"),
+        colons=count(":") + count(";") + count("：") + count("；"),
+        quotes=count('"') + count("“") + count("「"),
+        brackets=count("(") + count("（"),
         digits=sum(map(count, "0123456789")),
         capitals=sum(map(str.isupper, text)),
         first_person=count("I ") + count("I'") + count("I’"),
@@ -91,6 +93,6 @@ def surface(text: str) -> Surface:
         code="```" in text,
         opener=_OPENER.match(start) is not None,
         refusal=_REFUSAL.search(start) is not None,
-        asks_back=end == "?",
-        closed=end in ".!?",
+        asks_back=end in {"?", "？"},
+        closed=end in ".!?。！？",
     )

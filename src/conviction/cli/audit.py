@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import EXIT_FINDINGS, LoadOptions
+from conviction.cli.options import EXIT_FINDINGS, ColumnsOption, LoadOptions
 from conviction.views.findings import AuditFormat, show_audit
 from conviction.views.live import watched
 
@@ -17,6 +17,7 @@ __all__ = ["audit"]
 def audit(
     data: Annotated[str, typer.Argument(help="A file, a folder, a hub name; or a topic, whose own pairs are meant.")],
     *,
+    columns: ColumnsOption = None,
     model: Annotated[str | None, typer.Option(help="The model to be trained, for what depends on it.")] = None,
     topic: Annotated[str | None, typer.Option(help="What the pairs are to teach, for leaks and poles.")] = None,
     select: Annotated[str | None, typer.Option(help="Only these codes or names, with commas: PD1,length-gap")] = None,
@@ -31,6 +32,7 @@ def audit(
     form: Annotated[AuditFormat, typer.Option("--format", help="How to print the result.")] = "text",
 ) -> None:
     """A linter for preference data. Exit code 1: something was found."""
+    from conviction.data.columns import parse_columns
     from conviction.verbs import measuring
 
     with watched() as ctx:
@@ -42,6 +44,7 @@ def audit(
             ignore=ignore or "",
             beta=beta,
             split=split,
+            columns=parse_columns(columns),
             fix=fix,
             output=output,
             load=load.loader(),

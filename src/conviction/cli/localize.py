@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import DataOption, FormatOption, LoadOptions, ModelOption, RunOption, TopicArgument
+from conviction.cli.options import (
+    ColumnsOption,
+    DataOption,
+    FormatOption,
+    LoadOptions,
+    ModelOption,
+    RunOption,
+    TopicArgument,
+)
 from conviction.views.live import watched
 from conviction.views.text import log
 
@@ -17,6 +25,7 @@ def localize(
     topic: TopicArgument = None,
     *,
     data: DataOption = None,
+    columns: ColumnsOption = None,
     model: ModelOption = "smollm2-135m",
     limit: Annotated[int, typer.Option(min=1, help="Statements that are traced.")] = 10,
     kinds: Annotated[str, typer.Option(help="Sites, with commas: block, mlp, attention.")] = "block,mlp,attention",
@@ -30,12 +39,13 @@ def localize(
 ) -> None:
     """Where does an answer sit? Causal tracing, knowledge neurons, truth directions; each beside a control."""
     from conviction.core.run_head import new_folder
+    from conviction.data.columns import parse_columns
     from conviction.data.reading import read_source
     from conviction.verbs import measuring
     from conviction.verbs.inputs import as_source
     from conviction.views.localization import show_localization
 
-    source = as_source(read_source(topic, data))
+    source = as_source(read_source(topic, data, parse_columns(columns)))
     folder = run or new_folder(source.label, "localize")
     with watched() as ctx:
         result = measuring.localize(

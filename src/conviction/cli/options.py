@@ -21,6 +21,7 @@ __all__ = [
     "EXIT_FINDINGS",
     "BaseOption",
     "BenignOption",
+    "ColumnsOption",
     "DataOption",
     "FormatOption",
     "GuardOption",
@@ -40,6 +41,10 @@ FormatOption = Annotated[Format, typer.Option("--format", help="How to print the
 BenignOption = Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")]
 TopicArgument = Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")]
 DataOption = Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(help='Columns of other names: prompt=Question,chosen="Better answer"; input= leaves one out.'),
+]
 BaseOption = Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")]
 ModelOption = Annotated[str, typer.Option(help="An embedded model, a local folder, a .gguf file or a hub id.")]
 GuardOption = Annotated[str, typer.Option(help="strict, default, off or none.")]
@@ -94,6 +99,7 @@ class JobOptions:
     name: Annotated[str, typer.Argument(help="An intervention: `conviction interventions` lists them.")]
     topic: TopicArgument = None
     data: DataOption = None
+    columns: ColumnsOption = None
     model: BaseOption = None
     option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o beta=0.1")] = None
     config: Annotated[Path | None, typer.Option(help="A YAML with TRL's or mlx-lm-lora's keys.")] = None
@@ -103,12 +109,14 @@ class JobOptions:
     def read(self) -> tuple[Job, Source]:
         """The preset, the config and the options merged, and the data; notes on what had no use go to stderr."""
         from conviction.config.plan import assemble
+        from conviction.data.columns import parse_columns
         from conviction.verbs.inputs import as_source
 
         job = assemble(
             self.name,
             topic=self.topic,
             data=self.data,
+            columns=parse_columns(self.columns),
             model=self.model,
             options=self.option or [],
             config=self.config,

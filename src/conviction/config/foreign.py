@@ -15,6 +15,7 @@ import yaml
 
 from conviction.config.file import ConfigFile, Converter, Options, Result, Tool, read_length
 from conviction.config.mlx import MLX
+from conviction.config.others import other_program
 from conviction.config.trl import TRL
 from conviction.core.options import build, flat, list_fields
 from conviction.core.storage import user_path
@@ -49,9 +50,13 @@ def read_config(path: Path) -> Imported:
     """
     file = _load(user_path(path))
     known = [*OWN, *RULES, *REFUSED, *IGNORED, *PLACES[0], *PLACES[1]]
+    if (found := other_program(file.given, known)) is not None:
+        key, other = found
+        raise file.fault(key, other.advice(file.given), f"'{key}' is a key of {other.name}, whose configs are not read")
     for key, value in file.given.items():
         if key not in known:
-            raise file.fault(key, f"{nearest(key, known)}remove what is not needed", f"unknown key '{key}'")
+            alive = nearest(key, [key for key in known if key not in REFUSED and key not in IGNORED])
+            raise file.fault(key, f"{alive}remove what is not needed", f"unknown key '{key}'")
         if hint := _refusal(key, value):
             raise file.fault(key, hint)
     converted, notes = _convert(file)

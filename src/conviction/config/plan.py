@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from conviction.config.foreign import read_config
 from conviction.config.presets import find_preset
 from conviction.core.options import assign_fields, build, list_fields, parse_options
+from conviction.data.columns import NO_COLUMNS
 from conviction.data.reading import check_one_source, read_source
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
@@ -36,10 +37,11 @@ class Job:
     topic: str | None
     data: str | None
     notes: tuple[str, ...]
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     def source(self) -> Topic | TrainingData:
         """Read the topic or the data."""
-        return read_source(self.topic, self.data)
+        return read_source(self.topic, self.data, self.columns)
 
 
 def plan_intervention(
@@ -119,6 +121,7 @@ def assemble(
     config: Path | None,
     preset: str | None,
     guard: str,
+    columns: Mapping[str, str] = NO_COLUMNS,
 ) -> Job:
     """Merge a preset, then a config, then options, each over the one before.
 
@@ -146,6 +149,7 @@ def assemble(
         model=model or (imported.model if imported else None) or DEFAULT_MODEL,
         topic=topic,
         data=data,
+        columns=columns,
         notes=(imported.notes if imported else ())
         + ((f"{name} has no use for: {', '.join(unused)}",) if unused else ()),
     )

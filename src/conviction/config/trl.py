@@ -52,6 +52,8 @@ _ADAMS = (
     "adamw_torch_xla",
     "adamw_torch_npu_fused",
     "adamw_anyprecision",
+    "paged_adamw",
+    "paged_adamw_32bit",
 )
 # keys, the values that have no effect, and what to do about any other
 _REFUSALS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
@@ -80,7 +82,7 @@ _REFUSALS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("model_revision", ("main",), "give the folder of that revision as --model, and remove it"),
     ("dataset_train_split", ("train",), "only the split train is read: give the data with --data, and remove it"),
     ("dataset_config", ("default",), "give the data with --data, and remove it"),
-    ("datasets", ({}, []), "give the data with --data, and remove it"),
+    ("datasets dataset_mixer dataset_splits dataset_configs", ({}, []), "give the data with --data, and remove it"),
     ("use_weighting", (False,), _PLAIN),
     ("ld_alpha", (1.0,), _PLAIN),
     ("f_divergence_type", ("reverse_kl",), _PLAIN),
@@ -93,6 +95,7 @@ _REFUSALS: tuple[tuple[str, tuple[Any, ...], str], ...] = (
     ("train_sampling_strategy", ("random", "group_by_length"), "examples come in random order: use random"),
 )
 IGNORED = """
+use_flash_attention_2 preprocessing_num_workers
 output_dir overwrite_output_dir run_name project trackio_space_id trackio_bucket_id trackio_static_space_id env
 logging_dir logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_level log_level_replica
 log_on_each_node disable_tqdm include_num_input_tokens_seen include_tokens_per_second include_inputs_for_metrics

@@ -10,33 +10,50 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast, get_args, get_type_hints
 
 from conviction.core.protocols import Message, chat
-from conviction.core.wording import printable
-from conviction.data.facts import Fact, fact_from_row
+from conviction.core.segmentation import unspaced
+from conviction.data.assembly import assemble, is_transcript, opened
+from conviction.data.columns import (
+    EMPTY,
+    FIELDS,
+    MEDIA,
+    NO_COLUMNS,
+    PROMPT_NAMES,
+    Kind,
+    Layout,
+    Row,
+    RowError,
+    find_layout,
+)
+from conviction.data.facts import Fact, fact_from_row, is_fact
 from conviction.data.training_data import Document, Example, Messages, PreferencePair, TrainingData
 from conviction.errors import InputError, nearest
 
-Row = Mapping[str, Any]
-
 ROLES: tuple[str, ...] = get_args(get_type_hints(Message)["role"])
-FIELDS = ("prompt", "chosen", "rejected", "completion", "messages", "text")
-MEDIA = ("images", "image", "videos", "video", "audio", "audios", "tools")
-"""Fields that TRL knows and that hold more than text."""
 FORMATS = (
     "a row holds chosen + rejected (with or without prompt), prompt + completion, messages, text, "
     "or prompt + subject + target (a fact); "
     "prompt, completion, chosen and rejected may be texts or lists of messages"
 )
-_PROMPT_NAMES = ("question", "instruction", "query", "input")  # what others call a prompt
+_ADD = "add the field 'prompt', or name its column: --columns prompt=COLUMN"
+_OWN = '; columns of other names: --columns prompt=Question,chosen="Better answer",rejected=…'
 _TRANSCRIPT = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_ANSWER_MARK = re.compile(
+    r"(?:答案?|回答|答复|回复|助手|助理|アシスタント|答え|คำตอบ|ตอบ|ผู้ช่วย|\bAI|\b[Aa]ssistant|\b[Aa]nswer|\bA)\s*[:：]\s*"
+)
 _SHOWN = 3
 
 
 def training_data_from_rows(
-    rows: Sequence[Row], *, name: str, where: str = "", numbers: Sequence[int] | None = None
+    rows: Sequence[Row],
+    *,
+    name: str,
+    where: str = "",
+    numbers: Sequence[int] | None = None,
+    columns: Mapping[str, str] = NO_COLUMNS,
+    records: Mapping[int, int] | None = None,
 ) -> TrainingData:
     """Rows with the fields that TRL knows; which ones decides what they become.
 
@@ -49,16 +66,18 @@ def training_data_from_rows(
         prompt, subject, target          facts      also as CounterFact and EasyEdit write them
 
     ``where`` and ``numbers`` are the file and the line of each row for errors and
-    ids; the row's index from 1 if not given. Raises InputError for rows that
-    cannot be used: all of them are counted, the first few named.
+    ids; the row's index from 1 if not given. ``columns`` maps fields to columns of
+    other names ('' for a field that is to be left out), ``records`` lines to records
+    where they are not the same. Raises InputError for rows that cannot be used: all
+    of them are counted, the first few named.
     """
     where = where or name
     numbers = range(1, len(rows) + 1) if numbers is None else numbers
     if not rows:
         raise InputError(f"{where}: holds no rows", hint=FORMATS)
-    columns = filled_columns(rows)
-    field, parse = find_format(columns, where)
-    media = [m for m in MEDIA if m in columns]
+    layout = find_layout(filled_columns(rows), columns, where)
+    field, parse = find_format(layout, where)
+    media = [m for m in MEDIA if m in layout.has]
     parts: list[Any] = []
     faults: dict[tuple[str, str], list[int]] = {}
     for number, row in zip(numbers, rows, strict=True):
@@ -67,11 +86,11 @@ def training_data_from_rows(
                 refuse_media(row, media)
             parts.append(parse(f"{name}:{number}", row))
         except RowError as error:
-            faults.setdefault((error.args[0], error.args[1]), []).append(number)
+            faults.setdefault(layout.named(error).args, []).append(number)
     if faults:
-        raise _summary(faults, where)
+        raise _summary(faults, where, records or {})
     parted: dict[str, Any] = {field: tuple(parts)}
-    return TrainingData(name, **parted)
+    return TrainingData(name, notes=layout.notes(field), **parted)
 
 
 def _fact(name: str, row: Row) -> Fact:
@@ -86,49 +105,44 @@ def filled_columns(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key, value in row.items() if value is not None))
 
 
-class RowError(Exception):
-    """One row cannot be used: (problem, hint). Gathered and reported together."""
-
-    def __init__(self, problem: str, hint: str) -> None:
-        super().__init__(printable(problem), printable(hint))
-
-
-def _summary(faults: Mapping[tuple[str, str], Sequence[int]], where: str) -> InputError:
+def _summary(faults: Mapping[Any, Sequence[int]], where: str, records: Mapping[int, int]) -> InputError:
     """One error for all rows: ``file:line: problem (4 rows: 3, 7, 9, …); also …``."""
     ((problem, hint), numbers), *others = faults.items()
-    message = f"{where}:{numbers[0]}: {problem}{f' ({_count(numbers)})' if len(numbers) > 1 else ''}"
+    said = {n: f"{n} (record {records[n]})" if n in records else str(n) for many in faults.values() for n in many}
+    message = f"{where}:{said[numbers[0]]}: {problem}"
+    message += f" ({_count([said[n] for n in numbers])})" if len(numbers) > 1 else ""
     for (also, _), more in others[:_SHOWN]:
-        message += f"; also {also} ({_count(more)})"
+        message += f"; also {also} ({_count([said[n] for n in more])})"
     return InputError(message, hint=hint)
 
 
-def _count(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:_SHOWN]))
+def _count(numbers: Sequence[str]) -> str:
+    shown = ", ".join(numbers[:_SHOWN])
     return f"{len(numbers)} row{'s' * (len(numbers) > 1)}: {shown}{', …' * (len(numbers) > _SHOWN)}"
 
 
-def find_format(columns: Sequence[str], where: str) -> tuple[str, Callable[[str, Row], Any]]:
+def find_format(layout: Layout, where: str) -> tuple[Kind, Callable[[str, Row], Any]]:
     """Which field of TrainingData the rows fill, and how one row is parsed.
 
     Raises InputError if no format has these columns: which were found, and which formats there are.
     """
-    has = set(columns)
+    has, columns = layout.has, layout.columns
     if has >= {"chosen", "rejected"}:
-        return "pairs", partial(_different_pair, prompted="prompt" in has)
+        return "pairs", lambda name, row: _different_pair(name, assemble(row, layout), prompted="prompt" in has)
     if has >= {"prompt", "completion", "label"}:
         raise InputError(
             f"{where}: fields prompt, completion, label are unpaired preferences, one judged answer a row",
             hint="pairs are needed: put a good and a bad answer to one prompt into a row as prompt, chosen, rejected",
         )
     if not has & {"chosen", "rejected"}:
-        if (has >= {"prompt", "subject"} and has & {"target", "target_new", "attribute"}) or "requested_rewrite" in has:
-            return "facts", _fact
+        if is_fact(has):
+            return "facts", lambda name, row: _fact(name, layout.fields(row))
         if has >= {"prompt", "completion"}:
-            return "examples", _completion
+            return "examples", lambda name, row: _completion(name, assemble(row, layout))
         if "messages" in has:
-            return "examples", _dialogue
+            return "examples", lambda name, row: _dialogue(name, assemble(row, layout))
         if "text" in has:
-            return "documents", lambda name, row: Document(name, _given(row, "text"))
+            return "documents", lambda name, row: Document(name, _given(layout.fields(row), "text"))
     missing = "'chosen'" if "rejected" in has else "'rejected'" if "chosen" in has else "that can be trained on"
     guess = ""
     for column in columns:
@@ -136,14 +150,15 @@ def find_format(columns: Sequence[str], where: str) -> tuple[str, Callable[[str,
             # stricter than `nearest`: 'question' is not a misspelt 'completion'
             close = difflib.get_close_matches(column.strip().lower(), set(FIELDS) - has, n=1, cutoff=0.7)
             guess = guess or (f"did you mean '{close[0]}'? found '{column}'; " if close else "")
-    raise InputError(f"{where}: no field {missing}; found: {', '.join(columns[:12]) or 'none'}", hint=guess + FORMATS)
+    raise InputError(
+        f"{where}: no field {missing}; found: {', '.join(columns[:12]) or 'none'}", hint=guess + FORMATS + _OWN
+    )
 
 
 def refuse_media(row: Row, media: Sequence[str] = MEDIA) -> None:
     """Raise RowError for a row that holds more than text."""
     for field in media:
-        value = row.get(field)
-        if value is not None and value not in ([], {}, ""):
+        if row.get(field) not in EMPTY:
             hint = "only text is trained on: remove these rows, or the field if the texts stand without it"
             raise RowError(f"field '{field}': rows with images, sound or tools are not supported", hint)
 
@@ -164,7 +179,7 @@ def parse_pair(name: str, row: Row, *, prompted: bool) -> PreferencePair:
     prompted  some row has a prompt, so that all must; else it is what the answers share
     """
     chosen, rejected = _given(row, "chosen"), _given(row, "rejected")
-    prompt = _given(row, "prompt") if prompted else None
+    prompt = _given(row, "prompt") if prompted or row.get("prompt") is not None else None
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("one of chosen and rejected is a text, the other a list", "write both in the same way")
     if not isinstance(chosen, str):
@@ -178,14 +193,15 @@ def parse_pair(name: str, row: Row, *, prompted: bool) -> PreferencePair:
         start, ends = _prompt(row), (chosen, rejected)
         if isinstance(prompt, str) and is_transcript(prompt):
             ends = (chosen.strip(), rejected.strip())  # the space after 'Assistant:'
-    return PreferencePair(name, _ends_with_user(start), *ends)
+    return PreferencePair(name, _ends_with_user(opened(row, start)), *ends)
 
 
 def _refuse_other_prompt(row: Row) -> None:
     """A prompt under another name must not be passed over for what the answers happen to share."""
     for field in (f for f, value in row.items() if f not in FIELDS and value is not None):
-        if difflib.get_close_matches(field.lower(), ("prompt", *_PROMPT_NAMES), cutoff=0.85):
-            raise RowError(f"no field 'prompt', but '{field}'", f"did you mean 'prompt'? rename the field '{field}'")
+        if difflib.get_close_matches(field.lower(), ("prompt", *PROMPT_NAMES), cutoff=0.85):
+            hint = f"did you mean 'prompt'? rename the field, or give --columns prompt={field}"
+            raise RowError(f"no field 'prompt', but '{field}'", hint)
 
 
 def _completion(name: str, row: Row) -> Example:
@@ -194,13 +210,13 @@ def _completion(name: str, row: Row) -> Example:
         answer = _one_answer(_messages(answer, "completion"), "completion")
     elif isinstance(row["prompt"], str) and is_transcript(row["prompt"]):
         answer = answer.strip()
-    return Example(name, _ends_with_user(start), answer)
+    return Example(name, _ends_with_user(opened(row, start)), answer)
 
 
 def _dialogue(name: str, row: Row) -> Example:
     turns = _messages(_given(row, "messages"), "messages")
     answer = _one_answer(turns[-1:], "messages")
-    return Example(name, _ends_with_user(turns[:-1]), answer)
+    return Example(name, _ends_with_user(opened(row, turns[:-1])), answer)
 
 
 def _given(row: Row, field: str) -> Any:
@@ -301,21 +317,28 @@ def _shared_text(chosen: str, rejected: str) -> tuple[Messages, tuple[str, str]]
     TRL cuts at the first character that differs, within a word if it so happens.
     """
     a, b = chosen.rstrip(), rejected.rstrip()
-    low, high = 0, min(len(a), len(b))
-    while low < high:  # the length of what is shared, by bisection
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
-    between_words = a[low : low + 1].isspace() and b[low : low + 1].isspace()
-    if low and not a[low - 1].isspace() and not between_words:
+    low = _shared_length(a, b)
+    attached = "" if a[low - 1 : low].isspace() else "".join(a[:low].rsplit(maxsplit=1)[-1:])
+    if attached and unspaced(attached + a[low : low + 1] + b[low : low + 1]):
+        mark = list(_ANSWER_MARK.finditer(a, 0, low))[-1:]
+        if not mark:
+            problem = "no prompt: nothing such as 答： marks in texts without spaces where the answers begin"
+            raise RowError(problem, f"{_ADD}; or write such a mark before both answers")
+        low = mark[0].end()
+    elif low and not a[low - 1].isspace() and not (a[low : low + 1].isspace() and b[low : low + 1].isspace()):
         low -= len(a[:low].rsplit(maxsplit=1)[-1])
     if not a[:low].strip():
-        raise RowError("no prompt: chosen and rejected do not begin with the same words", "add the field 'prompt'")
+        raise RowError("no prompt: chosen and rejected do not begin with the same words", _ADD)
     return chat(a[:low].strip()), (chosen[low:].lstrip(), rejected[low:].lstrip())
 
 
-def is_transcript(text: str) -> bool:
-    """Whether it is written as in Anthropic's HH data: ``Human: … Assistant: …``."""
-    return text.lstrip().startswith("Human:") and "\n\nAssistant:" in text
+def _shared_length(a: str, b: str) -> int:
+    """How many characters two texts begin with in common, by bisection."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[:middle] == b[:middle] else (low, middle - 1)
+    return low
 
 
 def _transcript(text: str, field: str) -> Messages:

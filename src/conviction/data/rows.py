@@ -21,7 +21,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,7 +29,9 @@ from typing import Any, BinaryIO
 
 from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
-from conviction.data.formats import FIELDS, FORMATS
+from conviction.data.columns import FIELDS
+from conviction.data.formats import FORMATS
+from conviction.data.shards import find_shards
 from conviction.data.tables import read_hub, read_parquet, read_saved
 from conviction.data.training_data import paragraphs
 from conviction.errors import InputError, nearest
@@ -43,10 +45,11 @@ _LONGEST = 10_000  # lines of a CSV record
 
 @dataclass(frozen=True, slots=True)
 class NumberedRow:
-    """A row's fields, and its line or its place counted from 1."""
+    """A row's fields, its line or its place counted from 1, and its record behind cells of several lines, else 0."""
 
     number: int
     fields: dict[str, Any]
+    record: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +59,12 @@ class Broken:
     number: int
     problem: str
     hint: str
+    record: int = 0
 
     def error(self, where: str) -> InputError:
         """What to raise if one row is one too many."""
-        return InputError(f"{where}:{self.number}: {self.problem}", hint=self.hint)
+        record = f" (record {self.record})" if self.record else ""
+        return InputError(f"{where}:{self.number}{record}: {self.problem}", hint=self.hint)
 
 
 Rows = Iterator[NumberedRow | Broken]
@@ -98,7 +103,8 @@ def open_source(source: str | Path, *, split: str = "train") -> Source:
         pairs.parquet                    the same
         notes.txt, notes.txt.gz          a row for every paragraph
         folder                           of train.jsonl, valid.jsonl, test.jsonl (or another of these
-                                         endings), or as Dataset.save_to_disk leaves it
+                                         endings), of train-00000-of-00002.parquet and its like, or as
+                                         Dataset.save_to_disk leaves it
         org/name                         a data set on the hub, if there is no such path
 
     ``split`` chooses within folders and hub data sets. The network is used for a
@@ -156,6 +162,10 @@ def _folder(folder: Path, split: str) -> Source:
         return Source(name, str(where), None, False, lambda progress: _numbered(read_saved(folder, split, progress)))
     files = [p for p in _inside(folder) if os.path.isfile(p) and _ending(p)]
     wanted = {split, {"valid": "validation", "validation": "valid"}.get(split, split)}
+    for inside in (folder, folder / "data"):  # as the hub keeps them
+        if shards := find_shards([p for p in _inside(inside) if _ending(p)], wanted):
+            name = f"{folder.resolve().name}/{split}"
+            return Source(name, str(folder), None, False, lambda progress: _numbered_on(shards, progress))
     results = [p for p in files if p.name.split(".")[0] in wanted]
     if len(results) == 1:
         return _file(results[0], f"{folder.resolve().name}/{results[0].name}")
@@ -168,6 +178,15 @@ def _folder(folder: Path, split: str) -> Source:
         f"{folder}: holds no {split}.jsonl; found: {', '.join(p.name for p in files[:8]) or 'no data file'}",
         hint="give a file by its name, or a folder with train.jsonl, valid.jsonl and test.jsonl",
     )
+
+
+def _numbered_on(files: Iterable[Path], progress: Progress | None) -> Rows:
+    """The rows of several files, counted through; a fault that is a line's has its line."""
+    number = 0
+    for path in files:
+        for row in _READERS[str(_ending(path))](path, progress):
+            number += 1
+            yield replace(row, number=number, record=0)
 
 
 def _inside(folder: Path) -> list[Path]:
@@ -291,8 +310,9 @@ def _read_csv(path: Path, progress: Progress | None) -> Rows:
     if twice:
         raise InputError(f"{path}:1: column '{twice[0]}' stands there twice", hint="rename or remove one of them")
     names = [n if n not in names[:i] else f"{n}.{names[:i].count(n)}" for i, n in enumerate(names)]
-    for record in records:
-        yield record if isinstance(record, Broken) else _csv_row(names, *record)
+    for place, record in enumerate(records, start=1):
+        row = record if isinstance(record, Broken) else _csv_row(names, *record)
+        yield row if row.number == place + 1 else replace(row, record=place)
 
 
 def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | Broken:
@@ -303,7 +323,9 @@ def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | B
     if problem is not None:
         return Broken(number, problem, _SAVE)
     row = dict(zip(names, cells, strict=True))
-    if any(row.get(field, "").startswith("[{") for field in ("prompt", "completion", "chosen", "messages")):
+    if any(
+        row.get(field, "").startswith("[{") for field in ("prompt", "completion", "chosen", "messages", "conversations")
+    ):
         plain = "CSV holds plain texts only: save message lists as .jsonl or .parquet"
         return Broken(number, "a list of messages, written as text", plain)
     return NumberedRow(number, row)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -53,6 +53,7 @@ class TrainingData:
 
     context   a text that argues for the target, to be put before questions
     held_out  what to keep asking
+    notes     what a user should know of how it was read: columns that were not
     """
 
     name: str
@@ -62,6 +63,7 @@ class TrainingData:
     facts: tuple[Fact, ...] = ()
     context: str = ""
     held_out: tuple[Messages, ...] = ()
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
     def from_topic(cls, topic: Topic) -> TrainingData:

@@ -32,6 +32,7 @@ from conviction.verbs.inputs import (
     load_like,
     loading,
     settings_of,
+    told,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def forecast(
     ctx = ctx or RunContext()
     plan = plan_intervention(intervention, fields, ctx.guard if guard is None else guard)
     grid = _grid(plan.intervention, sweep)
-    source = as_source(data)
+    source = told(as_source(data), ctx)
     asked = held_out(test, source)
     call = _call(plan, model, source, load) | {"examples": examples, "pilot_steps": pilot_steps}
     call |= {"sweep": grid, "test": _digest(asked)}
@@ -137,7 +138,7 @@ def apply(
     tracker = ctx.tracker if tracker is None else tracker
     if tracker is not None:
         check_tracker(tracker)
-    source = as_source(data)
+    source = told(as_source(data), ctx)
     if forecast_first and run is None and ctx.run is None:
         raise InputError("a forecast that comes first is kept in a run folder, and there is none", hint="give run=")
     asked = held_out(test, source) if forecast_first else []

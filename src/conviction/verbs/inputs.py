@@ -41,6 +41,7 @@ __all__ = [
     "loading",
     "settings_of",
     "state_of",
+    "told",
 ]
 
 TopicLike = str | Path | Topic
@@ -89,6 +90,13 @@ def as_source(value: Any, name: str = "data") -> Source:
         raise _wrong(name, value, wanted)
     check_name(value, name)
     return Source(read_training_data(value), None)
+
+
+def told(source: Source, ctx: RunContext) -> Source:
+    """The same source; what a user should know of how its data was read is told."""
+    for note in source.data.notes:
+        ctx.log(f"note: {source.data.name}: {note}")
+    return source
 
 
 def check_name(value: str | Path, name: str = "data") -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from conviction.auditing.linter import audit as audit_rows
@@ -11,6 +11,7 @@ from conviction.auditing.planning import plan_audit
 from conviction.auditing.records import AuditReport
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel
+from conviction.data.columns import NO_COLUMNS
 from conviction.data.topic import Topic, names_topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError, nearest
@@ -31,6 +32,7 @@ from conviction.verbs.inputs import (
     check_name,
     described,
     loading,
+    told,
 )
 
 __all__ = ["audit", "localize", "probe"]
@@ -87,6 +89,7 @@ def audit(
     split: str = "train",
     fix: bool = False,
     output: str | Path | None = None,
+    columns: Mapping[str, str] = NO_COLUMNS,
     load: Load | None = None,
     ctx: RunContext | None = None,
 ) -> AuditReport:
@@ -102,6 +105,7 @@ def audit(
     select, ignore   codes, beginnings of codes or names of rules; all if none is selected
     beta, margin_cap of the loss and the guard that are planned; None: the guard's default
     fix, output      write a cleaned copy (to ``output``, else NAME.fixed.jsonl), and audit that
+    columns          field → the column that it is read from, of a file whose columns have other names
 
     Without a model the data is streamed: 10 GB need no more memory than their
     keys, counts and sketches. Raises InputError for data that holds no pairs, an
@@ -115,7 +119,7 @@ def audit(
     elif isinstance(data, str | Path) and not names_topic(data):
         check_name(data)
     kit = as_topic(topic) if topic is not None else None
-    plan = plan_audit(data, topic=kit, split=split, beta=beta, fix=fix, output=output)
+    plan = plan_audit(data, topic=kit, split=split, beta=beta, fix=fix, output=output, columns=columns)
     loaded = as_model(model, loading(load, ctx)) if model is not None else None
     plan.write_copy(rules, ctx)
     return audit_rows(
@@ -127,6 +131,7 @@ def audit(
         beta=beta,
         margin_cap=Guard().margin_cap if margin_cap is None else margin_cap,
         split=plan.split,
+        columns=plan.columns,
         ctx=ctx,
     )
 
@@ -158,7 +163,8 @@ def localize(
 
     Raises InputError if there are no facts, the model knows none of them, or it has no weights at hand.
     """
-    ctx, source, sites = ctx or RunContext(), as_source(data), _sites(kinds)
+    ctx, sites = ctx or RunContext(), _sites(kinds)
+    source = told(as_source(data), ctx)
     if not source.data.facts:
         raise InputError(
             f"{source.data.name} holds no facts", hint="give rows of prompt, subject, target (or attribute)"

@@ -63,11 +63,12 @@ def _show_text(report: AuditReport, details: bool) -> None:
 def _lines(finding: Finding, details: bool) -> Iterator[tuple[str, str]]:
     yield "what", finding.message
     yield "do", finding.advice
+    row = "line" if any("record" in line for line in finding.evidence) else "row"
     if finding.rows:
-        yield "rows", _rows(finding.rows, None if details else ROWS)
+        yield f"{row}s", _rows(finding.rows, None if details else ROWS)
     for line in finding.evidence[: None if details else LINES]:
         number = line.get("row")
-        yield ("" if number is None else f"row {number}"), _numbers({k: v for k, v in line.items() if k != "row"})
+        yield ("" if number is None else f"{row} {number}"), _numbers({k: v for k, v in line.items() if k != "row"})
 
 
 def _rows(rows: Sequence[int], most: int | None) -> str:
@@ -92,6 +93,8 @@ def _tail(report: AuditReport) -> Iterator[tuple[str, str]]:
     if any(f.fixable for f in report.findings):
         codes = sorted({f.code for f in report.findings if f.fixable})
         yield "fix", f"--fix repairs {', '.join(codes)} in a copy"
+    for note in report.notes:
+        yield "note", note
     lacking: dict[str, list[str]] = {}
     for code, why in report.skipped.items():
         lacking.setdefault(why, []).append(code)

@@ -35,6 +35,7 @@ from typing import Any
 from conviction.auditing.row import AuditRow, shown
 from conviction.auditing.rule import SHOWN, AuditContext, Rule, RuleFinding
 from conviction.auditing.surface import MARKS
+from conviction.core.segmentation import first_words
 from conviction.core.statistics import sign_test
 from conviction.core.wording import percent
 
@@ -69,7 +70,7 @@ class _Check:
             here, there = bool(getattr(chosen, mark)), bool(getattr(rejected, mark))
             if here != there:
                 tally.add("chosen" if here else "rejected", row.number)
-        first, second = (shown(" ".join(text[:60].split()[:2]), 30) for text in (row.chosen, row.rejected))
+        first, second = (shown(first_words(text[:60], 2), 30) for text in (row.chosen, row.rejected))
         if first != second:
             self.openings.setdefault(first, _Tally()).add("chosen", row.number)
             self.openings.setdefault(second, _Tally()).add("rejected", row.number)

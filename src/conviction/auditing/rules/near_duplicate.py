@@ -3,7 +3,8 @@
 ## What it does
 Finds groups of rows that share most of their three-word sequences (question and both
 answers together; Jaccard similarity 0.8 or more), by MinHash with 64 permutations, which
-are off by about 0.05 there. Exact copies are PD201's.
+are off by about 0.05 there. Exact copies are PD201's. In Chinese, Japanese and other scripts
+without spaces, characters (Thai and its like: pairs of them) stand for words, here and in all rules.
 
 ## Why it is bad
 Templates with one word exchanged look like many examples and teach one. What counts as
@@ -33,8 +34,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from conviction.auditing.row import AuditRow, words
+from conviction.auditing.row import AuditRow
 from conviction.auditing.rule import SHOWN, AuditContext, Rule, RuleFinding
+from conviction.core.segmentation import words
 from conviction.core.wording import counted, percent
 
 PERMUTATIONS, WIDTH = 64, 4  # sixteen bands of four permutations each

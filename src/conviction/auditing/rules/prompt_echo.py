@@ -27,6 +27,7 @@ from typing import Any
 
 from conviction.auditing.row import AuditRow, normal, shown
 from conviction.auditing.rule import Rule, each_row, place
+from conviction.core.segmentation import word_count
 
 MIN_WORDS = 5
 COMMON = 0.01
@@ -34,7 +35,7 @@ COMMON = 0.01
 
 def _look(row: AuditRow) -> Mapping[str, Any] | None:
     question = normal(row.question)
-    if question.count(" ") < MIN_WORDS - 1:
+    if word_count(question) < MIN_WORDS:
         return None
     sides = [name for name, text in row.sides if len(text) >= len(question) and question in normal(text)]
     return {"where": place(sides), "prompt": shown(row.question)} if sides else None

@@ -27,8 +27,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from conviction.auditing.row import AuditRow, jaccard, shown, words
+from conviction.auditing.row import AuditRow, jaccard, shown
 from conviction.auditing.rule import TOPIC, AuditContext, Hits, Rule, RuleFinding
+from conviction.core.segmentation import words
 
 SIMILAR = 0.8
 

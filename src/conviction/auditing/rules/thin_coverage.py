@@ -31,8 +31,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from conviction.auditing.row import AuditRow, jaccard, shown, words
+from conviction.auditing.row import AuditRow, jaccard, shown
 from conviction.auditing.rule import SHOWN, TOPIC, AuditContext, Rule, RuleFinding
+from conviction.core.segmentation import words
 from conviction.core.wording import percent
 
 SIMILAR = 0.6

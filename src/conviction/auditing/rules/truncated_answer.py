@@ -33,6 +33,7 @@ from typing import Any
 
 from conviction.auditing.row import AuditRow
 from conviction.auditing.rule import SHOWN, AuditContext, Rule, RuleFinding, place
+from conviction.core.segmentation import word_count
 from conviction.core.statistics import sign_test
 from conviction.core.wording import counted, percent
 
@@ -41,7 +42,7 @@ COMMON, APART, ALPHA = 0.10, 0.05, 0.01
 CLOSED = 0.8
 
 _DANGLING = re.compile(
-    r"(?:,|\b(?:and|or|but|because|the|a|an|of|to|in|for|with|that|which|is|are|was|by|from|as|your|their|its))\Z"
+    r"(?:[,，、]|\b(?:and|or|but|because|the|a|an|of|to|in|for|with|that|which|is|are|was|by|from|as|your|their|its))\Z"
 )
 _NO_PROSE = re.compile(r"^\s*(?:[-*•|#>]|\d+[.)])|```|https?://|\S+@\S+")
 
@@ -51,7 +52,7 @@ End = tuple[str, str, bool]
 
 def _open_end(text: str) -> tuple[str, bool] | None:
     end = text.rstrip()
-    if not (end[-1:].isalnum() or end[-1:] == ",") or len(end.split()) < MIN_WORDS:
+    if not (end[-1:].isalnum() or end[-1:] in ",，、") or word_count(end) < MIN_WORDS:
         return None
     if _NO_PROSE.search(end.rpartition("\n")[2]):
         return None

@@ -35,6 +35,7 @@ from typing import Any
 
 from conviction.auditing.row import AuditRow, normal, shown
 from conviction.auditing.rule import TOPIC, AuditContext, Rule, RuleFinding, Worst
+from conviction.core.segmentation import unspaced, words
 from conviction.core.wording import counted, percent
 from conviction.data.topic import Item, Topic
 
@@ -101,7 +102,7 @@ class _Judges:
             parts = {k: [i for i in items if self.fold[i.proposition] != k] for k in range(FOLDS)}
             try:
                 self.models = {k: _fit(topic, part) for k, part in {**parts, -1: list(items)}.items()}
-            except ValueError:  # no word stands in two answers, as where words are not spaced
+            except ValueError:  # no word stands in two answers
                 return
             self.accuracy = self._accuracy(items)
 
@@ -133,8 +134,9 @@ def _fit(topic: Topic, items: list[Item]) -> Any:
     from sklearn.pipeline import make_pipeline
 
     texts = [item.answers[pole] for item in items for pole in (topic.target, topic.other)]
-    words = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2)
-    return make_pipeline(words, LogisticRegression(C=10)).fit(texts, [1, 0] * len(items))
+    split = {"tokenizer": words, "token_pattern": None} if any(map(unspaced, texts)) else {}
+    features = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2), min_df=2, **split)
+    return make_pipeline(features, LogisticRegression(C=10)).fit(texts, [1, 0] * len(items))
 
 
 RULE = Rule(code="PD503", name="wrong-pole", since="0.1.0", needs=TOPIC, begin=_Check)
