@@ -19,6 +19,7 @@ from conviction.interventions.records import DataSource, Outcome, TrainingSummar
 from conviction.models.embedded import hub_id, loadable_by_others
 from conviction.models.hf import HFModel
 from conviction.models.lora import save_lora
+from conviction.models.prompted import system_notes
 from conviction.training.batches import TokenizedExample, keep_fitting
 from conviction.training.guard import Guard
 from conviction.training.loop import TrainingResult, TrainingTask, train
@@ -74,6 +75,9 @@ def as_task(
     begins_random: bool = False,
 ) -> TrainingTask:
     """What the loop is to do; ``notes`` say which examples were left out."""
+    conversations = [one.messages for one in (*data.pairs, *data.examples)]
+    if any(message.role == "system" for messages in conversations for message in messages):
+        notes = (*notes, *system_notes(model))
     return TrainingTask(
         name=intervention.name,
         model=model,

@@ -59,7 +59,7 @@ class Setup:
 @torch.no_grad()
 def noise_level(model: HFModel, facts: Sequence[Fact]) -> float:
     """Three standard deviations of the embeddings of the facts' subjects."""
-    ids = sorted({i for f in facts for i in model.tokenizer(" " + f.subject, add_special_tokens=False).input_ids})
+    ids = sorted({i for f in facts for i in model.encoder.encode_continuation(f.subject)})
     rows = model.module.get_input_embeddings().weight[torch.tensor(ids, device=model.device)]
     return 3 * float(rows.float().std())
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Progress, Query
 from conviction.models.saved import save_moved
 
-__all__ = ["PromptTransform", "PromptedModel", "SystemTurn", "load_prompted", "with_system"]
+__all__ = ["PromptTransform", "PromptedModel", "SystemTurn", "load_prompted", "system_notes", "with_system"]
 
 Messages = tuple[Message, ...]
 
@@ -127,6 +127,12 @@ def with_system(text: str, messages: Messages) -> Messages:
     """A conversation with ``text`` as its system turn, or before the one it has."""
     own = [m.content for m in messages if m.role == "system"]
     return (Message("system", "\n\n".join([text, *own])), *(m for m in messages if m.role != "system"))
+
+
+def system_notes(model: LanguageModel) -> tuple[str, ...]:
+    """What becomes of system turns, where the model's chat template gives them no turn of their own."""
+    note = model.describe().get("system_turn")
+    return () if note is None else (str(note),)
 
 
 def load_prompted(

@@ -138,9 +138,11 @@ def _facts(facts: Sequence[Item], scores: Scores) -> FactControl:
     return FactControl(n=len(gaps), prefers_true=int((gaps > 0).sum()), gap_nats=estimate(mean_interval(gaps)))
 
 
-def warnings(summary: Summary, controls: Controls, *, joint_mismatches: int) -> tuple[str, ...]:
-    """What a reader must know before believing the verdict."""
-    notes = []
+def warnings(
+    summary: Summary, controls: Controls, *, joint_mismatches: int, system_turn: str | None = None
+) -> tuple[str, ...]:
+    """What a reader must know before believing the verdict; ``system_turn``: what becomes of system turns."""
+    notes = [system_turn] if system_turn and (controls.positive or controls.templates) else []
     if controls.pmi_sign_change:
         notes.append(
             f"the sign changes once the unconditional log-probs are taken off (raw {summary.gap_nats.mean:+.2f}, "

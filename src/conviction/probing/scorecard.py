@@ -71,7 +71,12 @@ def probe(
         summary=summary,
         controls=controls,
         health=measured_health,
-        warnings=warnings(summary, controls, joint_mismatches=int(described.get("joint_encoding_mismatches", 0))),
+        warnings=warnings(
+            summary,
+            controls,
+            joint_mismatches=int(described.get("joint_encoding_mismatches", 0)),
+            system_turn=described.get("system_turn"),
+        ),
         evidence=tuple(samples),
         provenance={
             **_provenance(topic, described),
