@@ -11,7 +11,6 @@ from tiny import TEMPLATE, byte_tokenizer, tiny_model, tiny_module
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from conviction import Message, Query, chat, probe
-from conviction.data.topic import load_topic
 from conviction.data.training_data import Example, PreferencePair, TrainingData
 from conviction.errors import InputError
 from conviction.interventions.dpo import Dpo
@@ -152,11 +151,17 @@ def test_what_becomes_of_the_system_turn_is_said_where_one_is_used(monkeypatch):
     assert Dpo().task(other, TrainingData("tea", pairs=(pair,))).notes == ()
 
 
-def test_a_probe_says_that_its_contexts_are_user_turns():
-    topic = load_topic("politeness")
-    card = probe(tiny_model(template=DROPS, max_position_embeddings=4096), topic, quick=True)
-    assert any("system role" in note for note in card.warnings)
+def test_a_probe_says_that_its_contexts_are_user_turns(write_topic):
+    model = tiny_model(template=DROPS, max_position_embeddings=4096)
+    card = probe(model, str(write_topic()))
+    assert model.encoder.system_turn in card.warnings
     assert all(control.shift_nats.mean != 0 for control in card.controls.positive.values())
+
+
+def test_a_template_that_drops_the_question_is_refused():
+    parts = "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}\n{% endfor %}assistant:"
+    with pytest.raises(InputError, match="drops the last turn: 'q'"):
+        encoder(parts).render(chat("q"))
 
 
 # -- ends of turns ----------------------------------------------------------------------
@@ -170,6 +175,34 @@ def test_the_end_of_turn_needs_no_name(kind):
     assert e.encode_ending(chat("q")) == (end,)
     (found,) = encode_pairs(e, [PreferencePair("p:1", chat("q"), "good", "bad")])
     assert {answer[-1] for answer in found.answers} == {end}
+
+
+@pytest.mark.parametrize(
+    ("written", "ends"),
+    [
+        ("<|end|>\n</s>", ["<|end|>"]),
+        ("<|end|></s>", ["<|end|>", "</s>"]),
+        (".<|end|>", [".", "<|end|>"]),
+    ],
+)
+def test_an_ending_goes_to_the_first_run_of_special_tokens(written, ends):
+    e = encoder(CHATML.replace("<|im_end|>", written), special=("<|end|>",))
+    assert e.encode_ending(chat("q")) == tuple(e.tokenizer.convert_tokens_to_ids(ends))
+    assert e.stop_ids() == {e.tokenizer.eos_token_id, e.tokenizer.convert_tokens_to_ids("<|end|>")}
+
+
+def test_the_header_of_the_next_turn_is_no_end_of_this_one():
+    always = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}<|assistant|>"
+    e = encoder(always, special=("<|end|>", "<|user|>", "<|assistant|>"))
+    assert e.encode_ending(chat("q")) == (e.tokenizer.convert_tokens_to_ids("<|end|>"),)
+    llama = "{% for m in messages %}{{ '<s>' if m.role == 'user' else '|' }}{{ m.content }}{% endfor %}"
+    assert encoder(llama).encode_ending(chat("q")) == (e.tokenizer.eos_token_id,), "nor is a beginning of text"
+
+
+def test_where_nothing_closes_a_turn_the_next_one_does():
+    glm = "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}"
+    e = encoder(glm, special=("<|user|>", "<|assistant|>"))
+    assert e.encode_ending(chat("q")) == (e.tokenizer.convert_tokens_to_ids("<|user|>"),)
 
 
 def test_added_white_space_is_no_end_of_turn():

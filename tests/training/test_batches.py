@@ -190,7 +190,8 @@ def test_what_a_template_writes_before_its_end_of_turn_belongs_to_the_ending():
 
 
 @pytest.mark.parametrize(
-    "template", [None, TEMPLATE, "{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}"]
+    "template",
+    [None, TEMPLATE, "{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"],
 )
 def test_without_an_end_of_turn_the_text_ends(template):
     assert encoder_of(template).encode_ending(chat("q")) == (EOS,)

@@ -33,7 +33,7 @@ _CLOCK = (
     + " }}{% endmacro %}\n"  # templates are read without the line break after a block
 )
 
-_MARK = "~an-answer-stands-here~"
+_MARK, _NEXT = "~an-answer-stands-here~", "~a-question-stands-here~"
 
 _TAG = r"([<\[])(think|thinking|THINK|seed:think)([>\]])"
 _THOUGHT = re.compile(rf"\s*{_TAG}")
@@ -84,9 +84,11 @@ class ChatTemplate:
         each = [beginning(answer) for answer in answers]
         return each[0] if len(set(each)) == 1 else bare, each
 
-    def ending(self, messages: Sequence[Message]) -> str:
-        """What stands after the last answer of a closed conversation; '' where the template closes none."""
-        return self._closed(self._read(messages)[0])[1]
+    def endings(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """What stands after an answer that closes the conversation, and between one and the next user's text."""
+        turns, _ = self._read(messages)
+        _, between = self._closed(turns, {"role": "user", "content": _NEXT})
+        return self._closed(turns)[1], between.partition(_NEXT)[0] if _NEXT in between else ""
 
     def keeps_system(self, messages: Sequence[Message]) -> bool:
         """Whether a system turn stays one. Raises InputError for a conversation that the template refuses."""
@@ -101,6 +103,7 @@ class ChatTemplate:
         try:
             text = self._render(_as_turns(messages), generation=True)
             if marked == list(messages) or self._render(_as_turns(marked), generation=True) != text:
+                self._check_last(messages, text)
                 return _as_turns(messages), text
         except TemplateError:
             pass
@@ -120,10 +123,22 @@ class ChatTemplate:
             )
         return merged, text
 
-    def _closed(self, turns: Turns) -> tuple[str, str]:
+    def _check_last(self, messages: Sequence[Message], text: str) -> None:
+        """Raise InputError if ``text`` is rendered without the last turn."""
+        *before, last = messages
+        if last.content.strip() in text:
+            return
+        marked = Message(last.role, f"{last.content}{_MARK}")
+        if self._render(_as_turns([*before, marked]), generation=True) == text:
+            raise InputError(
+                f"the model's chat template drops the last turn: {last.content[:60]!r}",
+                hint="use a chat template that takes texts: this one may want lists of parts, as for images",
+            )
+
+    def _closed(self, turns: Turns, *more: dict[str, str]) -> tuple[str, str]:
         """What the template writes before and after an answer; ('', '') where it shows none."""
         try:
-            text = self._render([*turns, {"role": "assistant", "content": _MARK}], generation=False)
+            text = self._render([*turns, {"role": "assistant", "content": _MARK}, *more], generation=False)
         except TemplateError:
             return "", ""
         before, mark, after = text.rpartition(_MARK)

@@ -274,7 +274,7 @@ def _merged(name: str, layer: Any) -> nn.Module:
     base: nn.Module = layer.get_base_layer()
     if getattr(layer, "lora_bias", {}).get(ADAPTER) and getattr(base, "bias", None) is None:
         raise InputError(
-            f"the adapter cannot be merged, which this needs: it has a bias (lora_bias) for {name}, where the model has none",
+            f"the adapter cannot be merged, as this needs: it has a lora_bias for {name}, where the model has none",
             hint="train the adapter without lora_bias; as it is, it can be probed",
         )
     for leaf, parameter in list(base.named_parameters(recurse=False)):  # PEFT adds in place

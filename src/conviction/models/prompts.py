@@ -71,21 +71,44 @@ class PromptEncoder:
     def encode_ending(self, messages: Sequence[Message]) -> Ids:
         """Ids that end the model's turn: what it must learn to write in order to stop, and is stopped by.
 
-        From the template, up to and including the first special token after the answer, or, without one, the
-        first added one; else the end-of-text token.
+        What the template writes after an answer, up to and including the first special tokens (or, without any,
+        added ones) that stand there in the middle of a conversation, too; if it closes no conversation, the one that
+        stands between this turn and the next; else the end-of-text token.
         """
         eos = self.tokenizer.eos_token_id
         plain = () if eos is None else (int(eos),)
         if self._chat is None:
             return plain
-        ids = self._after(".", self._chat.ending(messages))
+        closing, between = (self._after(".", text) for text in self._chat.endings(messages))
+        for marks in self._marks():
+            for ids in (closing, between):
+                stop = next((i for i, token in enumerate(ids, 1) if token in marks), 0)
+                while (
+                    stop
+                    and stop < len(closing)
+                    and closing[stop] in marks
+                    and closing[: stop + 1] == between[: stop + 1]
+                ):
+                    stop += 1
+                if stop and ids[stop - 1] != self.tokenizer.bos_token_id:
+                    return ids[:stop]
+        return plain
+
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that the model's turn ends with: the template's, and the end of text."""
+        try:
+            ending = self.encode_ending(chat("?"))
+        except InputError:  # a template that takes no such conversation
+            ending = ()
+        eos = self.tokenizer.eos_token_id
+        ends = set(ending).intersection(set().union(*self._marks()))
+        return frozenset(ends if eos is None else {*ends, int(eos)})
+
+    def _marks(self) -> tuple[set[int], set[int]]:
+        """Tokens that are no text: special ones, also where they have no name, and added ones that can be seen."""
         added = getattr(self.tokenizer, "added_tokens_decoder", {})
         special = {*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
-        for ends in (special, {i for i, token in added.items() if token.content.strip()}):
-            stop = next((i for i, token in enumerate(ids) if token in ends), None)
-            if stop is not None:
-                return ids[: stop + 1]
-        return plain
+        return special, {i for i, token in added.items() if token.content.strip()}
 
     def joint_mismatches(self, query: Query) -> int:
         """Answers of which encoding prompt and answer together would give other ids."""

@@ -11,7 +11,7 @@ import torch
 from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
-from conviction.core.protocols import Progress, chat
+from conviction.core.protocols import Progress
 from conviction.models.engine.logprobs import last_positions
 from conviction.models.engine.packing import Ids
 from conviction.models.engine.protocol import Continuation
@@ -43,8 +43,8 @@ def continue_prompts(
     """
     device = next(module.parameters()).device
     eos = module.generation_config.eos_token_id
-    ends = {e for e in [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id] if e is not None}
-    ends.update(PromptEncoder(tokenizer, None).encode_ending(chat("?"))[-1:])
+    ends = {e for e in (eos if isinstance(eos, list) else [eos]) if e is not None}
+    ends |= PromptEncoder(tokenizer, None).stop_ids()
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     written: list[Continuation] = []
     with _generation(module, max_new_tokens, pad, ends, sampled=seed is not None), _chance(seed, device):
