@@ -17,6 +17,7 @@ from conviction import Query, chat
 from conviction.errors import InputError, ModelError
 from conviction.interventions.sft import Sft
 from conviction.models import load_model
+from conviction.models.backends.transformers import _source
 from conviction.models.copies import shallow_copy
 from conviction.models.engine.logprobs import find_head
 from conviction.models.engine.unpacked import score_unpacked
@@ -140,9 +141,17 @@ def test_added_tokens_bring_their_embeddings(tied, tmp_path):
 
 def test_added_tokens_without_embeddings_are_refused(tmp_path):
     folders(tmp_path, tokenizer=larger_tokenizer(), **KINDS["body"])
-    with pytest.raises(ModelError, match="has 263 tokens, its base 260 embeddings") as caught:
+    with pytest.raises(ModelError, match=r"nor the adapter has embeddings for: <a>, <b>, <c>") as caught:
         load_model(str(tmp_path / "adapter"))
     assert "save_embedding_layers" in caught.value.hint
+
+
+def test_padding_needs_no_embedding(tmp_path):
+    own = larger_tokenizer()
+    own.pad_token = "<c>"
+    folders(tmp_path, tokenizer=own, **KINDS["body"])
+    with pytest.raises(ModelError, match=r"embeddings for: <a>, <b>$"):
+        load_model(str(tmp_path / "adapter"))
 
 
 def test_a_damaged_tokenizer_beside_an_adapter_is_named(tmp_path):
@@ -165,3 +174,9 @@ def test_an_adapter_that_is_not_pefts_or_names_no_base_is_told_so(settings, word
     with pytest.raises(ModelError, match=words) as caught:
         load_model(str(tmp_path))
     assert ("mlx_lm.fuse --model org/base" in caught.value.hint) == ("model" in settings)
+
+
+@pytest.mark.parametrize("name", ["x.gguf", "X.GGUF"])
+def test_a_gguf_file_is_known_by_its_ending_in_any_case(name, tmp_path):
+    (tmp_path / name).touch()
+    assert _source(str(tmp_path / name), print)["gguf_file"] == name

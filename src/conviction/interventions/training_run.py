@@ -75,7 +75,7 @@ def as_task(
     begins_random: bool = False,
 ) -> TrainingTask:
     """What the loop is to do; ``notes`` say which examples were left out."""
-    conversations = [one.messages for one in (*data.pairs, *data.examples)]
+    conversations = [*(pair.messages for pair in data.pairs), *(example.messages for example in data.examples)]
     if any(message.role == "system" for messages in conversations for message in messages):
         notes = (*notes, *system_notes(model))
     return TrainingTask(

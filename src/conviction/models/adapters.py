@@ -38,7 +38,7 @@ def load_adapter(
         on = _base_name(folder, settings)
         base = require_weights(load_base(on), folder)  # which may be changed itself
         tokenizer = _own_tokenizer(folder, base.tokenizer, trust_remote_code=trust_remote_code)
-        _make_room(base.module, folder, tokens=len(tokenizer))
+        _make_room(base.module, folder, tokenizer if tokenizer is not base.tokenizer else None)
         base.engine.use_packing(False)  # whether the adapted model may be packed is found out anew
         load_lora(base.module, folder)
         return HFModel(
@@ -91,10 +91,10 @@ def _own_tokenizer(folder: Path, base: Any, *, trust_remote_code: bool) -> Any:
     return base
 
 
-def _make_room(module: Any, folder: Path, *, tokens: int) -> None:
+def _make_room(module: Any, folder: Path, tokenizer: Any | None) -> None:
     """Give the base as many embeddings as the adapter was saved with.
 
-    Raises ModelError where the tokenizer knows tokens that neither of them has an embedding for.
+    Raises ModelError where the adapter's own tokenizer has tokens without an embedding, but for padding.
     """
     rows = module.get_input_embeddings().weight.shape[0]
     with safe_open(folder / WEIGHTS, framework="pt") as file:
@@ -110,9 +110,12 @@ def _make_room(module: Any, folder: Path, *, tokens: int) -> None:
     }
     if len(saved) == 1 and saved != {rows}:
         module.resize_token_embeddings(saved.pop(), mean_resizing=False)
-    elif not saved and tokens > rows:
-        raise ModelError(
-            f"the tokenizer of the adapter {folder} has {tokens} tokens, its base {rows} embeddings, "
-            "and the adapter brings none",
-            hint="save it with its embeddings (PEFT: save_embedding_layers=True), or give the merged model",
-        )
+    elif not saved and tokenizer is not None:
+        added = tokenizer.get_added_vocab().items()
+        unknown = [token for token, i in added if i >= rows and i != tokenizer.pad_token_id]
+        if unknown:
+            raise ModelError(
+                f"the tokenizer of the adapter {folder} has tokens that neither the base nor the adapter has "
+                f"embeddings for: {', '.join(unknown[:5])}",
+                hint="save it with its embeddings (PEFT: save_embedding_layers=True), or give the merged model",
+            )

@@ -71,12 +71,7 @@ def probe(
         summary=summary,
         controls=controls,
         health=measured_health,
-        warnings=warnings(
-            summary,
-            controls,
-            joint_mismatches=int(described.get("joint_encoding_mismatches", 0)),
-            system_turn=described.get("system_turn"),
-        ),
+        warnings=warnings(summary, controls, described),
         evidence=tuple(samples),
         provenance={
             **_provenance(topic, described),
