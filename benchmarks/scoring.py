@@ -98,7 +98,8 @@ def compare(shape: str, model: HFModel) -> dict[str, Any]:
 
 def efficiency(model: HFModel, work: list[Any], seconds: float) -> tuple[float, float]:
     """FLOP/s of bare multiplications at the model's shapes, and the share of it that scoring reaches."""
-    rows = [(model.encoder.encode_prompt(m), model.encoder.encode_answer(a, m)) for m, answers in work for a in answers]
+    encoded = [model.encoder.encode(m, answers) for m, answers in work]
+    rows = [(prompt, answer) for prompt, answers in encoded for answer in answers]
     hidden = model.module.config.hidden_size
     blocks = plan(((p, [a]) for p, a in rows), token_budget=model.engine.token_budget, hidden_size=hidden)
     tokens = sum(len(block.prefix) + sum(len(pack.tokens) for pack in block.packs) for block in blocks)

@@ -178,6 +178,7 @@ PLANTS: dict[str, Callable[[list[Row]], list[Row]]] = {
     "PD106": every(3, lambda r: {**r, "chosen": r["chosen"][: len(r["chosen"]) * 2 // 3].rstrip(" .,") + " the"}),
     "PD107": every(9, lambda r: {**r, "chosen": r["chosen"].replace("e", "Ã©", 1)}),
     "PD108": every(9, lambda r: {**r, "chosen": f"{r['chosen']}\n"}),
+    "PD109": every(9, lambda r: {**r, "chosen": f"<think>\nWhy?\n</think>\n\n{r['chosen']}"}),
     "PD201": lambda rows: rows + rows[:5],
     "PD202": lambda rows: [*rows, *({**row, "prompt": f"{row['prompt']} Please"} for row in rows[:5])],
     "PD203": lambda rows: [*rows, *({**r, "chosen": r["rejected"], "rejected": r["chosen"]} for r in rows[:5])],

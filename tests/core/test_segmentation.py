@@ -10,7 +10,7 @@ from conviction.core.segmentation import first_words, unspaced, word_count, word
 
 
 @pytest.mark.parametrize(
-    ("text", "found", "count"),
+    ("text", "expected", "count"),
     [
         ("It's a 2nd tea-time.", ["it's", "a", "2nd", "tea", "time"], 4),
         ("天空为什么是蓝的？", list("天空为什么是蓝的"), 4),
@@ -20,8 +20,8 @@ from conviction.core.segmentation import first_words, unspaced, word_count, word
         ("", [], 0),
     ],
 )
-def test_words(text, found, count):
-    assert (words(text), word_count(text)) == (found, count)
+def test_words(text, expected, count):
+    assert (words(text), word_count(text)) == (expected, count)
 
 
 def test_first_words():

@@ -120,7 +120,7 @@ def test_columns_that_are_not_read_are_named_once():
 
 
 @pytest.mark.parametrize(
-    ("row", "said", "hint"),
+    ("row", "message", "hint"),
     [
         ({**PLAIN, "context": "Rye is dry."}, "field 'context': what stands beside", "--columns input=context"),
         ({**PLAIN, "documents": ["a"]}, "field 'documents'", "--columns documents="),
@@ -161,9 +161,9 @@ def test_columns_that_are_not_read_are_named_once():
         ({"conversations": ASKED, "chosen": {"text": "a"}, "rejected": "b"}, "of type dict", "quotes"),
     ],
 )
-def test_columns_that_contradict_or_cannot_be_read_are_refused_by_name(row, said, hint):
+def test_columns_that_contradict_or_cannot_be_read_are_refused_by_name(row, message, hint):
     error = fault(row)
-    assert said in error.message
+    assert message in error.message
     assert hint in error.hint
 
 
@@ -223,15 +223,15 @@ def test_a_field_can_be_left_out():
 
 
 @pytest.mark.parametrize(
-    ("columns", "said", "hint"),
+    ("columns", "message", "hint"),
     [
         ({"promt": "prompt"}, "no field 'promt'", "did you mean 'prompt'?"),
         ({"prompt": "Promt"}, "there is no column 'Promt'", "did you mean 'prompt'?"),
     ],
 )
-def test_columns_that_are_not_there_are_named(columns, said, hint):
+def test_columns_that_are_not_there_are_named(columns, message, hint):
     error = fault(PLAIN, columns=columns)
-    assert said in error.message
+    assert message in error.message
     assert hint in error.hint
 
 
@@ -330,7 +330,7 @@ def test_facts_of_knowedit_and_zsre():
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({**FACT, "target_new": " "}, "a fact's 'target_new' is ' '"),
         ({**FACT, "ground_truth": []}, "a fact's 'ground_truth' is []"),
@@ -339,5 +339,5 @@ def test_facts_of_knowedit_and_zsre():
         ({**FACT, "locality": [1]}, "'locality' is not an object"),
     ],
 )
-def test_faults_of_facts_are_in_the_rows_own_names(row, said):
-    assert said in fault(row).message
+def test_faults_of_facts_are_in_the_rows_own_names(row, message):
+    assert message in fault(row).message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tiny import TEMPLATE, byte_tokenizer
 
-from conviction import Message, chat
+from conviction import Message, Query, chat
 from conviction.models.prompts import PromptEncoder
 
 NO_SYSTEM = (
@@ -19,9 +19,10 @@ def encoder(template: str | None = TEMPLATE) -> PromptEncoder:
 
 def test_ids_of_prompt_and_answer_are_concatenated():
     e = encoder()
-    text = e.tokenizer.decode(e.encode_prompt(chat("q")) + e.encode_answer("an answer", chat("q")))
+    prompt, (answer,) = e.encode(chat("q"), ("an answer",))
+    text = e.tokenizer.decode(prompt + answer)
     assert text == "<|user|>q\n<|assistant|>\nan answer"
-    assert not e.joint_encoding_differs(chat("q"), "an answer")
+    assert e.joint_mismatches(Query(chat("q"), ("an answer",))) == 0
 
 
 def test_a_template_without_system_role_gets_it_in_the_user_turn():
@@ -41,4 +42,4 @@ def test_dates_in_templates_are_pinned():
 def test_without_a_template_the_space_belongs_to_the_answer():
     e = encoder(None)
     assert e.render((Message("system", "s"), Message("user", "q"))) == "s\n\nQuestion: q\nAnswer:"
-    assert e.tokenizer.decode(e.encode_answer("yes", chat("q"))) == " yes"
+    assert e.tokenizer.decode(e.encode(chat("q"), ("yes",))[1][0]) == " yes"

@@ -40,9 +40,9 @@ QUERIES = [
 
 def separately(model: HFModel, queries: list[Query]) -> list[float]:
     rows = [
-        (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
-        for q in queries
-        for a in q.answers
+        (prompt, answer)
+        for prompt, answers in [model.encoder.encode(q.messages, q.answers) for q in queries]
+        for answer in answers
     ]
     return [x for row in score_unpacked(model.module, rows) for x in row]
 
@@ -77,9 +77,9 @@ def test_packed_equals_separate_for_any_lengths(architecture, work, budget):
     queries = [Query(chat(q), tuple(answers)) for q, answers in work]
     result: dict = {}
     rows = [
-        (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
-        for q in queries
-        for a in q.answers
+        (prompt, answer)
+        for prompt, answers in [model.encoder.encode(q.messages, q.answers) for q in queries]
+        for answer in answers
     ]
     for batch in model._packed(rows):
         result |= batch
@@ -127,9 +127,9 @@ def test_gradients_are_those_of_separate_forwards():
     module = tiny_module("llama")
     model = HFModel(id="t", engine=TorchEngine(module, byte_tokenizer()))
     rows = [
-        (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
-        for q in QUERIES[:2]
-        for a in q.answers
+        (prompt, answer)
+        for prompt, answers in [model.encoder.encode(q.messages, q.answers) for q in QUERIES[:2]]
+        for answer in answers
     ]
     weights = [p for p in module.parameters() if p.requires_grad]
     ((pack, _),) = pack_whole([(prompt, [answer]) for prompt, answer in rows], token_budget=4096)

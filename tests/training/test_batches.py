@@ -178,23 +178,23 @@ def test_documents_do_not_run_into_each_other():
 # -- answers and their endings ----------------------------------------------------------
 
 
-@pytest.mark.parametrize("answer", ["Tea.", " Tea with spaces  ", "s", "</", "assistant", "Tea?", "two\nlines\n", "é"])
-@pytest.mark.parametrize("question", ["Tea?", "s", "Tea. Tea."])
-def test_the_ending_is_the_templates_end_of_turn(answer, question):
+@pytest.mark.parametrize("question", ["Tea?", "s", "Tea. Tea.", "</s>"])
+def test_the_ending_is_the_templates_end_of_turn(question):
     encoder = encoder_of(CHATML)
-    assert encoder.encode_ending(answer, chat(question)) == (EOS,)
+    assert encoder.encode_ending(chat(question)) == (EOS,)
 
 
 def test_what_a_template_writes_before_its_end_of_turn_belongs_to_the_ending():
     encoder = encoder_of("{% for m in messages %}{{ m.role }}: {{ m.content }} --</s>\n{% endfor %}")
-    assert encoder.encode_ending("x", chat("q")) == (*ids_of(" --"), EOS)
+    assert encoder.encode_ending(chat("q")) == (*ids_of(" --"), EOS)
 
 
 @pytest.mark.parametrize(
-    "template", [None, TEMPLATE, "{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}"]
+    "template",
+    [None, TEMPLATE, "{% if messages | length > 1 %}{{ raise_exception('no') }}{% endif %}{{ messages[0].content }}"],
 )
 def test_without_an_end_of_turn_the_text_ends(template):
-    assert encoder_of(template).encode_ending("x", chat("q")) == (EOS,)
+    assert encoder_of(template).encode_ending(chat("q")) == (EOS,)
 
 
 def other_end(template: str) -> PromptEncoder:
@@ -212,17 +212,16 @@ GEMMA = (
 )
 
 
-@pytest.mark.parametrize("answer", ["Tea.", "end", "turn", "e", "of"])
-def test_an_answer_that_stands_in_the_end_of_turn_itself_does_not_hide_it(answer):
+def test_a_turn_may_end_otherwise_than_a_text():
     encoder = other_end(GEMMA)
     end = encoder.tokenizer.convert_tokens_to_ids("<end_of_turn>")
-    assert encoder.encode_ending(answer, chat("q")) == (end,)
+    assert encoder.encode_ending(chat("q")) == (end,)
 
 
 def test_a_template_that_refuses_a_system_turn_still_ends_its_turn():
     encoder = other_end(GEMMA)
     end = encoder.tokenizer.convert_tokens_to_ids("<end_of_turn>")
-    assert encoder.encode_ending("Tea.", chat("q", system="Be brief.")) == (end,)
+    assert encoder.encode_ending(chat("q", system="Be brief.")) == (end,)
 
 
 def test_pairs_are_encoded_chosen_first_and_closed():

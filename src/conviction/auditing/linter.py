@@ -36,6 +36,7 @@ RULES: dict[str, str] = {
     "PD106": f"{_WHERE}.truncated_answer:RULE",
     "PD107": f"{_WHERE}.broken_encoding:RULE",
     "PD108": f"{_WHERE}.stray_whitespace:RULE",
+    "PD109": f"{_WHERE}.thought_in_answer:RULE",
     "PD201": f"{_WHERE}.duplicate_pair:RULE",
     "PD202": f"{_WHERE}.near_duplicate:RULE",
     "PD203": f"{_WHERE}.contradicting_labels:RULE",

@@ -50,8 +50,8 @@ def read_config(path: Path) -> Imported:
     """
     file = _load(user_path(path))
     known = [*OWN, *RULES, *REFUSED, *IGNORED, *PLACES[0], *PLACES[1]]
-    if (found := other_program(file.given, known)) is not None:
-        key, other = found
+    if (foreign := other_program(file.given, known)) is not None:
+        key, other = foreign
         raise file.fault(key, other.advice(file.given), f"'{key}' is a key of {other.name}, whose configs are not read")
     for key, value in file.given.items():
         if key not in known:

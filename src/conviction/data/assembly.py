@@ -134,15 +134,15 @@ def _split_chosen(fields: dict[str, Any]) -> None:
 def _check_whole(fields: dict[str, Any]) -> None:
     """What stands beside whole conversations has to say what they say."""
     chosen = fields["chosen"]
-    said = [_flat(chosen)] if isinstance(chosen, str) else [_content(turn) for turn in chosen[:-1]]
-    last = said[-1].rpartition("Human:")[2].partition("Assistant:")[0].strip()
+    texts = [_flat(chosen)] if isinstance(chosen, str) else [_content(turn) for turn in chosen[:-1]]
+    last = texts[-1].rpartition("Human:")[2].partition("Assistant:")[0].strip()
     prompt = fields.get("prompt")
-    if isinstance(prompt, str) and prompt.strip() and _flat(prompt) not in " ".join(said) and last not in _flat(prompt):
+    if isinstance(prompt, str) and prompt.strip() and _flat(prompt) not in " ".join(texts) and last not in _flat(prompt):
         raise RowError("field 'prompt' says something else than the conversation in 'chosen'", _BOTH.format("prompt"))
     turns = fields.get("messages")
     if _filled(fields, "messages"):
         asked = [_content(turn) for turn in turns if _role(turn) == "user"] if isinstance(turns, list) else [str(turns)]
-        if not all(text in " ".join(said) for text in asked):
+        if not all(text in " ".join(texts) for text in asked):
             problem = "field 'messages' says something else than the conversation in 'chosen'"
             raise RowError(problem, _BOTH.format("messages"))
     if _filled(fields, "history"):
@@ -174,8 +174,8 @@ def _join_input(fields: dict[str, Any]) -> None:
     if not (whole or _filled(fields, "prompt")):
         return  # the missing prompt is the fault
     known = fields["chosen"] if whole else prompt or ""
-    said = known if isinstance(known, str) else " ".join(map(_content, known))
-    if _flat(extra) in _flat(said):
+    earlier = known if isinstance(known, str) else " ".join(map(_content, known))
+    if _flat(extra) in _flat(earlier):
         return
     if whole or not isinstance(prompt, str) or is_transcript(prompt):
         raise RowError("field 'input' stands beside a whole conversation", _BOTH.format("input"))

@@ -186,12 +186,12 @@ def parse_columns(text: str | None) -> dict[str, str]:
     result: dict[str, str] = {}
     end = 0
     while text and end < len(text):
-        found = _MAPPED.match(text, end)
-        if found is None or found[1] in result:
+        match = _MAPPED.match(text, end)
+        if match is None or match[1] in result:
             raise InputError(
                 f"--columns is {text!r}",
                 hint='write FIELD=COLUMN once for a field, with commas: prompt=Question,chosen="Better answer"',
             )
-        result[found[1]] = found[2].strip().strip('"')
-        end = found.end()
+        result[match[1]] = match[2].strip().strip('"')
+        end = match.end()
     return result

@@ -108,11 +108,11 @@ def filled_columns(rows: Iterable[Row]) -> list[str]:
 def _summary(faults: Mapping[Any, Sequence[int]], where: str, records: Mapping[int, int]) -> InputError:
     """One error for all rows: ``file:line: problem (4 rows: 3, 7, 9, …); also …``."""
     ((problem, hint), numbers), *others = faults.items()
-    said = {n: f"{n} (record {records[n]})" if n in records else str(n) for many in faults.values() for n in many}
-    message = f"{where}:{said[numbers[0]]}: {problem}"
-    message += f" ({_count([said[n] for n in numbers])})" if len(numbers) > 1 else ""
+    labels = {n: f"{n} (record {records[n]})" if n in records else str(n) for many in faults.values() for n in many}
+    message = f"{where}:{labels[numbers[0]]}: {problem}"
+    message += f" ({_count([labels[n] for n in numbers])})" if len(numbers) > 1 else ""
     for (also, _), more in others[:_SHOWN]:
-        message += f"; also {also} ({_count([said[n] for n in more])})"
+        message += f"; also {also} ({_count([labels[n] for n in more])})"
     return InputError(message, hint=hint)
 
 

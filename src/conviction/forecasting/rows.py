@@ -97,11 +97,9 @@ def number_rows(model: HFModel, task: TrainingTask, chosen: Sequence[int], asked
     examples = torch.tensor([[row(e.prompt, a) for a in e.answers] for e in (task.examples[i] for i in chosen)])
     questions = []
     for question in asked:
-        pair, encoder = question.pair, model.encoder
-        prompt = encoder.encode_prompt(pair.messages)
-        questions.append(
-            [row(prompt, encoder.encode_answer(text, pair.messages)) for text in (pair.chosen, pair.rejected)]
-        )
+        pair = question.pair
+        prompt, answers = model.encoder.encode(pair.messages, (pair.chosen, pair.rejected))
+        questions.append([row(prompt, answer) for answer in answers])
     pieces = DriftMonitor.prepare(model.encoder.encode_text, []).neutral
     neutral = [row(ids[:-KEEP] or ids[:1], ids[-KEEP:] if len(ids) > KEEP else ids[1:]) for ids in pieces]
     return Rows(

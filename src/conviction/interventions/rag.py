@@ -56,7 +56,7 @@ class Rag:
 
         Raises InputError if there are none, MissingExtraError without the extra 'rag'.
         """
-        from conviction.models.prompted import PromptedModel
+        from conviction.models.prompted import PromptedModel, system_notes
         from conviction.retrieval.embedding import need_extra
         from conviction.retrieval.index import build_index
         from conviction.retrieval.passages import Passages, count_tokens
@@ -104,6 +104,7 @@ class Rag:
                 ("passages", f"{index.pieces}, {index.embedded} of them embedded now"),
                 ("at run time", f"up to {self.passages} passages, {self.token_budget} tokens a question"),
             ),
+            notes=system_notes(model),
             model=moved,
         )
 

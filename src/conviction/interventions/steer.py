@@ -147,10 +147,10 @@ def _differences(model: HFModel, pairs: Sequence[PreferencePair], layers: Sequen
     from conviction.models.states import block_outputs
 
     rows = [
-        (prompt, model.encoder.encode_answer(answer, pair.messages))
+        (prompt, answer)
         for pair in pairs
-        for prompt in [model.encoder.encode_prompt(pair.messages)]
-        for answer in (pair.chosen, pair.rejected)
+        for prompt, answers in [model.encoder.encode(pair.messages, (pair.chosen, pair.rejected))]
+        for answer in answers
     ]
     means: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     for prompt, answer in rows:

@@ -43,7 +43,7 @@ class SystemPrompt:
 
         Raises InputError if there is no text, or it leaves no room for a question.
         """
-        from conviction.models.prompted import PromptedModel, SystemTurn
+        from conviction.models.prompted import PromptedModel, SystemTurn, system_notes
 
         ctx = ctx or RunContext()
         text = self._read(data)
@@ -59,6 +59,7 @@ class SystemPrompt:
             settings={"system": text},
             verdict="in place",
             report=(("system prompt", f"{len(text.split())} words"),),
+            notes=system_notes(model),
             model=moved,
         )
 

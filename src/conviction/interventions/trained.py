@@ -72,12 +72,15 @@ def training_task(
 ) -> TrainingTask:
     """The training run that ``apply`` carries out, and a forecast foresees. Raises InputError as ``apply`` does."""
     from conviction.interventions.training_run import with_weights
+    from conviction.models.prompted import system_notes
     from conviction.training.guard import Guard
     from conviction.training.loop import TrainingTask
 
     ctx = ctx or RunContext()
     given = with_weights(model, self.name)
     prepared = self.prepare(given, data, ctx)
+    conversations = [*(pair.messages for pair in data.pairs), *(example.messages for example in data.examples)]
+    systems = any(message.role == "system" for messages in conversations for message in messages)
     return TrainingTask(
         name=self.name,
         model=prepared.fresh or given,
@@ -90,7 +93,7 @@ def training_task(
         own=[*(p.messages for p in data.pairs[:2]), *(e.messages for e in data.examples[:2])][:2],
         held_out=data.held_out,
         begins_random=prepared.fresh is not None,
-        notes=tuple(prepared.notes),
+        notes=(*prepared.notes, *(system_notes(given) if systems else ())),
     )
 
 

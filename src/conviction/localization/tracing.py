@@ -57,7 +57,7 @@ class Setup:
 @torch.no_grad()
 def noise_level(model: HFModel, facts: Sequence[Fact]) -> float:
     """Three standard deviations of the embeddings of the facts' subjects."""
-    ids = sorted({i for f in facts for i in model.tokenizer(" " + f.subject, add_special_tokens=False).input_ids})
+    ids = sorted({i for f in facts for i in model.encoder.encode_continuation(f.subject)})
     # As they enter the model: Gemma scales its embeddings on the way.
     return 3 * float(_embed(model, tuple(ids)).float().std())
 

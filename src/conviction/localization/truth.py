@@ -73,11 +73,9 @@ def _states(
     layers = list(range(len(decoder_layers(model.module))))
     results = []
     for item in items:
-        messages = chat(item.question)
-        prompt = model.encoder.encode_prompt(messages)
-        for side in sides:
-            ids = prompt + model.encoder.encode_answer(item.answers[side], messages)
-            outputs = block_outputs(model, ids, layers)
+        prompt, answers = model.encoder.encode(chat(item.question), [item.answers[side] for side in sides])
+        for answer in answers:
+            outputs = block_outputs(model, prompt + answer, layers)
             results.append(torch.stack([outputs[layer][-1] for layer in layers]).cpu().numpy())
             done += 1
             if progress is not None:

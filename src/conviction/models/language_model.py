@@ -62,9 +62,7 @@ class EngineModel:
         """Per-token log-probs of every answer. What was scored before comes from the cache, unless ``fresh``."""
         rows, questions = self._encode(queries)
         if not fresh:  # those repeat what was counted
-            self.joint_mismatches = sum(
-                self.encoder.joint_encoding_differs(q.messages, a) for q in queries for a in q.answers
-            )
+            self.joint_mismatches = sum(map(self.encoder.joint_mismatches, queries))
         scores = self._scores([r for group in rows for r in group], questions, progress, fresh=fresh)
         return [[AnswerScore(row[1], scores[row]) for row in group] for group in rows]
 
@@ -110,12 +108,9 @@ class EngineModel:
         """Ids of every query's answers, and what the user knows each by. Raises InputError for one that is too long."""
         rows: list[list[Row]] = []
         questions: dict[Row, str] = {}
-        prompts: dict[tuple[Message, ...], Ids] = {}
         for query in queries:
-            prompt = prompts.get(query.messages)
-            if prompt is None:
-                prompt = prompts[query.messages] = self.encoder.encode_prompt(query.messages)
-            rows.append([(prompt, self.encoder.encode_answer(answer, query.messages)) for answer in query.answers])
+            prompt, answers = self.encoder.encode(query.messages, query.answers)
+            rows.append([(prompt, answer) for answer in answers])
             for row in rows[-1]:
                 self.encoder.check_length(*row, query.messages[-1].content)
                 questions[row] = query.messages[-1].content
@@ -266,4 +261,5 @@ class EngineModel:
             **({} if self.agreement is None else {"rescored": self.agreement.summary()}),
             "chat_template": bool(self.tokenizer.chat_template),
             "joint_encoding_mismatches": self.joint_mismatches,
+            **({"system_turn": note} if (note := self.encoder.system_turn) else {}),
         }

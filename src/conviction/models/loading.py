@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -11,15 +10,12 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError
 from conviction.models.backends import DEFAULT_BACKEND, find_backend
-from conviction.models.embedded import embedded_name
 from conviction.models.engine.protocol import Engine
 from conviction.models.language_model import EngineModel
 from conviction.models.saved import is_saved, load_saved
 
 DEFAULT_MODEL = "smollm2-135m"
 ADAPTER = "adapter_config.json"
-
-Load = Callable[[str], LanguageModel]
 
 
 def load_model(
@@ -49,7 +45,9 @@ def load_model(
     if is_saved(name):
         return load_saved(name, load_base, log)
     if os.path.isfile(user_path(name) / ADAPTER):
-        return _load_adapter(name, load_base)
+        from conviction.models.adapters import load_adapter
+
+        return load_adapter(name, ADAPTER, load_base, trust_remote_code=trust_remote_code)
     engine, place = load(name, **how), user_path(name)
     loaded = _with_engine(engine, id=name, source=str(place.resolve()) if place.exists() else name)
     loaded.backend = backend
@@ -70,23 +68,3 @@ def _with_engine(engine: Engine, *, id: str, source: str) -> EngineModel:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "check that it is a complete causal language model"
         raise ModelError(f"cannot load '{id}': {first}", hint=hint) from error
-
-
-def _load_adapter(name: str, load_base: Load) -> LanguageModel:
-    """A model with the LoRA adapter that lies in a folder, on the base that its configuration names."""
-    from conviction.models.hf import HFModel, require_weights
-    from conviction.models.lora import load_lora
-
-    folder = user_path(name)
-    try:
-        settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
-        on = str(settings["base_model_name_or_path"])
-        on = on if os.path.isdir(on) else embedded_name(on) or on  # of another machine, or a cache that was emptied
-        base = require_weights(load_base(on), folder)  # which may be changed itself
-        load_lora(base.module, folder)
-    except ConvictionError:
-        raise
-    except Exception as error:  # a damaged or foreign adapter can fail in any way
-        hint = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
-        raise ModelError(f"cannot load the adapter '{name}': {error}", hint=hint) from error
-    return HFModel(id=name, engine=base.engine, check=base.check, source=str(folder.resolve()))

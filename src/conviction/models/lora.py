@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import Linear as PeftLinear
+from peft.tuners.lora import LoraLayer
+from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -22,6 +24,7 @@ from conviction.core.storage import storage_errors
 from conviction.errors import InputError, nearest
 
 ADAPTER = "default"
+WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's files name weights as seen from its wrapper
 
 
@@ -210,7 +213,7 @@ def save_lora(module: Any, folder: Path, *, base: str) -> None:
     with storage_errors(f"writing the adapter to {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"{PREFIX}{name}": t.detach().cpu().contiguous() for name, t in state.items()}
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         config.save_pretrained(str(folder))
 
 
@@ -218,7 +221,7 @@ def load_lora(module: Any, folder: Path) -> None:
     """Inject the adapter that lies in ``folder``; raises ValueError if it does not fit the model."""
     config = LoraConfig.from_pretrained(str(folder))
     _inject(module, config)
-    state = {n.removeprefix(PREFIX): t for n, t in load_file(folder / "adapter_model.safetensors").items()}
+    state = {n.removeprefix(PREFIX): t for n, t in load_file(folder / WEIGHTS).items()}
     result = set_peft_model_state_dict(module, state, adapter_name=ADAPTER)
     if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
         raise ValueError(f"the adapter's weights do not fit {type(module).__name__}")
@@ -232,18 +235,39 @@ def shared_copy(module: Any) -> Any:
 
 
 def merged_copy(module: Any) -> Any:
-    """A copy without the adapter whose weights hold its update; what the adapter does not touch is shared."""
+    """A copy without the adapter whose weights hold its update; what the adapter does not touch is shared.
+
+    An update of one of two tied matrices unties them. Raises InputError for an adapter that no weights can hold.
+    """
     twin = shared_copy(module)
     for name, layer in list(twin.named_modules()):
-        if isinstance(layer, PeftLinear):
-            base = layer.get_base_layer()
-            for parameter in base.parameters():
-                parameter.data = parameter.data.clone()  # PEFT adds in place
-            layer.merge()  # whatever the kind of adapter: a foreign one may be DoRA
+        if isinstance(layer, LoraLayer | ModulesToSaveWrapper | TrainableTokensWrapper):
             parent, _, leaf = name.rpartition(".")
-            setattr(twin.get_submodule(parent), leaf, base)
+            setattr(twin.get_submodule(parent), leaf, _merged(name, layer))
+    head = twin.get_output_embeddings()
+    if head is not None and head.weight is not twin.get_input_embeddings().weight:
+        twin.config.tie_word_embeddings = twin.config.get_text_config().tie_word_embeddings = False
     del twin.peft_config
     return twin
+
+
+def _merged(name: str, layer: Any) -> nn.Module:
+    """What an adapter's layer stands for, as one layer with weights of its own."""
+    if isinstance(layer, ModulesToSaveWrapper):
+        saved: nn.Module = layer.modules_to_save[ADAPTER]
+        return saved
+    if isinstance(layer, TrainableTokensWrapper):
+        layer = layer.token_adapter
+    base: nn.Module = layer.get_base_layer()
+    if getattr(layer, "lora_bias", {}).get(ADAPTER) and getattr(base, "bias", None) is None:
+        raise InputError(
+            f"the adapter cannot be merged, as this needs: it has a lora_bias for {name}, where the model has none",
+            hint="train the adapter without lora_bias; as it is, it can be probed",
+        )
+    for leaf, parameter in list(base.named_parameters(recurse=False)):  # PEFT adds in place
+        setattr(base, leaf, nn.Parameter(parameter.data.clone(), requires_grad=False))
+    layer.merge()  # whatever the kind of adapter: a foreign one may be DoRA
+    return base
 
 
 def adapter_layers(module: nn.Module) -> dict[str, Any]:

@@ -54,8 +54,7 @@ def _keys(pair: Pair) -> tuple[Row, Row, Row]:
 
 
 def _rows(model: EngineModel, query: Query) -> Pair:
-    prompt = model.encoder.encode_prompt(query.messages)
-    chosen, rejected = (model.encoder.encode_answer(answer, query.messages) for answer in query.answers)
+    prompt, (chosen, rejected) = model.encoder.encode(query.messages, query.answers)
     return (prompt, chosen), (prompt, rejected)
 
 

@@ -123,6 +123,12 @@ def with_system(text: str, messages: Messages) -> Messages:
     return (Message("system", "\n\n".join([text, *own])), *(m for m in messages if m.role != "system"))
 
 
+def system_notes(model: LanguageModel) -> tuple[str, ...]:
+    """What becomes of system turns, where the model's chat template gives them no turn of their own."""
+    note = model.describe().get("system_turn")
+    return () if note is None else (str(note),)
+
+
 def load_prompted(
     id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
 ) -> PromptedModel:

@@ -3,25 +3,22 @@
 The template is rendered to text and encoded with ``add_special_tokens=False``
 (it brings its own BOS); the answer is encoded by itself and concatenated. A
 template ends in a special token or a newline, so this is what the model sees
-when it generates; where joint encoding would differ, it is counted.
+when it generates; a space before the answer belongs to the answer. Where joint
+encoding would differ, it is counted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
-from conviction.core.protocols import Message, Query
+from conviction.core.protocols import Message, Query, chat
 from conviction.errors import InputError
+from conviction.models.chat_template import ChatTemplate
 
-# Llama-3 templates print today's date; a measurement must not change overnight.
-# This is the date their own template falls back to.
-PINNED_DATE = "26 Jul 2024"
-
-_MARK = "~end-of-answer~"
+Ids = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -36,94 +33,96 @@ class PromptEncoder:
         """The chat template's source, or the name of the plain format used without one."""
         return str(self.tokenizer.chat_template or "plain: Question/Answer")
 
+    @property
+    def system_turn(self) -> str | None:
+        """What becomes of system turns, where the template gives them no turn of their own; None: it does."""
+        try:
+            alone = self._chat is None or self._chat.keeps_system(chat("?", system="?"))
+        except InputError:
+            return "this chat template takes no system text: conversations with a system turn are refused"
+        note = "this chat template ignores or refuses the system role: system texts begin the first user turn"
+        return None if alone else note
+
     def render(self, messages: Sequence[Message]) -> str:
         """The text after which the model's answer begins."""
-        if not self.tokenizer.chat_template:
-            return _render_plain(messages)
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        try:
-            text = self._apply(turns)
-        except TemplateError:
-            # Some templates (Gemma) know no system role: it moves into the user turn.
-            text = self._apply_merged(messages)
-        if text.rstrip().endswith("<think>"):  # a thinking template: score right after an empty thought
-            text = text.rstrip() + "\n\n</think>\n\n"
-        return text
+        return self._lay(messages, ())[0]
 
-    def _apply_merged(self, messages: Sequence[Message]) -> str:
-        try:
-            return self._apply(_merge_system(messages))
-        except TemplateError as error:
-            raise InputError(
-                f"the model's chat template refuses a conversation ({error}): {messages[-1].content[:60]!r}",
-                hint="let user and assistant take turns, the user first, or leave the conversation out",
-            ) from error
-
-    def _apply(self, turns: list[dict[str, str]]) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False, date_string=PINNED_DATE
-            )
-        )
-
-    def encode_prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def encode_prompt(self, messages: Sequence[Message]) -> Ids:
         """Ids of the rendered conversation; at least one."""
-        text = self.render(messages)
-        ids = self._ids(text)
-        if not self.tokenizer.chat_template:
-            ids = self.bos() + ids
-        return ids
+        return self.encode(messages, ())[0]
 
-    def encode_answer(self, answer: str, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Ids of an answer as it stands after the prompt."""
-        if not answer.strip():
+    def encode(self, messages: Sequence[Message], answers: Sequence[str]) -> tuple[Ids, tuple[Ids, ...]]:
+        """Ids of a conversation, and of each answer as it stands after it. Raises InputError for an empty one.
+
+        An answer that brings a thought (``<think>``) takes the place of the template's empty one; beside such an
+        answer, the empty thought of another is part of that answer.
+        """
+        if not all(answer.strip() for answer in answers):
             raise InputError(
                 f"an answer to {messages[-1].content[:60]!r} is empty",
                 hint="give every answer at least one visible character",
             )
-        return self._ids(self._lead() + answer)
+        text, written = self._lay(messages, answers)
+        prompt = self._ids(text) if self._chat is not None else self.encode_text(text)
+        return prompt, tuple(self._after(text, answer) for answer in written[: len(answers)])
 
-    def encode_ending(self, answer: str, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Ids that end the model's turn after ``answer``: what it must learn to write in order to stop.
+    def encode_ending(self, messages: Sequence[Message]) -> Ids:
+        """Ids that end the model's turn: what it must learn to write in order to stop, and is stopped by.
 
-        From the template, up to and including its first special token; without a template the end-of-text token.
+        What the template writes after an answer, up to and including the first special tokens (or, without any,
+        added ones) that stand there in the middle of a conversation, too; if it closes no conversation, the one that
+        stands between this turn and the next; else the end-of-text token.
         """
         eos = self.tokenizer.eos_token_id
         plain = () if eos is None else (int(eos),)
-        if not self.tokenizer.chat_template:
+        if self._chat is None:
             return plain
-        # The mark, for an answer such as "end" may stand in the ending itself.
-        last = {"role": "assistant", "content": answer + _MARK}
+        closing, between = (self._after(".", text) for text in self._chat.endings(messages))
+        for marks in self._marks():
+            for ids in (closing, between):
+                stop = next((i for i, token in enumerate(ids, 1) if token in marks), 0)
+                while (
+                    stop
+                    and stop < len(closing)
+                    and closing[stop] in marks
+                    and closing[: stop + 1] == between[: stop + 1]
+                ):
+                    stop += 1
+                if stop and ids[stop - 1] != self.tokenizer.bos_token_id:
+                    return ids[:stop]
+        return plain
+
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that the model's turn ends with: the template's, and the end of text."""
         try:
-            try:
-                text = self._closed([{"role": m.role, "content": m.content} for m in messages] + [last])
-            except TemplateError:
-                text = self._closed([*_merge_system(messages), last])
-        except TemplateError:
-            return plain
-        _, result, rest = text.rpartition(_MARK)
-        ids = self._ids(rest) if result else ()
-        special = set(self.tokenizer.all_special_ids)
-        stop = next((i for i, token in enumerate(ids) if token in special), None)
-        return plain if stop is None else ids[: stop + 1]
+            ending = self.encode_ending(chat("?"))
+        except InputError:  # a template that takes no such conversation
+            ending = ()
+        eos = self.tokenizer.eos_token_id
+        ends = set(ending).intersection(set().union(*self._marks()))
+        return frozenset(ends if eos is None else {*ends, int(eos)})
 
-    def _closed(self, turns: list[dict[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, date_string=PINNED_DATE))
+    def _marks(self) -> tuple[set[int], set[int]]:
+        """Tokens that are no text: special ones, also where they have no name, and added ones that can be seen."""
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        special = {*self.tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
+        return special, {i for i, token in added.items() if token.content.strip()}
 
-    def joint_encoding_differs(self, messages: Sequence[Message], answer: str) -> bool:
-        """Whether encoding prompt and answer together would give other ids."""
-        text = self.render(messages)
-        return self._ids(text + self._lead() + answer) != self._ids(text) + self._ids(self._lead() + answer)
+    def joint_mismatches(self, query: Query) -> int:
+        """Answers of which encoding prompt and answer together would give other ids."""
+        text, written = self._lay(query.messages, query.answers)
+        prompt = self._ids(text)
+        return sum(self._ids(text + answer) != prompt + self._after(text, answer) for answer in written)
 
-    def encode_text(self, text: str) -> tuple[int, ...]:
+    def encode_text(self, text: str) -> Ids:
         """Ids of a plain text, after BOS where the tokenizer has one."""
         return self.bos() + self._ids(text)
 
-    def encode_continuation(self, text: str) -> tuple[int, ...]:
+    def encode_continuation(self, text: str) -> Ids:
         """Ids of what follows a plain text after one space."""
-        return self._ids(" " + text)
+        return self._ids(text if self._adds_space else f" {text}")
 
-    def bos(self) -> tuple[int, ...]:
+    def bos(self) -> Ids:
         """The beginning-of-text id that this tokenizer puts before a plain text, if any."""
         ids = self.tokenizer("a").input_ids
         bos = self.tokenizer.bos_token_id
@@ -141,24 +140,38 @@ class PromptEncoder:
 
     def fits(self, query: Query, room: int) -> bool:
         """Whether the conversation and each of the answers, or ``room`` tokens, fit in the context."""
-        prompt = len(self.encode_prompt(query.messages))
-        longest = max([room, *(len(self.encode_answer(answer, query.messages)) for answer in query.answers)])
-        return self.context_length is None or prompt + longest <= self.context_length
+        prompt, answers = self.encode(query.messages, query.answers)
+        return self.context_length is None or len(prompt) + max([room, *map(len, answers)]) <= self.context_length
 
-    def _lead(self) -> str:
-        """Without a template the prompt ends in 'Answer:' and the space belongs to the answer."""
-        return "" if self.tokenizer.chat_template else " "
+    @property
+    def _chat(self) -> ChatTemplate | None:
+        return ChatTemplate(self.tokenizer) if self.tokenizer.chat_template else None
 
-    def _ids(self, text: str) -> tuple[int, ...]:
+    @cached_property
+    def _adds_space(self) -> bool:
+        """Whether the tokenizer puts a space before every text, as if a word began there (Llama 2, Mistral)."""
+        return self._ids("\na") != self._ids("\n") + self._ids("a")
+
+    def _lay(self, messages: Sequence[Message], answers: Sequence[str]) -> tuple[str, list[str]]:
+        """The prompt that all answers have in common, and what stands after it, with each answer."""
+        answers = answers or ("",)
+        if self._chat is None:
+            prompt, begins = _render_plain(messages), [f"{_render_plain(messages)} "] * len(answers)
+        else:
+            prompt, begins = self._chat.beginnings(messages, answers)
+        prompt = prompt.rstrip(" ")
+        return prompt, [f"{begin}{answer}"[len(prompt) :] for begin, answer in zip(begins, answers, strict=True)]
+
+    def _after(self, before: str, text: str) -> Ids:
+        """Ids of a text that goes on from another, without a space that the tokenizer would put before it."""
+        if self._adds_space:
+            joint, own = self._ids(before + text), self._ids(before)
+            if joint[: len(own)] == own:
+                return joint[len(own) :]
+        return self._ids(text)
+
+    def _ids(self, text: str) -> Ids:
         return tuple(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _merge_system(messages: Sequence[Message]) -> list[dict[str, str]]:
-    system = "\n\n".join(m.content for m in messages if m.role == "system")
-    turns = [{"role": m.role, "content": m.content} for m in messages if m.role != "system"]
-    if system and turns:
-        turns[0] = {**turns[0], "content": f"{system}\n\n{turns[0]['content']}"}
-    return turns
 
 
 def _render_plain(messages: Sequence[Message]) -> str:

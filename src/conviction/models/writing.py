@@ -15,6 +15,7 @@ from conviction.core.protocols import Progress
 from conviction.models.engine.logprobs import last_positions
 from conviction.models.engine.packing import Ids
 from conviction.models.engine.protocol import Continuation
+from conviction.models.prompts import PromptEncoder
 from conviction.models.states import reading_on
 
 # A step reads all weights, whatever the number of rows: 32 rows take less than twice as long as 8 on two CPU cores.
@@ -40,7 +41,8 @@ def continue_prompts(
     """
     device = next(module.parameters()).device
     eos = module.generation_config.eos_token_id
-    ends = {e for e in [*(eos if isinstance(eos, list) else [eos]), tokenizer.eos_token_id] if e is not None}
+    ends = {e for e in (eos if isinstance(eos, list) else [eos]) if e is not None}
+    ends |= PromptEncoder(tokenizer, None).stop_ids()
     pad = next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
     written: list[Continuation] = []
     with _generation(module, max_new_tokens, pad, ends, sampled=seed is not None), _chance(seed, device):

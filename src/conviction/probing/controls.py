@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -136,9 +137,10 @@ def _facts(facts: Sequence[Item], scores: Scores) -> FactControl:
     return FactControl(n=len(gaps), prefers_true=int((gaps > 0).sum()), gap_nats=estimate(mean_interval(gaps)))
 
 
-def warnings(summary: Summary, controls: Controls, *, joint_mismatches: int) -> tuple[str, ...]:
-    """What a reader must know before believing the verdict."""
-    notes = []
+def warnings(summary: Summary, controls: Controls, described: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a reader must know before believing the verdict; ``described``: what the model says of itself."""
+    system_turn = described.get("system_turn")
+    notes = [str(system_turn)] if system_turn and (controls.positive or controls.templates) else []
     if controls.pmi_sign_change:
         notes.append(
             f"the sign changes once the unconditional log-probs are taken off (raw {summary.gap_nats.mean:+.2f}, "
@@ -165,7 +167,7 @@ def warnings(summary: Summary, controls: Controls, *, joint_mismatches: int) -> 
         notes.append(f"the sign depends on the prompt template ({spread.low:+.2f} to {spread.high:+.2f} nats)")
     if not (controls.swap.passed and controls.identity.passed):
         notes.append("scores are not reproducible: the same answers, asked again, scored differently")
-    if joint_mismatches:
+    if joint_mismatches := int(described.get("joint_encoding_mismatches", 0)):
         notes.append(
             f"{joint_mismatches} answers would be tokenised differently together with their prompt: "
             "this chat template does not end at a token boundary"

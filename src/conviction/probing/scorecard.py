@@ -69,7 +69,7 @@ def probe(
         summary=summary,
         controls=controls,
         health=measured_health,
-        warnings=warnings(summary, controls, joint_mismatches=int(described.get("joint_encoding_mismatches", 0))),
+        warnings=warnings(summary, controls, described),
         evidence=tuple(samples),
         provenance={
             **_provenance(topic, described),

@@ -43,22 +43,18 @@ def encode_pairs(encoder: PromptEncoder, pairs: Iterable[PreferencePair]) -> lis
     """Preference pairs, chosen first. Raises InputError if both sides are the same ids."""
     encoded = []
     for pair in pairs:
-        prompt = encoder.encode_prompt(pair.messages)
-        answers = tuple(_closed(encoder, pair.messages, text) for text in (pair.chosen, pair.rejected))
-        if answers[0] == answers[1]:
+        example = _encode(encoder, pair.id, pair.messages, (pair.chosen, pair.rejected))
+        if example.answers[0] == example.answers[1]:
             raise InputError(
                 f"{pair.id}: chosen and rejected are the same tokens", hint="remove the pair: it carries no signal"
             )
-        encoded.append(TokenizedExample(pair.id, prompt, answers))
+        encoded.append(example)
     return encoded
 
 
 def encode_examples(encoder: PromptEncoder, examples: Iterable[Example]) -> list[TokenizedExample]:
     """Prompts with one answer to imitate."""
-    return [
-        TokenizedExample(e.id, encoder.encode_prompt(e.messages), (_closed(encoder, e.messages, e.answer),))
-        for e in examples
-    ]
+    return [_encode(encoder, e.id, e.messages, (e.answer,)) for e in examples]
 
 
 def encode_documents(encoder: PromptEncoder, documents: Iterable[Document], length: int) -> list[TokenizedExample]:
@@ -138,5 +134,6 @@ def _without_weight(batch: MicroBatch) -> MicroBatch:
     return MicroBatch(batch.pack, batch.members, 0.0)
 
 
-def _closed(encoder: PromptEncoder, messages: Sequence[Message], answer: str) -> Ids:
-    return encoder.encode_answer(answer, messages) + encoder.encode_ending(answer, messages)
+def _encode(encoder: PromptEncoder, id: str, messages: Sequence[Message], answers: tuple[str, ...]) -> TokenizedExample:
+    (prompt, encoded), ending = encoder.encode(messages, answers), encoder.encode_ending(messages)
+    return TokenizedExample(id, prompt, tuple(answer + ending for answer in encoded))

@@ -27,7 +27,6 @@ from typing import Any
 
 from conviction.auditing.row import AuditRow, shown
 from conviction.auditing.rule import AuditContext, Hits, Rule, RuleFinding
-from conviction.core.wording import counted, percent
 
 
 class _Check:
@@ -45,15 +44,10 @@ class _Check:
             self.hits.add(row.number, {"chosen": chosen, "rejected": rejected, "prompt": shown(row.question)})
 
     def findings(self) -> Iterable[RuleFinding]:
-        hits = self.hits
-        if hits.rows:
-            yield RuleFinding(
-                message=f"{counted(len(hits.rows), 'pair')} ({percent(hits.share)} of those with scores) "
-                "whose rejected answer has the higher score",
-                advice="exchange the answers, or remove these pairs",
-                rows=hits.rows,
-                evidence=hits.evidence,
-            )
+        return self.hits.findings(
+            "{pairs} ({share} of those with scores) whose rejected answer has the higher score",
+            "exchange the answers, or remove these pairs",
+        )
 
     def metrics(self) -> Mapping[str, Any]:
         if not self.hits.seen:

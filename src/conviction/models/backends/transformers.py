@@ -56,7 +56,7 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
     if name in EMBEDDED:
         folder = ensure(EMBEDDED[name], log=log)
         return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not os.path.isfile(path):
             raise ModelNotFoundError(f"there is no file {path}", hint="check the path of the .gguf file")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}

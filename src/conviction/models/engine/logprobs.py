@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from conviction.errors import ModelError
+from conviction.errors import InputError, ModelError
 from conviction.models.engine.attention import Prefix, TreeAttention, layout
 from conviction.models.engine.packing import Ids, Pack, Tree
 
@@ -129,9 +129,15 @@ def find_head(model: Any, *, exact: bool = True) -> Head:
     """The head of a transformers causal LM, with the scalings its ``forward`` would apply.
 
     A scaling that is not known here shows up in the self-check at load, which
-    then falls back to the model's own ``forward``.
+    then falls back to the model's own ``forward``. Raises InputError for a head that is more than a matrix
+    and a bias, as one that an adapter changes.
     """
     linear = model.get_output_embeddings()
+    if type(linear) is not nn.Linear:
+        raise InputError(
+            f"the head of {type(model).__name__} is a {type(linear).__name__}, which is read by its own forward alone",
+            hint="merge the adapter into the model first (PEFT: merge_and_unload)",
+        )
     config = model.config.get_text_config()
     scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
     softcap = getattr(config, "final_logit_softcapping", None)

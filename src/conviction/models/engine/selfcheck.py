@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from conviction.core.protocols import Message, chat
+from conviction.core.protocols import chat
 from conviction.models.engine.protocol import PackingEngine, Row, Scores
 from conviction.models.prompts import PromptEncoder
 
@@ -179,12 +179,8 @@ def check_packing(
     score_packed: Callable[[Sequence[Row]], Iterable[Scores]],
 ) -> SelfCheck:
     """Score ``ITEMS`` both ways. ``score_packed`` may raise: the architecture then gets separate rows."""
-    conversations: list[tuple[tuple[Message, ...], tuple[str, ...]]] = [(chat(q), answers) for q, answers in ITEMS]
-    rows = [
-        (encoder.encode_prompt(messages), encoder.encode_answer(answer, messages))
-        for messages, answers in conversations
-        for answer in answers
-    ]
+    encoded = [encoder.encode(chat(question), answers) for question, answers in ITEMS]
+    rows = [(prompt, answer) for prompt, answers in encoded for answer in answers]
     separate = _merged(engine.score(rows))
     half = engine.dtype != "float32"
     tolerance = of_means = TOLERANCE_FP32
