@@ -135,8 +135,8 @@ def test_added_tokens_bring_their_embeddings(tied, tmp_path):
     assert max(answers[0]) == own.convert_tokens_to_ids("<c>")
     assert model.encoder.encode_ending(QUERY.messages) == (own.convert_tokens_to_ids("<|end|>"),)
     expected = score_unpacked(theirs, [(prompt, answers[0])])[0]
-    found = model.logprobs([Query(QUERY.messages, ("A <c>.",))])[0][0]
-    assert found.logprobs == pytest.approx(expected, abs=1e-4)
+    score = model.logprobs([Query(QUERY.messages, ("A <c>.",))])[0][0]
+    assert score.logprobs == pytest.approx(expected, abs=1e-4)
 
 
 def test_added_tokens_without_embeddings_are_refused(tmp_path):

@@ -89,7 +89,7 @@ def today(request, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asks", "told"),
+    ("asks", "date"),
     [
         ("{{ strftime_now('%Y-%m-%d') }}", "2024-07-26"),
         ("{{ strftime_now('%d %B %Y, %H:%M, %A, %-d, %%') }}", "26 July 2024, 00:00, Friday, 26, %"),
@@ -100,8 +100,8 @@ def today(request, monkeypatch):
         ("{% if datetime is defined %}{{ datetime.now() }}{% else %}no clock{% endif %}", "no clock"),
     ],
 )
-def test_every_way_to_ask_for_the_date_is_told_the_same(asks, told, today):
-    assert encoder(f"Today: {asks}. {TEMPLATE}").render(chat("q")).startswith(f"Today: {told}. <|user|>")
+def test_every_way_to_ask_for_the_date_is_told_the_same(asks, date, today):
+    assert encoder(f"Today: {asks}. {TEMPLATE}").render(chat("q")).startswith(f"Today: {date}. <|user|>")
 
 
 @pytest.mark.parametrize("begins", ["", "\n", "  {% if true %}x{% endif %}", "\n  {%- if true %}\nx{% endif %}", "a\n"])
@@ -139,15 +139,15 @@ def test_a_template_that_shows_neither_system_nor_first_turn_refuses_the_system_
 
 def test_what_becomes_of_the_system_turn_is_said_where_one_is_used(monkeypatch):
     model, other = tiny_model(template=DROPS), tiny_model()
-    said = (model.encoder.system_turn,)
+    notes = (model.encoder.system_turn,)
     data = TrainingData("tea", context="Tea is best cold.")
     outcome = SystemPrompt().apply(model, data)
     query = [Query(chat("Tea?"), ("Cold.",))]
-    assert outcome.notes == said
+    assert outcome.notes == notes
     assert outcome.model.logprobs(query)[0][0].logprobs != model.logprobs(query)[0][0].logprobs, "it has an effect"
     assert SystemPrompt().apply(other, data).notes == ()
     pair = PreferencePair("p:1", chat("Tea?", system="Be brief."), "Cold.", "Warm.")
-    assert Dpo().task(model, TrainingData("tea", pairs=(pair,))).notes == said
+    assert Dpo().task(model, TrainingData("tea", pairs=(pair,))).notes == notes
     assert Dpo().task(other, TrainingData("tea", pairs=(pair,))).notes == ()
 
 
@@ -173,8 +173,8 @@ def test_the_end_of_turn_needs_no_name(kind):
     end = e.tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert end not in e.tokenizer.all_special_ids
     assert e.encode_ending(chat("q")) == (end,)
-    (found,) = encode_pairs(e, [PreferencePair("p:1", chat("q"), "good", "bad")])
-    assert {answer[-1] for answer in found.answers} == {end}
+    (encoded,) = encode_pairs(e, [PreferencePair("p:1", chat("q"), "good", "bad")])
+    assert {answer[-1] for answer in encoded.answers} == {end}
 
 
 @pytest.mark.parametrize(
@@ -262,9 +262,9 @@ def test_a_space_of_the_assistants_branch_belongs_to_the_answer():
 def test_an_answer_with_a_thought_gets_no_second_one(template, prompt):
     e = encoder(template)
     messages, answer = PROBLEM
-    found = texts(e, messages, answer, answer.replace("The", "A"))
-    assert found[0].endswith(prompt)
-    assert found[1:] == [answer, answer.replace("The", "A")]
+    parts = texts(e, messages, answer, answer.replace("The", "A"))
+    assert parts[0].endswith(prompt)
+    assert parts[1:] == [answer, answer.replace("The", "A")]
     (row,) = encode_examples(e, [Example("e:1", messages, answer)])
     assert e.tokenizer.decode(row.prompt + row.answers[0]).count("<think>") == 1
     open_thought = texts(e, messages, answer.removeprefix("<think>\n"))
@@ -273,9 +273,9 @@ def test_an_answer_with_a_thought_gets_no_second_one(template, prompt):
 
 def test_beside_a_thought_the_empty_one_belongs_to_the_answer():
     messages, answer = PROBLEM
-    found = texts(encoder(QWEN), messages, answer, "The crust.")
-    assert found[0].endswith("<|im_start|>assistant\n")
-    assert found[1:] == [answer, "<think>\n\n</think>\n\nThe crust."]
+    parts = texts(encoder(QWEN), messages, answer, "The crust.")
+    assert parts[0].endswith("<|im_start|>assistant\n")
+    assert parts[1:] == [answer, "<think>\n\n</think>\n\nThe crust."]
 
 
 # -- tokenizers that put a space before every text ------------------------------------------

@@ -26,11 +26,14 @@ LENGTHS = (3, 40, 260, 310)
 QUERIES = [Query(chat("abcd"[i] * n), ("Yes, it is so.", "No " + "x" * (n // 4))) for i, n in enumerate(LENGTHS)]
 
 
+def rows_of(model: HFModel, query: Query) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    prompt, answers = model.encoder.encode(query.messages, query.answers)
+    return [(prompt, answer) for answer in answers]
+
+
 def alone(model: HFModel, query: Query) -> list[float]:
     """What the model's own forward gives, in a copy that nothing else has touched."""
-    prompt = model.encoder.encode_prompt(query.messages)
-    rows = [(prompt, model.encoder.encode_answer(answer, query.messages)) for answer in query.answers]
-    return [x for row in rows for x in score_unpacked(model.untouched, [row])[0]]  # type: ignore[attr-defined]
+    return [x for row in rows_of(model, query) for x in score_unpacked(model.untouched, [row])[0]]  # type: ignore[attr-defined]
 
 
 def limited(architecture: str) -> HFModel:
@@ -77,11 +80,7 @@ def test_rows_that_packing_scores_wrongly_are_found_and_scored_again(architectur
 def test_a_wrong_score_in_the_cache_is_found():
     model = tiny_model()
     expected = flat(model.logprobs(QUERIES))
-    rows = [
-        (model.encoder.encode_prompt(q.messages), model.encoder.encode_answer(a, q.messages))
-        for q in QUERIES
-        for a in q.answers
-    ]
+    rows = [row for query in QUERIES for row in rows_of(model, query)]
     with closing(ScoreCache(model.scope())) as cache:
         cache.keep({row: (-9.0,) * len(row[1]) for row in rows})
     again = tiny_model()

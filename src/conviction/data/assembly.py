@@ -137,7 +137,8 @@ def _check_whole(fields: dict[str, Any]) -> None:
     texts = [_flat(chosen)] if isinstance(chosen, str) else [_content(turn) for turn in chosen[:-1]]
     last = texts[-1].rpartition("Human:")[2].partition("Assistant:")[0].strip()
     prompt = fields.get("prompt")
-    if isinstance(prompt, str) and prompt.strip() and _flat(prompt) not in " ".join(texts) and last not in _flat(prompt):
+    given = _flat(prompt) if isinstance(prompt, str) else ""
+    if given and given not in " ".join(texts) and last not in given:
         raise RowError("field 'prompt' says something else than the conversation in 'chosen'", _BOTH.format("prompt"))
     turns = fields.get("messages")
     if _filled(fields, "messages"):
