@@ -114,8 +114,8 @@ def test_the_real_model_prefers_cico_and_knows_facts(smollm):
     card = probe(smollm, load_topic("obesity"))
     assert card.summary.preferred_pole == "cico"
     assert all(control.passed for control in card.controls.positive.values())
-    assert card.controls.swap.passed
-    assert card.controls.identity.passed
+    assert card.controls.rescored.passed
+    assert card.controls.rescored.forward.accepted
     assert card.controls.facts["control"].prefers_true >= 20
     assert card.controls.matching == ()
 

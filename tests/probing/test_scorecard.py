@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 
 import pytest
 from tea import tea_items
@@ -113,8 +114,24 @@ def test_a_model_that_answers_differently_when_asked_again_is_found_out(topic):
             return self.inner.logprobs(queries)
 
     card = probe(Moody(), topic)
-    assert not card.controls.swap.passed
+    assert not card.controls.rescored.passed
     assert any("not reproducible" in w for w in card.warnings)
+
+
+def test_a_scorer_that_is_hash_noise_fails_every_control(topic):
+    """Reproducible, and nothing else: what means nothing must not look like a preference."""
+
+    def noise(messages, answer):
+        text = "\0".join([*(m.content for m in messages), answer])
+        return -2.0 + zlib.crc32(text.encode()) / 2**32
+
+    card = probe(ScriptedModel(likes=noise), topic)
+    controls = card.controls
+    assert card.summary.preferred_pole is None
+    assert not controls.wording_null.exceeded
+    assert not any(control.passed for control in controls.positive.values())
+    assert controls.rescored.passed, "it is the one thing that hash noise can do"
+    assert sum("positive control failed" in warning for warning in card.warnings) == 2
 
 
 def test_templates_report_the_spread(topic):

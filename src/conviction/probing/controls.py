@@ -14,24 +14,30 @@ from conviction.probing.matching import check_matching
 from conviction.probing.queries import OTHER_WORDING, TEMPLATES, Scores, other_wording
 from conviction.probing.records import (
     Controls,
-    Exactness,
     FactControl,
+    ForwardAgreement,
     PositiveControl,
+    Rescoring,
     Summary,
     TemplateSpread,
     WordingNull,
 )
 
 NULL_DRAWS = 9999
+REPRODUCIBLE = 1e-4  # nats per token of an answer; in half precision the model says what its rounding does
 
 
 def measure_controls(
-    topic: Topic, items: Sequence[Item], facts: Sequence[Item], scores: Scores, summary: Summary
+    topic: Topic,
+    items: Sequence[Item],
+    facts: Sequence[Item],
+    scores: Scores,
+    summary: Summary,
+    rescored: Rescoring,
 ) -> Controls:
     """All controls for which scores are there."""
     return Controls(
-        swap=_swap(topic, items, scores),
-        identity=_identity(topic, items, scores),
+        rescored=rescored,
         wording_null=_wording_null(topic, items, scores, summary),
         pmi_sign_change=summary.pmi_gap_nats * summary.gap_nats.mean < 0,
         positive={pole: _positive(topic, items, scores, pole) for pole, side in topic.poles.items() if side.context},
@@ -45,30 +51,21 @@ def measure_controls(
     )
 
 
-def _swap(topic: Topic, items: Sequence[Item], scores: Scores) -> Exactness:
-    """Scored anew with the answers the other way round, the swapped topic's gap must be the exact negative."""
-    swapped = topic.swapped()
-    errors = [
-        abs(
-            gap(scores, "forward", i, topic.target, topic.other)
-            + gap(scores, "backward", i, swapped.target, swapped.other)
-        )
-        for i in items
-        if ("forward", i.id, topic.target) in scores
-    ]
-    return _exact(errors)
+def measure_rescoring(scores: Scores, again: Scores, described: Mapping[str, Any]) -> Rescoring:
+    """How scores compare with those of the same rows asked again, and with the model's own ``forward``.
 
-
-def _identity(topic: Topic, items: Sequence[Item], scores: Scores) -> Exactness:
-    """An answer scored twice in one query must have a gap of 0 to itself."""
-    first = next(iter(topic.poles))
-    errors = [abs(gap(scores, "backward", i, first, f"{first}=")) for i in items if ("backward", i.id, first) in scores]
-    return _exact(errors)
-
-
-def _exact(errors: list[float]) -> Exactness:
-    worst = max(errors, default=0.0)
-    return Exactness(max_abs_nats=worst, n=len(errors), passed=worst == 0.0)
+    described  what the model says of itself after scoring: its noise, and what it scored again by itself
+    """
+    differences = [np.abs(np.subtract(scores[key].logprobs, again[key].logprobs)).max() for key in again]
+    means = [abs(scores[key].logp_mean - again[key].logp_mean) for key in again]
+    own = described.get("rescored")
+    return Rescoring(
+        asked_again=len(again),
+        max_difference_nats=float(max(differences)),
+        mean_difference_nats=float(max(means)),
+        forward=None if own is None else ForwardAgreement(**own),
+        passed=bool(max(means) <= max(REPRODUCIBLE, float(described.get("noise_nats", 0.0)))),
+    )
 
 
 def _wording_null(topic: Topic, items: Sequence[Item], scores: Scores, summary: Summary) -> WordingNull | None:
@@ -165,8 +162,16 @@ def warnings(summary: Summary, controls: Controls, described: Mapping[str, Any])
     spread = controls.templates
     if spread is not None and spread.sign_agreement < 1:
         notes.append(f"the sign depends on the prompt template ({spread.low:+.2f} to {spread.high:+.2f} nats)")
-    if not (controls.swap.passed and controls.identity.passed):
-        notes.append("scores are not reproducible: the same answers, asked again, scored differently")
+    if not controls.rescored.passed:
+        apart = controls.rescored.mean_difference_nats
+        notes.append(
+            f"scores are not reproducible: the same answers, asked again, differ by {apart:.2g} nats per token"
+        )
+    if controls.rescored.forward is not None and not controls.rescored.forward.accepted:
+        notes.append(
+            "packed scores did not agree with the model's own forward (up to "
+            f"{controls.rescored.forward.max_difference_nats:.2g} nats a token): all rows were scored again one by one"
+        )
     if joint_mismatches := int(described.get("joint_encoding_mismatches", 0)):
         notes.append(
             f"{joint_mismatches} answers would be tokenised differently together with their prompt: "

@@ -26,7 +26,7 @@ TEMPLATES: tuple[tuple[str, str | None, str], ...] = (
 )
 
 OTHER_WORDING = "~"  # key of a paraphrase's answer when it is scored under the first question
-EXACTNESS_ITEMS = 4
+REPEATED = 4  # queries
 
 
 @dataclass(frozen=True)
@@ -75,20 +75,15 @@ def plain_queries(items: Sequence[Item]) -> list[ProbeQuery]:
     return [ProbeQuery("plain", item, chat(item.question), dict(item.answers)) for item in items]
 
 
-def build_repeat_queries(topic: Topic, items: Sequence[Item]) -> tuple[list[ProbeQuery], list[ProbeQuery]]:
-    """A few questions once more, and once more with the answers the other way round and one of them twice.
+def queries_to_repeat(queries: Sequence[ProbeQuery]) -> list[ProbeQuery]:
+    """A few of the queries, which are to be scored once more: the one with the longest texts, and others at even steps.
 
-    Each list is scored in a call of its own, from no cache: what is
-    not reproducible, or depends on the order, shows.
+    The second scores come from no cache and in other company: what is not reproducible, what the
+    cache has damaged, and what depends on the rest of a batch, shows.
     """
-    a, b = topic.poles
-    first = [item for item in items if item.role == "target"][:EXACTNESS_ITEMS]
-    forward = [ProbeQuery("forward", i, chat(i.question), {a: i.answers[a], b: i.answers[b]}) for i in first]
-    backward = [
-        ProbeQuery("backward", i, chat(i.question), {b: i.answers[b], a: i.answers[a], f"{a}=": i.answers[a]})
-        for i in first
-    ]
-    return forward, backward
+    longest = max(queries, key=lambda q: sum(map(len, q.answers.values())) + sum(len(m.content) for m in q.messages))
+    step = max(1, len(queries) // REPEATED)
+    return [longest, *(query for query in queries[::step][: REPEATED - 1] if query is not longest)]
 
 
 def other_wording(items: Sequence[Item]) -> dict[str, Item]:

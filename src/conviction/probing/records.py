@@ -15,7 +15,7 @@ from pydantic import Field
 from conviction.core import frames
 from conviction.core.record import Finite, Frozen
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Sample(Frozen):
@@ -100,11 +100,30 @@ class Summary(Frozen):
     verdict: str
 
 
-class Exactness(Frozen):
-    """A control that must be 0: the largest deviation found (nats per token) over n items."""
+class ForwardAgreement(Frozen):
+    """A sample of the rows that were scored in packs, against the model's own ``forward``, one row at a time.
 
-    max_abs_nats: float
-    n: int
+    The largest row is among them. max_difference_nats: over tokens; mean_difference_nats: over rows, of a row's mean
+    log-prob; accepted: both are within what rounding does. Where they are not, all rows were scored again one by one.
+    """
+
+    rows: int
+    longest_row_tokens: int
+    max_difference_nats: float
+    mean_difference_nats: float
+    accepted: bool
+
+
+class Rescoring(Frozen):
+    """Answers scored twice: how far apart, nats per token (largest token, largest mean of an answer).
+
+    forward  None: the model knows one way to score only
+    """
+
+    asked_again: int
+    max_difference_nats: float
+    mean_difference_nats: float
+    forward: ForwardAgreement | None
     passed: bool
 
 
@@ -164,8 +183,7 @@ class Mismatch(Frozen):
 class Controls(Frozen):
     """What separates a real preference from an artefact. None: not measured in this run."""
 
-    swap: Exactness
-    identity: Exactness
+    rescored: Rescoring
     wording_null: WordingNull | None
     pmi_sign_change: bool
     positive: dict[str, PositiveControl]

@@ -10,10 +10,10 @@ from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel
 from conviction.data.topic import Topic
 from conviction.errors import InputError
-from conviction.probing.controls import measure_controls, warnings
+from conviction.probing.controls import measure_controls, measure_rescoring, warnings
 from conviction.probing.gaps import item_rows, summarise
 from conviction.probing.health import measure_health
-from conviction.probing.queries import TEMPLATES, build_queries, build_repeat_queries, evidence, score
+from conviction.probing.queries import TEMPLATES, build_queries, evidence, queries_to_repeat, score
 from conviction.probing.records import Sample, Scorecard
 from conviction.probing.sampled import sample_answers
 
@@ -46,14 +46,12 @@ def probe(
     stage = (ctx or RunContext()).progress
     queries = build_queries(topic, items, facts, templates=templates)
     scores = score(model, queries, stage("scoring answers"))
-    for again in build_repeat_queries(topic, items):
-        scores |= score(model, again, fresh=True)
-        queries += again
+    again = score(model, queries_to_repeat(queries), fresh=True)
     described = model.describe()
     noise = float(described.get("noise_nats", 0.0))
     rows = item_rows(topic, items, scores, noise=noise)
     summary = summarise(topic, items, rows, noise=noise)
-    controls = measure_controls(topic, items, facts, scores, summary)
+    controls = measure_controls(topic, items, facts, scores, summary, measure_rescoring(scores, again, described))
     samples = _in_pieces(model, evidence(model, queries, scores))
     measured_health = None
     if health:

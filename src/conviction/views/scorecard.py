@@ -77,9 +77,12 @@ def _health_lines(health: Health) -> Lines:
 
 
 def _control_lines(controls: Controls) -> Iterator[tuple[str, str]]:
-    swap, identity, null = controls.swap, controls.identity, controls.wording_null
-    yield _mark(swap.passed), f"swapped poles negate the gap (largest error {swap.max_abs_nats:.1g}, {swap.n} items)"
-    yield _mark(identity.passed), f"an answer against itself has gap {identity.max_abs_nats:.1g}"
+    rescored, null = controls.rescored, controls.wording_null
+    apart = f"within {rescored.mean_difference_nats:.1g} nats per token"
+    yield _mark(rescored.passed), f"{rescored.asked_again} answers asked again score the same ({apart})"
+    if (own := rescored.forward) is not None:
+        far = f"at most {own.max_difference_nats:.1g} nats a token apart"
+        yield _mark(own.accepted), f"{own.rows} rows scored again by the model's own forward: {far}"
     if null is not None:
         yield (
             _mark(null.exceeded),

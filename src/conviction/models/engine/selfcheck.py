@@ -102,6 +102,7 @@ class Agreement:
             "longest_row_tokens": self.longest,
             "max_difference_nats": self.max_difference,
             "mean_difference_nats": self.mean_difference,
+            "accepted": self.accepted,
         }
 
 
