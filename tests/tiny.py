@@ -104,6 +104,23 @@ FALLBACK: dict[str, tuple[str, dict[str, Any]]] = {
     "hyperclovax-scaled": ("hyperclovax", {"logits_scaling": 4.0}),
     "gemma2-softcap": ("gemma2", {"sliding_window": 8, "query_pre_attn_scalar": 8}),
 }
+# Further ones, which the table of architectures in the docs is made from.
+_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_SSM = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_expand": 2}
+FURTHER: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama-dynamic-ntk": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}}),
+    "qwen3-moe": ("qwen3_moe", _EXPERTS),
+    "mixtral": ("mixtral", {**_EXPERTS, "sliding_window": 16}),
+    "phi3": ("phi3", {}),
+    "granitemoehybrid": (
+        "granitemoehybrid",
+        {**_EXPERTS, **_SSM, "layer_types": ["mamba", "attention", "mamba"], "shared_intermediate_size": 16},
+    ),
+    "gpt-neox": ("gpt_neox", {}),
+    "cohere2-sliding": ("cohere2", {"sliding_window": 16, "logit_scale": 0.25}),
+    "falcon-h1": ("falcon_h1", {**_SSM, "mamba_d_ssm": 64}),
+    "gpt-oss": ("gpt_oss", {**_EXPERTS, "sliding_window": 16}),
+}
 
 
 @lru_cache
@@ -120,7 +137,7 @@ def byte_tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
 
 def tiny_module(architecture: str, *, seed: int = 0, **changes: Any) -> Any:
     """A random model of a few thousand parameters."""
-    kind, extra = (PACKABLE | LIMITED | FALLBACK)[architecture]
+    kind, extra = (PACKABLE | LIMITED | FALLBACK | FURTHER)[architecture]
     torch.manual_seed(seed)
     config = CONFIG_MAPPING[kind](vocab_size=260, **{**_SMALL, **extra, **changes})
     module = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["Prepared", "Trains", "apply_training", "documents_then_answers", "training_task"]
 
 
+UNREACHED = 0.05  # share of the blocks' weights that an adapter does not reach; above it a note says so
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What one method makes of the data.
@@ -79,6 +82,7 @@ def training_task(
     ctx = ctx or RunContext()
     given = with_weights(model, self.name)
     prepared = self.prepare(given, data, ctx)
+    reach = _reach(prepared.fresh or given) if self.weights.tune == "lora" else ()
     conversations = [*(pair.messages for pair in data.pairs), *(example.messages for example in data.examples)]
     systems = any(message.role == "system" for messages in conversations for message in messages)
     return TrainingTask(
@@ -93,8 +97,18 @@ def training_task(
         own=[*(p.messages for p in data.pairs[:2]), *(e.messages for e in data.examples[:2])][:2],
         held_out=data.held_out,
         begins_random=prepared.fresh is not None,
-        notes=(*prepared.notes, *(system_notes(given) if systems else ())),
+        notes=(*prepared.notes, *reach, *(system_notes(given) if systems else ())),
     )
+
+
+def _reach(model: HFModel) -> tuple[str, ...]:
+    """A note, where an adapter leaves much of a block as it is."""
+    from conviction.models.lora import out_of_reach
+
+    share, names = out_of_reach(model.module)
+    if share <= UNREACHED:
+        return ()
+    return (f"LoRA leaves {share:.0%} of the blocks' weights as they are: {', '.join(names[:3])} (no linear layers)",)
 
 
 def documents_then_answers(

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from conviction.data.facts import Fact
 from conviction.editing.requests import locate
-from conviction.errors import InputError
+from conviction.errors import InputError, ModelError
 from conviction.localization.records import Kind, Trace
 from conviction.models.engine.logprobs import checked_head
 from conviction.models.hf import HFModel
@@ -68,6 +68,11 @@ def build_statement(model: HFModel, fact: Fact, *, own_answer: bool) -> Statemen
 
     own_answer  trace what the model itself says first, whatever the fact's target
     """
+    if getattr(model.module, "_is_stateful", False):
+        raise ModelError(
+            f"{type(model.module).__name__} keeps a recurrent state, not keys and values that a trace could begin from",
+            hint="localize needs a transformer whose layers are all attention",
+        )
     ids, subject = locate(model, fact.prompt, fact.subject, model.encoder.bos())
     hidden = model.module.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=False)
     logits = checked_head(model.module).logits(hidden.last_hidden_state[0, -1:], slice(None))

@@ -7,6 +7,7 @@ ours (``fused``), put in through PEFT's own dispatch. Hu et al., 2106.09685.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from transformers.pytorch_utils import Conv1D
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, nearest
 
+MAMBA = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+"""Architectures whose fused kernels read the weight of ``out_proj`` past its module; PEFT refuses it there."""
 ADAPTER = "default"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's files name weights as seen from its wrapper
@@ -282,7 +285,9 @@ def lora_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 def _inject(module: Any, config: LoraConfig) -> None:
     config._register_custom_module({nn.Linear: FusedLinear})  # noqa: SLF001  PEFT's documented way in
-    inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    with warnings.catch_warnings():  # PEFT's own patterns for experts, which are no linear layers here
+        warnings.filterwarnings("ignore", message="The following rank_pattern keys did not match")
+        inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     for _, parameter in lora_parameters(module):
         parameter.data = parameter.data.float()
 
@@ -294,6 +299,8 @@ def _targets(module: Any, wanted: tuple[str, ...] | None) -> list[str]:
     """
     body = module.base_model
     names = {n.rpartition(".")[2] for n, m in body.named_modules() if type(m) in {nn.Linear, Conv1D}}
+    if module.config.model_type in MAMBA:
+        names -= {"out_proj"}
     for name in wanted or ():
         if name not in names:
             raise InputError(
@@ -301,6 +308,28 @@ def _targets(module: Any, wanted: tuple[str, ...] | None) -> list[str]:
                 hint=f"{nearest(name, names)}use some of: {', '.join(sorted(names))}",
             )
     return sorted(wanted or names)
+
+
+def out_of_reach(module: Any) -> tuple[float, list[str]]:
+    """Share of the blocks' weights that LoRA on linear layers does not reach, and the names of their parameters.
+
+    A mixture's experts are one tensor of three dimensions; a router, a convolution and what a state
+    space keeps are no linear layers either.
+    """
+    covered = total = 0
+    targets = set(_targets(module, None))
+    names: dict[str, None] = {}
+    for layer in decoder_layers(module):
+        linear = {f"{name}.weight" for name, _ in layer.named_modules() if name.rpartition(".")[2] in targets}
+        for name, parameter in layer.named_parameters():
+            if parameter.dim() < 2:
+                continue
+            total += parameter.numel()
+            if name in linear:
+                covered += parameter.numel()
+            else:
+                names[name] = None
+    return 1 - covered / max(1, total), list(names)
 
 
 def _layers_name(module: Any) -> str:
