@@ -286,7 +286,7 @@ def lora_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def _inject(module: Any, config: LoraConfig) -> None:
     config._register_custom_module({nn.Linear: FusedLinear})  # noqa: SLF001  PEFT's documented way in
     with warnings.catch_warnings():  # PEFT's own patterns for experts, which are no linear layers here
-        warnings.filterwarnings("ignore", message="The following rank_pattern keys did not match")
+        warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys did not match")
         inject_adapter_in_model(config, module, adapter_name=ADAPTER)
     for _, parameter in lora_parameters(module):
         parameter.data = parameter.data.float()
