@@ -24,7 +24,10 @@ from conviction.probing.records import (
 )
 
 NULL_DRAWS = 9999
-REPRODUCIBLE = 1e-4  # nats per token of an answer; in half precision the model says what its rounding does
+# What an answer's mean may differ by when it is asked again in other company, nats per token. Half precision rounds
+# otherwise with every shape of a batch: 0.008 were seen with Gemma-3-270m in bf16; such gaps are ties.
+EXACT, HALF_PRECISION = 1e-4, 0.02
+HALF = {"bfloat16", "float16"}
 
 
 def measure_controls(
@@ -64,7 +67,7 @@ def measure_rescoring(scores: Scores, again: Scores, described: Mapping[str, Any
         max_difference_nats=float(max(differences)),
         mean_difference_nats=float(max(means)),
         forward=None if own is None else ForwardAgreement(**own),
-        passed=bool(max(means) <= max(REPRODUCIBLE, float(described.get("noise_nats", 0.0)))),
+        passed=bool(max(means) <= (HALF_PRECISION if described.get("dtype") in HALF else EXACT)),
     )
 
 

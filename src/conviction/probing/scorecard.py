@@ -48,10 +48,11 @@ def probe(
     scores = score(model, queries, stage("scoring answers"))
     again = score(model, queries_to_repeat(queries), fresh=True)
     described = model.describe()
-    noise = float(described.get("noise_nats", 0.0))
+    rescored = measure_rescoring(scores, again, described)
+    noise = max(float(described.get("noise_nats", 0.0)), rescored.mean_difference_nats)
     rows = item_rows(topic, items, scores, noise=noise)
     summary = summarise(topic, items, rows, noise=noise)
-    controls = measure_controls(topic, items, facts, scores, summary, measure_rescoring(scores, again, described))
+    controls = measure_controls(topic, items, facts, scores, summary, rescored)
     samples = _in_pieces(model, evidence(model, queries, scores))
     measured_health = None
     if health:
