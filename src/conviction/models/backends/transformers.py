@@ -14,6 +14,7 @@ from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, n
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
+from conviction.models.gguf import read_gguf
 
 # Loading says what it does through `log`, and what went wrong through an error.
 huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -39,9 +40,12 @@ def load(
         config = AutoConfig.from_pretrained(**source).get_text_config()
         hidden = int(config.hidden_size)
         chosen, reason = choose_dtype(dtype, where, hidden, int(getattr(config, "intermediate_size", 0) or 4 * hidden))
-        tokenizer = AutoTokenizer.from_pretrained(**source)
-        weights = {} if "gguf_file" in source else {"use_safetensors": True}  # a pickle is never opened
-        module = AutoModelForCausalLM.from_pretrained(**source, **weights, dtype=chosen)
+        if "gguf_file" in source:
+            module, tokenizer = read_gguf(source, chosen)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            # a pickle is never opened
+            module = AutoModelForCausalLM.from_pretrained(**source, use_safetensors=True, dtype=chosen)
         module.requires_grad_(False)
         return TorchEngine(module.to(where), tokenizer, dtype_reason=reason)
     except ConvictionError:

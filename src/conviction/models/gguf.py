@@ -1,0 +1,28 @@
+"""``.gguf`` files: read by transformers, as plain weights.
+
+transformers would keep the weights packed, and unpack them in every multiplication: five questions
+to Gemma-3-270m in Q4_K_M took 76 s so, in bf16, on two cores. They are unpacked once, to float32, which is exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def read_gguf(source: dict[str, Any], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Module and tokenizer of a file. ``source``: ``from_pretrained``'s arguments, ``gguf_file`` among them."""
+    with contextlib.redirect_stderr(io.StringIO()):  # the reader's own progress bars, which no setting silences
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        module = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # The weights are plain now; the leftover label would forbid saving them, or training.
+    if hasattr(module.config, "quantization_config"):
+        del module.config.quantization_config
+    module.is_quantized, module.hf_quantizer = False, None
+    for parameter in module.parameters():  # not buffers: rounded rotary frequencies would be another model
+        parameter.data = parameter.data.to(dtype)
+    return module, tokenizer
