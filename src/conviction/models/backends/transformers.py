@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import huggingface_hub
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conviction.core.storage import user_path
@@ -14,7 +15,7 @@ from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, n
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
-from conviction.models.gguf import read_gguf
+from conviction.models.gguf import parsed_once, read_gguf
 
 # Loading says what it does through `log`, and what went wrong through an error.
 huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -37,6 +38,15 @@ def load(
     source = _source(name, log)
     source["trust_remote_code"] = trust_remote_code
     try:
+        return _read(source, where, dtype)
+    except ConvictionError:
+        raise
+    except Exception as error:  # a damaged or foreign model can fail in any way
+        raise _explain(name, error) from error
+
+
+def _read(source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngine:
+    with parsed_once():
         config = AutoConfig.from_pretrained(**source).get_text_config()
         hidden = int(config.hidden_size)
         chosen, reason = choose_dtype(dtype, where, hidden, int(getattr(config, "intermediate_size", 0) or 4 * hidden))
@@ -47,11 +57,7 @@ def load(
             # a pickle is never opened
             module = AutoModelForCausalLM.from_pretrained(**source, use_safetensors=True, dtype=chosen)
         module.requires_grad_(False)
-        return TorchEngine(module.to(where), tokenizer, dtype_reason=reason)
-    except ConvictionError:
-        raise
-    except Exception as error:  # a damaged or foreign model can fail in any way
-        raise _explain(name, error) from error
+    return TorchEngine(module.to(where), tokenizer, dtype_reason=reason)
 
 
 def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
