@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
 from conviction.core.context import RunContext
-from conviction.core.protocols import LanguageModel
-from conviction.data.topic import Topic
+from conviction.core.protocols import LanguageModel, Progress
+from conviction.data.topic import Item, Topic
 from conviction.errors import InputError
 from conviction.probing.controls import measure_controls, measure_rescoring, warnings
 from conviction.probing.forced_choice import measure_choice
 from conviction.probing.gaps import item_rows, summarise
 from conviction.probing.health import measure_health
 from conviction.probing.queries import TEMPLATES, build_queries, choice_queries, evidence, queries_to_repeat, score
-from conviction.probing.records import Sample, Scorecard
+from conviction.probing.records import Health, Sample, Scorecard
 from conviction.probing.sampled import sample_answers
 from conviction.probing.verdict import with_verdict
 
@@ -60,12 +61,7 @@ def probe(
     controls = measure_controls(topic, items, facts, scores, summary, measure_rescoring(scores, again, described))
     choice = measure_choice(topic, choices, scores) if forced_choice else None
     samples = _in_pieces(model, evidence(model, queries, scores))
-    measured_health = None
-    if health:
-        asked = [i for i in items if i.role == "target"][:SAMPLED_QUESTIONS]
-        written = sample_answers(model, asked, progress=stage("writing answers"))
-        measured_health, neutral = measure_health(model, written, progress=stage("reading neutral text"))
-        samples += [sample for sample, _ in written] + neutral
+    measured_health, more = _health(model, items, stage) if health else (None, [])
     return Scorecard(
         model=model.id,
         topic=topic.name,
@@ -76,7 +72,7 @@ def probe(
         forced_choice=choice,
         health=measured_health,
         warnings=warnings(summary, controls, described),
-        evidence=tuple(samples),
+        evidence=(*samples, *more),
         provenance={
             **_provenance(topic, described),
             "items": len(items),
@@ -86,6 +82,16 @@ def probe(
             "templates": {name: [system, form] for name, system, form in TEMPLATES} if templates else {},
         },
     )
+
+
+def _health(
+    model: LanguageModel, items: Sequence[Item], stage: Callable[[str], Progress | None]
+) -> tuple[Health, list[Sample]]:
+    """Health of greedy answers to the first questions and of neutral text, and the rows behind it."""
+    asked = [i for i in items if i.role == "target"][:SAMPLED_QUESTIONS]
+    written = sample_answers(model, asked, progress=stage("writing answers"))
+    health, neutral = measure_health(model, written, progress=stage("reading neutral text"))
+    return health, [sample for sample, _ in written] + neutral
 
 
 def _provenance(topic: Topic, described: dict[str, Any]) -> dict[str, Any]:
