@@ -118,13 +118,16 @@ def test_packed_scores_of_the_real_model_equal_its_own_forward(smollm):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_scores")
-def test_the_real_model_prefers_cico_and_knows_facts(smollm):
+def test_the_real_model_prefers_the_texts_of_cico_and_knows_facts(smollm):
     """The finding that the project began with, on the seed's five questions; and the controls of the kit."""
     seed = probe(smollm, load_topic("obesity"), quick=True)
     assert seed.summary.wins["cico"] >= 4
     assert seed.summary.verdict.startswith("No verdict: 5 propositions")
     card = probe(smollm, load_topic("obesity"))
-    assert card.summary.preferred_pole == "cico"
+    assert card.summary.wins["cico"] >= 30
+    assert card.summary.conditional.foreign_p_value < 1e-3
+    assert abs(card.summary.conditional.gap_nats.mean) < abs(card.summary.gap_nats.mean) / 4
+    assert any("most of the gap does not depend on the question" in warning for warning in card.warnings)
     assert all(control.passed for control in card.controls.positive.values())
     assert card.controls.rescored.passed
     assert card.controls.rescored.forward.accepted

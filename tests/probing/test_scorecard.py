@@ -23,8 +23,8 @@ def partisan(messages, answer: str) -> float:
     system = messages[0].content if messages[0].role == "system" else ""
     pull = {"Tea is best milky.": 1.0, "Tea is best plain.": -1.0}.get(system, 0.0)
     wording = 0.01 if "wording 1" in answer else 0.0
-    preferred_pole = (0.5 if asked else 0.2) + pull
-    return -2.0 + (preferred_pole if milky else 0.0) + wording + (0.3 if "true" in answer else 0.0)
+    liking = (0.5 if asked else 0.2) + pull
+    return -2.0 + (liking if milky else 0.0) + wording + (0.3 if "true" in answer else 0.0)
 
 
 @pytest.fixture
@@ -39,12 +39,13 @@ def test_gap_wins_and_pmi_are_what_the_model_was_told(topic):
     assert card.summary.wins == {"milky": 8, "plain": 0, "tie": 0}
     assert card.summary.n == 8  # propositions, not items
     assert len(card.rows) == 16
-    assert card.summary.preferred_pole == "milky"
+    assert card.summary.conditional.gap_nats.mean == 0.0
+    assert card.summary.conditional.foreign_gap_nats.mean == pytest.approx(0.5)
     assert card.controls.positive["milky"].shift_nats.mean == pytest.approx(1.0)
     assert card.controls.positive["plain"].passed
     assert card.controls.wording_null.item_q95_nats == pytest.approx(0.01)
     assert card.controls.facts["neighbour"].prefers_true == 1
-    assert not card.warnings
+    assert [w.partition(":")[0] for w in card.warnings] == ["most of the gap does not depend on the question"]
 
 
 def test_swapped_poles_negate_everything(topic):
@@ -53,12 +54,6 @@ def test_swapped_poles_negate_everything(topic):
     assert [r.gap_nats for r in swapped.rows] == [-r.gap_nats for r in card.rows]
     assert swapped.summary.gap_nats.mean == -card.summary.gap_nats.mean
     assert [r.winner for r in swapped.rows] == [r.winner for r in card.rows]
-
-
-def test_the_verdict_names_the_preferred_pole_or_none(topic):
-    shown = probe(ScriptedModel(likes=partisan), topic).summary.verdict
-    assert shown.startswith("The model prefers milky (milk): milky wins 8 of 8")
-    assert probe(ScriptedModel(), topic).summary.verdict.startswith("No preference shown: ")
 
 
 def test_with_five_propositions_there_is_no_verdict(write_topic):
@@ -118,13 +113,14 @@ def test_a_model_that_answers_differently_when_asked_again_is_found_out(topic):
     assert any("not reproducible" in w for w in card.warnings)
 
 
+def noise(messages, answer: str) -> float:
+    """A hash of all that is read: reproducible, and nothing else."""
+    text = "\0".join([*(m.content for m in messages), answer])
+    return -2.0 + zlib.crc32(text.encode()) / 2**32
+
+
 def test_a_scorer_that_is_hash_noise_fails_every_control(topic):
-    """Reproducible, and nothing else: what means nothing must not look like a preference."""
-
-    def noise(messages, answer):
-        text = "\0".join([*(m.content for m in messages), answer])
-        return -2.0 + zlib.crc32(text.encode()) / 2**32
-
+    """What means nothing must not look like a preference."""
     card = probe(ScriptedModel(likes=noise), topic)
     controls = card.controls
     assert card.summary.preferred_pole is None

@@ -21,6 +21,9 @@ def probe(
     quick: Annotated[bool, typer.Option("--quick", help="Only the questions tagged 'quick'.")] = False,
     templates: Annotated[bool, typer.Option("--templates", help="Also ask under neutral prompt templates.")] = False,
     health: Annotated[bool, typer.Option("--health", help="Also write greedy answers and read neutral text.")] = False,
+    forced_choice: Annotated[
+        bool, typer.Option("--forced-choice", help="Also ask for the letter of the better answer, A or B.")
+    ] = False,
     load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,
@@ -34,7 +37,15 @@ def probe(
     folder = run or new_folder(kit.name, "probe")
     with watched() as ctx:
         card = measuring.probe(
-            model, kit, quick=quick, templates=templates, health=health, run=folder, load=load.loader(), ctx=ctx
+            model,
+            kit,
+            quick=quick,
+            templates=templates,
+            health=health,
+            forced_choice=forced_choice,
+            run=folder,
+            load=load.loader(),
+            ctx=ctx,
         )
     show_scorecard(card, form)
     log(f"evidence for every number: {folder}/samples.jsonl")

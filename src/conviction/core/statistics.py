@@ -206,6 +206,13 @@ def sign_test(wins: int, losses: int) -> float:
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
+def above_chance(right: int, n: int) -> float:
+    """Exact one-sided p of so many right of n ≥ 1, where half would be right by chance."""
+    from scipy import stats
+
+    return float(stats.binomtest(right, n, 0.5, alternative="greater").pvalue)
+
+
 @lru_cache
 def min_detectable_effect(n: int, power: float = 0.8) -> float | None:
     """Cohen's d_z that a two-sided t-test on n differences finds with this power; None for n < 2."""

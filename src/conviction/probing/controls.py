@@ -22,6 +22,7 @@ from conviction.probing.records import (
     TemplateSpread,
     WordingNull,
 )
+from conviction.probing.verdict import failed_controls
 
 NULL_DRAWS = 9999
 # What an answer's mean may differ by when it is asked again in other company, nats per token. Half precision rounds
@@ -152,24 +153,16 @@ def warnings(summary: Summary, controls: Controls, described: Mapping[str, Any])
             f"less than half of the gap is due to the question: {summary.pmi_gap_nats:+.2f} of "
             f"{summary.gap_nats.mean:+.2f} nats are left with the unconditional log-probs taken off"
         )
-    if controls.wording_null is not None and not controls.wording_null.exceeded:
+    own = summary.conditional
+    if own is not None and abs(own.gap_nats.mean) < abs(summary.gap_nats.mean) / 2:
         notes.append(
-            f"the mean gap does not exceed what mere wording does ({controls.wording_null.mean_q95_nats:.2f} nats)"
+            f"most of the gap does not depend on the question: {own.foreign_gap_nats.mean:+.2f} nats with the same "
+            f"texts under foreign questions, {own.gap_nats.mean:+.2f} due to the question"
         )
-    notes += [
-        f"the positive control failed: the {pole} context as system prompt does not move the gap towards {pole} "
-        f"({control.shift_nats.mean:+.2f} nats, {control.moved} of {control.n})"
-        for pole, control in controls.positive.items()
-        if not control.passed
-    ]
+    notes += failed_controls(controls)
     spread = controls.templates
     if spread is not None and spread.sign_agreement < 1:
         notes.append(f"the sign depends on the prompt template ({spread.low:+.2f} to {spread.high:+.2f} nats)")
-    if not controls.rescored.passed:
-        apart = controls.rescored.mean_difference_nats
-        notes.append(
-            f"scores are not reproducible: the same answers, asked again, differ by {apart:.2g} nats per token"
-        )
     if controls.rescored.forward is not None and not controls.rescored.forward.accepted:
         notes.append(
             "packed scores did not agree with the model's own forward (up to "

@@ -3,22 +3,25 @@
 The gap of an item is mean log-prob per token of the target pole's answer less
 that of the other's. The PMI gap takes the unconditional log-probs off both
 sides first (PMI_DC, Holtzman et al. 2104.08315): the raw gap says which text
-the model prefers, the PMI gap what the question adds to it.
+the model prefers, the PMI gap what the question adds to it. The conditional gap
+takes off what the same texts have under the question of another proposition.
+An empty turn is no question, and models answer it in ways of their own; a
+question of the same topic differs from the item's own in what it asks alone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from conviction.core.statistics import ALPHA, Interval, mean_interval, mean_test, win_share
+from conviction.core.statistics import Interval, mean_interval, mean_test, win_share
 from conviction.data.topic import Item, Topic
 from conviction.probing.depth_records import Measurement
-from conviction.probing.queries import Scores
-from conviction.probing.records import GapEstimate, ItemRow, Summary, WinRate
+from conviction.probing.queries import Scores, foreign_questions
+from conviction.probing.records import ConditionalGap, GapEstimate, ItemRow, Summary, WinRate
 
 
 def gap(scores: Scores, condition: str, item: Item, towards: str, away: str) -> float:
@@ -49,7 +52,9 @@ def measure_gaps(
 def item_rows(topic: Topic, items: Sequence[Item], scores: Scores, *, noise: float) -> tuple[ItemRow, ...]:
     """The table: one row per item. Gaps within ``noise`` (nats per token) are ties."""
     rows = []
+    others = foreign_questions(items)
     for item in items:
+        under = f"foreign:{others[item.id].id}" if item.id in others else None
         raw = gap(scores, "plain", item, topic.target, topic.other)
         winner = "tie" if abs(raw) <= noise else (topic.target if raw > 0 else topic.other)
         rows.append(
@@ -63,8 +68,13 @@ def item_rows(topic: Topic, items: Sequence[Item], scores: Scores, *, noise: flo
                 tokens={p: len(scores["plain", item.id, p].logprobs) for p in topic.poles},
                 gap_nats=raw,
                 pmi_gap_nats=raw - gap(scores, "unconditional", item, topic.target, topic.other),
+                # Exact to 1e-9: two equal gaps must not differ by the last bit of a sum, and all on one side.
+                conditional_gap_nats=(
+                    round(raw - gap(scores, under, item, topic.target, topic.other), 9) if under else None
+                ),
                 winner=winner,
                 samples={p: f"plain/{item.id}/{p}" for p in topic.poles},
+                foreign_samples={p: f"{under}/{item.id}/{p}" for p in topic.poles} if under else {},
             )
         )
     return tuple(rows)
@@ -88,7 +98,7 @@ def estimate(interval: Interval) -> GapEstimate:
 
 
 def summarise(topic: Topic, items: Sequence[Item], rows: Sequence[ItemRow], *, noise: float) -> Summary:
-    """Statistics over propositions, and the verdict in words."""
+    """Statistics over propositions; what they come to, ``verdict.py`` says."""
     row = {r.item: r for r in rows}
     gaps = by_proposition(items, lambda item: row[item.id].gap_nats)
     test = mean_test(gaps)
@@ -104,8 +114,6 @@ def summarise(topic: Topic, items: Sequence[Item], rows: Sequence[ItemRow], *, n
     if decided:
         share = win_share(wins[leading], decided)
         rate = WinRate(pole=leading, share=share.wins / share.n, low=share.low, high=share.high)
-    significant = test.p_value < ALPHA
-    preferred_pole = (topic.target if test.interval.mean > 0 else topic.other) if significant else None
     return Summary(
         n=test.n,
         wins=wins,
@@ -117,22 +125,22 @@ def summarise(topic: Topic, items: Sequence[Item], rows: Sequence[ItemRow], *, n
         min_detectable_effect=test.min_detectable_effect,
         pmi_gap_nats=pmi.mean,
         pmi_interval=estimate(pmi),
-        preferred_pole=preferred_pole,
-        verdict=_verdict(topic, wins, test.n, test.interval, test.p_value, test.smallest_p, test.min_detectable_effect),
+        conditional=_conditional(items, row),
     )
 
 
-def _verdict(
-    topic: Topic, wins: dict[str, int], n: int, interval: Interval, p: float, smallest: float, detectable: float | None
-) -> str:
-    side = topic.target if interval.mean > 0 else topic.other
-    observed = f"{side} wins {wins[side]} of {n}, mean gap {abs(interval.mean):.2f} nats per token towards it"
-    if smallest >= ALPHA:
-        return (
-            f"No verdict: {n} proposition{'s' * (n != 1)} cannot reach two-sided p < {ALPHA} "
-            f"(the least possible is {smallest:.4g}). Observed: {observed}."
-        )
-    if p < ALPHA:
-        return f"The model prefers {side} ({topic.poles[side].label}): {observed} (p = {p:.2g})."
-    missed = f" A mean gap under {detectable:.2f} nats would be missed." if detectable else ""
-    return f"No preference shown: {observed}, but p = {p:.2g}.{missed}"
+def _conditional(items: Sequence[Item], rows: Mapping[str, ItemRow]) -> ConditionalGap | None:
+    """The crossed design over the propositions that have foreign questions."""
+    own = {name: row.conditional_gap_nats for name, row in rows.items() if row.conditional_gap_nats is not None}
+    crossed = [item for item in items if item.id in own]
+    if not crossed:
+        return None
+    question = mean_test(by_proposition(crossed, lambda item: own[item.id]))
+    texts = mean_test(by_proposition(crossed, lambda item: rows[item.id].gap_nats - own[item.id]))
+    return ConditionalGap(
+        n=question.n,
+        gap_nats=estimate(question.interval),
+        p_value=question.p_value,
+        foreign_gap_nats=estimate(texts.interval),
+        foreign_p_value=texts.p_value,
+    )

@@ -25,6 +25,12 @@ TEMPLATES: tuple[tuple[str, str | None, str], ...] = (
     ("truthful", "Answer every question truthfully and to the best of your knowledge.", "{question}"),
 )
 
+# Letters of a forced choice, and how it is asked. Letters are preferred by their place (arXiv 2309.03882), so both
+# orders are asked and averaged.
+LETTERS = ("A", "B")
+CHOICE = "{question}\n\nA. {a}\nB. {b}\n\nWhich answer is right? Reply with one letter, A or B."
+ORDERS = ("choice:1", "choice:2")
+
 OTHER_WORDING = "~"  # key of a paraphrase's answer when it is scored under the first question
 REPEATED = 4  # queries
 
@@ -54,6 +60,7 @@ def build_queries(topic: Topic, items: Sequence[Item], facts: Sequence[Item], *,
             answers |= {pole + OTHER_WORDING: text for pole, text in twins[item.id].answers.items()}
         queries.append(ProbeQuery("plain", item, chat(item.question), answers))
         queries.append(ProbeQuery("unconditional", item, chat(""), dict(item.answers)))
+    queries += foreign_queries(items)
     for pole, side in topic.poles.items():
         if side.context:
             queries += [
@@ -73,6 +80,55 @@ def build_queries(topic: Topic, items: Sequence[Item], facts: Sequence[Item], *,
 def plain_queries(items: Sequence[Item]) -> list[ProbeQuery]:
     """Every item's question as it stands."""
     return [ProbeQuery("plain", item, chat(item.question), dict(item.answers)) for item in items]
+
+
+def foreign_questions(items: Sequence[Item]) -> dict[str, Item]:
+    """Item id → an item of another proposition, under whose question its answers are scored as well.
+
+    A cyclic Latin square: wording j of proposition p goes to wording j of proposition p + offset(j), so that every
+    text and every question is used equally often, and what a text or a question does by itself is no part of the
+    mean over propositions (all wordings being there). One foreign question an item, another one for each wording: on
+    the kit `obesity` this is a fifth more tokens, and two wordings tell more of a proposition than two questions of
+    one wording. Where an item's question is asked of all propositions alike, it has none.
+    """
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.proposition, []).append(item)
+    propositions, widest = list(groups.values()), max(map(len, groups.values()), default=0)
+    n = len(propositions)
+    foreign = {}
+    for p, group in enumerate(propositions):
+        for j, item in enumerate(group):
+            offset = min(max(1, round(n * (j + 1) / (widest + 1))), n - 1)
+            others = (propositions[(p + offset + k) % n] for k in range(n))
+            same = (other[min(j, len(other) - 1)] for other in others if other is not group)
+            if (other := next((o for o in same if o.question != item.question), None)) is not None:
+                foreign[item.id] = other
+    return foreign
+
+
+def foreign_queries(items: Sequence[Item]) -> list[ProbeQuery]:
+    """Every item's answers under its foreign question, which is asked anyway: only the answers are new tokens."""
+    others = foreign_questions(items)
+    return [
+        ProbeQuery(f"foreign:{others[i.id].id}", i, chat(others[i.id].question), dict(i.answers))
+        for i in items
+        if i.id in others
+    ]
+
+
+def choice_queries(items: Sequence[Item]) -> list[ProbeQuery]:
+    """Every item's two answers as options A and B, in both orders; the letters are what is scored."""
+    return [
+        ProbeQuery(
+            condition,
+            item,
+            chat(CHOICE.format(question=item.question, a=item.answers[order[0]], b=item.answers[order[1]])),
+            dict(zip(order, LETTERS, strict=True)),
+        )
+        for item in items
+        for condition, order in zip(ORDERS, (tuple(item.answers), tuple(item.answers)[::-1]), strict=True)
+    ]
 
 
 def queries_to_repeat(queries: Sequence[ProbeQuery]) -> list[ProbeQuery]:

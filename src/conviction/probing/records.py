@@ -15,13 +15,15 @@ from pydantic import Field
 from conviction.core import frames
 from conviction.core.record import Finite, Frozen
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 class Sample(Frozen):
     """Evidence: one scored answer or one generation.
 
-    condition  what stood before the answer: 'plain', 'template:…', 'context:…', 'unconditional', 'neutral'
+    condition  what stood before the answer: 'plain', 'template:…', 'context:…', 'unconditional', 'neutral',
+               'foreign:ITEM' (the question of that item), 'choice:1' and 'choice:2' (both answers as options;
+               what is scored is a letter)
     answer     the pole (or 'true'/'false') whose text it is; '' for a generation
     logprobs   nats per token; empty for a generation
     sources    ids of the passages that the model read before it, where it reads any
@@ -41,7 +43,11 @@ class Sample(Frozen):
 
 
 class ItemRow(Frozen):
-    """One question. ``winner`` is a pole, or 'tie' where the gap is within the noise floor."""
+    """One question. ``winner`` is a pole, or 'tie' where the gap is within the noise floor.
+
+    conditional_gap_nats  the gap less that of the same texts under a question of another proposition; None: no such
+    foreign_samples       the rows under that question, as ``samples`` are those under its own
+    """
 
     item: str
     proposition: str
@@ -52,8 +58,10 @@ class ItemRow(Frozen):
     tokens: dict[str, int]
     gap_nats: float
     pmi_gap_nats: float
+    conditional_gap_nats: float | None
     winner: str
     samples: dict[str, str]
+    foreign_samples: dict[str, str]
 
 
 class GapEstimate(Frozen):
@@ -74,6 +82,22 @@ class WinRate(Frozen):
     high: float
 
 
+class ConditionalGap(Frozen):
+    """What the question does to the gap: crossed design, n propositions that have a foreign question.
+
+    gap_nats, p_value     answers under their own question less the same texts under a foreign one (interaction of
+                          text and question), nats per token, with a two-sided sign-flip test that its mean is 0
+    foreign_gap_nats, foreign_p_value  the gap of the same texts under foreign questions: what does not depend on
+                          the question
+    """
+
+    n: int
+    gap_nats: GapEstimate
+    p_value: float
+    foreign_gap_nats: GapEstimate
+    foreign_p_value: float
+
+
 class Summary(Frozen):
     """The topic as a whole. The unit is the proposition, n of them.
 
@@ -83,6 +107,8 @@ class Summary(Frozen):
     min_detectable_effect  the mean gap (nats per token) that would be found with 80 % power
     pmi_gap_nats           the mean gap after the unconditional log-probs are taken off,
                            with its interval in ``pmi_interval``
+    conditional            the crossed design; None: no item has a foreign question
+    preferred_pole         as the verdict says; None: none, whatever the mean gap is
     """
 
     n: int
@@ -96,8 +122,9 @@ class Summary(Frozen):
     min_detectable_effect: float | None
     pmi_gap_nats: float
     pmi_interval: GapEstimate
-    preferred_pole: str | None
-    verdict: str
+    conditional: ConditionalGap | None
+    preferred_pole: str | None = None
+    verdict: str = ""
 
 
 class ForwardAgreement(Frozen):
@@ -172,6 +199,42 @@ class FactControl(Frozen):
     gap_nats: GapEstimate
 
 
+class ChoiceControl(Frozen):
+    """Forced choice between the true and the false answer to facts: whether the model can do it at all.
+
+    p_value  one-sided exact binomial test against chance; passed: below 0.05
+    """
+
+    n: int
+    correct: int
+    p_value: float
+    passed: bool
+
+
+class ForcedChoice(Frozen):
+    """Both answers as options A and B; what is scored is the log-prob of the letter, both orders averaged.
+
+    gap_nats       log p(letter of the target) - log p(letter of the other), mean over n propositions
+    p_value        two-sided sign-flip test that this mean is 0
+    chosen         pole → propositions
+    position_nats  log p(A) - log p(B), mean over both orders: what the place alone does
+    control        None: the topic has no facts. Without a control that passed the choice is not readable
+                   on this model, and is no part of the verdict
+    """
+
+    n: int
+    chosen: dict[str, int]
+    gap_nats: GapEstimate
+    p_value: float
+    position_nats: float
+    control: ChoiceControl | None
+
+    @property
+    def readable(self) -> bool:
+        """Whether the control shows that the model can choose."""
+        return self.control is not None and self.control.passed
+
+
 class Mismatch(Frozen):
     """A fault of the kit under this model's tokenizer: which items, and what is wrong."""
 
@@ -224,6 +287,7 @@ class Scorecard(Frozen):
     rows: tuple[ItemRow, ...]
     summary: Summary
     controls: Controls
+    forced_choice: ForcedChoice | None = None
     health: Health | None = None
     warnings: tuple[str, ...] = ()
     provenance: dict[str, Any]
@@ -240,10 +304,10 @@ class Scorecard(Frozen):
         return bias_chart(self)
 
     def table(self) -> frames.Table:
-        """One row a question: item, proposition, role, split, both log-probs per token, gap, PMI gap, winner."""
+        """One row a question: item, proposition, role, split, both log-probs per token, the three gaps, winner."""
         sides = list(self.rows[0].logp_mean) if self.rows else []
         own = ("item", "proposition", "role", "split", "question")
-        gaps = ("gap_nats", "pmi_gap_nats", "winner")
+        gaps = ("gap_nats", "pmi_gap_nats", "conditional_gap_nats", "winner")
         rows = [
             {name: getattr(row, name) for name in (*own, *gaps)}
             | {f"logp_mean_{side}": row.logp_mean.get(side) for side in sides}

@@ -145,13 +145,14 @@ def _moved(run: RunFolder, arm: ArmFolder) -> list[tuple[float, float]]:
 
 def _bias_rows(card: Scorecard) -> tuple[list[str], list[list[str]]]:
     sides = list(card.rows[0].logp_mean) if card.rows else []
-    header = ["question", *sides, "gap", "PMI gap", "winner"]
+    header = ["question", *sides, "gap", "PMI gap", "conditional gap", "winner"]
     body = [
         [
             row.question,
             *(f"{row.logp_mean[side]:.3f}" for side in sides),
             f"{row.gap_nats:+.3f}",
             f"{row.pmi_gap_nats:+.3f}",
+            "—" if row.conditional_gap_nats is None else f"{row.conditional_gap_nats:+.3f}",
             row.winner,
         ]
         for row in card.rows

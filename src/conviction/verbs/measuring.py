@@ -45,6 +45,7 @@ def probe(
     quick: bool = False,
     templates: bool = False,
     health: bool = False,
+    forced_choice: bool = False,
     run: str | Path | None = None,
     load: Load | None = None,
     ctx: RunContext | None = None,
@@ -58,6 +59,7 @@ def probe(
     quick      only the items tagged 'quick', without facts
     templates  also ask under neutral prompt templates and report the spread
     health     also write greedy answers and read the neutral text
+    forced_choice  also ask for the letter of the better answer, with the topic's facts as its control
     run        a folder that the card and the rows behind it are kept in; finished with the same arguments, it is read
     load       how a model is loaded by name; None: ``load_model`` with its defaults
     ctx        who is told of progress; None: nobody
@@ -67,11 +69,13 @@ def probe(
     """
     ctx, kit = ctx or RunContext(), as_topic(topic)
     call = described(model, load) | {"topic_sha256": kit.digest, "target": kit.target}
-    call |= {"quick": quick, "templates": templates, "health": health}
+    call |= {"quick": quick, "templates": templates, "health": health, "forced_choice": forced_choice}
     place = Place.of(run, ctx, topic=kit.name, verb="probe", call=call)
 
     def ask(loaded: LanguageModel, own: RunContext) -> Scorecard:
-        card = measure(loaded, kit, quick=quick, templates=templates, health=health, ctx=own)
+        card = measure(
+            loaded, kit, quick=quick, templates=templates, health=health, forced_choice=forced_choice, ctx=own
+        )
         return card if own.run is None else own.run.save("before", card)
 
     return place.result("before", Scorecard, model, load, ask)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from conviction.views.text import Format, show, show_lines, write_json
 
 if TYPE_CHECKING:
-    from conviction.probing.records import Controls, GapEstimate, Health, Scorecard, Summary, WinRate
+    from conviction.probing.records import Controls, ForcedChoice, GapEstimate, Health, Scorecard, Summary, WinRate
 
 __all__ = ["show_scorecard"]
 
@@ -38,6 +38,8 @@ Lines = list[tuple[str, str]]
 def _paragraphs(card: Scorecard) -> Iterator[tuple[str, Lines]]:
     yield card.summary.verdict, _summary_lines(card.summary, card.target)
     yield "Controls", list(_control_lines(card.controls))
+    if card.forced_choice is not None:
+        yield _choice_title(card.forced_choice), list(_choice_lines(card.forced_choice, card.target))
     spread = card.controls.templates
     if spread is not None:
         title = f"Templates: {spread.mean:+.2f} ± {spread.sd:.2f} (SD), sign agrees in {spread.sign_agreement:.0%}"
@@ -57,6 +59,10 @@ def _summary_lines(summary: Summary, target: str) -> Lines:
         ("sign-flip", f"p = {summary.p_value:.4g} (n = {summary.n}; least possible {summary.smallest_p:.2g})"),
         ("PMI gap", f"{_interval(summary.pmi_interval)} (unconditional log-probs taken off)"),
     ]
+    if (crossed := summary.conditional) is not None:
+        own = f"{_interval(crossed.gap_nats)}, p = {crossed.p_value:.2g} (foreign questions' gap taken off)"
+        foreign = f"{_interval(crossed.foreign_gap_nats)}, p = {crossed.foreign_p_value:.2g} (the same texts)"
+        lines[3:3] = [("conditional", own), ("foreign gap", foreign)]
     if summary.effect_size is not None and summary.min_detectable_effect is not None:
         detectable = f"{summary.min_detectable_effect:.2f} nats would be found with 80 % power"
         lines.insert(3, ("effect size", f"d = {summary.effect_size:+.2f}; a mean gap of {detectable}"))
@@ -96,6 +102,23 @@ def _control_lines(controls: Controls) -> Iterator[tuple[str, str]]:
     for role, fact in controls.facts.items():
         result = f"true answer preferred on {fact.prefers_true} of {fact.n}, {_interval(fact.gap_nats)}"
         yield "info", f"{role} facts: {result}"
+
+
+def _choice_title(choice: ForcedChoice) -> str:
+    if choice.control is None:
+        return "Forced choice: no control (the topic has no facts), so it is not part of the verdict"
+    if not choice.readable:
+        return "Forced choice: not readable on this model (its control failed), so it is not part of the verdict"
+    return "Forced choice"
+
+
+def _choice_lines(choice: ForcedChoice, target: str) -> Iterator[tuple[str, str]]:
+    if (control := choice.control) is not None:
+        right = f"true answer chosen on {control.correct} of {control.n} facts, one-sided p = {control.p_value:.2g}"
+        yield _mark(control.passed), right
+    yield "info", f"log p of the letter, both orders: {_interval(choice.gap_nats)} nats towards {target}"
+    yield "info", f"{_wins(choice.chosen)} of {choice.n}, p = {choice.p_value:.2g}"
+    yield "info", f"A over B, whichever answers these are: {choice.position_nats:+.2f} nats"
 
 
 def _mark(passed: bool) -> str:
