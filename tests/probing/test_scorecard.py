@@ -9,7 +9,9 @@ import pytest
 from tea import tea_items
 
 from conviction import ScriptedModel, load_topic, probe
+from conviction.core.protocols import AnswerScore
 from conviction.errors import InputError
+from conviction.probing.controls import measure_rescoring
 
 KEYS = {"model", "topic", "target", "rows", "summary", "controls", "provenance"}
 
@@ -181,3 +183,33 @@ def test_json_has_the_promised_keys_and_names_its_evidence(topic):
             assert row.logp_mean[pole] == pytest.approx(sum(sample.logprobs) / len(sample.logprobs), abs=1e-6)
     assert set(card.health.samples) <= set(samples)
     assert "evidence" not in data
+
+
+@pytest.mark.parametrize(
+    ("dtype", "forward", "apart", "passed"),
+    [
+        ("float32", 1e-7, 2e-6, True),
+        ("float32", 1e-7, 1e-3, False),
+        ("bfloat16", 0.042, 0.028, True),  # SmolLM2-135M on all of `obesity`
+        ("bfloat16", 0.026, 0.012, True),  # and on its quick questions
+        ("bfloat16", 0.011, 0.005, True),  # Gemma-3-270m on these
+        ("bfloat16", 0.042, 0.1, False),
+        ("bfloat16", None, 0.03, False),
+    ],
+)
+def test_what_asking_again_may_change_depends_on_the_rounding_that_was_measured(dtype, forward, apart, passed):
+    key = ("plain", "i", "a")
+    own = {"rows": 3, "longest_row_tokens": 9, "max_difference_nats": 0.2, "accepted": True}
+    described = {"dtype": dtype}
+    if forward is not None:
+        described["rescored"] = {**own, "mean_difference_nats": forward}
+    one, other = (AnswerScore((1, 2), (-2.0, -2.0 + x)) for x in (0.0, 2 * apart))
+    assert measure_rescoring({key: one}, {key: other}, described).passed == passed
+
+
+def test_rounding_that_was_not_accepted_excuses_nothing():
+    key = ("plain", "i", "a")
+    own = {"rows": 3, "longest_row_tokens": 9, "max_difference_nats": 2.0, "mean_difference_nats": 0.5}
+    described = {"dtype": "bfloat16", "rescored": {**own, "accepted": False}}
+    one, other = (AnswerScore((1,), (x,)) for x in (-2.0, -2.1))
+    assert not measure_rescoring({key: one}, {key: other}, described).passed

@@ -25,8 +25,8 @@ from conviction.probing.records import (
 from conviction.probing.verdict import failed_controls
 
 NULL_DRAWS = 9999
-# What an answer's mean may differ by when it is asked again in other company, nats per token. Half precision rounds
-# otherwise with every shape of a batch: 0.008 were seen with Gemma-3-270m in bf16; such gaps are ties.
+# What an answer's mean may differ by when it is asked again in other company, nats per token; in half precision at
+# least: it rounds otherwise with every shape of a batch, and gaps below what was seen are ties.
 EXACT, HALF_PRECISION = 1e-4, 0.02
 HALF = {"bfloat16", "float16"}
 
@@ -63,13 +63,26 @@ def measure_rescoring(scores: Scores, again: Scores, described: Mapping[str, Any
     differences = [np.abs(np.subtract(scores[key].logprobs, again[key].logprobs)).max() for key in again]
     means = [abs(scores[key].logp_mean - again[key].logp_mean) for key in again]
     own = described.get("rescored")
+    forward = None if own is None else ForwardAgreement(**own)
     return Rescoring(
         asked_again=len(again),
         max_difference_nats=float(max(differences)),
         mean_difference_nats=float(max(means)),
-        forward=None if own is None else ForwardAgreement(**own),
-        passed=bool(max(means) <= (HALF_PRECISION if described.get("dtype") in HALF else EXACT)),
+        forward=forward,
+        passed=bool(max(means) <= _tolerance(forward, half=described.get("dtype") in HALF)),
     )
+
+
+def _tolerance(forward: ForwardAgreement | None, *, half: bool) -> float:
+    """What an answer's mean may differ by when it is asked again, nats per token.
+
+    Two packed scores are each as far from the model's own ``forward`` as was accepted for rounding, so that they
+    may be twice as far from each other.
+    """
+    if not half:
+        return EXACT
+    rounding = forward.mean_difference_nats if forward is not None and forward.accepted else 0.0
+    return max(HALF_PRECISION, 2 * rounding)
 
 
 def _wording_null(topic: Topic, items: Sequence[Item], scores: Scores, summary: Summary) -> WordingNull | None:
