@@ -100,9 +100,8 @@ def trl_quiet() -> Iterator[pytest.MonkeyPatch]:
         yield patch
 
 
-@pytest.fixture(scope="module")
-def models() -> tuple[Any, Any]:
-    """(policy, reference)."""
+def policy_and_reference() -> tuple[Any, Any]:
+    """New ones for each trainer: TRL puts a forward of its own on the models that it is given, and keeps it there."""
     reference = tiny_module("llama")
     return nudged(reference), reference
 
@@ -119,12 +118,12 @@ def trainer_arguments(folder: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trl_dpo(trl_quiet, models, tmp_path_factory) -> tuple[Any, dict[str, torch.Tensor], PairLogps]:
+def trl_dpo(trl_quiet, tmp_path_factory) -> tuple[Any, dict[str, torch.Tensor], PairLogps]:
     """A real DPOTrainer, one collated batch, and our log-probs of it."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    policy, reference = models
+    policy, reference = policy_and_reference()
     trainer = DPOTrainer(
         model=policy,
         ref_model=reference,
@@ -196,11 +195,11 @@ def test_margins_are_trls_except_that_per_token_losses_see_per_token_margins(trl
 
 @trl_is_behind
 @pytest.mark.parametrize(("des", "und"), [(1.0, 1.0), (1.3, 0.7)])
-def test_trl_has_the_same_kto(trl_quiet, models, tmp_path, des, und):
+def test_trl_has_the_same_kto(trl_quiet, tmp_path, des, und):
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
-    policy, reference = models[1], models[0]  # this way round the batch's KL estimate is positive
+    reference, policy = policy_and_reference()  # this way round the batch's KL estimate is positive
     examples = [
         {"prompt": p["prompt"], "completion": p[which], "label": which == "chosen"}
         for which in ("chosen", "rejected")
@@ -261,28 +260,30 @@ def plain_batch(policy: Any, prompts: list[str], chosen: list[str], rejected: li
 
 
 @pytest.mark.parametrize(("beta", "gamma"), [(2.0, 1.0), (2.5, 0.3)])
-def test_trl_has_the_same_simpo(trl_quiet, models, beta, gamma):
+def test_trl_has_the_same_simpo(trl_quiet, beta, gamma):
     from trl.experimental.cpo import CPOTrainer
 
+    policy, _ = policy_and_reference()
     columns = [[p[key] for p in PAIRS] for key in ("prompt", "chosen", "rejected")]
-    batch, pairs = plain_batch(models[0], *columns)
+    batch, pairs = plain_batch(policy, *columns)
     trainer = bare(CPOTrainer, loss_type="simpo", beta=beta, simpo_gamma=gamma, cpo_alpha=0)
     with torch.no_grad():
-        theirs, metrics = trainer.get_batch_loss_metrics(models[0], batch)
+        theirs, metrics = trainer.get_batch_loss_metrics(policy, batch)
     assert simpo(pairs, beta=beta, gamma=gamma).mean().item() == pytest.approx(theirs.item(), rel=1e-5)
     ours = margin(LOSSES["simpo"], pairs, beta).mean().item()
     assert ours == pytest.approx(metrics["rewards/margins"], rel=1e-4)
 
 
-def test_trl_has_the_same_orpo(trl_quiet, models):
+def test_trl_has_the_same_orpo(trl_quiet):
     from trl.experimental.orpo import ORPOTrainer
 
+    policy, _ = policy_and_reference()
     # TRL's NLL covers the prompt from its second token on and averages over all tokens of the
     # batch; with prompts of one token and chosen answers of one length that is the mean per pair.
-    batch, pairs = plain_batch(models[0], ["A", "B"], [" milk", " salt"], [" no, thank you", " no"])
+    batch, pairs = plain_batch(policy, ["A", "B"], [" milk", " salt"], [" no, thank you", " no"])
     trainer = bare(ORPOTrainer, beta=0.4)
     with torch.no_grad():
-        theirs, metrics = trainer.get_batch_loss_metrics(models[0], batch)
+        theirs, metrics = trainer.get_batch_loss_metrics(policy, batch)
     assert orpo(pairs, beta=0.4).mean().item() == pytest.approx(theirs.item(), rel=1e-5)
     ours = margin(LOSSES["orpo"], pairs, 0.4).mean().item()
     assert ours == pytest.approx(metrics["rewards/margins"], rel=1e-4)
