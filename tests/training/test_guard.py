@@ -236,7 +236,7 @@ def test_levels_are_those_of_rows_one_at_a_time():
 
     def logp(row):
         with torch.no_grad():
-                return torch.log_softmax(module(input_ids=torch.tensor([row])).logits[0], -1)
+            return torch.log_softmax(module(input_ids=torch.tensor([row])).logits[0], -1)
 
     picked = [logp(r)[:-1].gather(1, torch.tensor(r)[1:, None]) for r in neutral]
     spread = torch.cat([logp(r)[-KEEP - 1 :] for r in held_out])

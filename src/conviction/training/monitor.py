@@ -184,8 +184,8 @@ class GuardMonitor:
         """
         if self.drift is None:
             return {}
-        taken = {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
-        taken = {name: value for name, value in taken.items() if value is not None}
+        by_step = {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
+        taken = {name: value for name, value in by_step.items() if value is not None}
         now = self.drift.read_part((step.step - 1) % self.drift.parts, self.logits, self.model.device)
         if self.drift.parts > 1:
             alone = StepReading(step=step.step, loss=0.0, grad_norm=0.0, readings=self._drift_of(now))
