@@ -47,7 +47,7 @@ def tea(*, train: int = 20, facts: int = 8) -> Topic:
 
 
 def model(*, lost: int = 0, fact_lead: float = 1.0) -> ScriptedModel:
-    """Says what either side holds but for the first ``lost`` propositions of the plain side; true facts lead by so much."""
+    """Says what either side holds, but for ``lost`` propositions of the plain one; true facts lead by ``fact_lead``."""
 
     def likes(conversation, answer):
         asked = conversation[-1].content if conversation else ""
@@ -170,7 +170,7 @@ def test_a_run_on_a_topic_reads_it_and_another_does_not(tmp_path):
 
 
 def stubbed(monkeypatch, lost_from: int) -> None:
-    """The reading of pluralism is lost from a step on, by the distance that the adapter has moved; other limits far off."""
+    """Pluralism reads as lost from one reading on."""
     asked = iter(range(1, 99))
 
     def read(change):
