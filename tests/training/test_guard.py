@@ -260,15 +260,15 @@ def test_neutral_rows_are_pieces_of_different_paragraphs():
     assert sensors.held_out == (tuple(range(100 - WIDTH, 100)),), "the end of a prompt is what its answer follows from"
 
 
-def test_a_part_of_the_rows_costs_a_tenth_of_a_step():
+def test_what_is_read_of_the_rows_costs_a_tenth_of_a_step():
     rows = [tuple(range(60))] * 3
     for step_tokens in (100, 400, 3000):
         monitor = DriftMonitor.prepare(lambda text: tuple(text.encode()), rows, step_tokens=step_tokens)
-        every = [monitor.rows_of(part) for part in range(monitor.parts)]
-        assert sorted(i for part in every for i in part) == list(range(PIECES + 3)), "each row once"
+        parts = [monitor.rows_of(part) for part in range(monitor.parts)]
+        assert sorted(i for part in parts for i in part) == list(range(PIECES + 3)), "each row once"
         tokens = sum(map(len, (*monitor.neutral, *monitor.held_out)))
-        assert monitor.parts == PIECES or tokens / monitor.parts <= 0.1 * 3 * step_tokens
-    assert monitor.parts == 1
+        assert tokens / monitor.parts / monitor.every <= 0.1 * 3 * step_tokens
+    assert (monitor.parts, monitor.every) == (1, 1), "a large step has room for all of them"
     assert interval_of(900, None) == 1
     assert interval_of(900, 1000) == 3
     assert interval_of(901, 1000) == 4
@@ -437,14 +437,16 @@ def test_a_model_whose_head_is_broken_is_stopped_before_it_is_sampled():
 
 def test_a_model_that_breaks_at_once_does_not_wait_for_the_last_part():
     model = tiny_model()
-    monitor = monitor_of(model, step_tokens=100.0)
-    assert monitor.drift.parts == PIECES
-    for step in range(1, 4):
+    monitor = monitor_of(model, step_tokens=300.0)
+    assert (monitor.drift.parts, monitor.drift.every) == (3, 3)
+    for step in range(1, 6):
         assert monitor.check(step, loss=0.6, grad_norm=1.0).zone == "healthy"
-    assert len(monitor.latest) == 4, "three pieces and the one held-out row, one part a step"
+        assert monitor.history[-1].readings["neutral_drop"] == 0.0, "between two readings stands the last"
+    assert len(monitor.latest) == 7, "two of three parts, one of them with the held-out row"
     with torch.no_grad():
         model.module.get_output_embeddings().weight.mul_(6)
-    result = monitor.check(5, loss=0.6, grad_norm=1.0)
+    assert monitor.check(6, loss=0.6, grad_norm=1.0).zone == "healthy", "not due"
+    result = monitor.check(7, loss=0.6, grad_norm=1.0)
     assert "neutral text lost" in " ".join(result.violations)
     assert len(monitor.latest) == PIECES + 1, "all rows are read before a run is stopped"
     whole = monitor.drift.read(monitor.logits, torch.device("cpu"))

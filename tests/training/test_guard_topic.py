@@ -19,7 +19,7 @@ from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
 from conviction.training.drift import read_topic
 from conviction.training.guard import Guard, judge
-from conviction.training.monitor import GuardMonitor
+from conviction.training.monitor import GuardMonitor, _read_topic
 from conviction.training.sensors import SENSORS, StepReading
 from conviction.training.topic import FACTS, PROPOSITIONS, TopicMonitor
 
@@ -139,6 +139,14 @@ def test_a_reading_costs_a_tenth_of_the_steps_between():
     assert TopicMonitor.begin(model(), tea(), None).every == 1
     assert rare.every > often.every >= 1
     assert rare.every == pytest.approx(100 * often.every, rel=1), "it is counted in tokens"
+
+
+def test_log_probs_that_are_no_numbers_stop_a_run():
+    broken = ScriptedModel(likes=lambda _conversation, answer: math.nan if answer.startswith("True") else -1.0)
+    assert TopicMonitor.begin(model(), tea(), None).read(broken) is None
+    taken = _read_topic(None)
+    assert taken.keys() == {"facts_drop", "pluralism"}
+    assert "not a number" in complaints(taken)
 
 
 # -- in a run -----------------------------------------------------------------

@@ -51,7 +51,8 @@ RowMetrics = dict[str, tuple[float, int]]
 class DriftMonitor:
     """Rows that are read during a run: pieces of neutral text, and held-out prompts with an answer's beginning.
 
-    parts      a step reads one of so many parts of the rows, the parts in turn
+    parts      a reading takes one of so many parts of the rows, the parts in turn
+    every      steps from one reading to the next
     reference  of each piece, the untouched model's log-probs [positions, vocabulary] at every ``DENSE`` tokens; none:
                the divergence from it is not read
     """
@@ -59,6 +60,7 @@ class DriftMonitor:
     neutral: tuple[Ids, ...]
     held_out: tuple[Ids, ...]
     parts: int = 1
+    every: int = 1
     reference: tuple[Tensor, ...] = field(default=(), repr=False)
 
     @classmethod
@@ -67,12 +69,13 @@ class DriftMonitor:
     ) -> DriftMonitor:
         """Neutral pieces from all over the bundled text, and the ends of the given rows.
 
-        step_tokens  tokens of a training step, on average: with it, rows are read in parts that cost at most
-                     ``SHARE`` of the step
+        step_tokens  tokens of a training step, on average: with it, rows are read in parts where all of them would
+                     cost more than ``SHARE`` of a step, and a part as often as that allows
         """
         neutral, ends = neutral_rows(encode_text, PIECES, PIECE), tuple(row[-WIDTH:] for row in held_out)
-        interval = interval_of(sum(map(len, (*neutral, *ends))), step_tokens)
-        return cls(neutral, ends, min(interval, len(neutral)))
+        tokens = sum(map(len, (*neutral, *ends)))
+        parts = 1 if interval_of(tokens, step_tokens) == 1 else math.ceil((len(neutral) + len(ends)) / GROUP)
+        return cls(neutral, ends, parts, interval_of(tokens / parts, step_tokens))
 
     def with_reference(self, logits: Logits, device: torch.device) -> DriftMonitor:
         """The same, which reads the divergence from the model as it is now, too. fp16: an error under 0.001 nats."""
@@ -154,7 +157,7 @@ def neutral_rows(encode_text: Callable[[str], Ids], count: int, tokens: int) -> 
     return tuple(encode_text(paragraphs[i * len(paragraphs) // count])[:tokens] for i in range(count))
 
 
-def interval_of(tokens: int, step_tokens: float | None) -> int:
+def interval_of(tokens: float, step_tokens: float | None) -> int:
     """Every how many steps a forward pass over ``tokens`` costs at most ``SHARE`` of the steps between; unknown: 1.
 
     From counts of tokens and not from a clock: a run must be the same when it is done again.

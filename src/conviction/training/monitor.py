@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -160,7 +161,7 @@ class GuardMonitor:
         asked = self.topic is not None and (step == self.total_steps or step % self.topic.every == 0)
         if self.topic is not None and asked and verdict.zone != "stop":
             self.change = self.topic.read(self.model)
-            reading = dataclasses.replace(reading, readings={**reading.readings, **read_topic(self.change)})
+            reading = dataclasses.replace(reading, readings={**reading.readings, **_read_topic(self.change)})
             verdict = self._judge(reading)
         due = asked or step == self.total_steps or sampling_is_due(step, self.guard, verdict)
         self.sampled = verdict.zone != "stop" and due
@@ -179,15 +180,17 @@ class GuardMonitor:
     def _read(self, step: StepReading) -> dict[str, float]:
         """What the sensors read after every step, by their names; what does not apply is left out.
 
-        Drift is read in one part of the rows, and judged over the latest reading of each. A part that passes a limit by
-        itself is reason to read them all: a model that breaks at once does not wait for the last part.
+        Drift is read in one part of the rows, when it is due, and judged over the latest reading of each. A part that
+        passes a limit by itself is reason to read them all: a model that breaks at once does not wait for the last.
         """
         if self.drift is None:
             return {}
         by_step = {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
         taken = {name: value for name, value in by_step.items() if value is not None}
-        now = self.drift.read_part((step.step - 1) % self.drift.parts, self.logits, self.model.device)
-        if self.drift.parts > 1:
+        due = (step.step - 1) % self.drift.every == 0
+        part = (step.step - 1) // self.drift.every % self.drift.parts
+        now = self.drift.read_part(part, self.logits, self.model.device) if due else {}
+        if now and self.drift.parts > 1:
             alone = StepReading(step=step.step, loss=0.0, grad_norm=0.0, readings=self._drift_of(now))
             if judge([alone], self.guard, self.total_steps, begins_random=self.begins_random).violations:
                 now = self.drift.read_all(self.logits, self.model.device)
@@ -212,7 +215,7 @@ class GuardMonitor:
         """Limits that the model as it is now passes on the run's topic: of a state that was kept before it was read."""
         if self.topic is None:
             return ()
-        readings = read_topic(self.topic.read(self.model))
+        readings = _read_topic(self.topic.read(self.model))
         alone = StepReading(step=0, loss=0.0, grad_norm=0.0, readings=readings)
         return judge([alone], self.guard, self.total_steps).violations
 
@@ -248,3 +251,10 @@ class GuardMonitor:
         }
         verdict = state["verdict"]
         self.verdict = GuardVerdict(verdict["zone"], tuple(verdict["violations"]), tuple(verdict["warnings"]))
+
+
+def _read_topic(change: Comparison | None) -> dict[str, float]:
+    """What the sensors read of a topic; not numbers, where the model gave none, which stops a run."""
+    if change is not None:
+        return read_topic(change)
+    return {sensor.name: math.nan for sensor in SENSORS.values() if sensor.read_topic is not None}

@@ -6,17 +6,18 @@ a run that is stopped by them would be judged by what it was chosen on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from conviction.core.protocols import Query
+from conviction.core.protocols import AnswerScore, Query
 from conviction.data.topic import Item, Role, Topic
 from conviction.models.engine.packing import plan
 from conviction.models.hf import HFModel
 from conviction.probing.depth_records import Measurements
 from conviction.probing.metric import MetricContext
 from conviction.probing.paired import Comparison
-from conviction.probing.queries import ProbeQuery, score
+from conviction.probing.queries import ProbeQuery, Scores
 from conviction.training.drift import interval_of
 from conviction.training.sensors import SENSORS
 
@@ -57,16 +58,30 @@ class TopicMonitor:
         if len(queries) < len(asked) or not queries:
             return None
         every = interval_of(_tokens(model, queries), step_tokens)
-        return cls(context, queries, _measure(model, context, queries), every)
+        return cls(context, queries, _measure(model, context, _score(model, queries)), every)
 
-    def read(self, model: HFModel) -> Comparison:
-        """Ask the model as it is now."""
-        return Comparison(before=self.before, after=_measure(model, self.context, self.queries))
+    def read(self, model: HFModel) -> Comparison | None:
+        """Ask the model as it is now. None: it gives log-probs that are no numbers."""
+        scores = _score(model, self.queries)
+        if not all(math.isfinite(scored.logp_sum) for scored in scores.values()):
+            return None
+        return Comparison(before=self.before, after=_measure(model, self.context, scores))
 
 
-def _measure(model: HFModel, context: MetricContext, queries: Sequence[ProbeQuery]) -> Measurements:
-    """Scores go past the cache: weights that change at every step would fill it."""
-    context = replace(context, model=model, scores=score(model, queries, fresh=True))
+def _score(model: HFModel, queries: Sequence[ProbeQuery]) -> Scores:
+    """Past the cache: weights that change at every step would fill it."""
+    rows = {
+        (query.condition, query.item.id, key): (prompt, answer)
+        for query in queries
+        for prompt, answers in [model.encoder.encode(query.messages, tuple(query.answers.values()))]
+        for key, answer in zip(query.answers, answers, strict=True)
+    }
+    computed = model.computed(list(rows.values()))
+    return {asked: AnswerScore(row[1], computed[row]) for asked, row in rows.items()}
+
+
+def _measure(model: HFModel, context: MetricContext, scores: Scores) -> Measurements:
+    context = replace(context, model=model, scores=scores)
     readers = [sensor.read_topic for sensor in SENSORS.values() if sensor.read_topic is not None]
     return Measurements(
         model=model.id,
