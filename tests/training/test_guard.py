@@ -454,6 +454,16 @@ def test_a_model_that_breaks_at_once_does_not_wait_for_the_last_part():
     assert monitor.history[-1].readings["neutral_drop"] == pytest.approx(before.neutral - whole.neutral, abs=1e-4)
 
 
+def test_after_a_sign_a_part_is_read_after_every_step():
+    model = tiny_model()
+    monitor = monitor_of(model, step_tokens=300.0)
+    for step in range(1, 5):
+        monitor.check(step, loss=0.6, grad_norm=1.0, margin=1.7)
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight.mul_(6)
+    assert "neutral text lost" in " ".join(monitor.check(5, loss=0.6, grad_norm=1.0, margin=1.7).violations)
+
+
 def test_a_blind_guard_reads_nothing(monkeypatch):
     model = tiny_model()
     monkeypatch.setattr(model, "generate", None)

@@ -247,6 +247,29 @@ def test_a_run_on_a_topic_resumes_exactly(tmp_path, monkeypatch, killed_at):
     assert all(torch.equal(p, weights[1][name]) for name, p in weights[0].items())
 
 
+def test_a_resumed_run_gives_back_a_state_that_was_kept_unread_before_the_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr("conviction.training.topic.interval_of", lambda _tokens, _step: 8)
+    asked = []
+
+    def read(change):
+        asked.append(change)
+        return 0.001 if len(asked) == 1 else 1.0
+
+    def kill(record, _total):
+        if record["step"] == 7:
+            raise Killed
+
+    sensor = SENSORS["pluralism"]
+    monkeypatch.setitem(SENSORS, "pluralism", replace(sensor, read_topic=replace(sensor.read_topic, read=read)))
+    arm, topic = Dpo(**QUICK, max_steps=16, checkpoint_every=1), data(tea(train=4, facts=2))
+    guard = Guard(sample_every=3, **LOOSE)
+    with pytest.raises(Killed):
+        arm.apply(tiny_model(), topic, context(guard=guard, folder=tmp_path, on_step=kill))
+    assert asked == []
+    outcome = arm.apply(tiny_model(), topic, context(guard=guard, folder=tmp_path))
+    assert (outcome.guard_stop.step, outcome.guard_stop.restored_step) == (8, 6)
+
+
 def test_a_model_that_begins_random_is_not_read_on_its_topic():
     model_, topic = tiny_model(), tea(train=4, facts=2)
 

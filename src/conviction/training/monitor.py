@@ -182,13 +182,15 @@ class GuardMonitor:
 
         Drift is read in one part of the rows, when it is due, and judged over the latest reading of each. A part that
         passes a limit by itself is reason to read them all: a model that breaks at once does not wait for the last.
+        After a sign of a collapse a part is read after every step.
         """
         if self.drift is None:
             return {}
         by_step = {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
         taken = {name: value for name, value in by_step.items() if value is not None}
-        due = (step.step - 1) % self.drift.every == 0
-        part = (step.step - 1) // self.drift.every % self.drift.parts
+        every = 1 if self.verdict.zone == "warning" and not self.guard.idle else self.drift.every
+        due = (step.step - 1) % every == 0
+        part = (step.step - 1) // every % self.drift.parts
         now = self.drift.read_part(part, self.logits, self.model.device) if due else {}
         if now and self.drift.parts > 1:
             alone = StepReading(step=step.step, loss=0.0, grad_norm=0.0, readings=self._drift_of(now))
