@@ -197,7 +197,9 @@ class EngineModel:
 
         Whether rows are packed so never changes between two readings that are compared. Log-probs may be no numbers.
         """
-        return {row: values for batch in self._batches(list(dict.fromkeys(rows))) for row, values in batch.items()}
+        return {
+            row: tuple(values) for batch in self._batches(list(dict.fromkeys(rows))) for row, values in batch.items()
+        }
 
     def packs(self, rows: Iterable[Row]) -> bool:
         """Whether rows may be computed in packs with any others of them."""
