@@ -10,6 +10,7 @@ import torch
 from tiny import byte_tokenizer, tiny_module
 
 from conviction.training import Guard, GuardCallback
+from conviction.training.drift import combined
 
 pytestmark = [
     # TRL's notices about its own settings
@@ -63,7 +64,8 @@ def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypa
     assert last.readings
     assert last.readings["neutral_drop"] > 0.03
     levels = callback.monitor.drift.read(callback.monitor.logits, torch.device("cpu"))
-    assert callback.monitor.first.neutral - levels.neutral < 0.03  # the weights that came back
+    first = combined(callback.monitor.first.values())
+    assert first.neutral - levels.neutral < 0.03  # the weights that came back
 
 
 def test_it_reads_loss_margin_and_chosen_answers(tmp_path, monkeypatch):

@@ -18,12 +18,15 @@ from conviction.errors import InputError
 from conviction.training.drift import (
     EVERYDAY,
     KEEP,
+    PIECES,
     SAMPLES,
     WIDTH,
     DriftMonitor,
     choose_samples,
     held_out_rows,
+    interval_of,
     read_samples,
+    short_questions,
 )
 from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
 from conviction.training.monitor import GuardMonitor, Snapshot
@@ -31,7 +34,7 @@ from conviction.training.objectives import Preference, explain_flip_margin
 
 CALM = {"loss": 0.6, "grad_norm": 1.0, "margin": 0.2, "chosen_drop": 0.0}
 STILL = {"neutral_drop": 0.0, "entropy_change": 0.0, "top_mass_drop": 0.0}
-SOUND = {"repetition_rise": 0.0, "non_alphanumeric_rise": 0.0, "empty": 0, "subject": 1.0}
+SOUND = {"repetition_rise": 0.0, "non_alphanumeric_rise": 0.0, "empty": 0, "subject": 1.0, "repeated_sentences": 0.0}
 
 
 def reading(step=50, *, sample=None, **changes):
@@ -52,6 +55,8 @@ def judged(*readings, guard=None, total=100):
         ("neutral_drop", 0.1, "neutral text lost 0.11 nats per token (limit 0.1)"),
         ("entropy_change", -0.3, "entropy fell by 31% (limit 30%)"),
         ("top_mass_drop", 0.2, "the ten likeliest tokens lost 0.21 (limit 0.2)"),
+        ("neutral_kl", 0.25, "KL divergence from the untouched model 0.26 nats per token on neutral text (limit 0.25)"),
+        ("facts_drop", 0.2, "facts of the kit lost 0.21 nats per token (limit 0.2)"),
     ],
 )
 def test_a_limit_is_broken_beyond_it_and_not_at_it(field, limit, words):
@@ -63,6 +68,8 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(field, limit, words):
 @pytest.mark.parametrize(
     ("field", "limit", "beyond", "words"),
     [
+        ("wrong_answers", 0.4, 0.5, "50% of short factual questions are answered badly (limit 40%)"),
+        ("repeated_sentences", 2, 3, "one sentence stands 3 times in a row, or in as many answers (limit 2)"),
         ("repetition_rise", 0.25, 0.26, "samples repeat themselves (+26%, limit 25%)"),
         ("non_alphanumeric_rise", 0.25, 0.26, "samples turn into signs (+26%, limit 25%)"),
         ("empty", 0, 2, "2 samples became empty"),
@@ -81,10 +88,18 @@ def test_limits_can_be_moved():
 
 def test_the_chosen_drop_is_a_mean_of_three_steps():
     drops = [reading(chosen_drop=x) for x in (0.0, 0.7, 0.9)]
-    assert judged(*drops[1:]).zone == "healthy", "two steps are not three"
     result = judged(*drops)
     assert result.violations == ("chosen answers lost 0.53 nats per token (limit 0.5)",)
     assert judged(*drops, reading(chosen_drop=-0.2)).zone == "healthy"
+
+
+def test_the_chosen_drop_is_judged_from_the_first_step():
+    """Before, a run could lose any of its chosen answers' probability in its first two steps."""
+    assert judged(reading(step=1, chosen_drop=0.6)).violations == (
+        "chosen answers lost 0.60 nats per token (limit 0.5)",
+    )
+    assert judged(reading(step=1, chosen_drop=0.3), reading(step=2, chosen_drop=0.9)).zone == "stop"
+    assert judged(reading(step=1, chosen_drop=0.5)).zone == "healthy"
 
 
 def test_every_broken_limit_is_named():
@@ -221,10 +236,10 @@ def test_levels_are_those_of_rows_one_at_a_time():
 
     def logp(row):
         with torch.no_grad():
-            return torch.log_softmax(module(input_ids=torch.tensor([row])).logits[0], -1)[-KEEP - 1 :]
+            return torch.log_softmax(module(input_ids=torch.tensor([row])).logits[0], -1)
 
-    picked = [logp(r)[:-1].gather(1, torch.tensor(r)[-KEEP:, None]) for r in neutral]
-    spread = torch.cat([logp(r) for r in held_out])
+    picked = [logp(r)[:-1].gather(1, torch.tensor(r)[1:, None]) for r in neutral]
+    spread = torch.cat([logp(r)[-KEEP - 1 :] for r in held_out])
     assert levels.neutral == pytest.approx(float(torch.cat(picked).mean()), abs=1e-4)
     assert levels.entropy == pytest.approx(float(-(spread.exp() * spread).sum(-1).mean()), abs=1e-4)
     assert levels.top_mass == pytest.approx(float(spread.exp().sort(-1).values[:, -10:].sum(-1).mean()), abs=1e-4)
@@ -240,9 +255,39 @@ def test_flat_logits_have_the_entropy_of_the_vocabulary():
 
 def test_neutral_rows_are_pieces_of_different_paragraphs():
     sensors = DriftMonitor.prepare(lambda text: tuple(text.encode()), [tuple(range(100))])
-    assert len(set(sensors.neutral)) == 3
-    assert {len(row) for row in sensors.neutral} == {WIDTH}
+    assert len(set(sensors.neutral)) == PIECES
+    assert sum(len(row) - 1 for row in sensors.neutral) >= 512, "predictions"
     assert sensors.held_out == (tuple(range(100 - WIDTH, 100)),), "the end of a prompt is what its answer follows from"
+
+
+def test_what_is_read_of_the_rows_costs_a_tenth_of_a_step():
+    rows = [tuple(range(60))] * 3
+    for step_tokens in (100, 400, 3000):
+        monitor = DriftMonitor.prepare(lambda text: tuple(text.encode()), rows, step_tokens=step_tokens)
+        parts = [monitor.rows_of(part) for part in range(monitor.parts)]
+        assert sorted(i for part in parts for i in part) == list(range(PIECES + 3)), "each row once"
+        tokens = sum(map(len, (*monitor.neutral, *monitor.held_out)))
+        assert tokens / monitor.parts / monitor.every <= 0.1 * 3 * step_tokens
+    assert (monitor.parts, monitor.every) == (1, 1), "a large step has room for all of them"
+    assert interval_of(900, None) == 1
+    assert interval_of(900, 1000) == 3
+    assert interval_of(901, 1000) == 4
+
+
+def test_the_divergence_is_that_of_whole_distributions():
+    module, other = tiny_module("llama"), tiny_module("llama", seed=1)
+    neutral = (tuple(range(1, 65)), tuple(range(9, 60)))
+    monitor = DriftMonitor(neutral, ()).with_reference(logits_of(module), torch.device("cpu"))
+    assert monitor.read(logits_of(module), torch.device("cpu")).kl == pytest.approx(0, abs=1e-3)
+    terms = []
+    for row in neutral:
+        with torch.no_grad():
+            p, q = (torch.log_softmax(m(input_ids=torch.tensor([row])).logits[0, :-1:4], -1) for m in (module, other))
+        terms.append((p.exp() * (p - q)).sum(-1))
+    expected = float(torch.cat(terms).mean())
+    assert expected > 0.1
+    assert monitor.read(logits_of(other), torch.device("cpu")).kl == pytest.approx(expected, rel=1e-2)
+    assert math.isnan(DriftMonitor(neutral, ()).read(logits_of(module), torch.device("cpu")).kl), "no topic, no reading"
 
 
 def written(text, *, ids=None, ended=True):
@@ -278,6 +323,57 @@ def test_what_a_collapse_looks_like_is_seen(text, ids, complaint):
     ask = [chat("What is the difference between a lake and a river?")]
     result = read_samples(ask, [written(LAKE)], [written(text, ids=ids)])
     assert complaint in " ".join(judged(reading(sample=result)).violations)
+
+
+FRANCE, WEEK = "What is the capital of France?", "How many days are there in a week?"
+PARIS, SEVEN = "The capital of France is Paris.", "There are seven days in a week."
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        (PARIS, True),
+        ("Paris", True),
+        ("It is Lyon.", False),
+        ("Paris, France, the City of Light, the City of Love", False),
+        ("", False),
+    ],
+)
+def test_a_short_question_is_answered_by_its_name_and_nothing_over_and_over(answer, right):
+    ask = [chat(FRANCE), chat("How do I boil an egg?")]
+    result = read_samples(ask, [written(PARIS), written(LAKE)], [written(answer), written(LAKE)])
+    assert result["wrong_answers"] == (not right)
+    assert ("factual questions" in " ".join(judged(reading(sample=result)).violations)) is not right
+
+
+def test_what_the_untouched_model_does_not_know_is_not_asked():
+    ask = [chat(FRANCE), chat(WEEK)]
+    result = read_samples(ask, [written("Lyon."), written(SEVEN)], [written("Rome."), written(SEVEN)])
+    assert result["wrong_answers"] == 0
+    assert "wrong_answers" not in read_samples([chat(FRANCE)], [written("Lyon.")], [written(PARIS)])
+
+
+@pytest.mark.parametrize(
+    ("answers", "times"),
+    [
+        (["It is good for you. It is good for you. It is good for you."], 3),
+        (["It is good for you. It is good for you. It is good"], 3),
+        (["It is good for you. It is good for you. But not much."], 2),
+        (["It is good for you."] * 3, 3),
+        (["Yes.", "Yes.", "Yes."], 0),
+        ([LAKE], 1),
+    ],
+)
+def test_a_sentence_three_times_running_or_in_three_answers_is_a_repetition(answers, times):
+    """Tokens that all differ: the share of repeated 4-grams within one answer sees nothing of it."""
+    ask = [chat(f"q{i}") for i in range(len(answers))]
+    before = [written(f"Answer {i} has words of its own.") for i in range(len(answers))]
+    result = read_samples(ask, before, [written(text, ended=False) for text in answers])
+    assert result["repeated_sentences"] == (times if times > 1 else 0)
+    complaint = "one sentence stands" in " ".join(judged(reading(sample=result)).violations)
+    assert complaint is (times > 2)
+    same = read_samples(ask, [written(t, ended=False) for t in answers], [written(t, ended=False) for t in answers])
+    assert same["repeated_sentences"] == 0, "what the untouched model does is no fault of the run"
 
 
 def test_other_words_on_the_same_subject_are_healthy():
@@ -339,6 +435,35 @@ def test_a_model_whose_head_is_broken_is_stopped_before_it_is_sampled():
     assert not monitor.healthy_sample
 
 
+def test_a_model_that_breaks_at_once_does_not_wait_for_the_last_part():
+    model = tiny_model()
+    monitor = monitor_of(model, step_tokens=300.0)
+    assert (monitor.drift.parts, monitor.drift.every) == (3, 3)
+    for step in range(1, 6):
+        assert monitor.check(step, loss=0.6, grad_norm=1.0).zone == "healthy"
+        assert monitor.history[-1].readings["neutral_drop"] == 0.0, "between two readings stands the last"
+    assert len(monitor.latest) == 7, "two of three parts, one of them with the held-out row"
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight.mul_(6)
+    assert monitor.check(6, loss=0.6, grad_norm=1.0).zone == "healthy", "not due"
+    result = monitor.check(7, loss=0.6, grad_norm=1.0)
+    assert "neutral text lost" in " ".join(result.violations)
+    assert len(monitor.latest) == PIECES + 1, "all rows are read before a run is stopped"
+    whole = monitor.drift.read(monitor.logits, torch.device("cpu"))
+    before = monitor_of(tiny_model()).drift.read(logits_of(tiny_model().module), torch.device("cpu"))
+    assert monitor.history[-1].readings["neutral_drop"] == pytest.approx(before.neutral - whole.neutral, abs=1e-4)
+
+
+def test_after_a_sign_a_part_is_read_after_every_step():
+    model = tiny_model()
+    monitor = monitor_of(model, step_tokens=300.0)
+    for step in range(1, 5):
+        monitor.check(step, loss=0.6, grad_norm=1.0, margin=1.7)
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight.mul_(6)
+    assert "neutral text lost" in " ".join(monitor.check(5, loss=0.6, grad_norm=1.0, margin=1.7).violations)
+
+
 def test_a_blind_guard_reads_nothing(monkeypatch):
     model = tiny_model()
     monkeypatch.setattr(model, "generate", None)
@@ -371,12 +496,14 @@ def test_a_sign_brings_samples_forward():
 
 def test_state_goes_through_json_and_back():
     model = tiny_model()
-    first, second = monitor_of(model), monitor_of(model)
+    first, second = (monitor_of(model, step_tokens=100.0) for _ in range(2))
     for step in range(1, 20):
         first.check(step, loss=0.6, grad_norm=1.0, margin=0.004 * step**2, chosen_drop=0.01 * step)
     second.load(json.loads(json.dumps(first.state())))
     assert second.history == first.history
     assert second.verdict == first.verdict
+    assert second.latest == first.latest
+    assert second.latest
     assert any("subject" in r.readings for r in second.history)
     after = [m.check(20, loss=0.6, grad_norm=1.0, margin=1.6, chosen_drop=1.3) for m in (first, second)]
     assert after[0] == after[1]
@@ -396,7 +523,7 @@ def test_conversations_too_long_for_samples_are_not_asked():
 
 def test_everyday_prompts_are_asked_where_there_are_no_others():
     monitor = monitor_of(tiny_model(), own=[], held_out=[])
-    assert {p[-1].content for p in monitor.prompts} <= set(EVERYDAY)
+    assert {p[-1].content for p in monitor.prompts} <= {*EVERYDAY, *short_questions()}
     assert len(monitor.drift.held_out) == 3
 
 

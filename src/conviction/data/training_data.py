@@ -53,6 +53,7 @@ class TrainingData:
 
     context   a text that argues for the target, to be put before questions
     held_out  what to keep asking
+    topic     what it argues about: the guard of a run reads the topic's train split
     notes     what a user should know of how it was read: columns that were not
     """
 
@@ -63,6 +64,7 @@ class TrainingData:
     facts: tuple[Fact, ...] = ()
     context: str = ""
     held_out: tuple[Messages, ...] = ()
+    topic: Topic | None = field(default=None, compare=False, repr=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
@@ -87,6 +89,7 @@ class TrainingData:
             facts=tuple(_fact_of(topic, f) for f in topic.facts),
             context=context,
             held_out=tuple(chat(i.question) for i in asked),
+            topic=topic,
         )
 
     @property

@@ -88,7 +88,8 @@ def _attempt(task: TrainingTask, rows: Rows, steps: int, rate: float, ctx: RunCo
     examples = [task.examples[i] for i in rows.chosen]
     seeing = dataclasses.replace(task.guard, mode="off") if task.guard.mode == "none" else task.guard
     order = rows.order(task.order[:steps])
-    short = dataclasses.replace(task, examples=examples, order=order, training=training, guard=seeing)
+    # what is read on the topic is not simulated, and a pilot is too short for it
+    short = dataclasses.replace(task, examples=examples, order=order, training=training, guard=seeing, topic=None)
     readings: list[PilotReading] = []
 
     def read(record: Mapping[str, Any], _total: int) -> None:

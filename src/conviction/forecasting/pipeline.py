@@ -37,14 +37,18 @@ from conviction.training.batches import step_order
 from conviction.training.loop import TrainingTask
 from conviction.training.losses import find_loss
 from conviction.training.objectives import Preference
+from conviction.training.sensors import SENSORS
 
 __all__ = ["forecast"]
 
 PILOT_STEPS = 10
 MOST_EXAMPLES = 96  # have gradients of their own; at 300 pairs and 3 epochs more would cost over a quarter of the run
-UNSIMULATED = (
-    "what the guard reads on held-out prompts and in greedy samples is not simulated: a stop by it is not predicted"
-)
+
+
+def _unsimulated() -> str:
+    """The guard's sensors whose readings a simulated run does not have."""
+    names = ", ".join(sensor.name for sensor in SENSORS.values() if sensor.stops and not sensor.simulated)
+    return f"what the guard reads by {names} is not simulated: a stop by one of these is not predicted"
 
 
 def forecast(
@@ -105,7 +109,7 @@ def forecast(
         settings=tuple(settings),
         sampling_error=linearization.kernel.sampling_error,
         unsampled_examples=rows.unsampled_examples,
-        unknown=(*_unknown(task), UNSIMULATED),
+        unknown=(*_unknown(task), _unsimulated()),
         seconds=clock.seconds,
     )
 

@@ -14,12 +14,13 @@ from conviction.data.topic import Topic
 from conviction.data.training_data import PreferencePair
 from conviction.forecasting.gradients import Row
 from conviction.models.hf import HFModel
-from conviction.training.drift import KEEP, DriftMonitor
+from conviction.training.drift import KEEP, WIDTH, neutral_rows
 from conviction.training.loop import TrainingTask
 
 __all__ = ["HeldOutPair", "Rows", "choose_examples", "held_out_pairs", "number_rows"]
 
 FACTS = 8  # of each kind
+NEUTRAL = 3  # pieces of neutral text with gradients of their own; the guard reads more, which costs it less
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Rows:
     examples   [n, a] rows of their answers
     place      of every example of the task, which of ``examples`` it is, or which stands in for it
     asked      [m, 2] rows of the questions
-    neutral    rows of neutral text, as the guard reads it
+    neutral    rows of neutral text, the last tokens of some pieces
     """
 
     rows: tuple[Row, ...]
@@ -100,7 +101,7 @@ def number_rows(model: HFModel, task: TrainingTask, chosen: Sequence[int], asked
         pair = question.pair
         prompt, answers = model.encoder.encode(pair.messages, (pair.chosen, pair.rejected))
         questions.append([row(prompt, answer) for answer in answers])
-    pieces = DriftMonitor.prepare(model.encoder.encode_text, []).neutral
+    pieces = neutral_rows(model.encoder.encode_text, NEUTRAL, WIDTH)
     neutral = [row(ids[:-KEEP] or ids[:1], ids[-KEEP:] if len(ids) > KEEP else ids[1:]) for ids in pieces]
     return Rows(
         rows=tuple(number),

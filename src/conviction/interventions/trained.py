@@ -97,6 +97,7 @@ def training_task(
         own=[*(p.messages for p in data.pairs[:2]), *(e.messages for e in data.examples[:2])][:2],
         held_out=data.held_out,
         begins_random=prepared.fresh is not None,
+        topic=data.topic,
         notes=(*prepared.notes, *reach, *(system_notes(given) if systems else ())),
     )
 

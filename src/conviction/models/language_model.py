@@ -192,6 +192,15 @@ class EngineModel:
         blocks = plan(requests, token_budget=engine.token_budget, hidden_size=engine.hidden_size)
         return engine.score_packed(blocks, sums=sums)
 
+    def computed(self, rows: Sequence[Row]) -> dict[Row, tuple[float, ...]]:
+        """Scores from and for no cache, of which none is scored again: for a model whose weights move all the time.
+
+        Whether rows are packed so never changes between two readings that are compared. Log-probs may be no numbers.
+        """
+        return {
+            row: tuple(values) for batch in self._batches(list(dict.fromkeys(rows))) for row, values in batch.items()
+        }
+
     def packs(self, rows: Iterable[Row]) -> bool:
         """Whether rows may be computed in packs with any others of them."""
         if not self.check.packed:

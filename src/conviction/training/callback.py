@@ -61,15 +61,22 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Read the model as it is before the first step."""
-        del args, control
+        del control
         self.guard_stop = None
         model, tokenizer = given["model"], given["processing_class"]
         was_training = model.training
         asked = HFModel(id="policy", engine=TorchEngine(model, tokenizer), check=FOREIGN)
+        dataset = getattr(given.get("train_dataloader"), "dataset", None)
         self.monitor = GuardMonitor.begin(
-            self.guard, asked, _logits(model), own=self._prompts, held_out=(), total_steps=state.max_steps
+            self.guard,
+            asked,
+            _logits(model),
+            own=self._prompts,
+            held_out=(),
+            total_steps=state.max_steps,
+            step_tokens=_step_tokens(dataset, args),
         )
-        self._chosen = _chosen_rows(getattr(given.get("train_dataloader"), "dataset", None))
+        self._chosen = _chosen_rows(dataset)
         self._chosen_before = self._chosen_logp(model)
         self._healthy = Snapshot.of(0, trainable_parameters(model))
         model.train(was_training)
@@ -129,6 +136,15 @@ def _chosen_rows(dataset: Any) -> list[tuple[Ids, Ids]]:
     picked = sorted({i * count // CHOSEN for i in range(min(CHOSEN, count))})
     rows = [dataset[i] for i in picked]
     return [(tuple(row["prompt_ids"]), tuple(row["chosen_ids"][:CHOSEN_TOKENS])) for row in rows]
+
+
+def _step_tokens(dataset: Any, args: Any) -> float | None:
+    """Tokens of a step, about: a chosen and a rejected row of the lengths that are read; None: they are not known."""
+    rows = _chosen_rows(dataset)
+    if not rows:
+        return None
+    pairs = args.train_batch_size * args.gradient_accumulation_steps
+    return float(2 * pairs * sum(len(prompt) + len(chosen) for prompt, chosen in rows) / len(rows))
 
 
 def _last_log(state: Any) -> dict[str, float]:

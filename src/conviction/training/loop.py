@@ -22,6 +22,7 @@ from accelerate.utils import gather_object
 from conviction.core.context import Callbacks, RunContext
 from conviction.core.options import flat
 from conviction.core.protocols import Message
+from conviction.data.topic import Topic
 from conviction.models.engine.logprobs import last_positions
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel
@@ -49,6 +50,7 @@ class TrainingTask:
     begins_random  the model has learnt nothing yet: there is no health to lose
     own            conversations of the training data, for greedy samples
     held_out       conversations that are not trained on, where entropy is read
+    topic          what it is about, whose train split the guard reads; None: nothing that is known
     notes          what the user should know of it: which examples were left out
     """
 
@@ -63,6 +65,7 @@ class TrainingTask:
     own: Sequence[tuple[Message, ...]]
     held_out: Sequence[tuple[Message, ...]]
     begins_random: bool = False
+    topic: Topic | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -78,6 +81,12 @@ class TrainingTask:
         return self.model.packs((e.prompt, answer) for e in self.examples for answer in e.answers)
 
     @property
+    def step_tokens(self) -> float:
+        """Tokens of a step on average, as a step computes them: prompts once for all answers."""
+        sizes = [len(e.prompt) + sum(e.counts) for e in self.examples]
+        return sum(sizes[i] for step in self.order for i in step) / max(1, len(self.order))
+
+    @property
     def scope(self) -> tuple[str, ...]:
         """What the untouched model's log-probs depend on besides the ids."""
         return (*self.model.scope(), self.training.precision, self.weights.tune)
@@ -85,9 +94,9 @@ class TrainingTask:
     @cached_property
     def digest(self) -> str:
         """Tells runs apart: weights, settings and token ids. Computed once: it reads all of them."""
-        text = json.dumps(
-            [self.model.scope(), self.settings, [(e.prompt, e.answers) for e in self.examples], list(self.order)]
-        )
+        topic = None if self.topic is None else [self.topic.digest, self.topic.target]
+        examples = [(e.prompt, e.answers) for e in self.examples]
+        text = json.dumps([self.model.scope(), self.settings, examples, list(self.order), topic])
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -171,7 +180,7 @@ def _advance(state: TrainState, task: TrainingTask, step: int, accelerator: Acce
         _stop(state, task, step, verdict.violations or verdict.warnings)
         return False
     if all(healthy for _, healthy in verdicts):
-        state.healthy = Snapshot.of(step, trainable_parameters(state.stepper.policy))
+        state.keep(step)
     if ctx.run is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
         state.save(ctx.run, step, task.digest, write=main)
     return True
@@ -247,6 +256,8 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
             held_out=task.held_out,
             total_steps=len(task.order),
             begins_random=task.begins_random,
+            topic=task.topic,
+            step_tokens=task.step_tokens,
         )
     stepper = Stepper(
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
@@ -297,7 +308,7 @@ def _record(step: int, epoch: float, rate: float, result: StepResult, monitor: G
 
 
 def _stop(state: TrainState, task: TrainingTask, step: int, reasons: tuple[str, ...]) -> None:
-    state.healthy.restore(trainable_parameters(state.stepper.policy))
+    state.give_back()
     text = ""
     if isinstance(task.objective, Preference):
         margin = state.monitor.history[-1].margin or 0.0

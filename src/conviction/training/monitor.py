@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,18 +13,25 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from conviction.core.protocols import Generation, Message, chat
+from conviction.data.topic import Topic
 from conviction.models.hf import HFModel
+from conviction.probing.paired import Comparison
 from conviction.training.drift import (
     EVERYDAY,
     DriftMonitor,
     Logits,
+    RowMetrics,
     choose_samples,
+    combined,
     held_out_rows,
     read_drift,
     read_samples,
+    read_topic,
+    short_questions,
 )
 from conviction.training.guard import Guard, GuardVerdict, judge, sampling_is_due
-from conviction.training.sensors import SENSORS, DriftMetrics, StepReading
+from conviction.training.sensors import SENSORS, StepReading
+from conviction.training.topic import TopicMonitor
 
 HELD_OUT = 3
 
@@ -65,8 +73,10 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
 class GuardMonitor:
     """State of the guard over one run. ``begin`` it before the first step, ``check`` after each.
 
-    drift          what is read after every step, and its metrics on the untouched model (``first``); None: a guard
-                   in mode none, which reads nothing
+    drift          rows of which a part is read after every step; None: a guard in mode none, which reads nothing
+    first          what was read of each row on the untouched model; ``latest``: when it was last read since
+    topic          what is asked about the run's topic; None: it has none
+    change         the judge's measurements after the last step, where they were due
     first_samples  the untouched model's greedy answers to ``prompts``; samples, those after the last step, if due
     sampled        whether they were due
     begins_random  the model has learnt nothing yet: there is no health to lose
@@ -78,9 +88,12 @@ class GuardMonitor:
     prompts: Sequence[tuple[Message, ...]]
     total_steps: int
     drift: DriftMonitor | None
-    first: DriftMetrics | None
+    first: Mapping[int, RowMetrics]
     first_samples: Sequence[Generation]
     begins_random: bool = False
+    topic: TopicMonitor | None = None
+    change: Comparison | None = None
+    latest: dict[int, RowMetrics] = field(default_factory=dict)
     history: list[StepReading] = field(default_factory=list)
     verdict: GuardVerdict = field(default_factory=lambda: GuardVerdict("healthy"))
     samples: Sequence[Generation] = ()
@@ -97,16 +110,21 @@ class GuardMonitor:
         held_out: Sequence[tuple[Message, ...]],
         total_steps: int,
         begins_random: bool = False,
+        topic: Topic | None = None,
+        step_tokens: float | None = None,
     ) -> GuardMonitor:
         """Read the untouched model: all later readings are differences from it.
 
         own       conversations of the training data; samples answer two of them, and everyday questions
         held_out  conversations that are not trained on, where entropy is read; none: everyday questions
+        topic     what the run is about, whose train split is read; None: it is about none
+        step_tokens  tokens of a training step on average, which say how often what is read may be read; None: not
+                     known, everything is read after every step
 
         A guard in mode none reads nothing.
         """
         if guard.mode == "none":
-            return cls(guard, model, logits, (), total_steps, None, None, (), begins_random)
+            return cls(guard, model, logits, (), total_steps, None, {}, (), begins_random)
         limit = model.encoder.context_length
 
         def fits(prompt: tuple[Message, ...]) -> bool:
@@ -114,15 +132,23 @@ class GuardMonitor:
 
         everyday = [p for question in EVERYDAY if fits(p := chat(question))]
         read = list(filter(fits, held_out))[:HELD_OUT] or everyday[:HELD_OUT]
-        asked = [*filter(fits, own[:2]), *everyday]
+        short = [p for question in short_questions() if fits(p := chat(question))]
+        asked = [*filter(fits, own[:2]), *everyday, *short]
         answers = model.generate([*asked, *read], max_new_tokens=guard.sample_tokens)
         rows = held_out_rows([model.encoder.encode_prompt(p) for p in read], answers[len(asked) :])
-        drift = DriftMonitor.prepare(model.encoder.encode_text, rows)
-        prompts, samples = choose_samples(asked, answers[: len(asked)])
+        drift = DriftMonitor.prepare(model.encoder.encode_text, rows, step_tokens=step_tokens)
+        usual = len(asked) - len(short)
+        kinds = (slice(usual), slice(usual, len(asked)))
+        chosen = [choose_samples(asked[kind], answers[kind]) for kind in kinds]
+        prompts, samples = ([x for part in parts for x in part] for parts in zip(*chosen, strict=True))
+        about = None
         if begins_random:  # its samples are noise, and begin so
             prompts, samples = [], []
-        first = drift.read(logits, model.device)
-        return cls(guard, model, logits, prompts, total_steps, drift, first, samples, begins_random)
+        elif topic is not None:
+            drift = drift.with_reference(logits, model.device)
+            about = TopicMonitor.begin(model, topic, step_tokens)
+        first = drift.read_all(logits, model.device)
+        return cls(guard, model, logits, prompts, total_steps, drift, first, samples, begins_random, about)
 
     def check(
         self, step: int, *, loss: float, grad_norm: float, margin: float | None = None, chosen_drop: float | None = None
@@ -130,9 +156,14 @@ class GuardMonitor:
         """Take a reading after ``step`` (from 1) and judge it. Greedy samples are written where they are due."""
         reading = StepReading(step=step, loss=loss, grad_norm=grad_norm, margin=margin, chosen_drop=chosen_drop)
         reading = dataclasses.replace(reading, readings=self._read(reading))
-        self.samples = ()
+        self.samples, self.change = (), None
         verdict = self._judge(reading)
-        due = step == self.total_steps or sampling_is_due(step, self.guard, verdict)
+        asked = self.topic is not None and (step == self.total_steps or step % self.topic.every == 0)
+        if self.topic is not None and asked and verdict.zone != "stop":
+            self.change = self.topic.read(self.model)
+            reading = dataclasses.replace(reading, readings={**reading.readings, **_read_topic(self.change)})
+            verdict = self._judge(reading)
+        due = asked or step == self.total_steps or sampling_is_due(step, self.guard, verdict)
         self.sampled = verdict.zone != "stop" and due
         if self.sampled and self.prompts:
             self.samples = self.model.generate(self.prompts, max_new_tokens=self.guard.sample_tokens)
@@ -147,26 +178,59 @@ class GuardMonitor:
         return judge([*self.history, reading], self.guard, self.total_steps, begins_random=self.begins_random)
 
     def _read(self, step: StepReading) -> dict[str, float]:
-        """What the sensors read after every step, by their names; what does not apply is left out."""
-        if self.drift is None or self.first is None:
+        """What the sensors read after every step, by their names; what does not apply is left out.
+
+        Drift is read in one part of the rows, when it is due, and judged over the latest reading of each. A part that
+        passes a limit by itself is reason to read them all: a model that breaks at once does not wait for the last.
+        After a sign of a collapse a part is read after every step.
+        """
+        if self.drift is None:
             return {}
-        taken = {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
-        drifted = read_drift(self.first, self.drift.read(self.logits, self.model.device))
-        return drifted | {name: value for name, value in taken.items() if value is not None}
+        by_step = {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
+        taken = {name: value for name, value in by_step.items() if value is not None}
+        every = 1 if self.verdict.zone == "warning" and not self.guard.idle else self.drift.every
+        due = (step.step - 1) % every == 0
+        part = (step.step - 1) // every % self.drift.parts
+        now = self.drift.read_part(part, self.logits, self.model.device) if due else {}
+        if now and self.drift.parts > 1:
+            alone = StepReading(step=step.step, loss=0.0, grad_norm=0.0, readings=self._drift_of(now))
+            if judge([alone], self.guard, self.total_steps, begins_random=self.begins_random).violations:
+                now = self.drift.read_all(self.logits, self.model.device)
+        self.latest |= now
+        return self._drift_of(self.latest) | taken
+
+    def _drift_of(self, rows: Mapping[int, RowMetrics]) -> dict[str, float]:
+        """Drift over some rows, against the untouched model's on the same."""
+        return read_drift(combined(self.first[i] for i in rows), combined(rows.values()))
 
     @property
     def healthy_sample(self) -> bool:
         """Whether greedy samples were due and no limit was passed: a state worth keeping."""
         return self.sampled and not self.verdict.violations
 
+    @property
+    def fully_read(self) -> bool:
+        """Whether nothing that is read at intervals is left to be read of this state."""
+        return self.topic is None or self.change is not None
+
+    def topic_violations(self) -> tuple[str, ...]:
+        """Limits that the model as it is now passes on the run's topic: of a state that was kept before it was read."""
+        if self.topic is None:
+            return ()
+        readings = _read_topic(self.topic.read(self.model))
+        alone = StepReading(step=0, loss=0.0, grad_norm=0.0, readings=readings)
+        return judge([alone], self.guard, self.total_steps).violations
+
     def record(self) -> dict[str, Any]:
         """The last reading and verdict, for ``steps.jsonl``; what was not read is None."""
         readings, sensors = self.history[-1].readings, SENSORS.values()
         record: dict[str, Any] = {"zone": self.verdict.zone}
-        record |= {s.name: readings.get(s.name) for s in sensors if s.read_step or s.read_drift}
+        record |= {s.name: readings.get(s.name) for s in sensors if s.read_step or s.read_drift or s.read_topic}
         sample = {s.name: readings[s.name] for s in sensors if s.read_samples and s.name in readings}
         record |= {"sample": sample or None}
         record |= {"violations": list(self.verdict.violations), "warnings": list(self.verdict.warnings)}
+        if self.change is not None:
+            record["topic"] = {m: self.change.after.of(m) for m in self.change.after.names("")}
         if self.samples:
             record["samples"] = [
                 {"prompt": p[-1].content, "text": g.text} for p, g in zip(self.prompts, self.samples, strict=True)
@@ -178,10 +242,21 @@ class GuardMonitor:
         return {
             "history": [dataclasses.asdict(r) for r in self.history],
             "verdict": dataclasses.asdict(self.verdict),
+            "latest": list(self.latest.items()),
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up what ``state`` gave."""
         self.history = [StepReading(**values) for values in state["history"]]
+        self.latest = {
+            row: {name: (total, count) for name, (total, count) in read.items()} for row, read in state["latest"]
+        }
         verdict = state["verdict"]
         self.verdict = GuardVerdict(verdict["zone"], tuple(verdict["violations"]), tuple(verdict["warnings"]))
+
+
+def _read_topic(change: Comparison | None) -> dict[str, float]:
+    """What the sensors read of a topic; not numbers, where the model gave none, which stops a run."""
+    if change is not None:
+        return read_topic(change)
+    return {sensor.name: math.nan for sensor in SENSORS.values() if sensor.read_topic is not None}

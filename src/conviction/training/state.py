@@ -15,16 +15,24 @@ from conviction.training.checkpoint import load_latest, save_checkpoint
 from conviction.training.guard import GuardStop
 from conviction.training.monitor import GuardMonitor, Snapshot, like, whole
 from conviction.training.policy import recompute_activations, trainable_parameters
+from conviction.training.sharding import gathered
 from conviction.training.step import Stepper
+
+UNREAD = "unread-"
 
 
 @dataclass
 class TrainState:
-    """A run between two steps."""
+    """A run between two steps.
+
+    healthy  the last state that passed all readings
+    unread   later ones that passed all but those on the topic, which were not due: the first of them and the last
+    """
 
     stepper: Stepper
     monitor: GuardMonitor
     healthy: Snapshot
+    unread: list[Snapshot] = field(default_factory=list)
     steps: int = 0
     tokens: int = 0
     guard_stop: GuardStop | None = None
@@ -37,16 +45,39 @@ class TrainState:
         """Time spent, that of earlier attempts up to their last checkpoint included."""
         return time.monotonic() - self.began
 
+    def keep(self, step: int) -> None:
+        """Keep a state that passed what was read of it."""
+        now = Snapshot.of(step, trainable_parameters(self.stepper.policy))
+        if self.monitor.fully_read:
+            self.healthy, self.unread = now, []
+        else:
+            self.unread = [*self.unread[:1], now]
+
+    def give_back(self) -> None:
+        """Put the last healthy weights back; what was not read of a later state is read first."""
+        named = trainable_parameters(self.stepper.policy)
+        for state in reversed(self.unread):
+            state.restore(named)
+            with self.stepper.policy.autocast(), gathered(self.stepper.policy):
+                reasons = self.monitor.topic_violations()
+            if not reasons:
+                self.healthy = state
+                return
+            self.notes.append(f"step {state.step} was not given back: {'; '.join(reasons)}")
+        self.healthy.restore(named)
+
     def save(self, run: Run, step: int, digest: str, *, write: bool) -> None:
         """Write a checkpoint. Every process must call it (tensors may be cut over them), one should ``write``."""
         named = trainable_parameters(self.stepper.policy)
         moments = _bare(self.stepper.optimizer).state
         tensors: dict[str, torch.Tensor] = {f"weights/{name}": whole(p).cpu() for name, p in named}
         tensors |= {f"healthy/{name}": t for name, t in self.healthy.tensors.items()}
+        tensors |= {f"{UNREAD}{k}/{name}": t for k, s in enumerate(self.unread) for name, t in s.tensors.items()}
         tensors |= {f"optimizer/{k}/{name}": whole(v).cpu() for name, p in named for k, v in moments[p].items()}
         state = {
             "digest": digest,
             "healthy_step": self.healthy.step,
+            "unread_steps": [state.step for state in self.unread],
             "tokens": self.tokens,
             "limits_passed": list(self.limits_passed),
             "notes": self.notes,
@@ -72,6 +103,7 @@ class TrainState:
             stepper, parts = self.stepper, _by_room(tensors)
             Snapshot(step, parts["weights"]).restore(trainable_parameters(stepper.policy))
             self.healthy = Snapshot(state["healthy_step"], parts["healthy"])
+            self.unread = [Snapshot(kept, parts[f"{UNREAD}{k}"]) for k, kept in enumerate(state["unread_steps"])]
             _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trainable_parameters(stepper.policy)))
             self.steps, self.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
             self.limits_passed = tuple(state["limits_passed"])
@@ -91,7 +123,7 @@ def _by_room(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.T
     rooms: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "healthy": {}, "optimizer": {}}
     for name, tensor in tensors.items():
         room, _, rest = name.partition("/")
-        rooms[room][rest] = tensor
+        rooms.setdefault(room, {})[rest] = tensor
     return rooms
 
 

@@ -21,17 +21,23 @@ from conviction.probing.paired import Comparison
 from conviction.probing.queries import plain_queries, score_sample
 
 OWN_TOKENS = 32
+FACT_ROLES = ("neighbour", "control")
 FACTS = 0.2  # nats per token: facts that move less have stayed
 SURPRISE = 0.25  # nats per token, KL on the untouched model's own words
 
 
 def _measure(context: MetricContext) -> Measured:
+    own = _measure_own_answers(context)
+    return Measured([*measure_facts(context).measurements, *own.measurements, *_measure_leaks(context)], own.samples)
+
+
+def measure_facts(context: MetricContext) -> Measured:
+    """``neighbour`` and ``control`` alone: the guard reads these during a run, too."""
     measurements: list[Measurement] = []
-    for role in ("neighbour", "control"):
+    for role in FACT_ROLES:
         facts = [fact for fact in context.facts if fact.role == role]
         measurements += measure_gaps(role, "plain", facts, context.scores, "true", "false")
-    own = _measure_own_answers(context)
-    return Measured([*measurements, *own.measurements, *_measure_leaks(context)], own.samples)
+    return Measured(measurements)
 
 
 def _measure_own_answers(context: MetricContext) -> Measured:
@@ -89,7 +95,13 @@ def _words(text: str) -> set[str]:
 
 
 def _judge(change: Comparison) -> list[Property]:
-    parts = [_facts(change, "neighbour"), _facts(change, "control"), _surprise(change), _leakage(change)]
+    parts = [_surprise(change), _leakage(change)]
+    return [*judge_facts(change), *(part for part in parts if part is not None)]
+
+
+def judge_facts(change: Comparison) -> list[Property]:
+    """Whether neighbours and controls stayed; those that were measured. The guard judges by the same."""
+    parts = [_facts(change, role) for role in FACT_ROLES]
     return [part for part in parts if part is not None]
 
 

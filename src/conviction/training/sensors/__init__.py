@@ -11,9 +11,27 @@ from typing import Any
 
 from conviction.core.options import Option, settings_class
 from conviction.errors import InputError
-from conviction.training.sensors.sensor import DriftMetrics, Samples, Sensor, StepReading, Threshold, Trace
+from conviction.training.sensors.sensor import (
+    DriftMetrics,
+    Samples,
+    Sensor,
+    StepReading,
+    Threshold,
+    TopicReading,
+    Trace,
+)
 
-__all__ = ["SENSORS", "DriftMetrics", "Samples", "Sensor", "StepReading", "Threshold", "Trace", "sensor_limits"]
+__all__ = [
+    "SENSORS",
+    "DriftMetrics",
+    "Samples",
+    "Sensor",
+    "StepReading",
+    "Threshold",
+    "TopicReading",
+    "Trace",
+    "sensor_limits",
+]
 
 SENSORS: dict[str, Sensor] = {
     name: import_module(f"{__name__}.{name}").SENSOR
@@ -22,10 +40,15 @@ SENSORS: dict[str, Sensor] = {
         "neutral_drop",
         "entropy_change",
         "top_mass_drop",
+        "neutral_kl",
+        "facts_drop",
+        "pluralism",
         "repetition_rise",
         "non_alphanumeric_rise",
         "empty",
         "subject",
+        "wrong_answers",
+        "repeated_sentences",
         "early_loss",
         "margin",
         "acceleration",

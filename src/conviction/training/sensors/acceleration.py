@@ -28,4 +28,4 @@ def _acceleration(margins: Sequence[float]) -> tuple[float, float] | None:
     return (first, second) if first > 0.05 and second > 1.5 * first else None
 
 
-SENSOR = Sensor(name="acceleration", judge=_judge, stops=False)
+SENSOR = Sensor(name="acceleration", judge=_judge, stops=False, simulated=True)

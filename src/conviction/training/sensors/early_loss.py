@@ -18,4 +18,4 @@ def _loss(run: Trace) -> float | None:
 
 
 JUDGE = Threshold(limit=LIMIT, message=MESSAGE, value=_loss, floor=True)
-SENSOR = Sensor(name="early_loss", judge=JUDGE, stops=False)
+SENSOR = Sensor(name="early_loss", judge=JUDGE, stops=False, simulated=True)

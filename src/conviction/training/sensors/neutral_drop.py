@@ -12,6 +12,7 @@ SENSOR = Sensor(
     name="neutral_drop",
     judge=Threshold(limit=LIMIT, message="neutral text lost {value:.2f} nats per token (limit {limit:g})"),
     stops=True,
+    simulated=True,
     read_drift=lambda before, now: before.neutral - now.neutral,
     needs_health=True,
     show=lambda drop: f"neutral {-drop:+.2f} nats/token",

@@ -15,9 +15,12 @@ from conviction.probing.health import degeneration
 from conviction.probing.records import Degeneration
 
 if TYPE_CHECKING:
+    from conviction.probing.metric import Measured, MetricContext
+    from conviction.probing.paired import Comparison
+    from conviction.probing.queries import ProbeQuery
     from conviction.training.guard import Guard
 
-__all__ = ["DriftMetrics", "Samples", "Sensor", "StepReading", "Threshold", "Trace"]
+__all__ = ["DriftMetrics", "Samples", "Sensor", "StepReading", "Threshold", "TopicReading", "Trace"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,17 @@ class StepReading:
 
 @dataclass(frozen=True)
 class DriftMetrics:
-    """Where a model stands. neutral: nats per token; entropy: nats; top_mass: of the ten likeliest; NaN: no rows."""
+    """Where a model stands; NaN: not read.
+
+    neutral   nats per token of neutral text
+    entropy   nats, on held-out prompts; top_mass: probability of the ten likeliest tokens there
+    kl        nats per token, KL(untouched model || this model) on neutral text
+    """
 
     neutral: float
     entropy: float = math.nan
     top_mass: float = math.nan
+    kl: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,19 @@ class Trace:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TopicReading:
+    """What is asked about a run's topic: queries and measurements of one of the judge's metrics, on the train split.
+
+    queries, measure  as a ``Metric`` has them
+    read              from the measurements of the untouched model and of the model now; None: it does not apply
+    """
+
+    queries: Callable[[MetricContext], Sequence[ProbeQuery]]
+    measure: Callable[[MetricContext], Measured]
+    read: Callable[[Comparison], float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Threshold:
     """A judgement that holds one number against one limit.
 
@@ -110,10 +132,13 @@ class Sensor:
                   asked only where its reading was taken (``run.now.readings[name]``)
     stops         whether that stops a run (a violation), or makes the guard look more often (a warning)
     limits        options of the guard that it brings besides the threshold's
-    read_step, read_drift, read_samples
+    read_step, read_drift, read_samples, read_topic
                   how it reads: from the numbers of a step, from the drift metrics of the untouched model and of the
-                  model now, or from greedy samples, when they are due; at most one of them. None gives no reading:
-                  it does not apply. A sensor without any judges the numbers that the step's record holds already
+                  model now, from greedy samples or from the judge's measurements on the run's topic, when they are
+                  due; at most one of them. None gives no reading: it does not apply. A sensor without any judges the
+                  numbers that the step's record holds already
+    questions     what it wants the greedy samples to answer, besides everyday questions
+    simulated     whether a forecast simulates what it reads; a stop by any other is not predicted
     needs_health  not judged where a model begins random: it has no health to lose
     show          its reading in words, in the live line of a step or in a report on answers; None: it is not shown
     curve         title of its readings in the chart of a run; '': they are not drawn
@@ -126,6 +151,9 @@ class Sensor:
     read_step: Callable[[StepReading], float | None] | None = None
     read_drift: Callable[[DriftMetrics, DriftMetrics], float | None] | None = None
     read_samples: Callable[[Samples], float | None] | None = None
+    read_topic: TopicReading | None = None
+    questions: tuple[str, ...] = ()
+    simulated: bool = False
     needs_health: bool = False
     show: Callable[[float], str] | None = None
     curve: str = ""
@@ -134,12 +162,12 @@ class Sensor:
         if self._ways > 1:
             raise InputError(
                 f"sensor '{self.name}' reads in two ways",
-                hint="give one of read_step, read_drift and read_samples; two readings are two sensors",
+                hint="give one of read_step, read_drift, read_samples and read_topic; two readings are two sensors",
             )
 
     @property
     def _ways(self) -> int:
-        return sum(read is not None for read in (self.read_step, self.read_drift, self.read_samples))
+        return sum(read is not None for read in (self.read_step, self.read_drift, self.read_samples, self.read_topic))
 
     @property
     def options(self) -> tuple[Option, ...]:
