@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conviction import load_topic
-from conviction.core.statistics import bootstrap_interval, equivalence, holm
+from conviction.core.statistics import equivalence, holm
 from conviction.data.implications import depth_of, implications
 from conviction.data.topic import Edge, Item, Pole, Topic
 from conviction.probing.challenges import CHALLENGES
@@ -151,14 +151,6 @@ def test_equivalence_is_shown_only_within_the_margin():
     assert equivalence(d, 0.05).p_value > 0.05
     assert equivalence(d + 1, 0.2).p_value > 0.99
     assert equivalence(d[:1], 0.2).p_value == 1.0
-
-
-def test_a_bootstrap_interval_holds_the_ratio_it_was_drawn_for():
-    rng = np.random.default_rng(2)
-    a, b = rng.normal(1, 0.2, size=40), rng.normal(2, 0.2, size=40)
-    low, high = bootstrap_interval(lambda at: float(a[at[0]].mean() / b[at[1]].mean()), [40, 40])
-    assert low < a.mean() / b.mean() < high
-    assert high - low < 0.1
 
 
 def graph(*arrows):
