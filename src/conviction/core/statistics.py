@@ -266,6 +266,14 @@ def sign_test(wins: int, losses: int) -> float:
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
+def sample_size(effect_size: float, *, alpha: float = ALPHA, power: float = 0.8) -> int:
+    """Differences by which a two-sided t-test finds this d_z, which is not 0 (Guenther 1981, an approximation)."""
+    from scipy import stats
+
+    z = float(stats.norm.ppf(1 - alpha / 2))
+    return math.ceil(((z + float(stats.norm.ppf(power))) / effect_size) ** 2 + z * z / 2)
+
+
 @lru_cache
 def min_detectable_effect(n: int, power: float = 0.8) -> float | None:
     """Cohen's d_z that a two-sided t-test on n differences finds with this power; None for n < 2."""

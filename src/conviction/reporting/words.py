@@ -94,7 +94,8 @@ def sentence(study: Study) -> str:
         "deep": "went deep",
         "shallow": "moved the view and what follows from it, but not firmly",
         "surface": "moved what it says; what follows from it did not move, or was not measured",
-        "none": "did not move it towards the target, or hardly",
+        "not shown": "may have moved it or not: too few propositions to tell",
+        "none": "did not move it towards the target by as much as would be of use",
         "broken": "did harm",
     }
     return "; ".join(f"{_listed(groups[v])} {meaning[v]}" for v in meaning if v in groups) + "." + farthest
