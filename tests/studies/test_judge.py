@@ -152,7 +152,7 @@ def test_the_sample_size_is_that_of_a_t_test_with_that_power():
 def test_of_many_arms_one_that_chance_may_explain_is_not_shown():
     alone = shifted(spread(0.21, 0.10, 9))
     assert alone.verdict != "not shown"
-    many = [alone] + [shifted(spread(0.02, 0.10, 9)) for _ in range(11)]
+    many = [alone] + [shifted(spread(0.02, 0.10, 9)) for _ in range(15)]
     assert correct_over_arms([alone]) == [alone]
     assert correct_over_arms(many)[0].verdict == "not shown"
     assert correct_over_arms(many)[0].find("shift").p_holm > alone.find("shift").p_holm

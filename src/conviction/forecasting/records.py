@@ -95,7 +95,7 @@ class Signal(_Part):
 class PredictedStop(_Part):
     """A limit of the guard that a run is expected to pass.
 
-    close  sensor → part of its limit that is reached at that step, of others over ``SAFE_UTILISATION`` that may be first
+    close  sensor → part of its limit reached at that step, of others over ``SAFE_UTILISATION`` that may be first
     """
 
     step: int

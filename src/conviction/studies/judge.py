@@ -61,21 +61,24 @@ def _with_p_holm(metric: Metric, one: Property, p: float) -> Property:
 
 
 def correct_over_arms(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """The judgements of a study's arms, success corrected once more: of many arms one may shift by chance.
+    """The judgements of a study's arms, success corrected over these as well: of many one may shift by chance.
 
-    Holm's correction of every property of change and propagation over the arms that have it; verdicts follow.
+    Each test is in two families, those of its arm and the same test in all arms; the larger of the two corrected
+    p-values counts, so that either family has an error rate of 5 %. Verdicts follow.
     """
     judged = [[(m, one) for m in load_metrics() for one in m.own(j.properties)] for j in judgements]
     p_values: dict[str, dict[int, float]] = {}
     for number, arm in enumerate(judged):
         for metric, one in arm:
-            if metric.kind in SUCCESS and one.p_holm is not None:
-                p_values.setdefault(one.metric, {})[number] = one.p_holm
+            if metric.kind in SUCCESS and one.p_value is not None:
+                p_values.setdefault(one.metric, {})[number] = one.p_value
     adjusted = {name: dict(zip(ps, holm(list(ps.values())), strict=True)) for name, ps in p_values.items()}
     results = []
     for number, (judgement, arm) in enumerate(zip(judgements, judged, strict=True)):
         corrected = [
-            (m, _with_p_holm(m, one, adjusted[one.metric][number]) if number in adjusted.get(one.metric, {}) else one)
+            (m, _with_p_holm(m, one, max(one.p_holm or 0.0, adjusted.get(one.metric, {}).get(number, 0.0))))
+            if one.p_value is not None
+            else (m, one)
             for m, one in arm
         ]
         verdict, reason = _verdict(corrected, arms=len(judgements))
@@ -91,7 +94,7 @@ def _verdict(judged: Judged, *, arms: int = 1) -> tuple[Verdict, str]:
     whole = [(metric, one) for metric, one in judged if ":" not in one.metric]
     unmoved = [one for metric, one in whole if metric.kind == "change" and one.outcome != "yes"]
     if unmoved:
-        tests = arms * sum(one.p_value is not None for _, one in judged)
+        tests = max(arms, sum(one.p_value is not None for _, one in judged))
         none = any(one.outcome == "no" for one in unmoved)
         return "none" if none else "not shown", "; ".join(_why_unmoved(one, tests) for one in unmoved)
     moved = _texts([one for metric, one in whole if metric.kind == "change"])
