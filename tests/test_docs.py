@@ -232,7 +232,7 @@ def test_every_flag_of_audit_is_explained():
 
 
 def test_every_metric_and_verdict_of_a_study_is_explained():
-    rows = set(re.findall(r"^\| `([a-z]+)` \|", page("verdict"), flags=re.MULTILINE))
+    rows = set(re.findall(r"^\| `([a-z ]+)` \|", page("verdict"), flags=re.MULTILINE))
     assert set(get_args(Verdict)) | set(METRICS) == rows
     titles = set(re.findall(r"`(\w+)`", page("verdict").partition("## What the columns of the table mean")[2]))
     assert set(header()) <= titles
@@ -241,7 +241,7 @@ def test_every_metric_and_verdict_of_a_study_is_explained():
 def test_every_verdict_is_translated():
     words = page("glossary").partition("## Verdicts")[2]
     rows = [
-        set(re.findall(r"^\| ([a-z ]+) \|", part, flags=re.MULTILINE)) for part in words.split("\n\n") if "|" in part
+        set(re.findall(r"^\| ([a-z' ]+) \|", part, flags=re.MULTILINE)) for part in words.split("\n\n") if "|" in part
     ]
     headed = [{"of a study"}, {"of a forecast"}, {"of the guard"}]
     kinds = [set(get_args(kind)) for kind in (Verdict, Kind, Zone)]
@@ -456,7 +456,7 @@ def test_every_flag_of_forecast_is_explained():
 
 def test_every_verdict_is_explained():
     kinds = set(get_args(Kind)) - {"none"}
-    assert set(re.findall(r"^\| `([\w ]+)` \| ", FORECAST, flags=re.MULTILINE)) == kinds
+    assert set(re.findall(r"^\| `([\w' ]+)` \| ", FORECAST, flags=re.MULTILINE)) == kinds
 
 
 def test_the_battery_on_the_page_is_what_was_measured():

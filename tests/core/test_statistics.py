@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from conviction.core.statistics import mean_test, min_detectable_effect, smallest_p, win_share
+from conviction.core.statistics import (
+    mean_estimate,
+    mean_test,
+    min_detectable_effect,
+    paired_ratio_interval,
+    ratio_below_p,
+    ratio_interval,
+    ratio_of_means,
+    smallest_p,
+    win_share,
+)
 
 # eighths add up without rounding, so that ties are ties
 samples = arrays(np.float64, st.integers(2, 10), elements=st.integers(-40, 40).map(lambda k: k / 8))
@@ -89,3 +99,47 @@ def test_forty_propositions_get_an_exact_p():
     assert mean_test(np.ones(40)).p_value == 2 / 2**40
     d = np.random.default_rng(5).normal(0.2, 1, 42)
     assert mean_test(d).p_value == pytest.approx(stats.ttest_1samp(d, 0).pvalue, rel=0.1)
+
+
+def _ratios(rng, n, noise=0.1):
+    """[n] shares kept of gaps that vary, and the gaps: the true ratio of means is 0.8."""
+    gaps = np.abs(rng.normal(0.5, 0.25, size=n)) + 0.02
+    return 0.8 * gaps + rng.normal(0, noise, size=n), gaps
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(15, 15), (15, 8)])
+def test_the_interval_of_a_ratio_of_ratios_covers_as_it_promises(ours, theirs):
+    """Percentile bootstrap covers 0.88 to 0.91 at these sizes."""
+    rng = np.random.default_rng(1)
+    draws = [(_ratios(rng, ours), _ratios(rng, theirs)) for _ in range(2000)]
+    bounds = [ratio_interval(ratio_of_means(*a), ratio_of_means(*b)) for a, b in draws]
+    assert 0.93 <= np.mean([low <= 1 <= high for low, high in bounds]) <= 0.97
+
+
+def test_the_interval_of_a_paired_ratio_covers_as_it_promises():
+    rng = np.random.default_rng(2)
+    bounds = [paired_ratio_interval(*_ratios(rng, 15)) for _ in range(2000)]
+    assert 0.93 <= np.mean([low <= 0.8 <= high for low, high in bounds]) <= 0.97
+
+
+def test_the_interval_of_independent_means_covers_as_it_promises():
+    rng = np.random.default_rng(3)
+    draws = [(rng.normal(0.3, 0.5, size=10), rng.normal(1.0, 0.5, size=15)) for _ in range(2000)]
+    bounds = [ratio_interval(mean_estimate(a), mean_estimate(b)) for a, b in draws]
+    assert 0.93 <= np.mean([low <= 0.3 <= high for low, high in bounds]) <= 0.97
+
+
+def test_a_ratio_over_what_may_be_nothing_is_unbounded():
+    rng = np.random.default_rng(4)
+    nothing = rng.normal(0, 1, size=15)
+    assert ratio_interval(mean_estimate(nothing + 1), mean_estimate(nothing)) == (-math.inf, math.inf)
+    assert paired_ratio_interval(nothing + 1, nothing) == (-math.inf, math.inf)
+
+
+def test_fieller_agrees_with_the_p_value_at_its_bound():
+    """A one-sided 95 % bound of the ratio is where the one-sided p is 5 %, but for the degrees of freedom."""
+    rng = np.random.default_rng(5)
+    ours, theirs = ratio_of_means(*_ratios(rng, 200)), ratio_of_means(*_ratios(rng, 200))
+    _, high = ratio_interval(ours, theirs, alpha=0.1)
+    assert ratio_below_p(ours, theirs, high) == pytest.approx(0.05, abs=1e-3)
+    assert ratio_below_p(ours, theirs, ours.value / theirs.value) == pytest.approx(0.5)

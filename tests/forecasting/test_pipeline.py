@@ -344,16 +344,16 @@ STOP = PredictedStop(step=7, reasons=("neutral text lost 0.2",))
         ({"flips": None}, "none"),
         ({"flips": Flips(pairs=7, wrong=5, expected=5, low=5, high=5)}, "none"),
         ({"flips": Flips(pairs=20, wrong=0, expected=0, low=0, high=0)}, "nothing to flip"),
-        ({"flips": FEW}, "not by this method"),
-        ({"predicted_stop": STOP}, "not by this method"),
-        ({"guard_utilisation": 0.8}, "not by this method"),
-        ({"extrapolation": 4.5}, "not by this method"),
+        ({"flips": FEW}, "not at these settings"),
+        ({"predicted_stop": STOP}, "not within the guard's limits"),
+        ({"guard_utilisation": 0.8}, "not at these settings"),
+        ({"extrapolation": 4.5}, "not at these settings"),
         ({"flips": FEW, "last": moment(9.0, 8.0)}, "style only"),
         ({"flips": FEW, "settings": [setting(9.0)]}, "only with these settings"),
         ({"predicted_stop": STOP, "settings": [setting(6.0)]}, "only with these settings"),
-        ({"flips": FEW, "settings": [setting(9.0, predicted_stop=STOP)]}, "not by this method"),
-        ({"flips": FEW, "settings": [setting(9.0, guard_utilisation=0.9)]}, "not by this method"),
-        ({"flips": FEW, "settings": [setting(9.0, extrapolation=5.0)]}, "not by this method"),
+        ({"flips": FEW, "settings": [setting(9.0, predicted_stop=STOP)]}, "not within the guard's limits"),
+        ({"flips": FEW, "settings": [setting(9.0, guard_utilisation=0.9)]}, "not at these settings"),
+        ({"flips": FEW, "settings": [setting(9.0, extrapolation=5.0)]}, "not at these settings"),
     ],
 )
 def test_the_verdict_follows_from_the_numbers(changes, kind):
@@ -361,6 +361,41 @@ def test_the_verdict_follows_from_the_numbers(changes, kind):
     assert verdict.kind == kind
     assert verdict.reasons
     assert verdict.advice or kind == "trainable"
+
+
+def test_what_hinders_is_named():
+    """A run that flips half of its pairs was once called impossible by this method."""
+    most = judged(flips=FEW, settings=[setting(9.0, predicted_stop=STOP), setting(2.0)])
+    assert (
+        "most pairs would flip with learning_rate=0.0001, and the guard is expected to stop it about step 7"
+        in (most.reasons[-1])
+    )
+    risky = judged(flips=FEW, settings=[setting(9.0, guard_utilisation=0.9), setting(9.5, predicted_stop=STOP)])
+    assert risky.kind == "not at these settings"
+    assert (
+        "learning_rate=0.0001: 9.0 [0, 10] of 10 pairs wrong per token are expected to flip, but 90% of a limit"
+        in (risky.reasons[-1])
+    )
+    none = judged(flips=FEW, settings=[setting(2.0), setting(3.0)])
+    assert (
+        "of 3 settings that were tried none flips half of them, and at the best no limit stops it: 3.0"
+        in (none.reasons[-1])
+    )
+
+
+def test_a_limit_that_is_nearly_reached_is_named_beside_the_one_that_is_passed():
+    stop = PredictedStop(step=7, reasons=("chosen answers lost 0.62", "loss rose"), close={"neutral_drop": 0.8})
+    verdict = judged(predicted_stop=stop)
+    assert "chosen answers lost 0.62; loss rose; simulated drifts fall short" in verdict.reasons[-1]
+    assert "neutral_drop (80 % of its limit) may be what stops it" in verdict.reasons[-1]
+
+
+@pytest.mark.parametrize(("loss", "how"), [("dpo", "wrong by their sums"), ("simpo", "wrong per token")])
+def test_a_wrong_pair_says_by_what_it_is_wrong(loss, how):
+    """[-6, -4] with 6 and 2 tokens: the chosen answer is less likely by its sum, and likelier per token."""
+    cost = flip_cost(loss, 0.1, {}, [[-6.0, -4.0], [-9.0, -2.0]], [[6, 2], [3, 3]], cap=20.0)
+    assert cost.wrong == (2 if loss == "dpo" else 1)
+    assert how in cost.summary
 
 
 def test_no_common_direction_is_named_with_what_to_do():
@@ -467,7 +502,7 @@ def test_a_pilot_that_the_guard_stops_is_told():
     assert result.pilot.predicted_stop is not None
     assert result.predicted_stop is not None
     assert result.predicted_stop.step <= result.pilot.predicted_stop.step
-    assert result.verdict.kind == "not by this method"
+    assert result.verdict.kind == "not within the guard's limits"
 
 
 # -- frozen, and scored --------------------------------------------------------------
@@ -516,6 +551,8 @@ def test_a_score_counts_what_happened():
     assert score.real_nats == pytest.approx((2.0 + 0.8 + 0.1 + 1.1) / 4)
     assert score.relative_error == pytest.approx(0.425)
     assert score.spearman == pytest.approx(0.4)
+    other = score_forecast(made, before | {"c": sides(-0.1), "b": sides(0.2)}, after, guard_stop=None)
+    assert (other.wrong, other.expected_flips) == (3, pytest.approx(1.2))  # a frozen count stays what it was
     stopped = SimpleNamespace(pair_forecasts=made.pair_forecasts, predicted_stop=PredictedStop(step=12, reasons=("x",)))
     score = score_forecast(stopped, before, None, guard_stop=10)
     assert score.stop_error == pytest.approx(0.2)

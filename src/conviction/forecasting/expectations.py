@@ -13,10 +13,17 @@ from torch import Tensor
 
 from conviction.forecasting.kernel import Kernel, Step, Trajectory
 from conviction.forecasting.pilot import PilotReading
-from conviction.forecasting.records import Flips, PairForecast, PredictedStop, Question, StepForecast
+from conviction.forecasting.records import (
+    SAFE_UTILISATION,
+    Flips,
+    PairForecast,
+    PredictedStop,
+    Question,
+    StepForecast,
+)
 from conviction.forecasting.rows import HeldOutPair, Rows
 from conviction.training.drift import read_drift
-from conviction.training.guard import Guard, judge, limit_share
+from conviction.training.guard import Guard, judge, limit_shares
 from conviction.training.sensors import DriftMetrics, StepReading
 from conviction.training.settings import Training
 from conviction.training.step import rate_at
@@ -71,9 +78,12 @@ def guard_on(
             )
         )
         judged = judge(history, guard, len(steps))
-        share = max(share, limit_share(history, guard, len(steps)))
+        shares = limit_shares(history, guard, len(steps))
+        share = max([share, *shares.values()])
         if judged.zone == "stop":
-            return Utilisation(PredictedStop(step=step.step, reasons=judged.violations or judged.warnings), share)
+            close = {name: part for name, part in shares.items() if SAFE_UTILISATION < part < 1}
+            reasons = judged.violations or judged.warnings
+            return Utilisation(PredictedStop(step=step.step, reasons=reasons, close=close), share)
     return Utilisation(None, share)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from conviction.core.wording import percent, rounded_down
-from conviction.forecasting.records import FlipCost
+from conviction.forecasting.records import FlipCost, wrong_by
 from conviction.training.losses import Loss, PairLogps, find_loss, margin
 
 __all__ = ["flip_cost", "flip_points"]
@@ -119,21 +119,21 @@ def flip_cost(
         quantiles={key: {f"{q:g}": float(np.quantile(v, q)) for q in LEVELS} for key, v in table.items()},
         beta_for_half=half,
         beta_for_most=most,
-        summary=_summary(name, beta, points, cap, half, faded),
+        summary=_summary(loss, beta, points, cap, half, faded),
     )
 
 
-def _summary(name: str, beta: float, points: FlipPoints, cap: float, half: float | None, faded: int) -> str:
-    needed, wrong = float(np.median(points.margin)), len(points.c)
+def _summary(loss: Loss, beta: float, points: FlipPoints, cap: float, half: float | None, faded: int) -> str:
+    needed, wrong, how = float(np.median(points.margin)), len(points.c), wrong_by(loss.per_token)
     if needed > cap:
         return (
-            f"half of the wrong pairs cannot flip inside the cap at β = {beta:g}: they need a margin of "
-            f"{needed:.1f} or more, the cap is {cap:g}; β ≤ {half:g} would do"
+            f"half of the {wrong} training pairs {how} cannot flip inside the cap at β = {beta:g}: they need a "
+            f"margin of {needed:.1f} or more, the cap is {cap:g}; β ≤ {half:g} would do"
         )
     if 2 * faded > wrong:
         return (
-            f"{name} stops pushing before {faded} of {wrong} wrong pairs flip: less than {percent(FADED)} of its "
-            f"gradient is left there (β = {beta:g})"
+            f"{loss.name} stops pushing before {faded} of {wrong} training pairs {how} flip: less than "
+            f"{percent(FADED)} of its gradient is left there (β = {beta:g})"
         )
     inside = int((points.margin <= cap).sum())
-    return f"{inside} of {wrong} wrong pairs can flip inside the cap of {cap:g} at β = {beta:g}"
+    return f"{inside} of {wrong} training pairs {how} can flip inside the cap of {cap:g} at β = {beta:g}"

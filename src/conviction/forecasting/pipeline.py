@@ -32,7 +32,7 @@ from conviction.forecasting.simulation import (
     simulate_run,
 )
 from conviction.forecasting.sweep import default_sweep
-from conviction.forecasting.verdict import judge_forecast
+from conviction.forecasting.verdict import UNDECIDED, judge_forecast
 from conviction.training.batches import step_order
 from conviction.training.loop import TrainingTask
 from conviction.training.losses import find_loss
@@ -96,7 +96,7 @@ def forecast(
         "last": run.step_forecasts[-1],
     }
     with clock("sweep"):
-        undecided = judge_forecast(**judged, settings=()).kind in {"style only", "not by this method"}
+        undecided = judge_forecast(**judged, settings=()).kind in UNDECIDED
         grid = sweep if sweep is not None else default_sweep(known["options"]) if undecided else ()
         settings = [_try(linearization, task, intervention, options) for options in grid]
     return Forecast(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from conviction.core import frames
+from conviction.core.wording import percent
 
 __all__ = [
     "FlipCost",
@@ -27,10 +28,24 @@ __all__ = [
     "Verdict",
 ]
 
-SCHEMA = 2
+SCHEMA = 3
 SAFE_UTILISATION = 0.5  # simulated drifts fall short of real ones by up to a factor of two
 MAX_EXTRAPOLATION = 4.0
-Kind = Literal["trainable", "only with these settings", "style only", "not by this method", "nothing to flip", "none"]
+WRONG = "wrong per token"  # a test pair whose other answer is likelier per token, as ``probe`` counts
+Kind = Literal[
+    "trainable",
+    "only with these settings",
+    "style only",
+    "not at these settings",
+    "not within the guard's limits",
+    "nothing to flip",
+    "none",
+]
+
+
+def wrong_by(per_token: bool) -> str:
+    """How a pair counts as wrong, in words: a loss compares sums, or means per token."""
+    return WRONG if per_token else "wrong by their sums"
 
 
 class _Part(BaseModel):
@@ -78,10 +93,21 @@ class Signal(_Part):
 
 
 class PredictedStop(_Part):
-    """A limit of the guard that a run is expected to pass."""
+    """A limit of the guard that a run is expected to pass.
+
+    close  sensor → part of its limit reached at that step, of others over ``SAFE_UTILISATION`` that may be first
+    """
 
     step: int
     reasons: tuple[str, ...]
+    close: dict[str, float] = {}
+
+    @property
+    def cause(self) -> str:
+        """Why, in one line."""
+        names = [f"{name} ({percent(share)} of its limit)" for name, share in self.close.items()]
+        may = f"; simulated drifts fall short, so that {' or '.join(names)} may be what stops it" if names else ""
+        return "; ".join(self.reasons) + may
 
 
 class PilotReport(_Part):
@@ -150,7 +176,7 @@ class PairForecast(_Part):
 
 
 class Flips(_Part):
-    """Pairs of the test split: how many are wrong before, and expected to be right after. 95 % interval."""
+    """Pairs of the test split: how many are wrong per token before, and expected to be right after. 95 % interval."""
 
     pairs: int
     wrong: int
@@ -253,6 +279,7 @@ class ForecastScore(_Part):
     spearman         rank correlation of expected and real movement of the gap, pair by pair
     expected_nats, real_nats   mean movement of the gap, per token; relative_error of the former
     chosen_nats, rejected_nats  mean movement of the answers, expected and real
+    wrong            per token before training, as frozen in the forecast
     flips            really flipped, of the ``wrong``; expected_flips: before
     brier            mean squared error of the probabilities to end right, over the wrong pairs;
                      brier_constant: of the best constant guess, known only afterwards
@@ -292,7 +319,7 @@ class ForecastScore(_Part):
             "gap moved, nats per token": (self.expected_nats, self.real_nats),
             "wanted answers moved, nats": self.chosen_nats or nothing,
             "other answers moved, nats": self.rejected_nats or nothing,
-            f"flips of {self.wrong} wrong pairs": (self.expected_flips, self.flips),
+            f"flips of {self.wrong} pairs {WRONG}": (self.expected_flips, self.flips),
         }
         columns = ["quantity", "expected", "happened"]
         lines = [dict(zip(columns, (name, *pair), strict=True)) for name, pair in rows.items()]

@@ -32,7 +32,7 @@ def score_forecast(
     asked = [o for o in forecast.pair_forecasts if o.counts]
     expected = _mean([o.gap_nats - o.start_nats for o in asked])
     foreseen = forecast.predicted_stop.step if forecast.predicted_stop is not None else None
-    wrong = [o for o in asked if _gap(before[o.id]) < 0]
+    wrong = [o for o in asked if o.start_nats < 0]  # as frozen: another dtype may rank a pair otherwise
     known: dict[str, Any] = dict.fromkeys(_MOVEMENTS) if after is None else _movements(asked, wrong, before, after)
     return ForecastScore(
         pairs=len(asked),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from conviction.forecasting.records import (
     MAX_EXTRAPOLATION,
     SAFE_UTILISATION,
+    WRONG,
     FlipCost,
     Flips,
+    Kind,
     PilotReport,
     PredictedStop,
     Signal,
@@ -18,7 +21,10 @@ from conviction.forecasting.records import (
     Verdict,
 )
 
-__all__ = ["LEAST_PAIRS", "judge_forecast"]
+__all__ = ["LEAST_PAIRS", "UNDECIDED", "judge_forecast"]
+
+UNDECIDED = frozenset({"style only", "not at these settings", "not within the guard's limits"})
+"""Kinds of a verdict at the planned settings alone, where others are worth a try."""
 
 LEAST_PAIRS = 8
 ENOUGH = 0.5  # of the wrong pairs flip: the claim has moved, not single questions
@@ -56,14 +62,60 @@ def judge_forecast(
         named = "; ".join(f"{_named(s.options)}: {_expected(s.flips)}" for s in good[:3])
         return Verdict(kind="only with these settings", reasons=tuple(seen), advice=(named, "keep the guard on"))
     common, apart = _movement(last)
-    kind: Any = "not by this method"
     if safe and common > STYLE * abs(apart):
-        kind = "style only"
-        seen.append(
+        reason = (
             f"both answers move together by {common:+.1f} nats, apart by only {apart:+.1f}: "
             "what is learnt is how an answer looks"
         )
-    return Verdict(kind=kind, reasons=tuple(seen), advice=tuple(_elsewhere(cost, signal, kind)))
+        style = "for style this is the way; for the claim itself: pairs that differ in nothing but the claim"
+        return Verdict(kind="style only", reasons=(*seen, reason), advice=(style,))
+    planned = _Point("as planned", flips, predicted_stop, guard_utilisation, extrapolation)
+    points = [planned, *(_Point.of(setting) for setting in settings if setting.flips is not None)]
+    kind, reason = _what_hinders(points)
+    return Verdict(kind=kind, reasons=(*seen, reason), advice=tuple(_elsewhere(cost, signal)))
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A simulated run at some settings."""
+
+    name: str
+    flips: Flips
+    stop: PredictedStop | None
+    utilisation: float
+    extrapolation: float
+
+    @classmethod
+    def of(cls, setting: SweepPoint) -> _Point:
+        assert setting.flips is not None  # noqa: S101  as its caller has seen
+        stop, share = setting.predicted_stop, setting.guard_utilisation
+        return cls(_named(setting.options), setting.flips, stop, share, setting.extrapolation)
+
+    @property
+    def risk(self) -> str:
+        """Why it is not safe to do, though the guard is not expected to stop it."""
+        risks = []
+        if self.utilisation > SAFE_UTILISATION:
+            risks.append(f"{self.utilisation:.0%} of a limit of the guard is reached")
+        if self.extrapolation > MAX_EXTRAPOLATION:
+            risks.append(f"{self.extrapolation:.1f} times as far as the pilot, where a forecast is a guess")
+        return " and ".join(risks)
+
+
+def _what_hinders(points: Sequence[_Point]) -> tuple[Kind, str]:
+    """Whether settings stand in the way, or the guard's limits, and which of them."""
+    points = sorted(points, key=lambda point: -point.flips.expected)
+    enough = [point for point in points if point.flips.expected >= ENOUGH * point.flips.wrong]
+    if may := [point for point in enough if point.stop is None]:
+        named = "; ".join(f"{point.name}: {_expected(point.flips)}, but {point.risk}" for point in may[:3])
+        return "not at these settings", f"these may do, and are not safe to count on: {named}"
+    most = points[0]
+    if most.stop is not None:
+        where = f"the guard is expected to stop it about step {most.stop.step}: {most.stop.cause}"
+        return "not within the guard's limits", f"most pairs would flip with {most.name}, and {where}"
+    tried = "the planned settings" if len(points) == 1 else f"{len(points)} settings that were tried"
+    flips = f"{_expected(most.flips)} ({most.name})"
+    return "not at these settings", f"of {tried} none flips half of them, and at the best no limit stops it: {flips}"
 
 
 def _is_good(setting: SweepPoint) -> bool:
@@ -84,10 +136,10 @@ def _observations(
     if flips is not None and flips.wrong:
         results.append(f"{_expected(flips)} on the test split")
     if pilot.predicted_stop is not None:
-        results.append(f"the guard stopped the pilot: {pilot.predicted_stop.reasons[0]}")
+        results.append(f"the guard stopped the pilot: {pilot.predicted_stop.cause}")
     if predicted_stop is not None:
         results.append(
-            f"the guard is expected to stop the run about step {predicted_stop.step}: {predicted_stop.reasons[0]}"
+            f"the guard is expected to stop the run about step {predicted_stop.step}: {predicted_stop.cause}"
         )
     elif guard_utilisation > SAFE_UTILISATION:
         results.append(
@@ -112,7 +164,9 @@ def _observations(
 def _expected(flips: Flips | None) -> str:
     if flips is None:
         return ""
-    return f"{flips.expected:.1f} [{flips.low:.0f}, {flips.high:.0f}] of {flips.wrong} wrong pairs are expected to flip"
+    return (
+        f"{flips.expected:.1f} [{flips.low:.0f}, {flips.high:.0f}] of {flips.wrong} pairs {WRONG} are expected to flip"
+    )
 
 
 def _named(options: dict[str, Any]) -> str:
@@ -127,9 +181,7 @@ def _movement(last: StepForecast) -> tuple[float, float]:
     return (chosen + rejected) / 2, chosen - rejected
 
 
-def _elsewhere(cost: FlipCost | None, signal: Signal | None, kind: str) -> Sequence[str]:
-    if kind == "style only":
-        return ["for style this is the way; for the claim itself: pairs that differ in nothing but the claim"]
+def _elsewhere(cost: FlipCost | None, signal: Signal | None) -> Sequence[str]:
     results = ["a system prompt or retrieval moves answers at once and leaves the weights alone"]
     if signal is not None and signal.p_value >= CHANCE:
         results.append(

@@ -54,7 +54,8 @@ class Property(Frozen):
     metric       the name of the metric that concluded it, maybe ``:part``
     outcome      whether it is there (for consistency and damage: whether what was there before was kept)
     value        in ``unit``, with its 95 % interval; None: there is none
-    p_value      before, ``p_holm`` after Holm's correction over all tests of the judgement
+    p_value      before, ``p_holm`` after Holm's correction over all tests of the judgement, and over a study's arms
+    sd, useful   of a change: the items' standard deviation, and the smallest mean that would be of use, in ``unit``
     measured_by  the metrics of the measurements that it was computed from
     """
 
@@ -67,5 +68,7 @@ class Property(Frozen):
     n: int
     p_value: float | None = None
     p_holm: float | None = None
+    sd: Finite = None
+    useful: Finite = None
     text: str
     measured_by: tuple[str, ...]

@@ -26,11 +26,11 @@ from conviction.probing.records import Sample
 Kind = Literal["change", "propagation", "firmness", "consistency", "damage"]
 """What a metric's property means for the verdict:
 
-change       evidence that the model moved; not there: 'none'
+change       evidence that the model moved; shown to be too small to be of use: 'none'; neither shown: 'not shown'
 propagation  what follows moved, too; not there: 'surface'
 firmness     the change holds; not there: 'shallow'
 consistency  shown to be lost: 'shallow'
-damage       shown to be lost, or any part of it: 'broken'
+damage       shown to be lost, or any part of it: 'broken'; not shown to be kept: no deeper than 'shallow'
 
 Change and propagation must survive Holm's correction.
 """
@@ -94,7 +94,6 @@ class Metric:
     free_answers items that it wants a greedy answer to
     measure      numbers of one model, from ``scores`` and ``answers``; it may ask more by itself
     column       where a study's table shows it; None: nowhere
-    least        for a change: why one that chance does not explain may still be none, in words
     """
 
     name: str
@@ -105,7 +104,6 @@ class Metric:
     free_answers: Callable[[MetricContext], Sequence[Item]] = lambda _: ()
     measure: Callable[[MetricContext], Measured] = lambda _: Measured(())
     column: Column | None = None
-    least: str = "too little to count"
 
     def own(self, properties: Sequence[Property]) -> list[Property]:
         """Those of the properties that are this metric's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conviction.forecasting.records import WRONG
 from conviction.probing.metric import Metric
 from conviction.probing.metrics import load_metrics
 from conviction.studies.records import Arm, Judgement, Study
@@ -75,7 +76,8 @@ def reasons(arm: Arm) -> list[str]:
     if arm.forecast_score is not None and arm.forecast is not None:
         score = arm.forecast_score
         real = "the run was stopped" if score.flips is None else f"{score.flips} flipped"
-        lines.append(f"forecast '{arm.forecast}', {score.expected_flips:.1f} of {score.wrong} flips expected; {real}")
+        flips = f"{score.expected_flips:.1f} flips of {score.wrong} pairs {WRONG}"
+        lines.append(f"forecast '{arm.forecast}', {flips} expected; {real}")
     return lines
 
 
@@ -94,7 +96,8 @@ def sentence(study: Study) -> str:
         "deep": "went deep",
         "shallow": "moved the view and what follows from it, but not firmly",
         "surface": "moved what it says; what follows from it did not move, or was not measured",
-        "none": "did not move it towards the target, or hardly",
+        "not shown": "may have moved it or not: too few propositions to tell",
+        "none": "did not move it towards the target by as much as would be of use",
         "broken": "did harm",
     }
     return "; ".join(f"{_listed(groups[v])} {meaning[v]}" for v in meaning if v in groups) + "." + farthest

@@ -17,6 +17,7 @@ from conviction.errors import RunError
 from conviction.probing.depth_records import Measurements
 from conviction.probing.metrics import load_metrics
 from conviction.probing.records import Scorecard
+from conviction.studies.judge import correct_over_arms
 from conviction.studies.placebo import placebo_data
 from conviction.studies.records import Arm, Study
 
@@ -94,8 +95,11 @@ def check_questions(topic: Topic, *measured: Measurements | Scorecard) -> None:
 
 
 def summarize(shared: StudyContext, arms: Sequence[Arm]) -> Study:
-    """The study as far as it has come."""
+    """The study as far as it has come, its judgements corrected over its arms."""
     topic, design = shared.topic, shared.design
+    judged = [arm.judgement for arm in arms if arm.judgement is not None]
+    corrected = iter(correct_over_arms(judged))
+    arms = [arm if arm.judgement is None else arm.model_copy(update={"judgement": next(corrected)}) for arm in arms]
     return Study(
         model=shared.model.id,
         topic=topic.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from conviction.core.statistics import ALPHA, holm
+from conviction.core.statistics import ALPHA, holm, sample_size
 from conviction.probing.depth_records import Measurements, Property
 from conviction.probing.metric import Metric
 from conviction.probing.metrics import load_metrics
@@ -17,6 +17,7 @@ from conviction.probing.paired import Comparison
 from conviction.studies.records import Judgement, Verdict
 
 Judged = Sequence[tuple[Metric, Property]]
+SUCCESS = ("change", "propagation")  # kinds whose properties must survive Holm's correction
 
 
 def judge(
@@ -53,18 +54,49 @@ def _corrected(judged: Judged) -> list[tuple[Metric, Property]]:
 
 
 def _with_p_holm(metric: Metric, one: Property, p: float) -> Property:
-    failed = metric.kind in ("change", "propagation") and p >= ALPHA
-    return one.model_copy(update={"p_holm": p, "outcome": "no" if failed else one.outcome})
+    """A change that chance may explain was not shown, which does not show that there is none."""
+    if metric.kind in SUCCESS and p >= ALPHA and one.outcome == "yes":
+        return one.model_copy(update={"p_holm": p, "outcome": "unclear" if metric.kind == "change" else "no"})
+    return one.model_copy(update={"p_holm": p})
 
 
-def _verdict(judged: Judged) -> tuple[Verdict, str]:
-    damage = [one for metric, one in judged if metric.kind == "damage" and one.outcome == "no"]
-    if damage:
-        return "broken", _texts(damage)
+def correct_over_arms(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """The judgements of a study's arms, success corrected over these as well: of many one may shift by chance.
+
+    Each test is in two families, those of its arm and the same test in all arms; the larger of the two corrected
+    p-values counts, so that either family has an error rate of 5 %. Verdicts follow.
+    """
+    judged = [[(m, one) for m in load_metrics() for one in m.own(j.properties)] for j in judgements]
+    p_values: dict[str, dict[int, float]] = {}
+    for number, arm in enumerate(judged):
+        for metric, one in arm:
+            if metric.kind in SUCCESS and one.p_value is not None:
+                p_values.setdefault(one.metric, {})[number] = one.p_value
+    adjusted = {name: dict(zip(ps, holm(list(ps.values())), strict=True)) for name, ps in p_values.items()}
+    results = []
+    for number, (judgement, arm) in enumerate(zip(judgements, judged, strict=True)):
+        corrected = [
+            (m, _with_p_holm(m, one, max(one.p_holm or 0.0, adjusted.get(one.metric, {}).get(number, 0.0))))
+            if one.p_value is not None
+            else (m, one)
+            for m, one in arm
+        ]
+        verdict, reason = _verdict(corrected, arms=len(judgements))
+        properties = tuple(one for _, one in corrected)
+        results.append(judgement.model_copy(update={"verdict": verdict, "reason": reason, "properties": properties}))
+    return results
+
+
+def _verdict(judged: Judged, *, arms: int = 1) -> tuple[Verdict, str]:
+    damage = [one for metric, one in judged if metric.kind == "damage"]
+    if harmed := [one for one in damage if one.outcome == "no"]:
+        return "broken", _texts(harmed)
     whole = [(metric, one) for metric, one in judged if ":" not in one.metric]
-    unmoved = [(metric, one) for metric, one in whole if metric.kind == "change" and one.outcome != "yes"]
+    unmoved = [one for metric, one in whole if metric.kind == "change" and one.outcome != "yes"]
     if unmoved:
-        return "none", "; ".join(_why_none(metric, one) for metric, one in unmoved)
+        tests = max(arms, sum(one.p_value is not None for _, one in judged))
+        none = any(one.outcome == "no" for one in unmoved)
+        return "none" if none else "not shown", "; ".join(_why_unmoved(one, tests) for one in unmoved)
     moved = _texts([one for metric, one in whole if metric.kind == "change"])
     spread = [one for metric, one in whole if metric.kind == "propagation"]
     unspread = [one for one in spread if one.outcome != "yes"]
@@ -73,17 +105,29 @@ def _verdict(judged: Judged) -> tuple[Verdict, str]:
     firm = [one for metric, one in whole if metric.kind == "firmness"]
     lacking = [one for one in firm if one.outcome != "yes"]
     lacking += [one for metric, one in whole if metric.kind == "consistency" and one.outcome == "no"]
-    if lacking:
-        return "shallow", f"{moved}, and {_texts(spread)}; but {_texts(lacking)}"
+    why = [_texts(lacking)] if lacking else []
+    if unsure := [one for one in damage if one.outcome != "yes"]:
+        why.append(f"it is not shown that nothing was lost ({_texts(unsure)})")
+    if why:
+        return "shallow", f"{moved}, and {_texts(spread)}; but {'; and '.join(why)}"
     return "deep", f"{moved}; {_texts([*spread, *firm])}"
 
 
-def _why_none(metric: Metric, one: Property) -> str:
-    if one.p_holm is None:
+def _why_unmoved(one: Property, tests: int) -> str:
+    """Why a change counts as none, or as not shown; tests: that p-values were corrected for."""
+    if one.p_holm is None or one.value is None or one.useful is None:
         return one.text
-    away = "away from it" if (one.value or 0.0) < 0 else metric.least
-    why = "which chance explains" if one.p_holm >= ALPHA else away
-    return f"{one.text}: {why} (p = {one.p_holm:.2g} after correction)"
+    smallest = f"the smallest shift that is of use here is {one.useful:.2g}"
+    if one.outcome == "no":
+        away = ", and away from it" if one.value < 0 else ""
+        return f"{one.text}: less than is of use{away} (at most {one.high:+.3f} by the 95 % interval; {smallest})"
+    if not one.sd:
+        return f"{one.text}: not shown: too few propositions (n = {one.n}; {smallest})"
+    needed = sample_size(max(one.value, one.useful) / one.sd, alpha=ALPHA / tests)
+    return (
+        f"{one.text}: not shown: too few propositions (n = {one.n}; {max(needed, one.n + 1)} would do, "
+        f"p = {one.p_holm:.2g} after correction; {smallest})"
+    )
 
 
 def _texts(properties: Sequence[Property]) -> str:

@@ -17,9 +17,9 @@ from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
 from conviction.probing.depth_records import Property
 
-SCHEMA = 2
+SCHEMA = 3
 
-Verdict = Literal["none", "surface", "shallow", "deep", "broken"]
+Verdict = Literal["none", "not shown", "surface", "shallow", "deep", "broken"]
 
 
 class Judgement(Frozen):

@@ -100,12 +100,12 @@ def sampling_is_due(step: int, guard: Guard, last: GuardVerdict) -> bool:
     return step % interval == 0
 
 
-def limit_share(history: Sequence[StepReading], guard: Guard, total_steps: int) -> float:
-    """The largest part of an upper limit that the last reading reaches, of those limits that would stop the run."""
+def limit_shares(history: Sequence[StepReading], guard: Guard, total_steps: int) -> dict[str, float]:
+    """Sensor → the part of its upper limit that the last reading reaches, of those limits that would stop the run."""
     run = Trace(history, guard, total_steps)
     upper = [s for s in SENSORS.values() if s.stops and isinstance(s.judge, Threshold) and not s.judge.floor]
-    pairs = [compared for sensor in upper if (compared := sensor.compared(run)) is not None]
-    return max([0.0, *(value / limit for value, limit in pairs if limit)])
+    compared = {sensor.name: sensor.compared(run) for sensor in upper}
+    return {name: pair[0] / pair[1] for name, pair in compared.items() if pair is not None and pair[1]}
 
 
 def sample_violations(readings: Mapping[str, float], guard: Guard) -> list[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from conviction.core.wording import percent
+from conviction.forecasting.records import WRONG, wrong_by
 from conviction.views.text import Format, out, show, show_lines, write_json
 
 if TYPE_CHECKING:
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["show_forecast", "show_score"]
 
-COLOURS = {"trainable": "green", "only with these settings": "yellow", "nothing to flip": "cyan", "none": "cyan"}
+COLOURS = {
+    "trainable": "green",
+    "only with these settings": "yellow",
+    "not at these settings": "yellow",
+    "nothing to flip": "cyan",
+    "none": "cyan",
+}
 SHOWN = 6  # moments
 
 Lines = list[tuple[str, str]]
@@ -68,7 +75,8 @@ def _cost_lines(cost: FlipCost) -> Lines:
     lines = [
         (
             "to make up",
-            f"{spread('c', 2 if cost.per_token else 1)} {unit}: median and 5-95 % of {cost.wrong} wrong pairs",
+            f"{spread('c', 2 if cost.per_token else 1)} {unit}: median and 5-95 % "
+            f"of {cost.wrong} training pairs {wrong_by(cost.per_token)}",
         ),
         ("margin", f"{spread('margin', 2)} at β = {cost.beta:g}; {cost.over} need more than {cost.cap:g}"),
         ("loss there", spread("loss", 2)),
@@ -138,7 +146,7 @@ def _number(value: float | None, digits: int) -> str:
 def _show_settings(settings: Sequence[SweepPoint], form: Format) -> None:
     """A map where two options were swept, a list otherwise."""
     names = list(dict.fromkeys(name for s in settings for name in s.options))
-    title = "Expected flips of wrong test pairs (!: the guard stops it, ~: near a limit or too far beyond the pilot)"
+    title = f"Expected flips of test pairs {WRONG} (!: the guard stops it, ~: near a limit or too far beyond the pilot)"
     if len(names) == 2:
         across, down = sorted(names, key=lambda n: n != "learning_rate")
         columns = _values(settings, across)
@@ -179,7 +187,7 @@ def show_score(forecast: Forecast, score: ForecastScore, form: Format) -> None:
             ["gap moved, nats per token", f"{score.expected_nats:+.3f}", f"{score.real_nats:+.3f}"],
             ["wanted answers moved, nats", *(f"{v:+.1f}" for v in score.chosen_nats)],
             ["other answers moved, nats", *(f"{v:+.1f}" for v in score.rejected_nats)],
-            [f"flips of {score.wrong} wrong pairs", f"{score.expected_flips:.1f}", str(score.flips)],
+            [f"flips of {score.wrong} pairs {WRONG}", f"{score.expected_flips:.1f}", str(score.flips)],
         ]
     show(title, ["", "expected", "happened"], body, form)
     lines = [("pair by pair", f"Spearman {score.spearman:.2f} over {score.pairs} pairs")] if score.spearman else []

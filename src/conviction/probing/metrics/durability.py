@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
-from conviction.core.statistics import bootstrap_interval
+from conviction.core.statistics import paired_ratio_interval
 from conviction.probing.depth_records import Property
 from conviction.probing.metric import Column, Metric, show_share
 from conviction.probing.metrics.shift import direct_shift
@@ -25,17 +22,11 @@ def _durability(change: Comparison) -> Property:
         return not_measured("durability", UNIT, "there was no shift that could last")
     if change.after_benign is None:
         return not_measured("durability", UNIT, "no benign training was done on top")
-    remaining = differences(change.before, change.after_benign, "shift")
-    both = np.stack([remaining, change.moved("shift")], axis=1)
-
-    def share(indices: list[NDArray[np.intp]]) -> float:
-        kept, whole = both[indices[0]].mean(0)
-        return float(kept / whole) if whole > 0 else math.nan
-
-    value = share([np.arange(len(both))])
-    if not math.isfinite(value):
+    remaining, whole = differences(change.before, change.after_benign, "shift"), change.moved("shift")
+    if float(whole.mean()) <= 0:
         return not_measured("durability", UNIT, "there was no shift that could last")
-    low, high = bootstrap_interval(share, [len(both)])
+    value = float(remaining.mean() / whole.mean())
+    low, high = paired_ratio_interval(remaining, whole) if whole.size > 1 else (-math.inf, math.inf)
     return Property(
         metric="durability",
         outcome="yes" if low >= LASTS else "no" if high < LASTS else "unclear",
@@ -43,7 +34,7 @@ def _durability(change: Comparison) -> Property:
         low=low,
         high=high,
         unit=UNIT,
-        n=len(both),
+        n=whole.size,
         text=f"benign training leaves {value:.0%} of the shift (a placebo's part of it included)",
         measured_by=("shift",),
     )

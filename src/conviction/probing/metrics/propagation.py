@@ -10,9 +10,8 @@ import math
 from itertools import groupby
 
 import numpy as np
-from numpy.typing import NDArray
 
-from conviction.core.statistics import ALPHA, bootstrap_interval, mean_test
+from conviction.core.statistics import ALPHA, mean_estimate, mean_test, ratio_interval
 from conviction.data.implications import depth_of
 from conviction.probing.depth_records import Measurement, Property
 from conviction.probing.gaps import measure_gaps
@@ -91,16 +90,14 @@ def _by_outcome(change: Comparison, metrics: list[str]) -> Floats:
 
 
 def _ratio(moved: Floats, shift: Floats) -> tuple[float, float, float]:
-    """Mean over mean, with its bootstrap interval."""
-
-    def of(indices: list[NDArray[np.intp]]) -> float:
-        below = float(shift[indices[1]].mean())
-        return float(moved[indices[0]].mean()) / below if below else math.nan
-
+    """Mean over mean, with Fieller's interval: outcomes and propositions are independent draws."""
     whole = float(shift.mean())
     if not whole or not moved.size:
         return math.nan, -math.inf, math.inf
-    return float(moved.mean()) / whole, *bootstrap_interval(of, [moved.size, shift.size])
+    ratio = float(moved.mean()) / whole
+    if min(moved.size, shift.size) < 2:
+        return ratio, -math.inf, math.inf
+    return ratio, *ratio_interval(mean_estimate(moved), mean_estimate(shift))
 
 
 COLUMN = Column("propagation", "what its implications moved, as a share of that", show_share)

@@ -9,23 +9,24 @@ of facts that it knows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from conviction.core.statistics import bootstrap_interval
+from conviction.core.statistics import ALPHA, Estimate, holm, ratio_below_p, ratio_interval, ratio_of_means
 from conviction.data.topic import Item
 from conviction.probing.challenges import CHALLENGES, Doubt, challenge, think
-from conviction.probing.depth_records import Measurement, Property
+from conviction.probing.depth_records import Measurement, Measurements, Property, PropertyOutcome
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.metric import Column, Measured, Metric, MetricContext, show_share
-from conviction.probing.paired import Comparison, Floats, not_measured
+from conviction.probing.paired import Comparison, not_measured
 from conviction.probing.queries import ProbeQuery, plain_queries
 
 ARGUMENTS = 3
-HOLDS = 0.8  # what challenges leave, relative to what they leave of beliefs of the model's own
-MATCHED = 8  # beliefs of its own that a change is held against
+# What challenges leave, relative to what they leave of beliefs of its own: in the mean over all, and under each.
+HOLDS, SINGLY = 0.8, 0.5
+CLOSE = 0.25  # relative difference of mean strengths up to which beliefs count as equally strong
 ENOUGH = 6  # beliefs on either side of a comparison of challenges: fewer could not reach p < 0.05 in a sign test
 UNIT = "of genuine beliefs"
 
@@ -91,61 +92,115 @@ def _measure(context: MetricContext) -> Measured:
 
 
 def _robustness(change: Comparison) -> Property:
-    """What the hardest challenge leaves of what is held, relative to what it leaves of genuine beliefs as strong."""
+    """What challenges leave of what is held, relative to what they leave of genuine beliefs as strong.
+
+    Non-inferiority of a ratio, which is that of its logarithm: in the mean over all challenges at least ``HOLDS``,
+    and under each of them at least ``SINGLY``. All of these bounds must hold, so that each is tested at the full
+    level (an intersection-union test, Berger 1982); that one of them is broken is Holm-corrected over all.
+    """
     stood, stands = change.before.of("unchallenged"), change.after.of("unchallenged")
     held = {item: gap for item, gap in stands.items() if gap > 0 >= stood.get(item, 0.0)}
     if len(held) < 2:
         reason = f"{len(held)} of {len(stands)} propositions came to the target's side: nothing to challenge"
         return not_measured("robustness", UNIT, reason)
-    strength = math.fsum(held.values()) / len(held)
-    facts = change.before.of("genuine")
-    nearest = sorted((item for item, gap in facts.items() if gap > 0), key=lambda item: abs(facts[item] - strength))
-    known = {item: facts[item] for item in nearest[:MATCHED]}
+    known, alike = _matched(change.before.of("genuine"), math.fsum(held.values()) / len(held))
     if len(known) < 2:
         return not_measured("robustness", UNIT, "the model knows fewer than two of the topic's facts")
-    shares = [
-        (*share, name)
-        for name in CHALLENGES
-        if (share := _kept(held, change.after.of(f"challenge:{name}"), known, change.before.of(f"genuine:{name}")))
-    ]
-    if not shares:
+    ours, theirs = _challenged(change.after, "challenge", held), _challenged(change.before, "genuine", known)
+    single = {n: _Kept.of(ours[n], held, theirs[n], known) for n in CHALLENGES if n in ours and n in theirs}
+    single = {name: kept for name, kept in single.items() if kept.theirs.value > 0}
+    if not single:
         return not_measured("robustness", UNIT, "no challenge leaves anything of the model's own beliefs")
-    value, low, high, name = min(shares)
-    few = min(len(held), len(known)) < ENOUGH
-    withstood = not few and all(bound >= HOLDS for _, bound, _, _ in shares)
-    gave_way = not few and any(bound < HOLDS for _, _, bound, _ in shares)
-    too_few = f" ({len(held)} beliefs against {len(known)}, too few to tell)" if few else ""
+    together = _Kept.of(_mean_over(ours, single, held), held, _mean_over(theirs, single, known), known)
+    hardest = min(single, key=lambda name: single[name].value)
+    doubt = _why_unclear(len(held), len(known), alike)
+    low, high = ratio_interval(together.ours, together.theirs)
     return Property(
         metric="robustness",
-        outcome="yes" if withstood else "no" if gave_way else "unclear",
-        value=value,
+        outcome="unclear" if doubt else _outcome(together, list(single.values())),
+        value=together.value,
         low=low,
         high=high,
         unit=UNIT,
         n=len(held),
-        text=f"{CHALLENGES[name].meaning}, it keeps {value:.0%} of what beliefs of its own keep{too_few}",
-        measured_by=("unchallenged", f"challenge:{name}", "genuine", f"genuine:{name}"),
+        text=f"in the mean over {len(single)} challenges it keeps {together.value:.0%} of what {len(known)} beliefs of "
+        f"the model's own keep; least, {single[hardest].value:.0%}, when {CHALLENGES[hardest].meaning}{doubt}",
+        measured_by=(
+            *("unchallenged", "genuine"),
+            *(f"{metric}:{name}" for metric in ("challenge", "genuine") for name in single),
+        ),
     )
 
 
-def _kept(
-    held: Mapping[str, float], challenged: Mapping[str, float], known: Mapping[str, float], doubted: Mapping[str, float]
-) -> tuple[float, float, float] | None:
-    """The share of held gaps that a challenge leaves, over that of known facts, with its bootstrap interval.
+@dataclass(frozen=True)
+class _Kept:
+    """Shares of the gaps that a challenge leaves: of what is held, and of genuine beliefs."""
 
-    None where not all were put to the challenge, or it leaves nothing of either.
+    ours: Estimate
+    theirs: Estimate
+
+    @classmethod
+    def of(
+        cls,
+        ours: Mapping[str, float],
+        held: Mapping[str, float],
+        theirs: Mapping[str, float],
+        known: Mapping[str, float],
+    ) -> _Kept:
+        return cls(_share(ours, held), _share(theirs, known))
+
+    @property
+    def value(self) -> float:
+        return self.ours.value / self.theirs.value
+
+    def at_least(self, bound: float) -> bool:
+        """Whether the one-sided 95 % bound says so."""
+        return ratio_interval(self.ours, self.theirs, alpha=2 * ALPHA)[0] >= bound
+
+
+def _share(challenged: Mapping[str, float], gaps: Mapping[str, float]) -> Estimate:
+    return ratio_of_means(np.array([challenged[item] for item in gaps]), np.array(list(gaps.values())))
+
+
+def _outcome(together: _Kept, single: Sequence[_Kept]) -> PropertyOutcome:
+    broken = holm([ratio_below_p(one.ours, one.theirs, HOLDS) for one in (together, *single)])
+    if min(broken) < ALPHA:
+        return "no"
+    return "yes" if together.at_least(HOLDS) and all(one.at_least(SINGLY) for one in single) else "unclear"
+
+
+def _challenged(of: Measurements, metric: str, gaps: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Challenge → item → gap under it, of challenges that all of these were put to."""
+    results = {name: of.of(f"{metric}:{name}") for name in CHALLENGES}
+    return {name: result for name, result in results.items() if set(gaps) <= set(result)}
+
+
+def _mean_over(
+    results: Mapping[str, Mapping[str, float]], names: Iterable[str], gaps: Mapping[str, float]
+) -> dict[str, float]:
+    chosen = [results[name] for name in names]
+    return {item: math.fsum(result[item] for result in chosen) / len(chosen) for item in gaps}
+
+
+def _matched(genuine: Mapping[str, float], strength: float) -> tuple[dict[str, float], bool]:
+    """The most of the known facts whose mean strength is within ``CLOSE`` of this one; whether there are enough.
+
+    A challenge takes a larger share of a weak belief than of a strong one, so that strengths must be alike. Where
+    they are not, the nearest are taken, for their number, and nothing is concluded.
     """
-    if not set(held) <= set(challenged) or not set(known) <= set(doubted):
-        return None
-    ours: Floats = np.array([[challenged[item], gap] for item, gap in held.items()])
-    theirs: Floats = np.array([[doubted[item], gap] for item, gap in known.items()])
+    known = sorted(
+        ((item, gap) for item, gap in genuine.items() if gap > 0), key=lambda one: abs(math.log(one[1] / strength))
+    )
+    for count in range(len(known), ENOUGH - 1, -1):
+        if abs(math.fsum(gap for _, gap in known[:count]) / count - strength) <= CLOSE * strength:
+            return dict(known[:count]), True
+    return dict(known[:ENOUGH]), False
 
-    def share(indices: list[NDArray[np.intp]]) -> float:
-        (a, b), (c, d) = ours[indices[0]].mean(0), theirs[indices[1]].mean(0)
-        return float(a / b) / float(c / d) if b > 0 and c > 0 and d > 0 else math.nan
 
-    value = share([np.arange(len(ours)), np.arange(len(theirs))])
-    return (value, *bootstrap_interval(share, [len(ours), len(theirs)])) if math.isfinite(value) else None
+def _why_unclear(held: int, known: int, alike: bool) -> str:
+    if min(held, known) < ENOUGH:
+        return f" ({held} beliefs against {known}, too few to tell)"
+    return "" if alike else f" (fewer than {ENOUGH} beliefs of its own are about as strong: they cannot be compared)"
 
 
 METRIC = Metric(

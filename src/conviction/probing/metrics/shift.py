@@ -19,7 +19,8 @@ from conviction.probing.metric import Column, Measured, Metric, MetricContext
 from conviction.probing.paired import Comparison, Floats
 from conviction.probing.queries import ProbeQuery, plain_queries
 
-NOTICED = 0.1  # of what the target's context in the prompt moves: a smaller shift may be real, and is none
+# The smallest shift that is of use: of what the target's context in the prompt moves, and in nats per token at least.
+NOTICED, LEAST_NATS = 0.1, 0.02
 
 
 def direct_shift(change: Comparison) -> Floats:
@@ -48,20 +49,23 @@ def _measure(context: MetricContext) -> Measured:
 
 
 def _judge(change: Comparison) -> list[Property]:
-    test = mean_test(direct_shift(change))
-    moved = test.interval.mean
-    reachable = _effect_of_context(change.before)
+    shift = direct_shift(change)
+    test, reachable = mean_test(shift), _effect_of_context(change.before)
+    moved, useful = test.interval.mean, max(LEAST_NATS, NOTICED * reachable)
     share = f", {moved / reachable:.0%} of what the context in the prompt does" if reachable > 0 else ""
+    shown = test.p_value < ALPHA and moved > useful
     return [
         Property(
             metric="shift",
-            outcome="yes" if test.p_value < ALPHA and moved > max(0.0, NOTICED * reachable) else "no",
+            outcome="yes" if shown else "no" if test.interval.high < useful else "unclear",
             value=moved,
             low=test.interval.low,
             high=test.interval.high,
             unit="nats per token",
             n=test.n,
             p_value=test.p_value,
+            sd=float(shift.std(ddof=1)) if shift.size > 1 else None,
+            useful=useful,
             text=f"moved {moved:+.3f} nats per token towards the target{share}",
             measured_by=("shift", "context"),
         )
@@ -83,7 +87,4 @@ def _cell(properties: Sequence[Property]) -> str:
 
 
 COLUMN = Column("moved", "nats per token on test questions, * where chance does not explain it", _cell)
-LEAST = f"under {NOTICED:.0%} of that, which counts as none"
-METRIC = Metric(
-    name="shift", kind="change", queries=_queries, measure=_measure, judge=_judge, column=COLUMN, least=LEAST
-)
+METRIC = Metric(name="shift", kind="change", queries=_queries, measure=_measure, judge=_judge, column=COLUMN)
