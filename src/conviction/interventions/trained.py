@@ -80,7 +80,7 @@ def training_task(
     from conviction.training.loop import TrainingTask
 
     ctx = ctx or RunContext()
-    given = with_plain_weights(model, self.name)
+    given, dequantised = with_plain_weights(model, self.name)
     prepared = self.prepare(given, data, ctx)
     reach = _reach(prepared.fresh or given) if self.weights.tune == "lora" else ()
     conversations = [*(pair.messages for pair in data.pairs), *(example.messages for example in data.examples)]
@@ -97,7 +97,7 @@ def training_task(
         own=[*(p.messages for p in data.pairs[:2]), *(e.messages for e in data.examples[:2])][:2],
         held_out=data.held_out,
         begins_random=prepared.fresh is not None,
-        notes=(*prepared.notes, *reach, *(system_notes(given) if systems else ())),
+        notes=(*dequantised, *prepared.notes, *reach, *(system_notes(given) if systems else ())),
     )
 
 
