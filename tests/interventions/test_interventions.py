@@ -121,6 +121,7 @@ def test_an_intervention_moves_a_model_and_leaves_the_given_one(moved):
         assert after != before, name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in INTERVENTIONS if not find_intervention(name).trains])
 def test_of_several_processes_the_first_alone_writes(name, prose, tmp_path, monkeypatch):
     for rank in "10":
