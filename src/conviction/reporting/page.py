@@ -20,7 +20,7 @@ from conviction.interventions.charts import training_chart
 from conviction.probing.charts import bias_chart
 from conviction.probing.records import Sample, Scorecard
 from conviction.reporting.run_folder import ArmFolder, RunFolder, read_run
-from conviction.reporting.words import cells, header, inline, legend, markdown, reasons, sentence
+from conviction.reporting.words import audit_scope, cells, header, inline, legend, markdown, reasons, sentence
 from conviction.studies.charts import comparison_chart
 
 STRIPS = 2  # questions that are shown token by token
@@ -54,8 +54,10 @@ def report_markdown(run: str | Path) -> str:
         parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in read.study.arms for line in reasons(a))]
     if read.before is not None:
         parts.append(markdown(*_bias_rows(read.before)))
-    if read.findings is not None and (findings := read.findings.findings):
-        parts.append("".join(f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in findings))
+    if read.findings is not None:
+        parts.append(f"Audit of the data: {inline(audit_scope(read.findings))}\n")
+        lines = [f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in read.findings.findings]
+        parts += ["".join(lines)] if lines else []
     parts += [f"Could not be read: `{file}` ({why})\n" for file, why in read.damaged]
     return "\n".join(parts)
 
@@ -90,6 +92,7 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
         bias=_bias(before) if before is not None else None,
         strips=_strips(before) if before is not None else [],
         findings=None if run.findings is None else run.findings.findings,
+        audit_scope="" if run.findings is None else audit_scope(run.findings),
         arms=[_arm(run, arm, drawn) for arm in run.arms],
         method=_method(run),
         data=Markup(_json(run)),  # noqa: S704  escaped there
