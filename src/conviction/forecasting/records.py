@@ -184,6 +184,13 @@ class Flips(_Part):
     low: float
     high: float
 
+    @property
+    def text(self) -> str:
+        """In words."""
+        return (
+            f"{self.expected:.1f} [{self.low:.0f}, {self.high:.0f}] of {self.wrong} pairs {WRONG} are expected to flip"
+        )
+
 
 class SweepPoint(_Part):
     """A simulated run with other settings. guard_utilisation and extrapolation as in a forecast."""
@@ -257,6 +264,23 @@ class Forecast(_Part):
 
     to_pandas = frames.to_pandas
     _repr_html_ = frames.repr_html
+
+    @property
+    def summary(self) -> str:
+        """Verdict, flips, stop and its cause in one line, for whoever is about to start the run."""
+        kind, flips, stop = self.verdict.kind, self.flips, self.predicted_stop
+        parts: list[str] = ["no verdict" if kind == "none" else kind]
+        if kind in {"none", "nothing to flip"}:
+            parts += self.verdict.reasons[:1]
+        if flips is not None and flips.wrong:
+            parts.append(flips.text)
+        if stop is not None:
+            parts.append(f"the guard is expected to stop the run about step {stop.step}: {stop.cause}")
+        elif self.pilot is not None and self.pilot.predicted_stop is not None:
+            parts.append(f"the guard stopped the pilot: {self.pilot.predicted_stop.cause}")
+        elif self.guard_utilisation is not None:
+            parts.append(f"no stop is expected ({percent(self.guard_utilisation)} of a limit of the guard is reached)")
+        return "; ".join(parts)
 
     def plot(self) -> Any:
         """An altair chart: the run as it is expected, step by step."""
