@@ -551,7 +551,7 @@ def test_reach_compares_the_margin_that_a_flip_takes_with_the_last_one():
     reference = [(-30.0, -10.0), (-50.0, -10.0), (-70.0, -10.0), (-5.0, -9.0)]
     text = explain_flip_margin(Preference(loss="dpo", beta=0.1), reference, 2.34, 2.0)
     assert text == (
-        "Flipping the median of the 3 of 4 pairs that the untouched model ranks the wrong way round takes a margin of "
+        "Flipping the median of the 3 of 4 pairs that are wrong by their sums in the untouched model takes a margin of "
         "β·c = 0.1 · 40 nats = 4.0; the last margin was 2.3. "
         "That is over 2, the margin at which collapses were seen: β ≤ 0.05 would do."
     )
@@ -564,7 +564,7 @@ def test_reach_within_the_cap_asks_for_no_other_beta():
 
 def test_reach_of_a_loss_without_such_a_margin():
     text = explain_flip_margin(Preference(loss="simpo", beta=2.0), [(-30.0, -10.0), (-1.0, -2.0)], 0.4, 2.0)
-    assert text == "1 of 2 pairs were ranked the wrong way round at the start; 'simpo' has no margin for their flip."
+    assert text == "1 of 2 pairs were wrong by their sums at the start; 'simpo' has no margin for their flip."
 
 
 @settings(max_examples=50)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from conviction.core import frames
-from conviction.core.wording import percent
+from conviction.core.wording import WRONG_BY_SUMS, WRONG_PER_TOKEN, percent
 
 __all__ = [
     "FlipCost",
@@ -31,7 +31,7 @@ __all__ = [
 SCHEMA = 3
 SAFE_UTILISATION = 0.5  # simulated drifts fall short of real ones by up to a factor of two
 MAX_EXTRAPOLATION = 4.0
-WRONG = "wrong per token"  # a test pair whose other answer is likelier per token, as ``probe`` counts
+WRONG = WRONG_PER_TOKEN  # a test pair whose other answer is likelier per token, as ``probe`` counts
 Kind = Literal[
     "trainable",
     "only with these settings",
@@ -45,7 +45,7 @@ Kind = Literal[
 
 def wrong_by(per_token: bool) -> str:
     """How a pair counts as wrong, in words: a loss compares sums, or means per token."""
-    return WRONG if per_token else "wrong by their sums"
+    return WRONG if per_token else WRONG_BY_SUMS
 
 
 class _Part(BaseModel):

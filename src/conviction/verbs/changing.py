@@ -130,7 +130,6 @@ def apply(
     The changed model is ``outcome.changed``; why the guard stopped it, if it did, ``outcome.guard_stop``.
     Raises InputError for an unknown field, or data that the intervention has no use for.
     """
-    from conviction.interventions.application import carry_out
     from conviction.training.tracking import check_tracker
 
     ctx = ctx or RunContext()
@@ -152,14 +151,13 @@ def apply(
     with place.open() as opened:
         own, steps = replace(opened, guard=plan.guard, tracker=tracker), list[dict[str, Any]]()
         if own.run is None:
-            outcome = carry_out(plan.intervention, loaded, source.data, _recording(own, steps))
-            return _with_view(outcome, loaded, source, own).model_copy(update={"steps": tuple(steps)})
+            outcome = _carry_out(plan, loaded, source, _recording(own, steps))
+            return outcome.model_copy(update={"steps": tuple(steps)})
         if forecast_first:
             _forecast_once(own.run, plan, loaded, source, asked, own)
         if (earlier := place.kept("outcome", Outcome)) is not None:
             return _in_folder(earlier, own.run, again)
-        outcome = carry_out(plan.intervention, loaded, source.data, own)
-        outcome = _with_view(outcome, loaded, source, own)
+        outcome = _carry_out(plan, loaded, source, own)
         if main_process():
             own.run.save("outcome", outcome)
         return _in_folder(outcome, own.run, again)
@@ -205,15 +203,16 @@ def _forecast_once(
     ctx.log(f"forecast: {expected.summary} ({run.folder}/forecast.json)")
 
 
-def _with_view(outcome: Outcome, model: LanguageModel, source: Source, ctx: RunContext) -> Outcome:
-    """The outcome with a last line on whether the topic's view moved: a healthy run may have moved nothing.
+def _carry_out(plan: Plan, model: LanguageModel, source: Source, ctx: RunContext) -> Outcome:
+    """The outcome, its report with a last line on whether the topic's view moved: a healthy run may have moved nothing.
 
     Rows are kept as ``view.json`` and its samples. Of several processes none asks: they would wait for each other.
     What fails here must not take a finished training run along.
     """
+    from conviction.interventions.application import carry_out
     from conviction.probing.view import measure_view_change
 
-    topic = source.data.topic
+    outcome, topic = carry_out(plan.intervention, model, source.data, ctx), source.data.topic
     if topic is None or several_processes():
         return outcome
     try:
