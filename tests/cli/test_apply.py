@@ -43,13 +43,13 @@ def test_the_end_says_whether_the_view_moved_and_the_forecast_what_to_expect(run
     samples = [json.loads(row) for row in (tmp_path / "r" / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len([s for s in samples if s["stage"] == "view"]) == 8 * len(view["before"])
     forecast = json.loads((tmp_path / "r" / "forecast.json").read_text(encoding="utf-8"))
-    told = next(row for row in err.splitlines() if row.startswith("forecast: "))
-    assert told.index("forecast: ") < err.index("step 2/2")
-    assert forecast["verdict"]["kind"].replace("none", "no verdict") in told
+    announced = next(row for row in err.splitlines() if row.startswith("forecast: "))
+    assert announced.index("forecast: ") < err.index("step 2/2")
+    assert forecast["verdict"]["kind"].replace("none", "no verdict") in announced
     if forecast["flips"]["wrong"]:
-        assert f"{forecast['flips']['expected']:.1f} [" in told
-        assert "pairs wrong per token are expected to flip" in told
-    assert "stop" in told
+        assert f"{forecast['flips']['expected']:.1f} [" in announced
+        assert "pairs wrong per token are expected to flip" in announced
+    assert "stop" in announced
 
 
 @pytest.mark.parametrize("name", ["sft", "pretrain", "scratch"])
@@ -84,6 +84,15 @@ def test_columns_are_named_and_those_not_read_are_told(run, tiny_folder, tmp_pat
     assert code == 0, err
     assert err.count("note: a.jsonl: columns that are not read: rater") == 1
     assert "FIELD=COLUMN" in failed(run(*arguments, "--columns", "Question"))
+
+
+def test_the_end_says_of_what_the_guard_warned(run, tiny_folder, tmp_path):
+    data = write_data(tmp_path / "pairs.jsonl")
+    arguments = ("apply", "dpo", "--data", str(data), "--model", str(tiny_folder), "-o", "margin_sign=0.0001", *QUICK)
+    code, out, err = run(*arguments, "-o", "learning_rate=0.01", "-o", "warmup=0", "-o", "schedule=constant")
+    assert code == 0, err
+    assert "warned by margin" in out
+    assert "(sign over 0.0001)" in " ".join(out.split())
 
 
 @pytest.mark.long

@@ -28,7 +28,7 @@ from conviction.training.drift import (
     read_samples,
     short_questions,
 )
-from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due, summarize_warnings
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Preference, explain_flip_margin
 
@@ -136,7 +136,8 @@ def test_zones_are_what_limits_and_signs_say(loss, chosen, neutral, entropy, mas
 
 def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
     result = judged(reading(step=10, loss=0.29))
-    assert result == GuardVerdict("warning", warnings=("loss 0.29 within the first tenth of the run (sign under 0.3)",))
+    text = "loss 0.29 within the first tenth of the run (sign under 0.3)"
+    assert result == GuardVerdict("warning", warnings=(text,), warned_by=("early_loss",))
     assert judged(reading(step=11, loss=0.29)) == GuardVerdict("healthy")
     assert judged(reading(step=10, loss=0.3)) == GuardVerdict("healthy")
 
@@ -537,6 +538,30 @@ def test_a_snapshot_is_a_copy_and_comes_back():
     snapshot.restore(layer.named_parameters())
     assert snapshot.step == 7
     assert all(torch.equal(p, before[n]) for n, p in layer.named_parameters())
+
+
+# -- what was warned of --------------------------------------------------------------
+
+
+def test_warnings_are_summed_up_by_sensor_value_limit_and_step():
+    margins = [0.2, 1.6, 1.4, 1.8, 2.5]
+    history = [reading(step, margin=margin) for step, margin in enumerate(margins, start=50)]
+    verdicts = [judged(*history[: n + 1]) for n in range(len(history))]
+    steps = [{"step": r.step, "guard": dataclasses.asdict(v)} for r, v in zip(history, verdicts, strict=True)]
+    (summary,) = summarize_warnings(steps)
+    assert summary.sensor == "margin"
+    assert summary.text == (
+        "3 steps, from 51 to 54: at the first reward margin 1.60 (sign over 1.5); "
+        "at the last reward margin 2.50 (sign over 2)"
+    )
+    assert summarize_warnings(steps[:1]) == []
+    assert summarize_warnings(steps[:2])[0].text == "step 51: reward margin 1.60 (sign over 1.5)"
+
+
+def test_every_warning_names_its_sensor():
+    verdict = judged(reading(5, loss=0.1, margin=1.8), total=100)
+    assert verdict.warned_by == ("early_loss", "margin")
+    assert len(verdict.warnings) == 2
 
 
 # -- reach ------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from conviction.probing.records import Sample, Scorecard
 from conviction.reporting.run_folder import ArmFolder, RunFolder, read_run
 from conviction.reporting.words import audit_scope, cells, header, inline, legend, markdown, reasons, sentence
 from conviction.studies.charts import comparison_chart
+from conviction.training.guard import summarize_warnings
 
 STRIPS = 2  # questions that are shown token by token
 SHOWN = 4  # answers that are shown before and after
@@ -195,7 +196,7 @@ def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
     return {
         "name": arm.name,
         "verdict": judged.verdict if judged is not None else "",
-        "reasons": _reasons(arm),
+        "reasons": [*_reasons(arm), *_warnings(arm)],
         "place": arm.arm.folder if arm.arm is not None else ".",
         "properties": [
             {
@@ -221,6 +222,11 @@ def _reasons(arm: ArmFolder) -> list[str]:
     if arm.arm is not None:
         return reasons(arm.arm)
     return [": ".join(map(str, line)) for line in (arm.outcome.report if arm.outcome is not None else ())]
+
+
+def _warnings(arm: ArmFolder) -> list[str]:
+    """Of what the guard warned in the run, by sensor, value, limit and step."""
+    return [f"The guard warned ({one.sensor}), {one.text}." for one in summarize_warnings(arm.steps)]
 
 
 def _span(low: float | None, high: float | None) -> str:
