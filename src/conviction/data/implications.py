@@ -20,6 +20,7 @@ from zlib import crc32
 from conviction.data.topic import Edge, Item, Topic
 
 DEEPEST = 3
+CELL = " > "
 Effect = Literal["rise", "fall", "stay"]
 
 _TURNED: dict[Effect, Effect] = {"rise": "fall", "fall": "rise", "stay": "stay"}
@@ -48,6 +49,20 @@ def implications(topic: Topic) -> tuple[Item, ...]:
     None without two graphs.
     """
     return tuple(item for result in _discriminating(topic) for item in _items(result))
+
+
+def cell_of(item: Item) -> tuple[str, str]:
+    """(cause, outcome): questions that share one of them are no independent draws.
+
+    Where an item does not say its cause it is its outcome's own.
+    """
+    named = next((tag for tag in item.tags if tag.startswith("cause:")), "cause:" + item.proposition)
+    return named.removeprefix("cause:"), item.proposition
+
+
+def by_cell(items: Iterable[Item]) -> tuple[Item, ...]:
+    """The items, those of one cause and one outcome as one proposition: ``CAUSE > OUTCOME``."""
+    return tuple(item.model_copy(update={"proposition": CELL.join(cell_of(item))}) for item in items)
 
 
 def depth_of(item: Item) -> int:
@@ -127,7 +142,7 @@ def _items(result: Implication) -> tuple[Item, Item]:
             split="test",
             question=f"Suppose {result.cause} {moves}{still}. Does {result.outcome} rise, fall, or stay the same?",
             answers={pole: f"{subject} {_ENDS[effect]}." for pole, effect in effects.items()},
-            tags=(f"depth:{result.depth}",),
+            tags=(f"depth:{result.depth}", f"cause:{_key(result.cause)}"),
         )
 
     turned = {pole: _TURNED[effect] for pole, effect in result.effects.items()}
