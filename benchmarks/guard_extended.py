@@ -45,7 +45,7 @@ from conviction.training.guard import Guard
 from conviction.training.sensors import SENSORS, Threshold
 from conviction.training.settings import Training
 
-STEPS, EVERY = 15, 5  # steps of a run, and from one look at its answers to the next
+STEPS, EVERY = 12, 4  # steps of a run, and from one look at its answers to the next
 SMALL, OTHER = "smollm2-135m", "gemma3-270m"
 ROWS = RESULTS / "guard_extended_runs.jsonl"
 FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # that all limits are multiplied by together: few, for a fit on 15 runs
@@ -85,7 +85,9 @@ def grid() -> list[tuple[str, Case]]:
     """(model, case) of all runs."""
     cases = [*map(short, [*CASES, WEAK, MIDDLE])]
     small = [(SMALL, case) for case in (REPORTED, *cases)]
-    return [*small, *((OTHER, case) for case in cases if case.name in ON_OTHER)]
+    other = [(OTHER, case) for case in cases if case.name in ON_OTHER]
+    twos = [runs[i : i + 2] for i in range(0, len(small), 2) for runs in (small, other)]  # they take about as long
+    return [work for two in twos for work in two]
 
 
 @cache
@@ -264,7 +266,7 @@ def main(arguments: Sequence[str]) -> None:
     left = [(m, c) for m, c in grid() if (m, c.name) not in done and options.only in c.name]
     if left and not options.report:
         with multiprocessing.get_context("spawn").Pool(2) as pool:
-            for i in range(0, len(left), 2):  # two at a time, of one model: they take about as long
+            for i in range(0, len(left), 2):
                 with locked(options.lock):
                     rows = pool.map(run, left[i : i + 2], chunksize=1)
                 with ROWS.open("a", encoding="utf-8") as file:
