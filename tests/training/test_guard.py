@@ -31,6 +31,7 @@ from conviction.training.drift import (
 from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due, summarize_warnings
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Preference, explain_flip_margin
+from conviction.training.sensors.wrong_answers import is_right
 
 CALM = {"loss": 0.6, "grad_norm": 1.0, "margin": 0.2, "chosen_drop": 0.0}
 STILL = {"neutral_drop": 0.0, "entropy_change": 0.0, "top_mass_drop": 0.0}
@@ -341,16 +342,29 @@ PARIS, SEVEN = "The capital of France is Paris.", "There are seven days in a wee
     ],
 )
 def test_a_short_question_is_answered_by_its_name_and_nothing_over_and_over(answer, right):
-    ask = [chat(FRANCE), chat("How do I boil an egg?")]
-    result = read_samples(ask, [written(PARIS), written(LAKE)], [written(answer), written(LAKE)])
+    assert is_right(FRANCE, written(answer)) is right
+    ask = [chat(FRANCE), chat(WEEK), chat("How do I boil an egg?")]
+    before = [written(PARIS), written(SEVEN), written(LAKE)]
+    result = read_samples(ask, before, [written(answer), written("Five."), written(LAKE)])
     assert result["wrong_answers"] == (not right)
     assert ("factual questions" in " ".join(judged(reading(sample=result)).violations)) is not right
 
 
-def test_what_the_untouched_model_does_not_know_is_not_asked():
-    ask = [chat(FRANCE), chat(WEEK)]
-    result = read_samples(ask, [written("Lyon."), written(SEVEN)], [written("Rome."), written(SEVEN)])
+def test_one_bad_answer_to_a_short_question_is_none():
+    """Of one or two that a model answers well, one bad answer would be over any limit."""
+    ask = [chat(q) for q in (FRANCE, WEEK)]
+    result = read_samples(ask, [written(PARIS), written(SEVEN)], [written("Lyon."), written(SEVEN)])
     assert result["wrong_answers"] == 0
+
+
+def test_what_the_untouched_model_does_not_know_is_not_asked():
+    ask = [chat(q) for q in (FRANCE, WEEK, "What color is grass?")]
+    before = [written("Lyon."), written(SEVEN), written("Green.")]
+    result = read_samples(ask, before, [written("Rome."), written(SEVEN), written("Green.")])
+    assert result["wrong_answers"] == 0
+    assert "wrong_answers" not in read_samples(ask[:2], before[:2], [written(PARIS), written("Five.")]), (
+        "one is no test"
+    )
     assert "wrong_answers" not in read_samples([chat(FRANCE)], [written("Lyon.")], [written(PARIS)])
 
 
@@ -375,6 +389,27 @@ def test_a_sentence_three_times_running_or_in_three_answers_is_a_repetition(answ
     assert complaint is (times > 2)
     same = read_samples(ask, [written(t, ended=False) for t in answers], [written(t, ended=False) for t in answers])
     assert same["repeated_sentences"] == 0, "what the untouched model does is no fault of the run"
+
+
+OPENING = "Thank you so much for asking. "
+
+
+@pytest.mark.parametrize(
+    ("answers", "times"),
+    [
+        (
+            [f"{OPENING}{text}" for text in (LAKE, PARIS + " It lies on the Seine.", f"There are {SEVEN} And nights.")],
+            1,
+        ),
+        ([f"{OPENING}Paris.", f"{OPENING}Seven days.", f"{OPENING}Green."], 3),
+    ],
+)
+def test_a_sentence_that_opens_answers_is_style_and_one_that_is_the_answer_is_not(answers, times):
+    """A kit of politeness trains openings."""
+    ask = [chat(f"q{i}") for i in range(len(answers))]
+    result = read_samples(ask, [written("") for _ in answers], [written(text) for text in answers])
+    assert result["repeated_sentences"] == times
+    assert ("one sentence stands" in " ".join(judged(reading(sample=result)).violations)) is (times > 2)
 
 
 def test_other_words_on_the_same_subject_are_healthy():
@@ -453,6 +488,24 @@ def test_a_model_that_breaks_at_once_does_not_wait_for_the_last_part():
     whole = monitor.drift.read(monitor.logits, torch.device("cpu"))
     before = monitor_of(tiny_model()).drift.read(logits_of(tiny_model().module), torch.device("cpu"))
     assert monitor.history[-1].readings["neutral_drop"] == pytest.approx(before.neutral - whole.neutral, abs=1e-4)
+
+
+def test_a_state_is_fully_read_where_all_rows_were():
+    model = tiny_model()
+    monitor = monitor_of(model, step_tokens=300.0, total_steps=20)
+    assert (monitor.drift.parts, monitor.drift.every) == (3, 3)
+    whole = []
+    for step in range(1, 21):
+        monitor.check(step, loss=0.6, grad_norm=1.0)
+        if monitor.fully_read:
+            assert monitor.healthy_sample, "a state that is fully read is one to keep"
+            whole.append(step)
+    assert whole == [18, 20], "every second round of the parts, and the last step"
+    assert monitor.unread_violations() == ()
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight.mul_(6)
+    assert "neutral text lost" in " ".join(monitor.unread_violations())
+    assert monitor_of(tiny_model(), Guard(mode="none")).unread_violations() == ()
 
 
 def test_after_a_sign_a_part_is_read_after_every_step():

@@ -223,6 +223,34 @@ def test_states_that_were_kept_unread_are_read_before_they_are_given_back(monkey
     assert len(asked) == 3
 
 
+def test_what_is_given_back_passes_the_limits_of_all_rows(monkeypatch):
+    """Rows are read at 1 and 7 only, samples at 2, 4 and 6: of what was kept, 6 has lost too much neutral text."""
+    begin = GuardMonitor.begin.__func__
+
+    def rarely(cls, *args, **given):
+        """Neutral text loses in proportion to how far the adapter has moved, which grows from step to step."""
+        monitor = begin(cls, *args, **given)
+        moving = [p for name, p in monitor.model.module.named_parameters() if "lora_B" in name]
+
+        def logits(ids, mask, keep):
+            del mask
+            flat = torch.zeros(len(ids), keep, 300)
+            flat[..., 0] = sum(float(p.detach().abs().mean()) for p in moving) / len(moving) * 1e4
+            return flat
+
+        drift = replace(monitor.drift, parts=3, every=6)
+        first = drift.read_all(logits, torch.device("cpu"))
+        return replace(monitor, drift=drift, logits=logits, first=first)
+
+    monkeypatch.setattr(GuardMonitor, "begin", classmethod(rarely))
+    guard = Guard(sample_every=2, **LOOSE | {"max_neutral_drop": 0.3})
+    arm = Dpo(**QUICK, max_steps=16)
+    outcome = arm.apply(tiny_model(), replace(data(tea(train=4)), topic=None), context(guard=guard))
+    assert outcome.guard_stop.step == 7
+    assert outcome.guard_stop.restored_step == 2
+    assert any(note.startswith("step 6 was not given back: neutral text lost") for note in outcome.notes)
+
+
 class Killed(BaseException):
     pass
 

@@ -26,7 +26,7 @@ class TrainState:
     """A run between two steps.
 
     healthy  the last state that passed all readings
-    unread   later ones that passed all but those on the topic, which were not due: the first of them and the last
+    unread   later ones that passed what was due: the topic, or some rows of text, were not. The first and the last
     """
 
     stepper: Stepper
@@ -59,7 +59,7 @@ class TrainState:
         for state in reversed(self.unread):
             state.restore(named)
             with self.stepper.policy.autocast(), gathered(self.stepper.policy):
-                reasons = self.monitor.topic_violations()
+                reasons = self.monitor.unread_violations()
             if not reasons:
                 self.healthy = state
                 return
