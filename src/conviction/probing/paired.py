@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conviction.core.statistics import bootstrap_interval
 from conviction.probing.depth_records import Measurements, Property
 
 Floats = NDArray[np.float64]
@@ -58,3 +60,16 @@ def differences(before: Measurements, after: Measurements, *metrics: str) -> Flo
 def not_measured(metric: str, unit: str, why: str) -> Property:
     """A property that was not measured, which is never a property that is there."""
     return Property(metric=metric, outcome="not measured", value=None, unit=unit, n=0, text=why, measured_by=())
+
+
+def share_of(moved: Floats, shift: Floats) -> tuple[float, float, float]:
+    """Mean over mean, with its bootstrap interval; not a number, and no bounds, where there is nothing to divide."""
+
+    def of(indices: list[NDArray[np.intp]]) -> float:
+        below = float(shift[indices[1]].mean())
+        return float(moved[indices[0]].mean()) / below if below else math.nan
+
+    whole = float(shift.mean())
+    if not whole or not moved.size:
+        return math.nan, -math.inf, math.inf
+    return float(moved.mean()) / whole, *bootstrap_interval(of, [moved.size, shift.size])
