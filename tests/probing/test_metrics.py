@@ -65,7 +65,8 @@ def judge(change):
 
 
 def control(before):
-    return [control_result("brevity", CONTROL * effects_of(before, "words"), "it writes words", ("words",), unit="words")]
+    effects = CONTROL * effects_of(before, "words")
+    return [control_result("brevity", effects, "it writes words", ("words",), unit="words")]
 
 
 BOUND, CONTROL = 0.5, 1
