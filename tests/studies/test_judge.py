@@ -117,7 +117,7 @@ def test_what_is_missing_or_broken_decides(expected, changes):
         ({"context": -0.5}, "shift", None),  # a shift that was shown shows that it can move
         ({"told__question": 0.0, "told__choice": 0.0}, "propagation", "surface"),
         ({"contradiction": 0.3}, "coherence", "shallow"),
-        ({"denied": 0.5}, "robustness", "shallow"),
+        ({"denied": 0.6}, "robustness", "shallow"),
         ({"neighbour-denied": 1.0}, "locality:neighbours", "shallow"),
         ({"own-elsewhere": -1.0}, "locality:surprise", "shallow"),
         ({"neutral-backwards": -3.0}, "health:neutral", "shallow"),
