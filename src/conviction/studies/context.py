@@ -106,6 +106,7 @@ def summarize(shared: StudyContext, arms: Sequence[Arm]) -> Study:
         target=topic.target,
         other=topic.other,
         verdict=shared.before.summary.verdict,
+        controls=shared.baseline.controls,
         arms=tuple(arms),
         provenance={
             "conviction": version("conviction"),

@@ -1,6 +1,7 @@
 """Durability: what some benign training on top leaves of the shift.
 
 It measures nothing of its own: it compares the ``shift`` of the changed model before and after that training.
+It has no positive control: no training has been shown yet that wears a shift away.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import math
 
 from conviction.core.statistics import paired_ratio_interval
 from conviction.probing.depth_records import Property
-from conviction.probing.metric import Column, Metric, show_share
+from conviction.probing.metric import Column, Metric, no_control_yet, show_share
 from conviction.probing.metrics.shift import direct_shift
 from conviction.probing.paired import Comparison, differences, not_measured
 
@@ -41,4 +42,10 @@ def _durability(change: Comparison) -> Property:
 
 
 COLUMN = Column("durability", "what benign training leaves", show_share)
-METRIC = Metric(name="durability", kind="firmness", judge=lambda change: [_durability(change)], column=COLUMN)
+METRIC = Metric(
+    name="durability",
+    kind="firmness",
+    judge=lambda change: [_durability(change)],
+    control=no_control_yet("durability"),
+    column=COLUMN,
+)
