@@ -169,7 +169,7 @@ def test_only_what_has_moved_is_worn_and_held_against_a_placebo(tea, tmp_path, m
 
     after_benign = []
     monkeypatch.setattr(
-        module, "measure_after_benign", lambda _shared, _changed, own: after_benign.append(own.folder.name)
+        module, "measure_after_benign", lambda _shared, _changed, own, _steps: after_benign.append(own.folder.name)
     )
     begin(tea, plan("rag", 0.4), plan("steer", -0.3), folder=tmp_path)
     assert after_benign == ["rag"]

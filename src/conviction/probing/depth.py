@@ -69,7 +69,17 @@ def measure_depth(
         provenance={"topic_sha256": topic.digest, "model": model.describe(), "split": "test"},
         evidence=(*samples, *(sample for part in measured for sample in part.samples)),
     )
-    return result.model_copy(update={"controls": tuple(one for control in controls for one in control.judge(result))})
+    return _controlled(result, controls)
+
+
+def with_reference(untouched: Measurements, reference: Measurements) -> Measurements:
+    """The untouched model's measurements, and those of a reference that was trained from it; controls judged anew."""
+    both = untouched.model_copy(update={"measurements": (*untouched.measurements, *reference.measurements)})
+    return _controlled(both, [metric.control for metric in load_metrics()])
+
+
+def _controlled(measured: Measurements, controls: Iterable[PositiveControl]) -> Measurements:
+    return measured.model_copy(update={"controls": tuple(one for c in controls for one in c.judge(measured))})
 
 
 def _context(

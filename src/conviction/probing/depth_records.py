@@ -14,7 +14,7 @@ from pydantic import Field
 from conviction.core.record import Finite, Frozen
 from conviction.probing.records import Sample
 
-SCHEMA = 3
+SCHEMA = 4
 
 PropertyOutcome = Literal["yes", "no", "unclear", "not measured", "not readable"]
 Readability = Literal["readable", "not readable", "no control"]

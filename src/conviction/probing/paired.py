@@ -21,12 +21,14 @@ class Comparison:
     before        of the untouched model, ``after`` of the changed one
     placebo       after the same training on texts of another subject; None: there is none
     after_benign  after some benign training on top of the change; None: there was none
+    reversal      after doses of the other side's documents on top of the change; None: none were given
     """
 
     before: Measurements
     after: Measurements
     placebo: Measurements | None = None
     after_benign: Measurements | None = None
+    reversal: Measurements | None = None
 
     def pairs(self, *metrics: str) -> list[tuple[float, float]]:
         """(before, after) of every item that both measured."""

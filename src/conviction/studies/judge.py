@@ -38,13 +38,15 @@ def judge(
     *,
     placebo: Measurements | None = None,
     after_benign: Measurements | None = None,
+    reversal: Measurements | None = None,
 ) -> Judgement:
     """What the change from ``before`` to ``after`` is.
 
     placebo       measurements after the same training on texts of another subject: its shift is taken off
     after_benign  measurements after some benign training on top: they tell durability
+    reversal      measurements after doses of the other side's documents on top: they tell what halves the shift
     """
-    change = Comparison(before=before, after=after, placebo=placebo, after_benign=after_benign)
+    change = Comparison(before=before, after=after, placebo=placebo, after_benign=after_benign, reversal=reversal)
     read = [(metric, _if_readable(metric, one, before)) for metric in load_metrics() for one in metric.judge(change)]
     judged = _corrected(read)
     ceiling = _ceiling(judged)

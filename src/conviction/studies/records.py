@@ -17,7 +17,7 @@ from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
 from conviction.probing.depth_records import ControlResult, Property
 
-SCHEMA = 3
+SCHEMA = 4
 
 Verdict = Literal["none", "not shown", "surface", "shallow", "deep", "broken"]
 DEPTHS: tuple[Verdict, ...] = ("not shown", "none", "surface", "shallow", "deep")

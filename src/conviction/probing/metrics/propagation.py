@@ -3,9 +3,10 @@
 Measurements, in nats per token towards the target, of an outcome (mean over causes):
 ``implication:N`` the gap of what follows over N arrows of the causal graph.
 
-Positive control, in the untouched model: ``with-graph:FORM``, ``with-graph:FORM:N``. Its prompt holds every arrow of the target's graph,
-in the very words of the questions, and must then prefer the direction that follows from it over the opposite one,
-asked both ways round. Every form of question is tried, and the one whose control is best is kept, for arms as well.
+Positive control, in the untouched model: ``with-graph:FORM``, ``with-graph:FORM:N``. Its prompt holds every arrow of
+the target's graph, in the very words of the questions, and it must then prefer the direction that follows from it over
+the opposite one, asked both ways round. Every form of question is tried, and the one whose control is best is kept, for
+arms as well.
 """
 
 from __future__ import annotations
