@@ -74,7 +74,7 @@ def reversal(*levels: float):
 def test_the_dose_that_halves_a_shift_is_interpolated_between_points():
     result = reversal(0.3, -0.1)
     assert result.value == pytest.approx(512 + 512 * 0.3 / 0.4, rel=0.05)
-    assert "of the other side's documents halve the shift (left: 80% after 512, 40% after 1,024)" in result.text
+    assert "of the other side's documents halve the shift (left: 80% after 512, 39% after 1,024)" in result.text
     assert result.measured_by == ("shift", "reversal:512", "reversal:1024")
 
 
