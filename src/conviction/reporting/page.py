@@ -20,7 +20,17 @@ from conviction.interventions.charts import training_chart
 from conviction.probing.charts import bias_chart
 from conviction.probing.records import Sample, Scorecard
 from conviction.reporting.run_folder import ArmFolder, RunFolder, read_run
-from conviction.reporting.words import audit_scope, cells, header, inline, legend, markdown, reasons, sentence
+from conviction.reporting.words import (
+    audit_scope,
+    cells,
+    control_lines,
+    header,
+    inline,
+    legend,
+    markdown,
+    reasons,
+    sentence,
+)
 from conviction.studies.charts import comparison_chart
 from conviction.training.guard import summarize_warnings
 
@@ -53,6 +63,7 @@ def report_markdown(run: str | Path) -> str:
     if read.study is not None:
         parts += [markdown(header(), [cells(arm) for arm in read.study.arms]), f"{legend()}\n"]
         parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in read.study.arms for line in reasons(a))]
+        parts += ["".join(f"- positive control of {m}: {inline(line)}\n" for m, line in control_lines(read.study))]
     if read.before is not None:
         parts.append(markdown(*_bias_rows(read.before)))
     if read.findings is not None:
@@ -90,6 +101,7 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
         damaged=run.damaged,
         table=study and {"header": header(), "body": [cells(arm) for arm in study.arms], "legend": legend()},
         pictures={name: drawn(name) for name in ("comparison", "bias")},
+        controls=study.controls if study is not None else (),
         bias=_bias(before) if before is not None else None,
         strips=_strips(before) if before is not None else [],
         findings=None if run.findings is None else run.findings.findings,
@@ -196,6 +208,7 @@ def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
     return {
         "name": arm.name,
         "verdict": judged.verdict if judged is not None else "",
+        "words": judged.words if judged is not None else "",
         "reasons": [*_reasons(arm), *_warnings(arm)],
         "place": arm.arm.folder if arm.arm is not None else ".",
         "properties": [

@@ -52,7 +52,7 @@ def study(
         report = run.cached("findings", AuditReport, audit, data, topic=topic)
         _log_audit(report, ctx)
     baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
-    shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx)
+    shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx, run=run)
     for number, plan in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
         arm, own = describe_arm(plan), run.child(plan.intervention.name)
         own_ctx = replace(ctx, run=own, guard=plan.guard)

@@ -5,39 +5,149 @@ Measurements, in nats per token towards the target, of a cause and an outcome ("
 
 Questions of one outcome share its graph, and questions of one cause what the model was told of it: test and interval
 are clustered by both.
+
+Positive control, in the untouched model: ``with-graph:FORM``, ``with-graph:FORM:N``. Its prompt holds every arrow of
+the target's graph, in the very words of the questions, and it must then prefer the direction that follows from it over
+the opposite one, asked both ways round. Every form of question is tried, and the one whose control is best is kept, for
+arms as well.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import groupby
 
 import numpy as np
 
 from conviction.core.clustered import ClusteredMean, clustered_mean
 from conviction.core.statistics import ALPHA, mean_estimate, ratio_interval
-from conviction.data.implications import CELL, by_cell, depth_of
-from conviction.probing.depth_records import Measurement, Property
-from conviction.probing.gaps import measure_gaps
-from conviction.probing.metric import Column, Measured, Metric, MetricContext, show_share
+from conviction.data.implications import (
+    CELL,
+    QUESTION,
+    STATEMENT,
+    Wording,
+    by_cell,
+    depth_of,
+    directions,
+    graph_in_words,
+    implications,
+)
+from conviction.data.topic import Item, Topic
+from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
+from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl, show_share
 from conviction.probing.metrics.shift import direct_shift
 from conviction.probing.paired import Comparison, Floats, not_measured
-from conviction.probing.queries import ProbeQuery, plain_queries
+from conviction.probing.positive_controls import (
+    best_form,
+    control_result,
+    effects_of,
+    measure_in_form,
+    no_result,
+)
+from conviction.probing.queries import ProbeQuery
+from conviction.probing.question_forms import FORMS
 
 PROPAGATED = 0.2  # share of the direct shift that implications move by, for it to be more than a surface change
 UNIT = "of the direct shift"
+GIVEN = "question"  # the form where there is no control to choose by
+
+
+def _wordings(topic: Topic) -> dict[str, Wording]:
+    """Form → its wording. A kit's own implications come in one wording alone."""
+    own = any(item.role == "implication" for item in topic.items)
+    return {form: STATEMENT if form == "statement" else QUESTION for form in FORMS if form != "statement" or not own}
+
+
+def _with_graph_items(topic: Topic) -> dict[str, tuple[Item, ...]]:
+    """Form → what is asked in the control; nothing where no graph says a direction."""
+    items = {form: directions(topic, wording) for form, wording in _wordings(topic).items()}
+    return {form: asked for form, asked in items.items() if asked}
+
+
+def _with_graph_queries(context: MetricContext) -> list[ProbeQuery]:
+    topic, queries = context.topic, list[ProbeQuery]()
+    for form, items in _with_graph_items(topic).items():
+        graph = graph_in_words(topic, _wordings(topic)[form])
+        queries += FORMS[form].queries(f"with-graph:{form}", items, graph)
+    return queries
+
+
+def _measure_with_graph(context: MetricContext) -> Measured:
+    measured = list[Measurement]()
+    for form, items in _with_graph_items(context.topic).items():
+        by_depth = [(f":{depth}", group) for depth, group in _by_depth(items)]
+        for part, group in [("", items), *by_depth]:
+            name, condition = f"with-graph:{form}{part}", f"with-graph:{form}"
+            measured += measure_in_form(name, form, condition, group, context.scores, "true", "false")
+    return Measured(measured)
+
+
+def _control(before: Measurements) -> list[ControlResult]:
+    """The whole, in the best form, and each depth in that form."""
+    by_form = {name.removeprefix("with-graph:"): effects_of(before, name) for name in before.names("with-graph:")}
+    forms = {name: effects for name, effects in by_form.items() if ":" not in name}
+    if not forms:
+        return [no_result("propagation", "the topic has no causal graph to be put into the prompt")]
+    best, whole = best_form(forms), "with the whole causal graph in the prompt it prefers what follows to the opposite"
+    depths = [name.partition(":")[2] for name in by_form if name.startswith(f"{best}:")]
+    return [
+        control_result("propagation", forms[best], whole, (f"with-graph:{best}",), form=best, tried=len(forms)),
+        *(
+            control_result(
+                f"propagation:{n}",
+                by_form[f"{best}:{n}"],
+                f"{whole}, over {n} arrows",
+                (f"with-graph:{best}:{n}",),
+                form=best,
+                tried=len(forms),
+            )
+            for n in depths
+        ),
+    ]
+
+
+def _form(context: MetricContext) -> str:
+    """Chosen by the untouched model's control, never by what an arm does."""
+    if context.base is not None:
+        kept = context.base.control("propagation")
+        return (kept.form if kept is not None else None) or GIVEN
+    measured = [m for m in _measure_with_graph(context).measurements if m.metric.count(":") == 1]
+    names = dict.fromkeys(m.metric for m in measured)
+    effects = {
+        name.removeprefix("with-graph:"): np.array([m.value for m in measured if m.metric == name]) for name in names
+    }
+    return best_form(effects) if effects else GIVEN
+
+
+def _asked(context: MetricContext, form: str) -> Sequence[Item]:
+    return implications(context.topic, STATEMENT) if form == "statement" else context.implications
 
 
 def _queries(context: MetricContext) -> list[ProbeQuery]:
-    return plain_queries(context.implications)
+    """In the form that was kept; the untouched model's has to be found first."""
+    return [] if context.base is None else _implied(context)
+
+
+def _follow_ups(context: MetricContext) -> list[ProbeQuery]:
+    return _implied(context) if context.base is None else []
+
+
+def _implied(context: MetricContext) -> list[ProbeQuery]:
+    form = _form(context)
+    return FORMS[form].queries(f"implied:{form}", _asked(context, form), None)
 
 
 def _measure(context: MetricContext) -> Measured:
-    topic, measured = context.topic, list[Measurement]()
-    for depth, group in groupby(sorted(context.implications, key=depth_of), key=depth_of):
-        metric = f"implication:{depth}"
-        measured += measure_gaps(metric, "plain", by_cell(group), context.scores, topic.target, topic.other)
+    topic, form, measured = context.topic, _form(context), list[Measurement]()
+    for depth, group in _by_depth(_asked(context, form)):
+        name, condition = f"implication:{depth}", f"implied:{form}"
+        measured += measure_in_form(name, form, condition, by_cell(group), context.scores, topic.target, topic.other)
     return Measured(measured)
+
+
+def _by_depth(items: Sequence[Item]) -> list[tuple[int, tuple[Item, ...]]]:
+    return [(depth, tuple(group)) for depth, group in groupby(sorted(items, key=depth_of), key=depth_of)]
 
 
 def _judge(change: Comparison) -> list[Property]:
@@ -108,4 +218,13 @@ def _ratio(moved: ClusteredMean, shift: Floats) -> tuple[float, float, float]:
 
 
 COLUMN = Column("propagation", "what its implications moved, as a share of that", show_share)
-METRIC = Metric(name="propagation", kind="propagation", queries=_queries, measure=_measure, judge=_judge, column=COLUMN)
+METRIC = Metric(
+    name="propagation",
+    kind="propagation",
+    queries=_queries,
+    follow_ups=_follow_ups,
+    measure=_measure,
+    judge=_judge,
+    control=PositiveControl(judge=_control, queries=_with_graph_queries, measure=_measure_with_graph),
+    column=COLUMN,
+)
