@@ -178,12 +178,13 @@ def test_a_run_on_a_topic_reads_it_and_another_does_not(tmp_path):
 
 
 def stubbed(monkeypatch, lost_from: int) -> None:
-    """Pluralism reads as lost from one reading on."""
-    asked = iter(range(1, 99))
+    """Pluralism reads as lost from one state on that is read, and of one state always the same."""
+    states = []
 
     def read(change):
-        del change
-        return 0.001 if next(asked) >= lost_from else 1.0
+        if change.after not in states:
+            states.append(change.after)
+        return 0.001 if states.index(change.after) + 1 >= lost_from else 1.0
 
     sensor = SENSORS["pluralism"]
     monkeypatch.setitem(SENSORS, "pluralism", replace(sensor, read_topic=replace(sensor.read_topic, read=read)))

@@ -160,12 +160,12 @@ class GuardMonitor:
         reading = dataclasses.replace(reading, readings=self._read(reading))
         self.samples, self.change = (), None
         verdict = self._judge(reading)
-        asked = self._all_is_due(step)
+        asked, whole = self._topic_is_due(step), self._all_is_due(step)
         if self.topic is not None and asked and verdict.zone != "stop":
             self.change = self.topic.read(self.model)
             reading = dataclasses.replace(reading, readings={**reading.readings, **_read_topic(self.change)})
             verdict = self._judge(reading)
-        due = asked or step == self.total_steps or sampling_is_due(step, self.guard, verdict)
+        due = asked or whole or step == self.total_steps or sampling_is_due(step, self.guard, verdict)
         self.sampled = verdict.zone != "stop" and due
         if self.sampled and self.prompts:
             self.samples = self.model.generate(self.prompts, max_new_tokens=self.guard.sample_tokens)
@@ -184,7 +184,7 @@ class GuardMonitor:
 
         Drift is read in one part of the rows, when it is due, and judged over the latest reading of each. A part that
         passes a limit by itself is reason to read them all: a model that breaks at once does not wait for the last.
-        After a sign of a collapse a part is read after every step, and all rows where the topic is read.
+        After a sign of a collapse a part is read after every step.
         """
         self.drift_read = False
         if self.drift is None:
@@ -205,15 +205,15 @@ class GuardMonitor:
         self.latest |= now
         return self._drift_of(self.latest) | taken
 
-    def _all_is_due(self, step: int) -> bool:
-        """Whether everything is read after this step.
+    def _topic_is_due(self, step: int) -> bool:
+        return self.topic is not None and (step == self.total_steps or step % self.topic.every == 0)
 
-        Without a topic, rows that are read in parts are read at once as often as adds half of what the parts cost.
-        """
-        if self.drift is None or (self.topic is None and self.drift.parts == 1):
+    def _all_is_due(self, step: int) -> bool:
+        """Whether rows that are read in parts are all read after this step, which is one at which the topic is read."""
+        if self.drift is None or self.drift.parts == 1:
             return False
-        every = self.topic.every if self.topic is not None else 2 * self.drift.parts * self.drift.every
-        return step == self.total_steps or step % every == 0
+        every = self.topic.every if self.topic is not None else 1
+        return step == self.total_steps or step % (every * math.ceil(self.drift.every_all / every)) == 0
 
     def _drift_of(self, rows: Mapping[int, RowMetrics]) -> dict[str, float]:
         """Drift over some rows, against the untouched model's on the same."""
