@@ -32,13 +32,13 @@ def arm(shared):
 
 
 def test_the_reference_is_trained_until_it_has_shifted_and_eroded_once_a_study(shared, monkeypatch):
-    epochs, steps = [], []
+    trained, steps = [], []
     real_sft, real_benign = benign.Sft.apply, benign._benign
-    monkeypatch.setattr(benign.Sft, "apply", lambda *a: epochs.append(1) or real_sft(*a))
+    monkeypatch.setattr(benign.Sft, "apply", lambda *a: trained.append(1) or real_sft(*a))
     monkeypatch.setattr(benign, "_benign", lambda s, m, n: steps.append(n) or real_benign(s, m, n))
     monkeypatch.setattr(benign, "eroded", lambda *_: len(steps) == 2)
     reference = measure_reference(shared, goal=-1e9)
-    assert (len(epochs), steps) == (1, [1, 1])
+    assert (len(trained), steps) == (1, [1, 1])
     assert reference.provenance["benign_steps"] == 2
     assert set(reference.names("")) == {"reference", "reference-benign"}
     rows = {sample.id for sample in reference.evidence}
@@ -46,12 +46,12 @@ def test_the_reference_is_trained_until_it_has_shifted_and_eroded_once_a_study(s
     assert measure_reference(shared, goal=1.0) is reference
     shared.references.clear()
     assert measure_reference(shared, goal=1.0) == reference  # read back from the study's folder
-    assert len(epochs) == 1
+    assert len(trained) == 1
 
 
 def test_where_nothing_erodes_the_steps_are_doubled_so_often_and_no_more(shared, monkeypatch):
     monkeypatch.setattr(benign, "eroded", lambda *_: False)
-    monkeypatch.setattr(benign, "REFERENCE_EPOCHS", 2)
+    monkeypatch.setattr(benign, "REFERENCE_TIMES", 2)
     assert measure_reference(shared, goal=1e9).provenance["benign_steps"] == 4
 
 

@@ -75,6 +75,11 @@ def differences_of(measured: Measurements, more: str, less: str) -> Floats:
     return np.array([value - base[item] for item, value in measured.of(more).items() if item in base], dtype=np.float64)
 
 
+def kept_form(control: ControlResult | None, given: str) -> str:
+    """The form that arms are asked in: the best of a control that works; else ``given``, no other being any better."""
+    return control.form if control is not None and control.outcome == "readable" and control.form else given
+
+
 def best_form(effects: Mapping[str, Floats]) -> str:
     """The form (name → effects) whose control is least explained by chance, of those that point the right way.
 

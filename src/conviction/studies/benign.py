@@ -39,7 +39,9 @@ from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
 TOKENS, PIECES = 128, 2  # of text in a piece, and pieces in a step
-REFERENCE_EPOCHS = 4  # of SFT at most, until the reference has shifted as far as the arm
+# SFT until the reference has shifted as far as the arm: steps at a time, and times at most. The rate is high so that
+# few steps do: what is wanted is a shift that may be worn, not a good model.
+REFERENCE_STEPS, REFERENCE_TIMES, REFERENCE_RATE = 8, 3, 5e-4
 DOUBLINGS = 2  # of the benign steps, until the reference erodes
 REVERSAL_STEPS = (2, 2, 4, 8)  # between measurements of the reversal curve: 512 tokens at first, 4,096 in all
 RATE = 1e-4  # learning rate of benign and reversing training
@@ -58,8 +60,8 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
         shared.ctx.log("a reference adapter by SFT, and benign training on it: does that erode anything?")
         data = replace(TrainingData.from_topic(shared.topic), held_out=(), topic=None)
         model, before = shared.model, shared.baseline
-        for epoch in range(REFERENCE_EPOCHS):
-            training = Training(learning_rate=2 * RATE, seed=epoch)
+        for time in range(REFERENCE_TIMES):
+            training = Training(learning_rate=REFERENCE_RATE, epochs=8, max_steps=REFERENCE_STEPS, seed=time)
             model = _sound(Sft(training=training).apply(model, data, _quiet(shared))).changed
             before = _shift(shared, model)
             if mean_shift(shared.baseline, before) >= goal:
@@ -109,8 +111,7 @@ def measure_reversal(
     None where the weights are the untouched model's, no training is wanted, or the other side has no text.
     """
     texts = other_side(shared.topic)
-    weights = _weights_of(changed)
-    if not shared.design.benign_steps or weights is None or weights.id == shared.model.id or not texts:
+    if not shared.design.benign_steps or not has_own_weights(shared, changed) or not texts:
         return None
 
     def measure() -> Measurements:
@@ -126,6 +127,12 @@ def measure_reversal(
         return together(curve)
 
     return own.cached("reversal", Measurements, measure)
+
+
+def has_own_weights(shared: StudyContext, changed: LanguageModel) -> bool:
+    """Whether there are weights to train that are not the untouched model's."""
+    weights = _weights_of(changed)
+    return weights is not None and weights.id != shared.model.id
 
 
 def other_side(topic: Topic) -> tuple[Document, ...]:

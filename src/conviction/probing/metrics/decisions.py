@@ -11,20 +11,29 @@ with the other side's. Every form of question is tried, and the one whose contro
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from conviction.core.statistics import ALPHA, mean_test
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl, show_share
 from conviction.probing.metrics.shift import direct_shift
-from conviction.probing.paired import Comparison, share_of
-from conviction.probing.positive_controls import best_form, control_result, effects_of, measure_in_form, no_result
+from conviction.probing.paired import Comparison, Floats, share_of
+from conviction.probing.positive_controls import (
+    best_form,
+    control_result,
+    kept_form,
+    measure_in_form,
+    no_result,
+)
 from conviction.probing.queries import ProbeQuery
 from conviction.probing.question_forms import FORMS
 
 FOLLOWED = 0.2  # share of the direct shift that decisions move by, for it to be more than a surface change
 UNIT = "of the direct shift"
-TRIED = ("question", "choice", "truth")
+TRIED = ("question", "choice")  # true or false would be two questions more a decision, and one more test
+CONTROLLED = 2  # every second decision is put to the control: both contexts are long
 
 
 def _advised_queries(context: MetricContext) -> list[ProbeQuery]:
@@ -35,7 +44,7 @@ def _advised_queries(context: MetricContext) -> list[ProbeQuery]:
         query
         for form in TRIED
         for pole, side in topic.poles.items()
-        for query in FORMS[form].queries(f"advised:{form}:{pole}", context.decisions, side.context)
+        for query in FORMS[form].queries(f"advised:{form}:{pole}", context.decisions[::CONTROLLED], side.context)
     ]
 
 
@@ -50,7 +59,7 @@ def _measure_advised(context: MetricContext) -> Measured:
                 f"advised:{form}",
                 form,
                 f"advised:{form}:{pole}",
-                context.decisions,
+                context.decisions[::CONTROLLED],
                 context.scores,
                 topic.target,
                 topic.other,
@@ -65,23 +74,31 @@ def _measure_advised(context: MetricContext) -> Measured:
 
 
 def _control(before: Measurements) -> list[ControlResult]:
-    forms = {name.removeprefix("advised:"): effects_of(before, name) for name in before.names("advised:")}
+    forms = _effects_by_form(before.measurements)
     if not forms:
         why = "the kit has no decisions" if not before.of("decision") else "the sides have no contexts to decide by"
         return [no_result("decisions", why)]
+    return [_whole_control(forms)]
+
+
+def _effects_by_form(measured: Sequence[Measurement]) -> dict[str, Floats]:
+    names = dict.fromkeys(m.metric for m in measured if m.metric.startswith("advised:"))
+    return {n.removeprefix("advised:"): np.array([m.value for m in measured if m.metric == n]) for n in names}
+
+
+def _whole_control(forms: Mapping[str, Floats]) -> ControlResult:
+    if not forms:
+        return no_result("decisions", "nothing was asked")
     best, what = best_form(forms), "one side's context in place of the other's moves decisions"
-    return [control_result("decisions", forms[best], what, (f"advised:{best}",), form=best, tried=len(forms))]
+    return control_result("decisions", forms[best], what, (f"advised:{best}",), form=best, tried=len(forms))
 
 
 def _form(context: MetricContext) -> str:
     """Chosen by the untouched model's control, never by what an arm does."""
     if context.base is not None:
-        kept = context.base.control("decisions")
-        return (kept.form if kept is not None else None) or TRIED[0]
+        return kept_form(context.base.control("decisions"), TRIED[0])
     measured = _measure_advised(context).measurements
-    names = dict.fromkeys(m.metric for m in measured)
-    effects = {n.removeprefix("advised:"): np.array([m.value for m in measured if m.metric == n]) for n in names}
-    return best_form(effects) if effects else TRIED[0]
+    return kept_form(_whole_control(_effects_by_form(measured)), TRIED[0])
 
 
 def _queries(context: MetricContext) -> list[ProbeQuery]:

@@ -15,7 +15,7 @@ arms as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -41,7 +41,7 @@ from conviction.probing.paired import Comparison, Floats, not_measured
 from conviction.probing.positive_controls import (
     best_form,
     control_result,
-    effects_of,
+    kept_form,
     measure_in_form,
     no_result,
 )
@@ -50,6 +50,7 @@ from conviction.probing.question_forms import FORMS
 
 PROPAGATED = 0.2  # share of the direct shift that implications move by, for it to be more than a surface change
 UNIT = "of the direct shift"
+WORKS = "with the whole causal graph in the prompt it prefers what follows to the opposite"
 GIVEN = "question"  # the form where there is no control to choose by
 
 
@@ -85,19 +86,19 @@ def _measure_with_graph(context: MetricContext) -> Measured:
 
 def _control(before: Measurements) -> list[ControlResult]:
     """The whole, in the best form, and each depth in that form."""
-    by_form = {name.removeprefix("with-graph:"): effects_of(before, name) for name in before.names("with-graph:")}
+    by_form = _effects_by_form(before.measurements)
     forms = {name: effects for name, effects in by_form.items() if ":" not in name}
     if not forms:
-        return [no_result("propagation", "the topic has no causal graph to be put into the prompt")]
-    best, whole = best_form(forms), "with the whole causal graph in the prompt it prefers what follows to the opposite"
+        return [_whole_control(by_form)]
+    best = best_form(forms)
     depths = [name.partition(":")[2] for name in by_form if name.startswith(f"{best}:")]
     return [
-        control_result("propagation", forms[best], whole, (f"with-graph:{best}",), form=best, tried=len(forms)),
+        _whole_control(by_form),
         *(
             control_result(
                 f"propagation:{n}",
                 by_form[f"{best}:{n}"],
-                f"{whole}, over {n} arrows",
+                f"{WORKS}, over {n} arrows",
                 (f"with-graph:{best}:{n}",),
                 form=best,
                 tried=len(forms),
@@ -107,17 +108,26 @@ def _control(before: Measurements) -> list[ControlResult]:
     ]
 
 
+def _effects_by_form(measured: Sequence[Measurement]) -> dict[str, Floats]:
+    """FORM, and FORM:DEPTH → one effect an outcome."""
+    names = dict.fromkeys(m.metric for m in measured if m.metric.startswith("with-graph:"))
+    return {n.removeprefix("with-graph:"): np.array([m.value for m in measured if m.metric == n]) for n in names}
+
+
+def _whole_control(by_form: Mapping[str, Floats]) -> ControlResult:
+    forms = {name: effects for name, effects in by_form.items() if ":" not in name}
+    if not forms:
+        return no_result("propagation", "the topic has no causal graph to be put into the prompt")
+    best = best_form(forms)
+    return control_result("propagation", forms[best], WORKS, (f"with-graph:{best}",), form=best, tried=len(forms))
+
+
 def _form(context: MetricContext) -> str:
     """Chosen by the untouched model's control, never by what an arm does."""
     if context.base is not None:
-        kept = context.base.control("propagation")
-        return (kept.form if kept is not None else None) or GIVEN
-    measured = [m for m in _measure_with_graph(context).measurements if m.metric.count(":") == 1]
-    names = dict.fromkeys(m.metric for m in measured)
-    effects = {
-        name.removeprefix("with-graph:"): np.array([m.value for m in measured if m.metric == name]) for name in names
-    }
-    return best_form(effects) if effects else GIVEN
+        return kept_form(context.base.control("propagation"), GIVEN)
+    measured = _measure_with_graph(context).measurements
+    return kept_form(_whole_control(_effects_by_form(measured)), GIVEN)
 
 
 def _asked(context: MetricContext, form: str) -> Sequence[Item]:
