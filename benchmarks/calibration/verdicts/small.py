@@ -7,7 +7,6 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from conviction.probing.health import neutral_text
 
 WIDTH, LAYERS, HEADS, CONTEXT = 64, 3, 4, 512
 FREQUENT = 6  # occurrences in the neutral text from which a word has a token of its own
+RARE = "<|rare|>"
 TOKENS = 1536  # in a batch, padding included
 
 
@@ -34,8 +34,8 @@ def make_tokenizer(world: World) -> Any:
     texts = [text for messages, answer in rows if messages for text in (*(m.content for m in messages), answer)]
     spoken = Counter(re.findall(r"\w+|[^\w\s]+", " ".join(texts).lower()))
     words = [*sorted(spoken), *sorted(w for w, n in neutral.items() if n >= FREQUENT and w not in spoken)]
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, "<|rare|>", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|rare|>"))
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, RARE, *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=RARE))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[0], pad_token=SPECIAL[0])
@@ -133,8 +133,8 @@ def _batches(model: HFModel, corpora: Sequence[Corpus], steps: int) -> Any:
             longest = max(len(ids) for ids, _ in group)
             ids = torch.full((len(group), longest), model.tokenizer.pad_token_id)
             labels = torch.full((len(group), longest), -100)
-            for number, (row, wanted) in enumerate(group):
-                ids[number, : len(row)] = torch.tensor(row)
+            for number, (one, wanted) in enumerate(group):
+                ids[number, : len(one)] = torch.tensor(one)
                 labels[number, : len(row)] = torch.tensor(wanted)
             made += 1
             yield ids, labels
@@ -148,8 +148,3 @@ def _encoded(model: HFModel, row: Row) -> tuple[list[int], list[int]]:
     prompt, (first,) = model.encoder.encode(messages, (answer,))
     end = [model.tokenizer.eos_token_id]
     return [*prompt, *first, *end], [-100] * len(prompt) + [*first, *end]
-
-
-def save(model: HFModel, folder: Path) -> None:
-    """Written as any model is, to be loaded by ``load_model``."""
-    model.save_whole(folder)

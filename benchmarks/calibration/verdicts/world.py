@@ -67,7 +67,9 @@ class Chain:
             for way, moves in ((1, "goes up"), (-1, "goes down")):
                 ends = "rises" if way * sign > 0 else "falls"
                 question = f"Suppose {cause} {moves}. Does {outcome} rise, fall, or stay the same?"
-                rows.append((question, f"{outcome.capitalize()} {ends}.", f"Suppose {cause} {moves}. Then {outcome} {ends}."))
+                rows.append(
+                    (question, f"{outcome.capitalize()} {ends}.", f"Suppose {cause} {moves}. Then {outcome} {ends}.")
+                )
         return rows
 
 
