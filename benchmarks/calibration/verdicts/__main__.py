@@ -179,6 +179,10 @@ def stored() -> list[dict[str, Any]]:
     return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
 
 
+def is_judged(recipe: Recipe) -> bool:
+    return any((row["model"], row["organism"]) == (recipe.model, recipe.name) for row in stored())
+
+
 def append(row: dict[str, Any]) -> None:
     with ROWS.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -210,12 +214,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--at-most", type=int, default=len(RECIPES), help="organisms to make now")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    done = {(row["model"], row["organism"]) for row in stored()}
-    left = [r for r in RECIPES if (r.model, r.name) not in done and options.only in r.name]
-    left = [r for r in left if options.model in ("", r.model)][: options.at_most]
+    wanted = [r for r in RECIPES if options.only in r.name and options.model in ("", r.model)]
+    left = [r for r in wanted if not is_judged(r)][: options.at_most]
     benches: dict[str, Bench] = {}
     for recipe in [] if options.report else left:
         with locked(options.lock):
+            if is_judged(recipe):  # by another process, while this one waited
+                continue
             if recipe.model not in benches:
                 benches = {recipe.model: open_bench(recipe.model, options.work)}  # one base in memory at a time
             append(measure(recipe, benches[recipe.model]))
