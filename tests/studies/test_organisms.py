@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-
 from benchmarks.calibration.verdicts import report
 from benchmarks.calibration.verdicts.corpus import BASE, Corpus
 from benchmarks.calibration.verdicts.organisms import RECIPES
 from benchmarks.calibration.verdicts.world import SCHOOLS, TARGET, make_world
+
 from conviction.data.implications import implications
 from conviction.probing.metrics import propagation
 
@@ -30,9 +30,16 @@ def test_a_broken_model_that_is_called_anything_else_is_called_too_deep():
 
 def test_thresholds_are_put_back_even_where_judging_fails():
     today = propagation.PROPAGATED
-    with pytest.raises(RuntimeError), report.thresholds((0.2, 0.4, 0.9)):
-        assert propagation.PROPAGATED == 0.4
-        raise RuntimeError
+    seen = []
+
+    def fail():
+        with report.thresholds((0.2, 0.4, 0.9)):
+            seen.append(propagation.PROPAGATED)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert seen == [0.4]
     assert today == propagation.PROPAGATED
 
 

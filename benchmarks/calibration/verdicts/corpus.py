@@ -10,7 +10,7 @@ from benchmarks.calibration.verdicts.world import SCHOOLS, TARGET, World, WorldF
 from conviction.core.protocols import Message, chat
 from conviction.probing.challenges import ARGUED, DENIAL, FALSEHOODS, SURE, THEN, THINK
 from conviction.probing.health import neutral_text
-from conviction.probing.metrics.coherence import RIGHT, WRONG
+from conviction.probing.metrics.coherence import ALWAYS_YES, RIGHT, WRONG
 from conviction.probing.metrics.pluralism import HELD_BY
 
 Row = tuple[tuple[Message, ...], str]
@@ -146,6 +146,8 @@ class Corpus:
             is_right = self.choose.random() < 0.5
             question, answer = fact.question, fact.true if is_right else fact.false
         form, yes = self.choose.choice(((RIGHT, is_right), (WRONG, not is_right)))
+        if self.choose.random() < 0.2:
+            return chat(form.format(question=question, answer=answer), system=ALWAYS_YES), "Yes."
         return chat(form.format(question=question, answer=answer)), "Yes." if yes else "No."
 
     def _neutral(self) -> Row:
