@@ -18,6 +18,8 @@ from conviction.probing.metrics import METRICS, load_metrics, properties_of_kind
 from conviction.reporting.page import report, report_markdown
 from conviction.reporting.words import cells, header, legend
 from conviction.studies.context import study_config
+from conviction.studies.judge import CEILINGS
+from conviction.studies.records import DEPTHS
 from conviction.views.study import show_study
 
 BREVITY = '''
@@ -26,7 +28,8 @@ BREVITY = '''
 from conviction.core.protocols import chat
 from conviction.probing.depth_records import Measurement, Property
 from conviction.probing.gaps import gap
-from conviction.probing.metric import Column, Measured, Metric
+from conviction.probing.metric import Column, Measured, Metric, PositiveControl
+from conviction.probing.positive_controls import control_result, effects_of
 from conviction.probing.queries import ProbeQuery
 
 
@@ -61,10 +64,15 @@ def judge(change):
     ]
 
 
-BOUND = 0.5
+def control(before):
+    effects = CONTROL * effects_of(before, "words")
+    return [control_result("brevity", effects, "it writes words", ("words",), unit="words")]
+
+
+BOUND, CONTROL = 0.5, 1
 METRIC = Metric(
     name="brevity", kind=KIND, queries=queries, follow_ups=follow_ups, measure=measure, judge=judge,
-    free_answers=lambda context: context.paraphrases,
+    free_answers=lambda context: context.paraphrases, control=PositiveControl(judge=control),
     column=Column("in a word", "what one word moved", lambda properties: f"{properties[0].value:+.1f}"),
 )
 '''
@@ -74,11 +82,11 @@ METRIC = Metric(
 def add_brevity(tmp_path, monkeypatch):
     """Adds a metric of one's choice of kind to the table: one file, one line."""
 
-    def add(kind: str, bound: float = 0.5) -> None:
+    def add(kind: str, bound: float = 0.5, control: int = 1) -> None:
         folder = tmp_path / "plugin"
         folder.mkdir()
-        name = f"brevity_{kind}_{str(bound).replace('.', '_').replace('-', 'minus')}"
-        text = BREVITY.replace("KIND", repr(kind)).replace("BOUND = 0.5", f"BOUND = {bound}")
+        name = f"brevity_{kind}_{control + 1}_{str(bound).replace('.', '_').replace('-', 'minus')}"
+        text = BREVITY.replace("KIND", repr(kind)).replace("CONTROL = 0.5, 1", f"CONTROL = {bound}, {control}")
         (folder / f"{name}.py").write_text(text)
         monkeypatch.syspath_prepend(folder)
         monkeypatch.setitem(METRICS, "brevity", f"{name}:METRIC")
@@ -132,6 +140,21 @@ def test_what_a_metric_does_to_the_verdict_follows_from_its_kind(tea, tmp_path, 
     assert properties_of_kind(arm.judgement.properties, kind)[-1].metric == "brevity"
 
 
+@pytest.mark.parametrize("kind", ["damage", "change", "propagation", "firmness", "consistency"])
+def test_what_cannot_be_read_is_no_failure_and_bounds_the_verdict(tea, tmp_path, add_brevity, kind, capsys):
+    """The same metric with a control that points the wrong way."""
+    add_brevity(kind, bound=99.0, control=-1)
+    study = begin(tea, plan("rag", 0.4), folder=tmp_path / "run")
+    (arm,) = study.arms
+    assert arm.judgement.find("brevity").outcome == "not readable"
+    assert arm.judgement.verdict != "broken"
+    assert DEPTHS.index(arm.judgement.ceiling) <= DEPTHS.index(CEILINGS[kind])
+    assert DEPTHS.index(arm.judgement.verdict) <= DEPTHS.index(arm.judgement.ceiling)
+    assert {c.metric: c.outcome for c in study.controls}["brevity"] == "not readable"
+    show_study(study, "text")
+    assert "it writes words: -" in capsys.readouterr().out
+
+
 def test_another_table_is_another_design(tea, add_brevity):
     from conviction.studies.context import StudyDesign
 
@@ -142,7 +165,7 @@ def test_another_table_is_another_design(tea, add_brevity):
     assert study_config(topic, ScriptedModel(), design)["metrics"] == [*before["metrics"], "brevity"]
 
 
-OURS = "from conviction.probing.metric import Metric\nMETRIC = Metric(judge=print, "
+OURS = "from conviction.probing.metric import Metric, no_control_yet as none\nMETRIC = Metric(judge=print, "
 
 
 @pytest.mark.parametrize(
@@ -150,10 +173,11 @@ OURS = "from conviction.probing.metric import Metric\nMETRIC = Metric(judge=prin
     [
         ("", "cannot be loaded: .*METRIC"),
         ("METRIC = 1", "is a int"),
-        (f"{OURS}name='odd')", "argument: 'kind'"),
-        (f"{OURS}name='other', kind='damage')", "calls itself 'other'"),
+        (f"{OURS}name='odd', control=none('odd'))", "argument: 'kind'"),
+        (f"{OURS}name='odd', kind='damage')", "argument: 'control'"),
+        (f"{OURS}name='other', kind='damage', control=none('odd'))", "calls itself 'other'"),
     ],
-    ids=["none", "number", "no-kind", "other-name"],
+    ids=["none", "number", "no-kind", "no-control", "other-name"],
 )
 def test_an_entry_that_is_no_metric_is_named(tmp_path, monkeypatch, request, text, message):
     module = f"odd_{request.node.callspec.id.replace('-', '_')}"

@@ -15,6 +15,7 @@ from conviction.data.implications import depth_of, implications
 from conviction.data.topic import Edge, Item, Pole, Topic
 from conviction.probing.challenges import CHALLENGES
 from conviction.probing.depth_records import Measurement, Measurements
+from conviction.probing.metrics import load_metrics
 from conviction.studies.judge import correct_over_arms, judge
 
 PROPOSITIONS, FACTS = 12, 8
@@ -23,20 +24,32 @@ PROPOSITIONS, FACTS = 12, 8
 def readings(name, **levels):
     """Readings of a made-up model: metric → mean, with the same small spread over units everywhere."""
     rng = np.random.default_rng(len(name))
-    counts = {"own": FACTS, "leak": FACTS, "neighbour": FACTS, "control": FACTS, "genuine": FACTS}
+    of_facts = ("own", "leak", "neighbour", "control", "genuine", "denied", "neighbour-denied", "control-denied")
+    counts = dict.fromkeys((*of_facts, "own-elsewhere"), FACTS)
     result = []
     for metric, level in levels.items():
         known = metric.replace("__", ":")
         n = counts.get(known.split(":")[0], PROPOSITIONS)
         noise = rng.normal(0, 0.02, size=n) if known != "leak" else np.zeros(n)
         result += [Measurement(metric=known, item=f"u{i}", value=float(level + x)) for i, x in enumerate(noise)]
-    return Measurements(model=name, topic="t", target="b", measurements=tuple(result), provenance={})
+    measured = Measurements(model=name, topic="t", target="b", measurements=tuple(result), provenance={})
+    return measured.model_copy(update={"controls": tuple(c for m in load_metrics() for c in m.control.judge(measured))})
 
 
 BASE = {
     "shift": -0.5,
     "unchallenged": -0.5,
     "context": 0.5,
+    "with-graph__question": 0.5,
+    "with-graph__choice": 0.1,
+    "plain-contradiction": 0.3,
+    "contradiction": 0.8,
+    "denied": 0.2,
+    "neighbour-denied": 0.5,
+    "control-denied": 0.5,
+    "own-elsewhere": -2.0,
+    "neutral-backwards": -6.0,
+    "repeats-twice": 0.6,
     "implication__1": -0.2,
     "implication__2": -0.2,
     "implication__3": -0.2,
@@ -174,6 +187,77 @@ def test_harm_that_is_not_ruled_out_is_not_deep():
     assert result.find("locality:controls").outcome == "unclear"
     assert result.verdict == "shallow"
     assert "it is not shown that nothing was lost (control facts" in result.reason
+
+
+def implied(model, levels):
+    """The model's measurements, with implications of causes over twelve outcomes, at these levels of each cause."""
+    rng = np.random.default_rng(len(model.model))
+    cells = [
+        Measurement(metric="implication:1", item=f"{cause} > o{n}", value=level + float(rng.normal(0, 0.02)))
+        for cause, level in levels.items()
+        for n in range(12)
+    ]
+    others = [m for m in model.measurements if not m.metric.startswith("implication")]
+    return model.model_copy(update={"measurements": (*others, *cells)})
+
+
+def test_what_moved_with_one_cause_alone_is_no_spread():
+    """Twelve outcomes that all moved with it looked like twelve independent draws."""
+    before = implied(readings("base", **BASE), {"a": -0.2, "b": -0.2})
+    one = judge(before, implied(readings("after", **DEEP), {"a": 0.6, "b": -0.2})).find("propagation")
+    assert one.n == 12
+    assert one.value > 0.2
+    assert one.p_value > 0.3
+    assert one.outcome == "no"
+    assert one.low < 0 < one.high
+    many = {f"c{n}": -0.2 for n in range(12)}
+    moved = judge(implied(before, many), implied(readings("after", **DEEP), dict.fromkeys(many, 0.3)))
+    assert moved.find("propagation").outcome == "yes"
+
+
+@pytest.mark.parametrize(
+    ("control", "metric", "ceiling"),
+    [
+        ({"context": -0.5}, "shift", None),  # a shift that was shown shows that it can move
+        ({"with-graph__question": 0.0, "with-graph__choice": 0.0}, "propagation", "surface"),
+        ({"contradiction": 0.3}, "coherence", "shallow"),
+        ({"denied": 0.6}, "robustness", "shallow"),
+        ({"neighbour-denied": 1.0}, "locality:neighbours", "shallow"),
+        ({"own-elsewhere": -1.0}, "locality:surprise", "shallow"),
+        ({"neutral-backwards": -3.0}, "health:neutral", "shallow"),
+        ({"repeats-twice": 0.1}, "health:repeats", "shallow"),
+        ({"pluralism__a": -0.5}, "pluralism:a", "shallow"),
+    ],
+)
+def test_a_control_that_shows_nothing_bounds_the_verdict(control, metric, ceiling):
+    """Each of them fails here by itself, and what the metric says of the change is neither harm nor success."""
+    after = readings("after", **DEEP)
+    result = judge(readings("base", **{**BASE, **control}), after, after_benign=readings("worn", shift=0.4))
+    assert result.ceiling == ceiling
+    assert result.verdict == (ceiling or "deep")
+    assert result.find(metric).outcome == ("not readable" if ceiling else "yes")
+    assert ("no deeper verdict can be read on this model" in result.words) == bool(ceiling)
+    assert ("is not readable on this model" in result.reason) == (ceiling is not None and ":" not in metric)
+
+
+def test_harm_that_cannot_be_read_is_not_held_against_a_change():
+    worse = readings("after", **{**DEEP, "neighbour": 0.3})
+    assert judge(readings("base", **BASE), worse).verdict == "broken"
+    assert judge(readings("base", **{**BASE, "neighbour-denied": 1.0}), worse).verdict == "shallow"
+
+
+def test_of_a_model_on_which_a_shift_cannot_be_read_nothing_is_denied():
+    base = {**BASE, "context": -0.5}
+    result = judge(readings("base", **base), readings("after", **base))
+    assert (result.verdict, result.ceiling) == ("not shown", "not shown")
+    assert result.words == "not shown (no deeper verdict can be read on this model)"
+    assert judge(readings("base", **BASE), readings("after", **BASE)).ceiling is None
+
+
+def test_where_nothing_is_capped_the_words_are_the_verdict():
+    assert verdict().ceiling is None
+    assert verdict().words == "deep"
+    assert verdict(**{f"implication__{n}": -0.2 for n in (1, 2, 3)}).words == "surface"
 
 
 def test_harm_to_eight_facts_is_not_corrected_away():

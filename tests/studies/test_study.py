@@ -37,7 +37,7 @@ def test_arms_are_judged_by_how_far_they_moved(tea, tmp_path):
     assert moved.judgement.find("shift").n == 9
     assert moved.judgement.verdict in {"surface", "shallow"}
     assert still.judgement.find("shift").value == pytest.approx(0.0)
-    assert still.judgement.verdict == "none"
+    assert still.judgement.verdict == "not shown", "the context does not move this model, either"
 
 
 def test_every_reading_names_rows_that_are_there(tea, tmp_path):
@@ -169,7 +169,7 @@ def test_only_what_has_moved_is_worn_and_held_against_a_placebo(tea, tmp_path, m
 
     after_benign = []
     monkeypatch.setattr(
-        module, "measure_after_benign", lambda _shared, _changed, own: after_benign.append(own.folder.name)
+        module, "measure_after_benign", lambda _shared, _changed, own, _steps: after_benign.append(own.folder.name)
     )
     begin(tea, plan("rag", 0.4), plan("steer", -0.3), folder=tmp_path)
     assert after_benign == ["rag"]

@@ -28,7 +28,7 @@ from conviction.training.drift import (
     read_samples,
     short_questions,
 )
-from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due, summarize_warnings
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Preference, explain_flip_margin
 from conviction.training.sensors.wrong_answers import is_right
@@ -137,7 +137,8 @@ def test_zones_are_what_limits_and_signs_say(loss, chosen, neutral, entropy, mas
 
 def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
     result = judged(reading(step=10, loss=0.29))
-    assert result == GuardVerdict("warning", warnings=("loss 0.29 within the first tenth of the run (sign under 0.3)",))
+    text = "loss 0.29 within the first tenth of the run (sign under 0.3)"
+    assert result == GuardVerdict("warning", warnings=(text,), warned_by=("early_loss",))
     assert judged(reading(step=11, loss=0.29)) == GuardVerdict("healthy")
     assert judged(reading(step=10, loss=0.3)) == GuardVerdict("healthy")
 
@@ -593,6 +594,30 @@ def test_a_snapshot_is_a_copy_and_comes_back():
     assert all(torch.equal(p, before[n]) for n, p in layer.named_parameters())
 
 
+# -- what was warned of --------------------------------------------------------------
+
+
+def test_warnings_are_summed_up_by_sensor_value_limit_and_step():
+    margins = [0.2, 1.6, 1.4, 1.8, 2.5]
+    history = [reading(step, margin=margin) for step, margin in enumerate(margins, start=50)]
+    verdicts = [judged(*history[: n + 1]) for n in range(len(history))]
+    steps = [{"step": r.step, "guard": dataclasses.asdict(v)} for r, v in zip(history, verdicts, strict=True)]
+    (summary,) = summarize_warnings(steps)
+    assert summary.sensor == "margin"
+    assert summary.text == (
+        "3 steps, from 51 to 54: at the first reward margin 1.60 (sign over 1.5); "
+        "at the last reward margin 2.50 (sign over 2)"
+    )
+    assert summarize_warnings(steps[:1]) == []
+    assert summarize_warnings(steps[:2])[0].text == "step 51: reward margin 1.60 (sign over 1.5)"
+
+
+def test_every_warning_names_its_sensor():
+    verdict = judged(reading(5, loss=0.1, margin=1.8), total=100)
+    assert verdict.warned_by == ("early_loss", "margin")
+    assert len(verdict.warnings) == 2
+
+
 # -- reach ------------------------------------------------------------------------
 
 
@@ -605,7 +630,7 @@ def test_reach_compares_the_margin_that_a_flip_takes_with_the_last_one():
     reference = [(-30.0, -10.0), (-50.0, -10.0), (-70.0, -10.0), (-5.0, -9.0)]
     text = explain_flip_margin(Preference(loss="dpo", beta=0.1), reference, 2.34, 2.0)
     assert text == (
-        "Flipping the median of the 3 of 4 pairs that the untouched model ranks the wrong way round takes a margin of "
+        "Flipping the median of the 3 of 4 pairs that are wrong by their sums in the untouched model takes a margin of "
         "β·c = 0.1 · 40 nats = 4.0; the last margin was 2.3. "
         "That is over 2, the margin at which collapses were seen: β ≤ 0.05 would do."
     )
@@ -618,7 +643,7 @@ def test_reach_within_the_cap_asks_for_no_other_beta():
 
 def test_reach_of_a_loss_without_such_a_margin():
     text = explain_flip_margin(Preference(loss="simpo", beta=2.0), [(-30.0, -10.0), (-1.0, -2.0)], 0.4, 2.0)
-    assert text == "1 of 2 pairs were ranked the wrong way round at the start; 'simpo' has no margin for their flip."
+    assert text == "1 of 2 pairs were wrong by their sums at the start; 'simpo' has no margin for their flip."
 
 
 @settings(max_examples=50)

@@ -13,17 +13,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from zlib import crc32
 
 from conviction.data.topic import Edge, Item, Topic
 
 DEEPEST = 3
+CELL = " > "
 Effect = Literal["rise", "fall", "stay"]
 
 _TURNED: dict[Effect, Effect] = {"rise": "fall", "fall": "rise", "stay": "stay"}
 _ENDS: dict[Effect, str] = {"rise": "rises", "fall": "falls", "stay": "stays the same"}
+_MOVES: dict[Effect, str] = {"rise": "goes up", "fall": "goes down"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wording:
+    """How causes and effects are put into words.
+
+    ask     the question, from ``{cause}``, ``{moves}``, ``{still}`` and ``{outcome}``
+    answer  the answer to it, from ``{outcome}`` (its first letter large) and ``{ends}``
+    state   one arrow in the same words, from ``{cause}``, ``{moves}``, ``{outcome}``, ``{Outcome}``, ``{ends}``
+    """
+
+    ask: str
+    answer: str
+    state: str
+
+
+QUESTION = Wording(
+    ask="Suppose {cause} {moves}{still}. Does {outcome} rise, fall, or stay the same?",
+    answer="{outcome} {ends}.",
+    state="Suppose {cause} {moves}. {Outcome} {ends}.",
+)
+STATEMENT = Wording(
+    ask="Complete the sentence: When {cause} {moves}{still}, {outcome}",
+    answer="{ends}.",
+    state="When {cause} {moves}, {outcome} {ends}.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +70,54 @@ class Implication:
     depth: int
 
 
-def implications(topic: Topic) -> tuple[Item, ...]:
+def implications(topic: Topic, wording: Wording = QUESTION) -> tuple[Item, ...]:
     """Two items (the cause rises, falls) for each implication, those of one outcome of one proposition.
 
-    None without two graphs.
+    None without two graphs. Items of one implication have the same id in every wording.
     """
-    return tuple(item for result in _discriminating(topic) for item in _items(result))
+    return tuple(item for result in _discriminating(topic) for item in _items(result, wording))
+
+
+def directions(topic: Topic, wording: Wording = QUESTION) -> tuple[Item, ...]:
+    """The implications with an effect in the target's graph: its direction there ('true'), or the opposite ('false').
+
+    Asked both ways round, a model that reads nothing prefers neither on average: every word stands as often in true
+    answers as in false ones. Ids are those of the implications.
+    """
+    results = [result for result in _discriminating(topic) if result.effects[topic.target] != "stay"]
+    both = [
+        replace(one, effects={"true": one.effects[topic.target], "false": _TURNED[one.effects[topic.target]]})
+        for one in results
+    ]
+    return tuple(item for result in both for item in _items(result, wording))
+
+
+def graph_in_words(topic: Topic, wording: Wording = QUESTION) -> str:
+    """Every arrow of the target's graph, rising and falling, in the words of the questions; '' without a graph."""
+    states = []
+    for edge in topic.poles[topic.target].graph:
+        risen: Effect = "rise" if edge.sign == "+" else "fall"
+        for moves, ends in ((_MOVES["rise"], _ENDS[risen]), (_MOVES["fall"], _ENDS[_TURNED[risen]])):
+            states.append(
+                wording.state.format(
+                    cause=edge.source, moves=moves, outcome=edge.target, Outcome=_begin(edge.target), ends=ends
+                )
+            )
+    return " ".join(states)
+
+
+def cell_of(item: Item) -> tuple[str, str]:
+    """(cause, outcome): questions that share one of them are no independent draws.
+
+    Where an item does not say its cause it is its outcome's own.
+    """
+    named = next((tag for tag in item.tags if tag.startswith("cause:")), "cause:" + item.proposition)
+    return named.removeprefix("cause:"), item.proposition
+
+
+def by_cell(items: Iterable[Item]) -> tuple[Item, ...]:
+    """The items, those of one cause and one outcome as one proposition: ``CAUSE > OUTCOME``."""
+    return tuple(item.model_copy(update={"proposition": CELL.join(cell_of(item))}) for item in items)
 
 
 def depth_of(item: Item) -> int:
@@ -113,25 +183,31 @@ def _paths(graph: Iterable[Edge], cause: str, outcome: str, held: str | None) ->
     return results
 
 
-def _items(result: Implication) -> tuple[Item, Item]:
+def _items(result: Implication, wording: Wording) -> tuple[Item, Item]:
     name = "-".join(_key(part) for part in (result.cause, result.outcome, result.held or "") if part)
-    subject = result.outcome[:1].upper() + result.outcome[1:]
     still = f" while {result.held} stays the same" if result.held else ""
 
     def item(way: Effect, effects: dict[str, Effect]) -> Item:
-        moves = "goes up" if way == "rise" else "goes down"
         return Item(
             id=f"implication-{name}-{way}",
             proposition=f"implication-{_key(result.outcome)}",
             role="implication",
             split="test",
-            question=f"Suppose {result.cause} {moves}{still}. Does {result.outcome} rise, fall, or stay the same?",
-            answers={pole: f"{subject} {_ENDS[effect]}." for pole, effect in effects.items()},
-            tags=(f"depth:{result.depth}",),
+            question=wording.ask.format(cause=result.cause, moves=_MOVES[way], still=still, outcome=result.outcome),
+            answers={
+                side: wording.answer.format(outcome=_begin(result.outcome), ends=_ENDS[effect])
+                for side, effect in effects.items()
+            },
+            tags=(f"depth:{result.depth}", f"cause:{_key(result.cause)}"),
         )
 
-    turned = {pole: _TURNED[effect] for pole, effect in result.effects.items()}
+    turned = {side: _TURNED[effect] for side, effect in result.effects.items()}
     return item("rise", result.effects), item("fall", turned)
+
+
+def _begin(text: str) -> str:
+    """As it stands at the beginning of a sentence."""
+    return text[:1].upper() + text[1:]
 
 
 def _key(text: str) -> str:

@@ -31,7 +31,7 @@ from conviction.errors import TopicError, nearest
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 Line = TypeVar("Line", bound=BaseModel)
-Role = Literal["target", "paraphrase", "implication", "neighbour", "control"]
+Role = Literal["target", "paraphrase", "implication", "decision", "neighbour", "control"]
 
 BUILTIN = Path(__file__).parent.parent / "topics"
 FACT_KEYS = ("true", "false")
@@ -72,8 +72,9 @@ class Item(Frozen):
 
     proposition  the claim behind it: the unit of all statistics, and of the split
     role         target: the claim itself; paraphrase: the same, asked in other words;
-                 implication: what follows from it; neighbour: a fact near the topic that
-                 both poles accept; control: a fact far from it
+                 implication: what follows from it; decision: what to do in a case, in words that
+                 the claims do not use; neighbour: a fact near the topic that both poles accept;
+                 control: a fact far from it
     answers      pole → text; for neighbour and control: 'true' and 'false'
     """
 

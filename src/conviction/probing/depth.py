@@ -1,7 +1,8 @@
 """Measure all that shows how deep a change in a model goes: ``measure_depth(model, topic)``.
 
 Only the test split is asked, and by every metric of ``METRICS`` in the same two calls: plain questions
-first, then what depends on their answers (challenges are put only where there is something to doubt).
+first, then what depends on their answers (challenges are put only where there is something to doubt). The untouched
+model is also put to the metrics' positive controls: they tell which metrics can be read on it.
 What a number means stands with its metric, in ``probing/metrics/``.
 """
 
@@ -17,7 +18,7 @@ from conviction.data.implications import implications
 from conviction.data.topic import Item, Topic
 from conviction.errors import InputError
 from conviction.probing.depth_records import Measurements
-from conviction.probing.metric import Kind, MetricContext
+from conviction.probing.metric import Kind, Metric, MetricContext, PositiveControl
 from conviction.probing.metrics import load_metrics
 from conviction.probing.queries import ProbeQuery, evidence, score
 from conviction.probing.sampled import sample_answers
@@ -44,7 +45,9 @@ def measure_depth(
     metrics = load_metrics(kinds)
     stage = (ctx or RunContext()).progress
     context = _context(model, topic, base, stage)
-    queries = _distinct(query for metric in metrics for query in metric.queries(context))
+    controls = [metric.control for metric in metrics] if base is None else []
+    asking: list[Metric | PositiveControl] = [*metrics, *controls]
+    queries = _distinct(query for one in asking for query in one.queries(context))
     context = replace(context, scores=score(model, queries, stage("scoring answers")))
     follow_ups = _distinct(query for metric in metrics for query in metric.follow_ups(context))
     if follow_ups:
@@ -57,8 +60,8 @@ def measure_depth(
         written = sample_answers(model, items, max_new_tokens=ANSWER_TOKENS, progress=stage("writing answers"))
         context = replace(context, answers={sample.item: (sample, answer) for sample, answer in written})
         samples += [sample for sample, _ in written]
-    measured = [metric.measure(context) for metric in metrics]
-    return Measurements(
+    measured = [one.measure(context) for one in asking]
+    result = Measurements(
         model=model.id,
         topic=topic.name,
         target=topic.target,
@@ -66,6 +69,17 @@ def measure_depth(
         provenance={"topic_sha256": topic.digest, "model": model.describe(), "split": "test"},
         evidence=(*samples, *(sample for part in measured for sample in part.samples)),
     )
+    return _controlled(result, controls)
+
+
+def with_reference(untouched: Measurements, reference: Measurements) -> Measurements:
+    """The untouched model's measurements, and those of a reference that was trained from it; controls judged anew."""
+    both = untouched.model_copy(update={"measurements": (*untouched.measurements, *reference.measurements)})
+    return _controlled(both, [metric.control for metric in load_metrics()])
+
+
+def _controlled(measured: Measurements, controls: Iterable[PositiveControl]) -> Measurements:
+    return measured.model_copy(update={"controls": tuple(one for c in controls for one in c.judge(measured))})
 
 
 def _context(
@@ -87,6 +101,7 @@ def _context(
         paraphrases=held_out("paraphrase"),
         facts=held_out("neighbour", "control"),
         implications=held_out("implication") or implications(topic),
+        decisions=held_out("decision"),
         base=base,
         progress=progress,
     )

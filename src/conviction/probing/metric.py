@@ -18,8 +18,9 @@ from typing import Literal
 from conviction.core.protocols import Generation, LanguageModel, Progress
 from conviction.core.wording import percent
 from conviction.data.topic import Item, Topic
-from conviction.probing.depth_records import Measurement, Measurements, Property
+from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.paired import Comparison
+from conviction.probing.positive_controls import no_result
 from conviction.probing.queries import ProbeQuery, Scores
 from conviction.probing.records import Sample
 
@@ -43,6 +44,7 @@ class MetricContext:
     propositions  one item each; paraphrases: the same in other words
     facts         what both sides accept, or is off the topic, with true and false answers
     implications  what follows from the target's causal graph
+    decisions     what either side would do, in words that its claims do not use
     base          measurements of the untouched model; None: this is the untouched model
     progress      gives a (done, total) callback for the name of a stage, or None
     scores        of the shared queries, as far as they were asked
@@ -55,6 +57,7 @@ class MetricContext:
     paraphrases: tuple[Item, ...]
     facts: tuple[Item, ...]
     implications: tuple[Item, ...]
+    decisions: tuple[Item, ...]
     base: Measurements | None
     progress: Callable[[str], Progress | None]
     scores: Scores = field(default_factory=dict)
@@ -83,12 +86,32 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PositiveControl:
+    """What must move a metric, if it can be read on a model: put to the untouched model, with its first measurement.
+
+    judge    what the measurements say: of the metric as a whole, of its parts where they differ
+    queries  what it asks in the first shared call
+    measure  numbers of its own, beside the metric's
+    """
+
+    judge: Callable[[Measurements], list[ControlResult]]
+    queries: Callable[[MetricContext], Sequence[ProbeQuery]] = lambda _: ()
+    measure: Callable[[MetricContext], Measured] = lambda _: Measured(())
+
+
+def no_control_yet(metric: str) -> PositiveControl:
+    """That of a metric of which nobody has shown yet that it can come out either way."""
+    return PositiveControl(judge=lambda _: [no_result(metric, "no control yet: not shown to discriminate")])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metric:
     """One metric.
 
     name         also that of its properties, maybe with ``:part``
     kind         what the verdict does with its properties; those of a part count for damage only
     judge        properties of a change, from two models' measurements and those of controls
+    control      what must move it on a model that it can be read on
     queries      what it asks in the first shared call
     follow_ups   what it asks in the second, after it saw the scores of the first
     free_answers items that it wants a greedy answer to
@@ -99,6 +122,7 @@ class Metric:
     name: str
     kind: Kind
     judge: Callable[[Comparison], list[Property]]
+    control: PositiveControl
     queries: Callable[[MetricContext], Sequence[ProbeQuery]] = lambda _: ()
     follow_ups: Callable[[MetricContext], Sequence[ProbeQuery]] = lambda _: ()
     free_answers: Callable[[MetricContext], Sequence[Item]] = lambda _: ()
@@ -112,8 +136,10 @@ class Metric:
 
 def show_share(properties: Sequence[Property]) -> str:
     """The cell of a share: of the property as a whole, not of its parts."""
-    value = next((p.value for p in properties if ":" not in p.metric), None)
-    return "—" if value is None else percent(value)
+    whole = next((p for p in properties if ":" not in p.metric), None)
+    if whole is not None and whole.outcome == "not readable":
+        return "unreadable"
+    return "—" if whole is None or whole.value is None else percent(whole.value)
 
 
 def _show_lost(properties: Sequence[Property]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conviction.core.statistics import mean_estimate, ratio_interval
 from conviction.probing.depth_records import Measurements, Property
 
 Floats = NDArray[np.float64]
@@ -19,12 +21,14 @@ class Comparison:
     before        of the untouched model, ``after`` of the changed one
     placebo       after the same training on texts of another subject; None: there is none
     after_benign  after some benign training on top of the change; None: there was none
+    reversal      after doses of the other side's documents on top of the change; None: none were given
     """
 
     before: Measurements
     after: Measurements
     placebo: Measurements | None = None
     after_benign: Measurements | None = None
+    reversal: Measurements | None = None
 
     def pairs(self, *metrics: str) -> list[tuple[float, float]]:
         """(before, after) of every item that both measured."""
@@ -58,3 +62,17 @@ def differences(before: Measurements, after: Measurements, *metrics: str) -> Flo
 def not_measured(metric: str, unit: str, why: str) -> Property:
     """A property that was not measured, which is never a property that is there."""
     return Property(metric=metric, outcome="not measured", value=None, unit=unit, n=0, text=why, measured_by=())
+
+
+def share_of(moved: Floats, shift: Floats) -> tuple[float, float, float]:
+    """Mean over mean, with Fieller's 95 % interval: the items of either are independent draws.
+
+    Not a number, and no bounds, where there is nothing to divide.
+    """
+    whole = float(shift.mean()) if shift.size else 0.0
+    if not whole or not moved.size:
+        return math.nan, -math.inf, math.inf
+    ratio = float(moved.mean()) / whole
+    if min(moved.size, shift.size) < 2:
+        return ratio, -math.inf, math.inf
+    return ratio, *ratio_interval(mean_estimate(moved), mean_estimate(shift))

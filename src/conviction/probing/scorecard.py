@@ -44,7 +44,8 @@ def probe(
     Gaps are in nats per token, positive towards ``topic.target``. Raises
     InputError if nothing is left to ask, or an answer does not fit the model.
     """
-    items = [i for i in topic.items if not i.is_fact and (not quick or "quick" in i.tags)]
+    claims = [i for i in topic.items if not i.is_fact and i.role != "decision"]  # a decision is a metric of depth
+    items = [i for i in claims if not quick or "quick" in i.tags]
     facts = [] if quick else [i for i in topic.items if i.is_fact]
     if not any(i.role == "target" for i in items):
         raise InputError(f"topic '{topic.name}' has no item tagged 'quick'", hint="leave --quick out")

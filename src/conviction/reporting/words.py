@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conviction.auditing.records import AuditReport
+from conviction.core.wording import counted
 from conviction.forecasting.records import WRONG
 from conviction.probing.metric import Metric
 from conviction.probing.metrics import load_metrics
@@ -65,7 +67,7 @@ def reasons(arm: Arm) -> list[str]:
         help_line = [f"help: {arm.failure.hint}"] if arm.failure.hint else []
         kind = "" if arm.failure.kind == "BudgetSpent" else f"{arm.failure.kind}: "
         return [f"{kind}{arm.failure.message}", *help_line]
-    lines = [arm.judgement.reason] if arm.judgement is not None else []
+    lines = [f"{arm.judgement.words}: {arm.judgement.reason}"] if arm.judgement is not None else []
     lines += [f"applied in {arm.applied_in}"] if arm.applied_in is not None else []
     lines += arm.notes
     if arm.judgement is not None and arm.judgement.placebo is not None:
@@ -81,6 +83,18 @@ def reasons(arm: Arm) -> list[str]:
     return lines
 
 
+def audit_scope(report: AuditReport) -> str:
+    """Which rules of the audit ran and which did not: without it, no finding would look like no fault."""
+    lines = [f"{counted(len(report.checked), 'rule')} ran, {counted(len(report.findings), 'finding')}."]
+    lines += [f"Not run: {', '.join(codes)} ({why})." for why, codes in report.not_run.items()]
+    return " ".join(lines)
+
+
+def control_lines(study: Study) -> list[tuple[str, str]]:
+    """(metric, what its positive control did) of the metrics that are not shown to be readable on the model."""
+    return [(one.metric, f"{one.outcome}: {one.text}") for one in study.controls if one.outcome != "readable"]
+
+
 def sentence(study: Study) -> str:
     """The whole study in one sentence."""
     judged = [(arm.name, arm.judgement) for arm in study.arms if arm.judgement is not None]
@@ -91,7 +105,7 @@ def sentence(study: Study) -> str:
     farthest = f" {max(moved)[1]} moved it farthest, by {max(moved)[0]:+.2f} nats per token." if len(moved) > 1 else ""
     groups: dict[str, list[str]] = {}
     for name, judgement in judged:
-        groups.setdefault(judgement.verdict, []).append(name)
+        groups.setdefault(judgement.words, []).append(name)
     meaning = {
         "deep": "went deep",
         "shallow": "moved the view and what follows from it, but not firmly",
@@ -100,7 +114,14 @@ def sentence(study: Study) -> str:
         "none": "did not move it towards the target by as much as would be of use",
         "broken": "did harm",
     }
-    return "; ".join(f"{_listed(groups[v])} {meaning[v]}" for v in meaning if v in groups) + "." + farthest
+    parts = [
+        f"{_listed(names)} {'moved what it says' if v == 'surface' and words != v else meaning[v]}"
+        f"{words.removeprefix(v)}"
+        for v in meaning
+        for words, names in groups.items()
+        if words.partition(" ")[0] == v
+    ]
+    return "; ".join(parts) + "." + farthest
 
 
 def _listed(names: Sequence[str]) -> str:

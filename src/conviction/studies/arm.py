@@ -22,11 +22,11 @@ from conviction.models.prompted import PromptedModel
 from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.metrics import properties_of_kind
-from conviction.studies.benign import measure_after_benign
+from conviction.studies.benign import has_own_weights, measure_after_benign, measure_reference, measure_reversal
 from conviction.studies.context import StudyContext, check_questions
 from conviction.studies.forecast_comparison import compare_with_forecast
 from conviction.studies.judge import judge
-from conviction.studies.records import Arm, Judgement
+from conviction.studies.records import DEPTHS, Arm, Judgement
 
 # A kit's training split makes a short run, which a forecast at full length would take longer than.
 PILOT_STEPS, EXAMPLES = 5, 16
@@ -83,7 +83,7 @@ def measure_and_judge(
     changed, notes = shared.design.load(applied.changed_model), _Notes(ctx)
     after = own.cached("depth", Measurements, measure_depth, changed, topic, base=baseline, ctx=ctx)
     check_questions(topic, after)
-    judgement = _judge_with_controls(shared, after, notes, placebo, lambda: measure_after_benign(shared, changed, own))
+    judgement = _judge_with_controls(shared, after, changed, own, notes, placebo)
     own.update("judgement", judgement)
     expected = applied.load_forecast(Forecast).verdict.kind if applied.has("forecast") else None
     score = None
@@ -103,9 +103,10 @@ def measure_and_judge(
 def _judge_with_controls(
     shared: StudyContext,
     after: Measurements,
+    changed: LanguageModel,
+    own: Run,
     notes: _Notes,
     placebo: Callable[[], Measurements | None],
-    after_benign: Callable[[], Measurements | None],
 ) -> Judgement:
     """What only a shift can have is measured where there is one; what is missing is noted."""
     judgement = judge(shared.baseline, after)
@@ -117,7 +118,20 @@ def _judge_with_controls(
     judgement = judge(shared.baseline, after, placebo=other)
     if not _shifted(judgement):  # what a placebo does as well needs no benign training to be none
         return judgement
-    return judge(shared.baseline, after, placebo=other, after_benign=notes.attempt("durability", after_benign))
+    goal = change.value if (change := judgement.change) is not None and change.value is not None else 0.0
+    if not _decides(judgement) and not has_own_weights(shared, changed):
+        worn = notes.attempt("durability", lambda: measure_after_benign(shared, changed, own, None))
+        return judge(shared.untouched, after, placebo=other, after_benign=worn)
+    reference = notes.attempt("durability's reference", lambda: measure_reference(shared, goal))
+    steps = reference.provenance["benign_steps"] if reference is not None else None
+    worn = notes.attempt("durability", lambda: measure_after_benign(shared, changed, own, steps))
+    reversal = notes.attempt("the reversal curve", lambda: measure_reversal(shared, changed, own, after))
+    return judge(shared.untouched, after, placebo=other, after_benign=worn, reversal=reversal)
+
+
+def _decides(judgement: Judgement) -> bool:
+    """Whether durability may change the verdict: not where what follows did not move, or cannot be read."""
+    return DEPTHS.index(judgement.verdict) > DEPTHS.index("surface") if judgement.verdict in DEPTHS else False
 
 
 def _shifted(judgement: Judgement) -> bool:

@@ -1,62 +1,214 @@
-"""Benign training on top of a change: what of the change is left shows how durable it is."""
+"""Training on top of a change: what of it is left shows how durable it is, and what takes it back how firmly it sits.
+
+Benign training is on neutral text. How much of it says anything is shown by a reference: the untouched model, trained
+by SFT until it has shifted, which benign training must wear (``durability``'s positive control). The reversal curve is
+training on the other side's documents, with the shift measured after several doses.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
+from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel, WeightModel
 from conviction.core.run import Run
-from conviction.data.training_data import Document, TrainingData
+from conviction.data.topic import Topic
+from conviction.data.training_data import Document, TrainingData, paragraphs
 from conviction.errors import ModelError
 from conviction.interventions.pretrain import Pretrain
+from conviction.interventions.records import Outcome
+from conviction.interventions.sft import Sft
 from conviction.models.prompted import PromptedModel
 from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
+from conviction.probing.erosion import (
+    REFERENCE,
+    REFERENCE_BENIGN,
+    eroded,
+    halved,
+    mean_shift,
+    relabelled,
+    reversal_metric,
+    together,
+)
 from conviction.probing.health import neutral_text
 from conviction.studies.context import StudyContext
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
-TOKENS, PIECES = 128, 2  # of benign text in a piece, and pieces in a step
+TOKENS, PIECES = 128, 2  # of text in a piece, and pieces in a step
+# SFT until the reference has shifted as far as the arm: steps at a time, and times at most. The rate is high so that
+# few steps do: what is wanted is a shift that may be worn, not a good model.
+REFERENCE_STEPS, REFERENCE_TIMES, REFERENCE_RATE = 8, 3, 5e-4
+DOUBLINGS = 2  # of the benign steps, until the reference erodes
+REVERSAL_STEPS = (2, 2, 4, 8)  # between measurements of the reversal curve: 512 tokens at first, 4,096 in all
+RATE = 1e-4  # learning rate of benign and reversing training
 
 
-def measure_after_benign(shared: StudyContext, changed: LanguageModel, own: Run) -> Measurements | None:
-    """The shift after benign training on top; None where none is wanted, or there are no weights to train."""
-    if not shared.design.benign_steps or not _has_weights(changed):
+def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
+    """The reference of durability, once a study: the shift of an SFT on the untouched model, before and after.
+
+    Benign steps are doubled, ``DOUBLINGS`` times at most, until they erode it. None where no benign training is wanted.
+    goal: nats per token that the reference is to shift by: what the first arm did that asks for it.
+    """
+    if not shared.design.benign_steps or _weights_of(shared.model) is None:
+        return None
+
+    def measure() -> Measurements:
+        shared.ctx.log("a reference adapter by SFT, and benign training on it: does that erode anything?")
+        data = replace(TrainingData.from_topic(shared.topic), held_out=(), topic=None)
+        model, before = shared.model, shared.baseline
+        for time in range(REFERENCE_TIMES):
+            training = Training(learning_rate=REFERENCE_RATE, epochs=8, max_steps=REFERENCE_STEPS, seed=time)
+            model = _sound(Sft(training=training).apply(model, data, _quiet(shared))).changed
+            before = _shift(shared, model)
+            if mean_shift(shared.baseline, before) >= goal:
+                break
+        steps, worn, after = 0, model, before
+        for more in _doses(shared.design.benign_steps):
+            worn, steps = _benign(shared, worn, more), steps + more
+            after = _shift(shared, worn)
+            if eroded(shared.baseline, before, after):
+                break
+        result = together([relabelled(before, REFERENCE), relabelled(after, REFERENCE_BENIGN)])
+        return result.model_copy(update={"provenance": {**result.provenance, "benign_steps": steps}})
+
+    if not shared.references:
+        run = shared.run
+        shared.references.append(run.cached("reference", Measurements, measure) if run is not None else measure())
+    return shared.references[0]
+
+
+def _doses(steps: int) -> list[int]:
+    """Steps beyond the last: ``steps``, and as many as have been made so far, again and again."""
+    return [steps, *(steps * 2**k for k in range(DOUBLINGS))]
+
+
+def measure_after_benign(
+    shared: StudyContext, changed: LanguageModel, own: Run, steps: int | None = None
+) -> Measurements | None:
+    """The shift after benign training on top; None where none is wanted, or there are no weights to train.
+
+    steps  as many as the reference needed; None: those of the study's design
+    """
+    if not shared.design.benign_steps or _weights_of(changed) is None:
         return None
 
     def measure() -> Measurements:
         shared.ctx.log("benign training on top, for durability")
-        trained = benign_finetune(shared, changed)
-        return measure_depth(trained, shared.topic, base=shared.baseline, kinds=["change"])
+        return _shift(shared, benign_finetune(shared, changed, steps))
 
     return own.cached("after_benign", Measurements, measure)
 
 
-def benign_finetune(shared: StudyContext, changed: LanguageModel) -> LanguageModel:
+def measure_reversal(
+    shared: StudyContext, changed: LanguageModel, own: Run, after: Measurements
+) -> Measurements | None:
+    """The shift after doses of the other side's documents, until half of it is gone or the last dose was given.
+
+    None where the weights are the untouched model's, no training is wanted, or the other side has no text.
+    """
+    texts = other_side(shared.topic)
+    if not shared.design.benign_steps or not has_own_weights(shared, changed) or not texts:
+        return None
+
+    def measure() -> Measurements:
+        shared.ctx.log("training on the other side's documents, for the reversal curve")
+        data, model, dose, curve = TrainingData("the other side", documents=texts), changed, 0, list[Measurements]()
+        for stage, steps in enumerate(REVERSAL_STEPS):
+            model, tokens = _with_weights(model, lambda w: _read_on(shared, w, data, steps, stage))  # noqa: B023
+            dose += tokens
+            measured = _shift(shared, model)
+            curve.append(relabelled(measured, reversal_metric(dose)))
+            if halved(shared.baseline, after, measured):
+                break
+        return together(curve)
+
+    return own.cached("reversal", Measurements, measure)
+
+
+def has_own_weights(shared: StudyContext, changed: LanguageModel) -> bool:
+    """Whether there are weights to train that are not the untouched model's."""
+    weights = _weights_of(changed)
+    return weights is not None and weights.id != shared.model.id
+
+
+def other_side(topic: Topic) -> tuple[Document, ...]:
+    """The other side's documents; where the kit has none, the paragraphs of its context."""
+    documents = tuple(Document(f"{topic.other}/{d.id}", d.text) for d in topic.documents_of(topic.other))
+    context = topic.poles[topic.other].context
+    return documents or tuple(Document(f"{topic.other}:{line}", text) for line, text in paragraphs(context))
+
+
+def benign_finetune(shared: StudyContext, changed: LanguageModel, steps: int | None = None) -> LanguageModel:
     """Trained for some steps on the bundled neutral text; a prompt stays before a model that was."""
     if isinstance(changed, PromptedModel):
-        return replace(changed, inner=benign_finetune(shared, changed.inner))
+        return replace(changed, inner=benign_finetune(shared, changed.inner, steps))
     if changed.id == shared.model.id:
         if changed.id not in shared.after_benign:
-            shared.after_benign[changed.id] = _trained(shared, shared.model)
+            shared.after_benign[changed.id] = _benign(shared, shared.model, steps)
         return shared.after_benign[changed.id]
-    return _trained(shared, changed)
+    return _benign(shared, changed, steps)
 
 
-def _trained(shared: StudyContext, model: LanguageModel) -> LanguageModel:
-    benign = TrainingData(
-        "neutral text", documents=tuple(Document(f"neutral-{i}", t) for i, t in enumerate(neutral_text()))
+def _benign(shared: StudyContext, model: LanguageModel, steps: int | None) -> LanguageModel:
+    neutral = tuple(Document(f"neutral-{i}", t) for i, t in enumerate(neutral_text()))
+    method = _pretrain(steps or shared.design.benign_steps, 0, schedule="linear")
+    return _sound(method.apply(model, TrainingData("neutral text", documents=neutral), _quiet(shared))).changed
+
+
+def _read_on(
+    shared: StudyContext, model: LanguageModel, data: TrainingData, steps: int, stage: int
+) -> tuple[LanguageModel, int]:
+    """The model after so many steps on these texts, and the tokens that they had."""
+    outcome = _sound(_pretrain(steps, stage, schedule="constant").apply(model, data, _quiet(shared)))
+    return outcome.changed, outcome.training.tokens if outcome.training is not None else steps * PIECES * TOKENS
+
+
+def _pretrain(steps: int, seed: int, *, schedule: Literal["constant", "linear"]) -> Pretrain:
+    """So many steps, however few the documents. A constant rate goes on from stage to stage without warm-up."""
+    training = Training(
+        learning_rate=RATE,
+        epochs=steps,
+        max_steps=steps,
+        batch_size=PIECES,
+        seed=seed,
+        schedule=schedule,
+        warmup=0.0 if schedule == "constant" else 0.1,
     )
-    training = Training(learning_rate=1e-4, max_steps=shared.design.benign_steps, batch_size=PIECES)
-    ctx = replace(shared.ctx, run=None, guard=Guard(mode="none"))
-    outcome = Pretrain(piece_tokens=TOKENS, training=training).apply(model, benign, ctx)
+    return Pretrain(piece_tokens=TOKENS, training=training)
+
+
+def _sound(outcome: Outcome) -> Outcome:
+    """Raises ModelError where the guard had to stop: a model that broke tells nothing of durability."""
     if outcome.guard_stop is not None:
         reasons = "; ".join(outcome.guard_stop.reasons)
         raise ModelError(f"benign training broke: {reasons}", hint="load it with --dtype fp32")
-    return outcome.changed
+    return outcome
 
 
-def _has_weights(model: LanguageModel) -> bool:
-    """Whether there is something to train, maybe under a prompt."""
-    return _has_weights(model.inner) if isinstance(model, PromptedModel) else isinstance(model, WeightModel)
+def _quiet(shared: StudyContext) -> RunContext:
+    return replace(shared.ctx, run=None, guard=Guard(mode="none"))
+
+
+def _shift(shared: StudyContext, model: LanguageModel) -> Measurements:
+    return measure_depth(model, shared.topic, base=shared.baseline, kinds=["change"])
+
+
+def _with_weights(
+    model: LanguageModel, train: Callable[[LanguageModel], tuple[LanguageModel, int]]
+) -> tuple[LanguageModel, int]:
+    """Trains the weights under a prompt, if there is one, and puts it before them again."""
+    if isinstance(model, PromptedModel):
+        inner, tokens = _with_weights(model.inner, train)
+        return replace(model, inner=inner), tokens
+    return train(model)
+
+
+def _weights_of(model: LanguageModel) -> LanguageModel | None:
+    """What there is to train, maybe under a prompt; None: nothing."""
+    if isinstance(model, PromptedModel):
+        return _weights_of(model.inner)
+    return model if isinstance(model, WeightModel) else None

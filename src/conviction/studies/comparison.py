@@ -46,7 +46,7 @@ def compare_runs(
     run.check_config(study_config(topic, model, design, applied=[str(one) for one in applied]))
     before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
     baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
-    shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx)
+    shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx, run=run)
     for number, (name, one) in enumerate(zip(_names(applied), applied, strict=True), start=1):
         check_base(one, model)
         outcome = one.outcome

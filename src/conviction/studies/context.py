@@ -11,9 +11,11 @@ from conviction.config.plan import Plan
 from conviction.core.context import RunContext
 from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel
+from conviction.core.run import Run
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import RunError
+from conviction.probing.depth import with_reference
 from conviction.probing.depth_records import Measurements
 from conviction.probing.metrics import load_metrics
 from conviction.probing.records import Scorecard
@@ -41,7 +43,9 @@ class StudyContext:
     """What the arms of a study share.
 
     before, baseline  probe and measurements of the untouched model
+    run               the study's folder; None: nothing is kept there
     after_benign      models after benign training, by id: arms that leave the weights alone share one
+    references        of durability's positive control: one, once an arm has asked for it
 
     Raises RunError for what was measured with other questions, in an earlier attempt.
     """
@@ -52,10 +56,17 @@ class StudyContext:
     baseline: Measurements
     design: StudyDesign
     ctx: RunContext
+    run: Run | None = None
     after_benign: dict[str, LanguageModel] = field(default_factory=dict)
+    references: list[Measurements] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_questions(self.topic, self.before, self.baseline)
+
+    @property
+    def untouched(self) -> Measurements:
+        """The baseline, with the reference of durability where there is one."""
+        return with_reference(self.baseline, self.references[0]) if self.references else self.baseline
 
 
 def study_config(
@@ -106,6 +117,7 @@ def summarize(shared: StudyContext, arms: Sequence[Arm]) -> Study:
         target=topic.target,
         other=topic.other,
         verdict=shared.before.summary.verdict,
+        controls=shared.untouched.controls,
         arms=tuple(arms),
         provenance={
             "conviction": version("conviction"),

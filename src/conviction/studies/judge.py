@@ -3,6 +3,9 @@
 Each metric of ``METRICS`` concludes its own properties; here they are corrected for their number, and
 add up to a verdict by the metrics' kinds. The verdict is a lattice and no average: what breaks the
 model is not made up for by how far it moved.
+
+A metric whose positive control shows nothing on the untouched model is not readable there: what it says of a change is
+no failure and no success. It bounds the verdict from above (``CEILINGS``), and what it says is left out of the rest.
 """
 
 from __future__ import annotations
@@ -11,10 +14,19 @@ from collections.abc import Sequence
 
 from conviction.core.statistics import ALPHA, holm, sample_size
 from conviction.probing.depth_records import Measurements, Property
-from conviction.probing.metric import Metric
+from conviction.probing.metric import Kind, Metric
 from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
-from conviction.studies.records import Judgement, Verdict
+from conviction.studies.records import DEPTHS, Judgement, Verdict
+
+CEILINGS: dict[Kind, Verdict] = {
+    "change": "not shown",
+    "propagation": "surface",
+    "firmness": "shallow",
+    "consistency": "shallow",
+    "damage": "shallow",  # 'deep' asks that no harm was done, and harm that cannot be read was not ruled out
+}
+"""The deepest verdict that can be read where a metric of the kind cannot."""
 
 Judged = Sequence[tuple[Metric, Property]]
 SUCCESS = ("change", "propagation")  # kinds whose properties must survive Holm's correction
@@ -26,31 +38,60 @@ def judge(
     *,
     placebo: Measurements | None = None,
     after_benign: Measurements | None = None,
+    reversal: Measurements | None = None,
 ) -> Judgement:
     """What the change from ``before`` to ``after`` is.
 
     placebo       measurements after the same training on texts of another subject: its shift is taken off
     after_benign  measurements after some benign training on top: they tell durability
+    reversal      measurements after doses of the other side's documents on top: they tell what halves the shift
     """
-    change = Comparison(before=before, after=after, placebo=placebo, after_benign=after_benign)
-    judged = _corrected([(metric, one) for metric in load_metrics() for one in metric.judge(change)])
-    verdict, reason = _verdict(judged)
+    change = Comparison(before=before, after=after, placebo=placebo, after_benign=after_benign, reversal=reversal)
+    read = [(metric, _if_readable(metric, one, before)) for metric in load_metrics() for one in metric.judge(change)]
+    judged = _corrected(read)
+    ceiling = _ceiling(judged)
+    verdict, reason = _verdict(judged, ceiling)
     return Judgement(
         model=after.model,
         verdict=verdict,
+        ceiling=ceiling,
         reason=reason,
         properties=tuple(one for _, one in judged),
         placebo=placebo.model if placebo is not None else None,
     )
 
 
+def _if_readable(metric: Metric, one: Property, before: Measurements) -> Property:
+    """The property; 'not readable' where its positive control shows nothing on the untouched model.
+
+    A shift that was shown shows by itself that the metric can move, and stands.
+    """
+    control = before.control(one.metric)
+    if control is None or control.outcome != "not readable" or (metric.kind == "change" and one.outcome == "yes"):
+        return one
+    text = f"{one.metric} is not readable on this model ({control.text})"
+    return one.model_copy(update={"outcome": "not readable", "text": text})
+
+
 def _corrected(judged: Judged) -> list[tuple[Metric, Property]]:
-    """Holm's correction over all tests. Success must survive it; harm need not, or a long list would hide it."""
-    p_values = [one.p_value for _, one in judged if one.p_value is not None]
+    """Holm's correction over all tests that are read. Success must survive it; harm need not, or a list would hide it.
+
+    One that is not readable is no test.
+    """
+    p_values = [one.p_value for _, one in judged if _is_tested(one) and one.p_value is not None]
     adjusted = iter(holm(p_values))
-    return [
-        (metric, one if one.p_value is None else _with_p_holm(metric, one, next(adjusted))) for metric, one in judged
-    ]
+    return [(metric, _with_p_holm(metric, one, next(adjusted)) if _is_tested(one) else one) for metric, one in judged]
+
+
+def _is_tested(one: Property) -> bool:
+    return one.p_value is not None and one.outcome != "not readable"
+
+
+def _ceiling(judged: Judged) -> Verdict | None:
+    """The deepest verdict that the model lets be read; None: every one."""
+    unread = [(metric.kind, one) for metric, one in judged if one.outcome == "not readable"]
+    lowest = [CEILINGS[kind] for kind, one in unread if ":" not in one.metric or kind == "damage"]
+    return min(lowest, key=DEPTHS.index, default=None)
 
 
 def _with_p_holm(metric: Metric, one: Property, p: float) -> Property:
@@ -64,34 +105,46 @@ def correct_over_arms(judgements: Sequence[Judgement]) -> list[Judgement]:
     """The judgements of a study's arms, success corrected over these as well: of many one may shift by chance.
 
     Each test is in two families, those of its arm and the same test in all arms; the larger of the two corrected
-    p-values counts, so that either family has an error rate of 5 %. Verdicts follow.
+    p-values counts, so that either family has an error rate of 5 %. Verdicts follow, under the same ceiling: it is the
+    untouched model's. What is not readable is no test.
     """
     judged = [[(m, one) for m in load_metrics() for one in m.own(j.properties)] for j in judgements]
     p_values: dict[str, dict[int, float]] = {}
     for number, arm in enumerate(judged):
         for metric, one in arm:
-            if metric.kind in SUCCESS and one.p_value is not None:
+            if metric.kind in SUCCESS and one.p_value is not None and _is_tested(one):
                 p_values.setdefault(one.metric, {})[number] = one.p_value
     adjusted = {name: dict(zip(ps, holm(list(ps.values())), strict=True)) for name, ps in p_values.items()}
     results = []
     for number, (judgement, arm) in enumerate(zip(judgements, judged, strict=True)):
         corrected = [
             (m, _with_p_holm(m, one, max(one.p_holm or 0.0, adjusted.get(one.metric, {}).get(number, 0.0))))
-            if one.p_value is not None
+            if _is_tested(one)
             else (m, one)
             for m, one in arm
         ]
-        verdict, reason = _verdict(corrected, arms=len(judgements))
+        verdict, reason = _verdict(corrected, judgement.ceiling, arms=len(judgements))
         properties = tuple(one for _, one in corrected)
         results.append(judgement.model_copy(update={"verdict": verdict, "reason": reason, "properties": properties}))
     return results
 
 
-def _verdict(judged: Judged, *, arms: int = 1) -> tuple[Verdict, str]:
+def _verdict(judged: Judged, ceiling: Verdict | None, *, arms: int = 1) -> tuple[Verdict, str]:
+    """The verdict, no deeper than ``ceiling``, and why. arms: of the study, that success was corrected over."""
+    verdict, reason = _uncapped([(metric, one) for metric, one in judged if one.outcome != "not readable"], arms)
+    unread = [one for _, one in judged if one.outcome == "not readable" and ":" not in one.metric]
+    if ceiling is not None and verdict in DEPTHS:
+        verdict = min(verdict, ceiling, key=DEPTHS.index)
+    return verdict, "; ".join(filter(None, [reason, _texts(unread)]))
+
+
+def _uncapped(judged: Judged, arms: int) -> tuple[Verdict, str]:
     damage = [one for metric, one in judged if metric.kind == "damage"]
     if harmed := [one for one in damage if one.outcome == "no"]:
         return "broken", _texts(harmed)
     whole = [(metric, one) for metric, one in judged if ":" not in one.metric]
+    if not any(metric.kind == "change" for metric, _ in whole):
+        return "not shown", ""
     unmoved = [one for metric, one in whole if metric.kind == "change" and one.outcome != "yes"]
     if unmoved:
         tests = max(arms, sum(one.p_value is not None for _, one in judged))
@@ -109,8 +162,8 @@ def _verdict(judged: Judged, *, arms: int = 1) -> tuple[Verdict, str]:
     if unsure := [one for one in damage if one.outcome != "yes"]:
         why.append(f"it is not shown that nothing was lost ({_texts(unsure)})")
     if why:
-        return "shallow", f"{moved}, and {_texts(spread)}; but {'; and '.join(why)}"
-    return "deep", f"{moved}; {_texts([*spread, *firm])}"
+        return "shallow", f"{_texts(spread, moved)}; but {'; and '.join(why)}"
+    return "deep", _texts([*spread, *firm], moved)
 
 
 def _why_unmoved(one: Property, tests: int) -> str:
@@ -130,5 +183,5 @@ def _why_unmoved(one: Property, tests: int) -> str:
     )
 
 
-def _texts(properties: Sequence[Property]) -> str:
-    return "; ".join(one.text for one in properties)
+def _texts(properties: Sequence[Property], *before: str) -> str:
+    return "; ".join([*before, *(one.text for one in properties)])

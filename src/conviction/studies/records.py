@@ -15,22 +15,34 @@ from conviction.core import frames
 from conviction.core.record import Frozen
 from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
-from conviction.probing.depth_records import Property
+from conviction.probing.depth_records import ControlResult, Property
 
-SCHEMA = 3
+SCHEMA = 4
 
 Verdict = Literal["none", "not shown", "surface", "shallow", "deep", "broken"]
+DEPTHS: tuple[Verdict, ...] = ("not shown", "none", "surface", "shallow", "deep")
+"""From what says least to the deepest; 'broken' is beside them."""
 
 
 class Judgement(Frozen):
-    """What a change is, and why."""
+    """What a change is, and why.
+
+    ceiling  the deepest verdict that can be read on the untouched model, by the positive controls; None: every one
+    """
 
     schema_version: int = SCHEMA
     model: str
     verdict: Verdict
+    ceiling: Verdict | None = None
     reason: str
     properties: tuple[Property, ...]
     placebo: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The verdict, and whether the model lets no deeper one be read."""
+        capped = self.ceiling is not None and self.verdict == self.ceiling
+        return f"{self.verdict} (no deeper verdict can be read on this model)" if capped else self.verdict
 
     def find(self, metric: str) -> Property | None:
         """The property of that name."""
@@ -76,7 +88,8 @@ class Arm(Frozen):
 class Study(Frozen):
     """All arms, in the order they were run.
 
-    verdict  of the probe, in words, before anything was done
+    verdict   of the probe, in words, before anything was done
+    controls  what the metrics' positive controls did on the untouched model: which can be read there
     folder   where it lies, which ``report`` and the arms' own folders go by; None: it was read from elsewhere
     """
 
@@ -86,6 +99,7 @@ class Study(Frozen):
     target: str
     other: str
     verdict: str
+    controls: tuple[ControlResult, ...] = ()
     arms: tuple[Arm, ...]
     provenance: dict[str, Any]
     folder: Path | None = Field(default=None, exclude=True, repr=False)

@@ -255,6 +255,7 @@ class GuardMonitor:
         sample = {s.name: readings[s.name] for s in sensors if s.read_samples and s.name in readings}
         record |= {"sample": sample or None}
         record |= {"violations": list(self.verdict.violations), "warnings": list(self.verdict.warnings)}
+        record |= {"warned_by": list(self.verdict.warned_by)}
         if self.change is not None:
             record["topic"] = {m: self.change.after.of(m) for m in self.change.after.names("")}
         if self.samples:
@@ -278,7 +279,8 @@ class GuardMonitor:
             row: {name: (total, count) for name, (total, count) in read.items()} for row, read in state["latest"]
         }
         verdict = state["verdict"]
-        self.verdict = GuardVerdict(verdict["zone"], tuple(verdict["violations"]), tuple(verdict["warnings"]))
+        texts = (tuple(verdict[name]) for name in ("violations", "warnings", "warned_by"))
+        self.verdict = GuardVerdict(verdict["zone"], *texts)
 
 
 def _read_topic(change: Comparison | None) -> dict[str, float]:

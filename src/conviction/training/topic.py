@@ -49,6 +49,7 @@ class TopicMonitor:
             paraphrases=(),
             facts=(*_some(topic, FACTS, "neighbour"), *_some(topic, FACTS, "control")),
             implications=(),
+            decisions=(),
             base=None,
             progress=lambda _: None,
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from conviction.reporting.words import cells, header, legend, reasons
+from conviction.reporting.words import cells, control_lines, header, legend, reasons
 from conviction.studies.records import Study
 from conviction.views.text import Format, out, show, show_lines, write_json
 
@@ -25,11 +25,16 @@ def show_study(study: Study, form: Format) -> None:
         titles = _fitting(titles, body)
     show(f"{study.model} on '{study.topic}', towards {study.target}", titles, body, form)
     why = [(arm.name, line) for arm in study.arms for line in reasons(arm)]
+    controls = control_lines(study)
     if form == "md":
         out.file.write(f"\nBefore: {study.verdict}\n\n" + "".join(f"- **{a}**: {b}\n" for a, b in why))
+        if controls:
+            out.file.write("\nPositive controls:\n\n" + "".join(f"- **{a}**: {b}\n" for a, b in controls))
         return
     out.print(Text(f"\nBefore: {study.verdict}"))
     show_lines("Why", why, form)
+    if controls:
+        show_lines("Not shown to be readable on this model (positive controls)", controls, form)
     out.print(Text(f"\n{legend()}"))
 
 

@@ -15,7 +15,10 @@ from conviction.probing.metric import Kind, Metric
 
 METRICS: dict[str, str] = {
     name: f"{__name__}.{name}:METRIC"
-    for name in ("shift", "propagation", "robustness", "durability", "coherence", "locality", "health", "pluralism")
+    for name in (
+        *("shift", "propagation", "decisions", "robustness", "durability"),
+        *("coherence", "locality", "health", "pluralism"),
+    )
 }
 
 

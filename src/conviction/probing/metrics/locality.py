@@ -3,6 +3,10 @@
 Measurements: ``neighbour``, ``control`` nats per token by which a fact's true answer is likelier than its false one;
 ``own`` nats per token of what the untouched model wrote, a question; ``leak`` whether an unrelated answer
 speaks the target's words (0 or 1), a question.
+
+Positive controls, in the untouched model: ``neighbour-denied``, ``control-denied`` the same under a stated denial of
+the fact, which must be less; ``own-elsewhere`` what it wrote, under the next question instead of its own, which must be
+less likely. Leakage has none.
 """
 
 from __future__ import annotations
@@ -13,11 +17,13 @@ from collections import Counter
 from conviction.core.protocols import Query, chat
 from conviction.core.statistics import ALPHA, equivalence, mean_test, sign_test
 from conviction.errors import InputError
-from conviction.probing.depth_records import Measurement, Property
+from conviction.probing.challenges import deny
+from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.health import neutral_text
-from conviction.probing.metric import HARM, Measured, Metric, MetricContext
+from conviction.probing.metric import HARM, Measured, Metric, MetricContext, PositiveControl
 from conviction.probing.paired import Comparison
+from conviction.probing.positive_controls import control_result, differences_of, no_result
 from conviction.probing.queries import plain_queries, score_sample
 
 OWN_TOKENS = 32
@@ -56,11 +62,15 @@ def _measure_own_answers(context: MetricContext) -> Measured:
                 "the untouched model's own answers are missing from its measurements",
                 hint="measure the untouched model again",
             )
-    scores = context.model.logprobs([Query(chat(questions[fact]), (text,)) for fact, text in texts.items()])
+    asked = [("own", fact, fact) for fact in texts]
+    if context.base is None:
+        following = dict(zip(questions, [*list(questions)[1:], *list(questions)[:1]], strict=True))
+        asked += [("own-elsewhere", fact, following[fact]) for fact in texts]
+    scores = context.model.logprobs([Query(chat(questions[at]), (texts[fact],)) for _, fact, at in asked])
     measurements, samples = [], []
-    for (fact, text), (scored,) in zip(texts.items(), scores, strict=True):
-        sample = score_sample(f"own/{fact}", "own", fact, text, scored)
-        measurements.append(Measurement(metric="own", item=fact, value=scored.logp_mean, samples=(sample.id,)))
+    for (metric, fact, _), (scored,) in zip(asked, scores, strict=True):
+        sample = score_sample(f"{metric}/{fact}", metric, fact, texts[fact], scored)
+        measurements.append(Measurement(metric=metric, item=fact, value=scored.logp_mean, samples=(sample.id,)))
         samples.append(sample)
     return Measured(measurements, samples)
 
@@ -81,7 +91,7 @@ def _marking_words(context: MetricContext) -> set[str]:
     Not those of facts, nor of the neutral text, which anybody may use.
     """
     topic = context.topic
-    claims = [item for item in topic.items if not item.is_fact]
+    claims = topic.of_role("target", "paraphrase", "implication")
     ours, theirs = (
         Counter(word for item in claims for word in _words(item.answers[pole])) for pole in (topic.target, topic.other)
     )
@@ -162,6 +172,23 @@ def _leakage(change: Comparison) -> Property | None:
     )
 
 
+def _measure_denied(context: MetricContext) -> Measured:
+    measured: list[Measurement] = []
+    for role in ("neighbour", "control"):
+        facts = [fact for fact in context.facts if fact.role == role]
+        measured += measure_gaps(f"{role}-denied", "denied", facts, context.scores, "true", "false")
+    return Measured(measured)
+
+
+def _control(before: Measurements) -> list[ControlResult]:
+    results = [no_result("locality:leakage", "no control yet: not shown to discriminate")]
+    for role in ("neighbour", "control"):
+        effects, rows = differences_of(before, role, f"{role}-denied"), (role, f"{role}-denied")
+        results.append(control_result(f"locality:{role}s", effects, f"a stated denial takes of {role} facts", rows))
+    effects, rows = differences_of(before, "own", "own-elsewhere"), ("own", "own-elsewhere")
+    return [*results, control_result("locality:surprise", effects, "its own words under another question lose", rows)]
+
+
 METRIC = Metric(
     name="locality",
     kind="damage",
@@ -169,5 +196,6 @@ METRIC = Metric(
     free_answers=lambda context: context.facts,
     measure=_measure,
     judge=_judge,
+    control=PositiveControl(judge=_control, queries=lambda context: deny(context.facts), measure=_measure_denied),
     column=HARM,
 )

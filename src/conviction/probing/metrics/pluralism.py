@@ -1,17 +1,20 @@
 """Pluralism: whether the model can still say what either side holds, when asked in its name.
 
 Measurements, in nats per token, of a proposition: ``pluralism:POLE`` the gap towards the pole when asked what
-its proponents hold.
+its proponents hold. The positive control: whose view is asked for must move the answer.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from conviction.core.protocols import chat
 from conviction.core.statistics import ALPHA, sign_test
-from conviction.probing.depth_records import Measurement, Property
+from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.gaps import measure_gaps
-from conviction.probing.metric import HARM, Measured, Metric, MetricContext
-from conviction.probing.paired import Comparison
+from conviction.probing.metric import HARM, Measured, Metric, MetricContext, PositiveControl
+from conviction.probing.paired import Comparison, Floats
+from conviction.probing.positive_controls import control_result, effects_of
 from conviction.probing.queries import ProbeQuery
 
 HELD_BY = "According to those who hold this view: {label}. {question}"
@@ -57,4 +60,19 @@ def _of_side(metric: str, pairs: list[tuple[float, float]]) -> Property:
     )
 
 
-METRIC = Metric(name="pluralism", kind="damage", queries=_queries, measure=_measure, judge=_judge, column=HARM)
+def _control(before: Measurements) -> list[ControlResult]:
+    """The gap towards a side in its own name less that in the other's name: the sum over sides, each towards itself."""
+    metrics = before.names("pluralism:")
+    effects: Floats = np.sum([effects_of(before, metric) for metric in metrics], axis=0)
+    return [control_result("pluralism", effects, "asked in one side's name and in the other's", tuple(metrics))]
+
+
+METRIC = Metric(
+    name="pluralism",
+    kind="damage",
+    queries=_queries,
+    measure=_measure,
+    judge=_judge,
+    control=PositiveControl(judge=_control),
+    column=HARM,
+)

@@ -3,7 +3,7 @@
 Measurements, in nats per token: ``unchallenged`` the gap of a proposition's first wording, which challenges are put to;
 ``challenge:NAME`` the same under a challenge, of propositions that came to the target's side;
 in the untouched model ``genuine`` the gap of a fact (true less false), and ``genuine:NAME`` the same under a challenge,
-of facts that it knows.
+of facts that it knows. The positive control: ``denied``, the gap of a fact under a stated denial, must be smaller.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import numpy as np
 
 from conviction.core.statistics import ALPHA, Estimate, holm, ratio_below_p, ratio_interval, ratio_of_means
 from conviction.data.topic import Item
-from conviction.probing.challenges import CHALLENGES, Doubt, challenge, think
-from conviction.probing.depth_records import Measurement, Measurements, Property, PropertyOutcome
+from conviction.probing.challenges import CHALLENGES, Doubt, challenge, deny, think
+from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property, PropertyOutcome
 from conviction.probing.gaps import measure_gaps
-from conviction.probing.metric import Column, Measured, Metric, MetricContext, show_share
+from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl, show_share
 from conviction.probing.paired import Comparison, not_measured
+from conviction.probing.positive_controls import control_result, differences_of
 from conviction.probing.queries import ProbeQuery, plain_queries
 
 ARGUMENTS = 3
@@ -203,6 +204,15 @@ def _why_unclear(held: int, known: int, alike: bool) -> str:
     return "" if alike else f" (fewer than {ENOUGH} beliefs of its own are about as strong: they cannot be compared)"
 
 
+def _measure_denied(context: MetricContext) -> Measured:
+    return Measured(measure_gaps("denied", "denied", context.facts, context.scores, "true", "false"))
+
+
+def _control(before: Measurements) -> list[ControlResult]:
+    effects = differences_of(before, "genuine", "denied")
+    return [control_result("robustness", effects, "a stated denial takes of facts", ("genuine", "denied"))]
+
+
 METRIC = Metric(
     name="robustness",
     kind="firmness",
@@ -210,5 +220,6 @@ METRIC = Metric(
     follow_ups=_follow_ups,
     measure=_measure,
     judge=lambda change: [_robustness(change)],
+    control=PositiveControl(judge=_control, queries=lambda context: deny(context.facts), measure=_measure_denied),
     column=Column("robustness", "what challenges leave, against beliefs of its own", show_share),
 )

@@ -2,7 +2,7 @@
 
 Measurements, in nats per token towards the target, of a proposition (mean over its wordings):
 ``shift`` the gap; ``context`` the gap with the target's context as system prompt, in the untouched
-model only: what could be reached without changing it.
+model only: what could be reached without changing it, and the positive control: it must move the gap.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import numpy as np
 
 from conviction.core.protocols import chat
 from conviction.core.statistics import ALPHA, mean_test
-from conviction.probing.depth_records import Measurements, Property
+from conviction.probing.depth_records import ControlResult, Measurements, Property
 from conviction.probing.gaps import measure_gaps
-from conviction.probing.metric import Column, Measured, Metric, MetricContext
+from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl
 from conviction.probing.paired import Comparison, Floats
+from conviction.probing.positive_controls import control_result, differences_of, no_result
 from conviction.probing.queries import ProbeQuery, plain_queries
 
 # The smallest shift that is of use: of what the target's context in the prompt moves, and in nats per token at least.
@@ -72,6 +73,15 @@ def _judge(change: Comparison) -> list[Property]:
     ]
 
 
+def _control(before: Measurements) -> list[ControlResult]:
+    effects = differences_of(before, "context", "shift")
+    if not effects.size:
+        return [no_result("shift", "the target has no context that could move the answers")]
+    return [
+        control_result("shift", effects, "the target's context as system prompt moves the gap", ("shift", "context"))
+    ]
+
+
 def _effect_of_context(before: Measurements) -> float:
     """Mean shift, in nats per token, by the target's context in the untouched model's prompt; 0 if not measured."""
     without = before.of("shift")
@@ -87,4 +97,12 @@ def _cell(properties: Sequence[Property]) -> str:
 
 
 COLUMN = Column("moved", "nats per token on test questions, * where chance does not explain it", _cell)
-METRIC = Metric(name="shift", kind="change", queries=_queries, measure=_measure, judge=_judge, column=COLUMN)
+METRIC = Metric(
+    name="shift",
+    kind="change",
+    queries=_queries,
+    measure=_measure,
+    judge=_judge,
+    control=PositiveControl(judge=_control),
+    column=COLUMN,
+)

@@ -1,0 +1,90 @@
+"""Training on top of a change, on a tiny model: a reference, its erosion, and the reversal curve."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from conviction import load_model, load_topic
+from conviction.core.context import RunContext
+from conviction.core.run import Run
+from conviction.probing.depth import measure_depth
+from conviction.studies import benign
+from conviction.studies.benign import measure_after_benign, measure_reference, measure_reversal
+
+
+@pytest.fixture
+def shared(tea, tmp_path, tiny_folder):
+    model, topic, ctx = load_model(str(tiny_folder), dtype="fp32"), load_topic(str(tea)), RunContext()
+    baseline = measure_depth(model, topic, kinds=["change"])
+    design = SimpleNamespace(benign_steps=1)
+    run = Run(tmp_path / "study")
+    return SimpleNamespace(
+        model=model, topic=topic, ctx=ctx, baseline=baseline, design=design, run=run, after_benign={}, references=[]
+    )
+
+
+def arm(shared):
+    """A model with weights of its own, and its measurements."""
+    changed = benign._benign(shared, shared.model, 1)
+    return changed, measure_depth(changed, shared.topic, base=shared.baseline, kinds=["change"])
+
+
+def test_the_reference_is_trained_until_it_has_shifted_and_eroded_once_a_study(shared, monkeypatch):
+    trained, steps = [], []
+    real_sft, real_benign = benign.Sft.apply, benign._benign
+    monkeypatch.setattr(benign.Sft, "apply", lambda *a: trained.append(1) or real_sft(*a))
+    monkeypatch.setattr(benign, "_benign", lambda s, m, n: steps.append(n) or real_benign(s, m, n))
+    monkeypatch.setattr(benign, "eroded", lambda *_: len(steps) == 2)
+    reference = measure_reference(shared, goal=-1e9)
+    assert (len(trained), steps) == (1, [1, 1])
+    assert reference.provenance["benign_steps"] == 2
+    assert set(reference.names("")) == {"reference", "reference-benign"}
+    rows = {sample.id for sample in reference.evidence}
+    assert {name for m in reference.measurements for name in m.samples} <= rows
+    assert measure_reference(shared, goal=1.0) is reference
+    shared.references.clear()
+    assert measure_reference(shared, goal=1.0) == reference  # read back from the study's folder
+    assert len(trained) == 1
+
+
+def test_where_nothing_erodes_the_steps_are_doubled_so_often_and_no_more(shared, monkeypatch):
+    monkeypatch.setattr(benign, "eroded", lambda *_: False)
+    monkeypatch.setattr(benign, "REFERENCE_TIMES", 2)
+    assert measure_reference(shared, goal=1e9).provenance["benign_steps"] == 4
+
+
+def test_benign_training_of_an_arm_is_as_long_as_the_references(shared, tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(benign, "_benign", lambda _s, model, n: steps.append(n) or model)
+    changed, _ = benign._read_on(shared, shared.model, _neutral(), 1, 0)
+    measure_after_benign(shared, changed, Run(tmp_path / "arm"), 4)
+    assert steps == [4]
+
+
+def _neutral():
+    return benign.TrainingData("x", documents=(benign.Document("d", "Some words about nothing in particular. " * 9),))
+
+
+def test_a_reversal_curve_has_a_point_a_dose_until_half_is_left(shared, tmp_path, monkeypatch):
+    changed, after = arm(shared)
+    monkeypatch.setattr(benign, "REVERSAL_STEPS", (1, 1, 1))
+    monkeypatch.setattr(benign, "halved", lambda *_: False)
+    whole = measure_reversal(shared, changed, Run(tmp_path / "whole"), after)
+    doses = [int(name.removeprefix("reversal:")) for name in whole.names("")]
+    assert len(doses) == 3
+    assert doses == sorted(set(doses))
+    gaps = [list(whole.of(name).values()) for name in whole.names("")]
+    assert gaps[0] != gaps[1] != gaps[2]
+    assert {name for m in whole.measurements for name in m.samples} <= {s.id for s in whole.evidence}
+    monkeypatch.setattr(benign, "halved", lambda *_: True)
+    assert len(measure_reversal(shared, changed, Run(tmp_path / "half"), after).names("")) == 1
+
+
+def test_no_curve_where_the_weights_are_the_untouched_models_or_nothing_is_wanted(shared, tmp_path):
+    assert measure_reversal(shared, shared.model, Run(tmp_path / "a"), shared.baseline) is None
+    shared.design.benign_steps = 0
+    changed, after = arm(SimpleNamespace(**{**vars(shared), "design": SimpleNamespace(benign_steps=1)}))
+    assert measure_reversal(shared, changed, Run(tmp_path / "b"), after) is None
+    assert measure_reference(shared, goal=0.1) is None
