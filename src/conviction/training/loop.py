@@ -260,6 +260,8 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
             topic=task.topic,
             step_tokens=task.step_tokens,
         )
+    for note in monitor.notes:
+        log(note)
     stepper = Stepper(
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, log,
