@@ -4,16 +4,13 @@ Each case is trained without the guard, with dense samples; an independent
 reader (not the guard's own measures) says from which step on what a user would
 see is broken. The guard's judgement of the same readings says where it would have stopped.
 
-``--extended`` runs all cases on two models and asks the judge of a study, on the test split, what was lost besides.
-Limits are fitted on half of the runs, and false stops and misses are reported on the other half. NOT RUN YET: there are
-no results of it, and no limit rests on it.
+``--extended`` is ``guard_extended.py``: two models, and what the judge of a study says of each run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import random
 import statistics
 import sys
@@ -26,19 +23,14 @@ from benchmarks.machine import RESULTS, save
 from conviction import Query, chat, load_topic
 from conviction.core.context import RunContext
 from conviction.core.run import Run
-from conviction.core.statistics import win_share
 from conviction.data.training_data import TrainingData
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.sft import Sft
 from conviction.models.hf import HFModel
 from conviction.models.loading import load_model
-from conviction.probing.depth import measure_depth
-from conviction.probing.depth_records import Measurements
 from conviction.probing.health import neutral_text
-from conviction.probing.metrics import load_metrics
-from conviction.probing.paired import Comparison
 from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
-from conviction.training.sensors import SENSORS, Threshold
+from conviction.training.sensors import SENSORS
 from conviction.training.settings import Training
 
 STEPS = 24
@@ -76,14 +68,6 @@ CASES = [
     Case("obesity hinge 1e-3 beta 0.02", "obesity", Dpo(loss="hinge", beta=0.02, training=training(1e-3))),
     Case("brevity simpo 1e-4", "brevity", Dpo(loss="simpo", training=training(1e-4))),
 ]
-
-# Only --extended runs these: one loses the other side's view and is healthy otherwise, one hardly moves.
-MORE_CASES = [
-    Case("obesity dpo 2.5e-4 beta 0.05", "obesity", Dpo(beta=0.05, training=training(2.5e-4))),
-    Case("obesity simpo 5e-5", "obesity", Dpo(loss="simpo", training=training(5e-5))),
-]
-MODELS = ("smollm2-135m", "gemma3-270m")
-FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # that all limits are multiplied by together: few, for a fit on 19 runs
 
 
 def training_data(name: str) -> TrainingData:
@@ -131,8 +115,11 @@ class Reader:
 def replay(trace: list[dict[str, Any]], guard: Guard) -> tuple[int | None, int, tuple[str, ...]]:
     """(step of the stop, step that the model would go back to, reasons) of a guard over an unguarded run's readings.
 
-    The guard changes nothing before it stops, so this is the guarded run; test_guard checks that on a real one.
+    The guard changes nothing before it stops, so this is the guarded run, with two exceptions: after a warning a
+    guarded run reads a part of the rows after every step, and it reads a kept state in full before it gives it back.
+    ``--extended`` compares it with real guarded runs.
     """
+    total = len(trace)
     history: list[StepReading] = []
     last, healthy = GuardVerdict("healthy"), 0
     for line in trace:
@@ -140,47 +127,49 @@ def replay(trace: list[dict[str, Any]], guard: Guard) -> tuple[int | None, int, 
         numbers = {k: line[k] for k in ("step", "loss", "grad_norm", "margin", "chosen_drop")}
         drift = {name: read[name] for name in SENSORS if read.get(name) is not None}
         reading, sample = StepReading(**numbers, readings=drift), read["sample"] or {}
-        last = judge([*history, reading], guard, STEPS)
-        due = line["step"] == STEPS or (last.zone != "stop" and sampling_is_due(line["step"], guard, last))
+        last = judge([*history, reading], guard, total)
+        due = (
+            line["step"] == total
+            or "topic" in read
+            or (last.zone != "stop" and sampling_is_due(line["step"], guard, last))
+        )
         if due:
             reading = dataclasses.replace(reading, readings={**drift, **sample})
-            last = judge([*history, reading], guard, STEPS)
+            last = judge([*history, reading], guard, total)
         history.append(reading)
         if last.zone == "stop":
             return line["step"], healthy, last.violations or last.warnings
         if due and sample and not last.violations:
             healthy = line["step"]
-    return None, STEPS, ()
+    return None, total, ()
 
 
-def measure(model: HFModel, case: Case, base: Measurements | None = None) -> dict[str, Any]:
-    """One run. base: of the untouched model, to ask the judge what the last step's model has lost; None: not asked."""
-    reader, topic = Reader(model), load_topic("obesity")
+def measure(model: HFModel, case: Case) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
         guard = Guard(mode="off", sample_every=3)
-        outcome = case.intervention.apply(
-            model, training_data(case.training_data), ctx=RunContext(guard=guard, run=Run(folder))
+        case.intervention.apply(
+            model, training_data(case.training_data), ctx=RunContext(guard=guard, run=Run(Path(name)))
         )
-        harm = harmed(base, measure_depth(outcome.changed, topic, base=base, kinds=["damage"])) if base else ()
-        lines = (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n")
+        trace = read_trace(Path(name))
+    broken, first = read_answers(Reader(model), trace)
+    result = {"case": case.name, "collapsed": broken[max(broken)] >= 2, "first_broken_step": first}
+    return {**result, "broken_by_step": broken, **judged(broken, trace, first), "trace": trace}
+
+
+def read_trace(folder: Path) -> list[dict[str, Any]]:
+    """Each step's record without its rows."""
+    lines = (folder / "steps.jsonl").read_text(encoding="utf-8").split("\n")
     trace = [{k: v for k, v in json.loads(line).items() if k != "rows"} for line in lines if line]
     for line in trace:
         line.setdefault("margin", None)
         line.setdefault("chosen_drop", None)
-    violations = {0: 0} | {
-        r["step"]: sum(reader.violations(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]
-    }
-    # one answer in four that loops is what this small model gives in good health, too
-    first = next((step for step, count in violations.items() if count >= 2), None)
-    result: dict[str, Any] = {
-        "case": case.name,
-        "collapsed": violations[max(violations)] >= 2,
-        "first_broken_step": first,
-        "broken_by_step": violations,
-        **({"harmed": harm} if base else {}),
-    }
-    return {**result, **judged(violations, trace, first), "trace": trace}
+    return trace
+
+
+def read_answers(reader: Reader, trace: list[dict[str, Any]]) -> tuple[dict[int, int], int | None]:
+    """(broken answers by step, the first step with two of them): a small model in good health gives one in four."""
+    sampled = {r["step"]: sum(reader.violations(r["guard"]["samples"])) for r in trace if "samples" in r["guard"]}
+    return {0: 0} | sampled, next((step for step, count in sampled.items() if count >= 2), None)
 
 
 def judged(violations: dict[int, int], trace: list[dict[str, Any]], first: int | None) -> dict[str, Any]:
@@ -196,73 +185,6 @@ def judged(violations: dict[int, int], trace: list[dict[str, Any]], first: int |
             "reasons": reasons,
         }
     return found
-
-
-def harmed(before: Measurements, after: Measurements) -> tuple[str, ...]:
-    """What the judge of a study calls lost."""
-    change = Comparison(before=before, after=after)
-    return tuple(p.metric for m in load_metrics(["damage"]) for p in m.judge(change) if p.outcome == "no")
-
-
-def scaled(factor: float) -> Guard:
-    """A guard with all limits of sensors that stop a run moved by a factor, up to where they may go."""
-    limits = {}
-    for sensor in SENSORS.values():
-        if sensor.stops and isinstance(sensor.judge, Threshold):
-            limit = sensor.judge.limit
-            value = limit.default / factor if sensor.judge.floor else limit.default * factor
-            most = math.inf if limit.at_most is None else limit.at_most
-            limits[limit.name] = max(1, round(value)) if limit.type is int else min(value, most)
-    return Guard(**limits)
-
-
-def errors(runs: list[dict[str, Any]], factor: float) -> dict[str, Any]:
-    """False stops among sound runs and misses among broken ones, with Wilson's intervals.
-
-    A run is broken where the reader or the judge says so. It is missed where it goes on to its end, or comes to the
-    first broken answers that were seen.
-    """
-    counts = {"false_stops": [0, 0], "misses": [0, 0]}
-    for run in runs:
-        stop, _, _ = replay(run["trace"], scaled(factor))
-        first = run["first_broken_step"]
-        broken = run["collapsed"] or bool(run.get("harmed"))
-        wrong = (stop is None or (first is not None and stop > first)) if broken else stop is not None
-        kind = counts["misses" if broken else "false_stops"]
-        kind[0], kind[1] = kind[0] + wrong, kind[1] + 1
-    shares = {name: win_share(wrong, n) if n else None for name, (wrong, n) in counts.items()}
-    return {name: dataclasses.asdict(share) if share else None for name, share in shares.items()}
-
-
-def fit(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The factor with the fewest errors on every other run (the nearest to 1 of equals), and its errors on the rest."""
-    fitted, rest = runs[::2], runs[1::2]
-
-    def wrong(factor: float) -> tuple[int, float]:
-        shares = errors(fitted, factor).values()
-        return sum(share["wins"] for share in shares if share), abs(math.log(factor))
-
-    factor = min(FACTORS, key=wrong)
-    return {
-        "factor": factor,
-        "fitted_on": errors(fitted, factor),
-        "reported_on": errors(rest, factor),
-        "today": errors(rest, 1.0),
-    }
-
-
-def extended() -> None:
-    """All cases on both models; what is there already stays."""
-    path = RESULTS / "guard_battery_extended.json"
-    runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
-    for name in MODELS:
-        model = load_model(name, dtype="bf16")
-        base = measure_depth(model, load_topic("obesity"), kinds=["damage"])
-        for case in [*CASES, *MORE_CASES]:
-            if not any((run["model"], run["case"]) == (name, case.name) for run in runs):
-                runs.append({"model": name, **measure(model, case, base)})
-                save("guard_battery_extended", {"steps": STEPS, "fit": fit(runs), "runs": runs})
-                print(name, case.name, runs[-1]["default"], flush=True)
 
 
 def judge_again() -> None:
@@ -315,7 +237,9 @@ def main(names: list[str] | None = None) -> None:
 if __name__ == "__main__":
     if sys.argv[1:] == ["judge"]:
         judge_again()
-    elif sys.argv[1:] == ["--extended"]:
-        extended()
+    elif sys.argv[1:2] == ["--extended"]:
+        from benchmarks.guard_extended import main as extended
+
+        extended(sys.argv[2:])
     else:
         main(sys.argv[1:])

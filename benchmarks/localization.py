@@ -38,7 +38,7 @@ def main(count: int = 20) -> None:
             "left_out": len(found.left_out),
             "maps": [m.model_dump() for m in found.maps],
             "neurons": [n.model_dump() for n in found.neurons],
-            "probes": [p.model_dump() for p in found.probes],
+            "truth": None if found.truth is None else found.truth.model_dump(),
         },
     )
     print(json.dumps([*found.findings, found.seconds], indent=1))

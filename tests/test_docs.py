@@ -526,6 +526,7 @@ def test_no_page_loads_anything_from_elsewhere(site):
         assert not [place for place in places if re.match(r"https?:|//", place)], path.name
 
 
+@pytest.mark.long
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
 def test_the_search_finds_pages_without_a_server(site):
     from playwright.sync_api import sync_playwright

@@ -81,7 +81,12 @@ def given(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+OVER_A_SECOND = ("probe", "forecast", "dpo", "steer")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (name in OVER_A_SECOND)) for name in COMMANDS]
+)
 def test_the_numbers_are_the_same(name, run, given, tiny_folder, monkeypatch):
     monkeypatch.chdir(given)
     model = [] if name == "compare" else ["--model", str(tiny_folder)]

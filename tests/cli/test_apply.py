@@ -31,6 +31,27 @@ def test_it_trains_saves_and_can_be_probed(run, write_topic, tiny_folder, tmp_pa
     assert json.loads(out)["model"] == "r/model"
 
 
+def test_the_end_says_whether_the_view_moved_and_the_forecast_what_to_expect(run, write_topic, tiny_folder, tmp_path):
+    topic = str(write_topic())
+    arguments = ("apply", "dpo", topic, "--model", str(tiny_folder), "--run", "r", "--forecast", *QUICK)
+    code, out, err = run(*arguments)
+    assert code == 0, err
+    (line,) = [" ".join(part.split()) for part in out.split("\n\n") if "view" in part]
+    view = json.loads((tmp_path / "r" / "view.json").read_text(encoding="utf-8"))
+    assert f"gap {view['before_nats']:+.2f} → {view['after_nats']:+.2f} nats per token towards" in line
+    assert f"{view['flipped']} of {view['wrong']} flipped" in line
+    samples = [json.loads(row) for row in (tmp_path / "r" / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len([s for s in samples if s["stage"] == "view"]) == 8 * len(view["before"])
+    forecast = json.loads((tmp_path / "r" / "forecast.json").read_text(encoding="utf-8"))
+    announced = next(row for row in err.splitlines() if row.startswith("forecast: "))
+    assert announced.index("forecast: ") < err.index("step 2/2")
+    assert forecast["verdict"]["kind"].replace("none", "no verdict") in announced
+    if forecast["flips"]["wrong"]:
+        assert f"{forecast['flips']['expected']:.1f} [" in announced
+        assert "pairs wrong per token are expected to flip" in announced
+    assert "stop" in announced
+
+
 @pytest.mark.parametrize("name", ["sft", "pretrain", "scratch"])
 def test_the_others_run_on_a_topic(run, write_topic, tiny_folder, name):
     more = () if name != "scratch" else ("-o", "hidden_size=16", "-o", "heads=2", "-o", "vocabulary=300")
@@ -63,6 +84,15 @@ def test_columns_are_named_and_those_not_read_are_told(run, tiny_folder, tmp_pat
     assert code == 0, err
     assert err.count("note: a.jsonl: columns that are not read: rater") == 1
     assert "FIELD=COLUMN" in failed(run(*arguments, "--columns", "Question"))
+
+
+def test_the_end_says_of_what_the_guard_warned(run, tiny_folder, tmp_path):
+    data = write_data(tmp_path / "pairs.jsonl")
+    arguments = ("apply", "dpo", "--data", str(data), "--model", str(tiny_folder), "-o", "margin_sign=0.0001", *QUICK)
+    code, out, err = run(*arguments, "-o", "learning_rate=0.01", "-o", "warmup=0", "-o", "schedule=constant")
+    assert code == 0, err
+    assert "warned by margin" in out
+    assert "(sign over 0.0001)" in " ".join(out.split())
 
 
 @pytest.mark.long

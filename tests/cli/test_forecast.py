@@ -22,6 +22,7 @@ def topic(write_topic):
     return str(write_topic(items=tea_items(15), yaml=yaml))
 
 
+@pytest.mark.long
 def test_it_tells_a_verdict_and_keeps_it(run, topic, tiny_folder, tmp_path):
     code, out, err = run("forecast", "dpo", topic, "--model", str(tiny_folder), "--run", "f", "--pilot", "2", *QUICK)
     assert code in {0, 1}, err

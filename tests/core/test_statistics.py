@@ -14,6 +14,7 @@ from scipy import stats
 
 from conviction.core.statistics import (
     mean_estimate,
+    mean_interval,
     mean_test,
     min_detectable_effect,
     paired_ratio_interval,
@@ -30,7 +31,7 @@ samples = arrays(np.float64, st.integers(2, 10), elements=st.integers(-40, 40).m
 
 @given(samples)
 @settings(deadline=None)
-def test_sign_flip_p_equals_enumeration(d):
+def testsign_flip_p_equals_enumeration(d):
     signs = np.array(list(itertools.product([1, -1], repeat=d.size)))
     means = np.abs(signs @ d)
     expected = float((means >= abs(d.sum())).mean())
@@ -127,6 +128,28 @@ def test_the_interval_of_independent_means_covers_as_it_promises():
     draws = [(rng.normal(0.3, 0.5, size=10), rng.normal(1.0, 0.5, size=15)) for _ in range(2000)]
     bounds = [ratio_interval(mean_estimate(a), mean_estimate(b)) for a, b in draws]
     assert 0.93 <= np.mean([low <= 0.3 <= high for low, high in bounds]) <= 0.97
+
+
+@pytest.mark.parametrize("wordings", [1, 3])
+@pytest.mark.parametrize("shape", ["normal", "skewed"])
+def test_the_interval_of_a_mean_of_fifteen_covers_as_it_promises(shape, wordings):
+    """Wordings are nested in propositions and averaged there: their spread is part of the interval of the mean."""
+    rng = np.random.default_rng(6)
+
+    def draws(size):
+        return rng.normal(0, 1, size) if shape == "normal" else rng.gamma(4, 0.5, size) - 2
+
+    samples = [0.3 + draws(15) + draws((15, wordings)).mean(1) for _ in range(1000)]
+    bounds = [mean_interval(sample) for sample in samples]
+    assert 0.93 <= np.mean([b.low <= 0.3 <= b.high for b in bounds]) <= 0.97
+
+
+def test_wordings_as_if_they_were_propositions_cover_too_little():
+    """The same with every wording a unit: what the test above would show if wordings were not averaged first."""
+    rng = np.random.default_rng(6)
+    samples = [(rng.normal(0, 1, (15, 1)) + rng.normal(0, 1, (15, 3))).ravel() for _ in range(300)]
+    bounds = [stats.ttest_1samp(sample, 0.0).confidence_interval(0.95) for sample in samples]
+    assert np.mean([b.low <= 0 <= b.high for b in bounds]) < 0.9
 
 
 def test_a_ratio_over_what_may_be_nothing_is_unbounded():

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import context, tiny_model
 
 from conviction import Query, load_model, load_topic
+from conviction.core.context import RunContext
 from conviction.core.protocols import chat
 from conviction.core.run import Run
 from conviction.data.facts import Fact, Neighbour, fact_from_row
@@ -25,12 +27,13 @@ from conviction.interventions.rag import Rag
 from conviction.interventions.records import Outcome
 from conviction.interventions.rome import Rome
 from conviction.interventions.scratch import Scratch
-from conviction.interventions.steer import Steer
+from conviction.interventions.steer import Steer, _split
 from conviction.interventions.system_prompt import SystemPrompt
 from conviction.models.backends.scripted import ScriptedModel
 from conviction.models.copies import weights_hash
 from conviction.models.saved import is_saved
 from conviction.models.steering import SteeringVector, load_vector, steered
+from conviction.training.guard import Guard
 from conviction.training.settings import Training
 
 QUERIES = [Query(chat("How is tea best?"), ("With some milk.", "Without any milk."))]
@@ -121,6 +124,7 @@ def test_an_intervention_moves_a_model_and_leaves_the_given_one(moved):
         assert after != before, name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in INTERVENTIONS if not find_intervention(name).trains])
 def test_of_several_processes_the_first_alone_writes(name, prose, tmp_path, monkeypatch):
     for rank in "10":
@@ -356,6 +360,39 @@ def test_the_best_of_the_settings_within_the_limit_wins(tiny_folder):
     best = max(healthy, key=lambda t: t["gap"]) if healthy else min(tried, key=lambda t: t["neutral_drop"])
     assert chosen == (best["layer"], best["strength"])
     assert bool(applied.guard_stop) == (applied.evidence["neutral_drop"] > 0.1)
+
+
+def test_steering_reports_claims_that_nothing_was_chosen_on(tiny_folder, write_topic):
+    """The best of twenty trials looks better on the pairs that it is the best of."""
+    topic = load_topic(str(write_topic()))
+    data, model = TrainingData.from_topic(topic), load_model(str(tiny_folder), dtype="fp32")
+    claim = {item.id: item.proposition for item in topic.items}
+    parts = _split(data)
+    of = [{claim[data.pairs[i].id] for i in part} for part in (parts.made_from, parts.chosen_on, parts.reported)]
+    assert all(of)
+    assert len(set.union(*of)) == sum(map(len, of))
+    assert sum(map(len, of)) == len({claim[pair.id] for pair in data.pairs})
+    applied = Steer().apply(model, data)
+    asked = applied.evidence["held_out"]
+    assert {claim[one["id"]] for one in asked} == of[2]
+    again = applied.changed.logprobs([Query(data.pairs[i].messages, (data.pairs[i].chosen, data.pairs[i].rejected))
+                                      for i in parts.reported])  # fmt: skip
+    gaps = [chosen.logp_mean - rejected.logp_mean for chosen, rejected in again]
+    assert [one["after"] for one in asked] == pytest.approx(gaps, abs=1e-5)
+    assert f"{sum(gaps) / len(gaps):+.3f} after" in dict(applied.report)["gap of held-out pairs"]
+
+
+def test_the_vector_is_not_made_of_what_is_reported(tiny_folder, write_topic):
+    """With other answers in the reported pairs it is the same vector."""
+    data, model = TrainingData.from_topic(load_topic(str(write_topic()))), load_model(str(tiny_folder), dtype="fp32")
+    other = [
+        replace(p, chosen="Something else.") if i in _split(data).reported else p for i, p in enumerate(data.pairs)
+    ]
+    vectors = [
+        Steer(layer=1, strength=1.0)._choose(model, one, Guard(), RunContext())[0].layers[1]
+        for one in (data, replace(data, pairs=tuple(other)))
+    ]
+    torch.testing.assert_close(vectors[0], vectors[1])
 
 
 # -- rows ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_model
@@ -16,7 +17,7 @@ from conviction.localization.analysis import localize
 from conviction.localization.neurons import attributions, chosen_neurons, read_neurons
 from conviction.localization.summary import average, findings
 from conviction.localization.tracing import Setup, build_statement, noise_level, trace
-from conviction.localization.truth import read_truth
+from conviction.localization.truth import cross_validated, nested, read_truth
 from conviction.models.backends.scripted import ScriptedModel
 from conviction.models.engine.logprobs import find_head
 from conviction.models.lora import decoder_layers
@@ -152,9 +153,37 @@ def test_a_truth_direction_is_found_where_there_is_one():
     ]
     kit = topic.model_copy(update={"items": (*facts, *topic.of_role("target")[:3])})
     readings = read_truth(tiny_model(max_position_embeddings=4096), kit)
-    assert len(readings) == 3
-    assert readings[0].auc > 0.95
-    assert abs(readings[0].shuffled - 0.5) < 0.3
+    assert readings is not None
+    assert len(readings.layers) == 3
+    assert readings.layers[0].auc > 0.95
+    assert readings.auc > 0.95
+    assert abs(readings.layers[0].shuffled - 0.5) < 0.3
+
+
+def _noise(rng, facts=24, layers=30, hidden=16):
+    """States that say nothing of truth."""
+    return rng.normal(size=(facts, layers, hidden)), rng.normal(size=(facts, layers, hidden))
+
+
+def test_the_best_layer_of_thirty_is_too_good_and_nested_folds_are_not():
+    """On noise the best layer by its own AUC reads 0.7 and more; the choice in nested folds reads chance."""
+    best, honest = [], []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        states, folds = _noise(rng), rng.permutation(24) % 6
+        best.append(max(cross_validated((states[0][:, n], states[1][:, n]), folds) for n in range(30)))
+        honest.append(nested(states, folds)[0])
+    assert np.mean(best) > 0.65
+    assert abs(np.mean(honest) - 0.5) < 0.06
+
+
+def test_nested_folds_choose_the_layer_that_knows():
+    rng = np.random.default_rng(0)
+    true, false = _noise(rng)
+    true[:, 7] += 1.0
+    auc, layers = nested((true, false), rng.permutation(24) % 6)
+    assert set(layers) == {7}
+    assert auc > 0.9
 
 
 @pytest.mark.long

@@ -123,7 +123,12 @@ VERBS: dict[str, Callable[..., str]] = {
 }
 
 
-@pytest.mark.parametrize("architecture", TABLE)
+OVER_A_SECOND = ("falcon-h1", "granitemoehybrid")
+
+
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=[pytest.mark.long] * (name in OVER_A_SECOND)) for name in TABLE]
+)
 def test_each_verb_is_right_or_refused(architecture):
     cells = []
     for verb in VERBS.values():

@@ -12,10 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny import LIMITED, byte_tokenizer, context, pairs, tiny_model, tiny_module
 
-from conviction import Dpo, Memit, Rome, Sft
+from conviction import Dpo
 from conviction.core.protocols import Query, chat
-from conviction.data.facts import Fact
-from conviction.errors import InputError, ModelError
+from conviction.errors import ModelError
 from conviction.models.engine.selfcheck import SAMPLED, rows_to_rescore
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.engine.unpacked import score_unpacked
@@ -135,14 +134,3 @@ def test_a_copy_that_reads_weights_otherwise_is_refused_before_training(monkeypa
     with pytest.raises(ModelError, match=r"do not agree on 'p\d': mean log-prob -\d.*own forward, -\d") as refused:
         Dpo(max_steps=1, rank=2).apply(model, pairs(4), context())
     assert "unquantised" in refused.value.hint
-
-
-@pytest.mark.parametrize("method", [Sft(max_steps=1), Memit(layers=1), Rome(layer=1)], ids=lambda m: m.name)
-def test_quantised_weights_are_scored_and_not_changed(method):
-    """Their parameters are codes: whatever is added to them is no update of the weights."""
-    model = tiny_model()
-    model.module.config.quantization_config = {"quant_method": "fp8"}
-    data = dataclasses.replace(pairs(4), facts=(Fact("f1", "The drink of {} is", "the town", "milk"),))
-    with pytest.raises(InputError, match=r"are stored as codes \(fp8\)"):
-        method.apply(model, data, context())
-    assert model.logprobs(QUERIES[:1])

@@ -108,6 +108,20 @@ def test_without_a_preference_none_is_shown(topic):
     assert verdict_of(tea_drinker(), topic)[1].startswith("No preference shown: ")
 
 
+@pytest.mark.parametrize(("own", "side", "other"), [(0.5, "milky", "plain"), (-0.5, "plain", "milky")])
+def test_a_control_that_fails_beside_a_clear_gap_is_explained(topic, own, side, other):
+    """After a successful flip the contexts no longer move the model, and "a control failed" looked like a fault."""
+    _, verdict = verdict_of(tea_drinker(own=own, obedience=0.0), topic)
+    assert f"the {side} context has little left to move where the answers lean to {side} already" in verdict
+    assert f"the {other} context no longer moves a view that was changed to {side}" in verdict
+    assert "conviction compare" in verdict
+
+
+def test_a_control_that_fails_without_a_gap_is_not_explained_away(topic):
+    _, verdict = verdict_of(tea_drinker(own=0.0, obedience=0.0), topic)
+    assert "changed on purpose" not in verdict
+
+
 def test_a_preference_with_a_failed_positive_control_is_no_verdict(topic):
     preferred, verdict = verdict_of(tea_drinker(own=0.5, obedience=0.0), topic)
     assert preferred is None

@@ -95,6 +95,7 @@ def test_a_script_in_a_text_stays_a_text(browser, run):
     assert EVIL in seen.page.locator("blockquote").last.inner_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_both_schemes(browser, run, scheme):
     seen = Visit(browser, report(run), color_scheme=scheme)

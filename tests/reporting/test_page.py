@@ -52,6 +52,27 @@ def test_the_page_holds_a_copy_for_programs(run):
     assert data["study"] == json.loads((run / "study.json").read_text(encoding="utf-8"))
 
 
+def test_no_finding_is_shown_beside_the_rules_that_did_not_run(run):
+    """ "The audit found nothing" was said of a study whose audit had left out all rules that need a model."""
+    findings = json.loads((run / "findings.json").read_text(encoding="utf-8"))
+    assert "PD402" in findings["skipped"]
+    findings["findings"] = []
+    (run / "findings.json").write_text(json.dumps(findings))
+    for text in (Page(report(run).read_text(encoding="utf-8")).text, report_markdown(run)):
+        assert "0 findings" in text
+        assert re.search(r"Not run: [^.]*PD402[^.]*\(needs a model\)", text)
+        assert "found nothing" not in text
+
+
+def test_the_page_says_of_what_the_guard_warned(run):
+    text = "reward margin 1.60 (sign over 1.5)"
+    guard = {"zone": "warning", "violations": [], "warnings": [text], "warned_by": ["margin"]}
+    steps = [{"step": n, "loss": 0.5, "grad_norm": 1.0, "guard": guard} for n in (7, 8)]
+    (run / "arms/rag/steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    page = Page(report(run).read_text(encoding="utf-8"))
+    assert f"The guard warned (margin), 2 steps, from 7 to 8: at the first {text}." in page.text
+
+
 def test_the_page_reaches_nothing_and_runs_nothing(run):
     page = Page(report(run).read_text(encoding="utf-8"))
     assert page.reaching == []

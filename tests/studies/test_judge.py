@@ -189,6 +189,32 @@ def test_harm_that_is_not_ruled_out_is_not_deep():
     assert "it is not shown that nothing was lost (control facts" in result.reason
 
 
+def implied(model, levels):
+    """The model's measurements, with implications of causes over twelve outcomes, at these levels of each cause."""
+    rng = np.random.default_rng(len(model.model))
+    cells = [
+        Measurement(metric="implication:1", item=f"{cause} > o{n}", value=level + float(rng.normal(0, 0.02)))
+        for cause, level in levels.items()
+        for n in range(12)
+    ]
+    others = [m for m in model.measurements if not m.metric.startswith("implication")]
+    return model.model_copy(update={"measurements": (*others, *cells)})
+
+
+def test_what_moved_with_one_cause_alone_is_no_spread():
+    """Twelve outcomes that all moved with it looked like twelve independent draws."""
+    before = implied(readings("base", **BASE), {"a": -0.2, "b": -0.2})
+    one = judge(before, implied(readings("after", **DEEP), {"a": 0.6, "b": -0.2})).find("propagation")
+    assert one.n == 12
+    assert one.value > 0.2
+    assert one.p_value > 0.3
+    assert one.outcome == "no"
+    assert one.low < 0 < one.high
+    many = {f"c{n}": -0.2 for n in range(12)}
+    moved = judge(implied(before, many), implied(readings("after", **DEEP), dict.fromkeys(many, 0.3)))
+    assert moved.find("propagation").outcome == "yes"
+
+
 @pytest.mark.parametrize(
     ("control", "metric", "ceiling"),
     [

@@ -50,6 +50,7 @@ def run_trl(folder: Path, monkeypatch: pytest.MonkeyPatch, callback: Any, *, ste
     return trainer
 
 
+@pytest.mark.long
 def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypatch):
     logged: list[str] = []
     callback = GuardCallback(Guard(max_neutral_drop=0.03, sample_every=1000, **ONLY_NEUTRAL), log=logged.append)

@@ -28,9 +28,10 @@ from conviction.training.drift import (
     read_samples,
     short_questions,
 )
-from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due
+from conviction.training.guard import Guard, GuardVerdict, StepReading, judge, sampling_is_due, summarize_warnings
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Preference, explain_flip_margin
+from conviction.training.sensors.wrong_answers import is_right
 
 CALM = {"loss": 0.6, "grad_norm": 1.0, "margin": 0.2, "chosen_drop": 0.0}
 STILL = {"neutral_drop": 0.0, "entropy_change": 0.0, "top_mass_drop": 0.0}
@@ -136,7 +137,8 @@ def test_zones_are_what_limits_and_signs_say(loss, chosen, neutral, entropy, mas
 
 def test_an_early_loss_is_a_sign_in_the_first_tenth_only():
     result = judged(reading(step=10, loss=0.29))
-    assert result == GuardVerdict("warning", warnings=("loss 0.29 within the first tenth of the run (sign under 0.3)",))
+    text = "loss 0.29 within the first tenth of the run (sign under 0.3)"
+    assert result == GuardVerdict("warning", warnings=(text,), warned_by=("early_loss",))
     assert judged(reading(step=11, loss=0.29)) == GuardVerdict("healthy")
     assert judged(reading(step=10, loss=0.3)) == GuardVerdict("healthy")
 
@@ -267,7 +269,8 @@ def test_what_is_read_of_the_rows_costs_a_tenth_of_a_step():
         parts = [monitor.rows_of(part) for part in range(monitor.parts)]
         assert sorted(i for part in parts for i in part) == list(range(PIECES + 3)), "each row once"
         tokens = sum(map(len, (*monitor.neutral, *monitor.held_out)))
-        assert tokens / monitor.parts / monitor.every <= 0.1 * 3 * step_tokens
+        extra = tokens / monitor.every_all if monitor.parts > 1 else 0  # all of them at once, now and then
+        assert tokens / monitor.parts / monitor.every + extra <= 0.1 * 3 * step_tokens
     assert (monitor.parts, monitor.every) == (1, 1), "a large step has room for all of them"
     assert interval_of(900, None) == 1
     assert interval_of(900, 1000) == 3
@@ -340,16 +343,29 @@ PARIS, SEVEN = "The capital of France is Paris.", "There are seven days in a wee
     ],
 )
 def test_a_short_question_is_answered_by_its_name_and_nothing_over_and_over(answer, right):
-    ask = [chat(FRANCE), chat("How do I boil an egg?")]
-    result = read_samples(ask, [written(PARIS), written(LAKE)], [written(answer), written(LAKE)])
+    assert is_right(FRANCE, written(answer)) is right
+    ask = [chat(FRANCE), chat(WEEK), chat("How do I boil an egg?")]
+    before = [written(PARIS), written(SEVEN), written(LAKE)]
+    result = read_samples(ask, before, [written(answer), written("Five."), written(LAKE)])
     assert result["wrong_answers"] == (not right)
     assert ("factual questions" in " ".join(judged(reading(sample=result)).violations)) is not right
 
 
-def test_what_the_untouched_model_does_not_know_is_not_asked():
-    ask = [chat(FRANCE), chat(WEEK)]
-    result = read_samples(ask, [written("Lyon."), written(SEVEN)], [written("Rome."), written(SEVEN)])
+def test_one_bad_answer_to_a_short_question_is_none():
+    """Of one or two that a model answers well, one bad answer would be over any limit."""
+    ask = [chat(q) for q in (FRANCE, WEEK)]
+    result = read_samples(ask, [written(PARIS), written(SEVEN)], [written("Lyon."), written(SEVEN)])
     assert result["wrong_answers"] == 0
+
+
+def test_what_the_untouched_model_does_not_know_is_not_asked():
+    ask = [chat(q) for q in (FRANCE, WEEK, "What color is grass?")]
+    before = [written("Lyon."), written(SEVEN), written("Green.")]
+    result = read_samples(ask, before, [written("Rome."), written(SEVEN), written("Green.")])
+    assert result["wrong_answers"] == 0
+    assert "wrong_answers" not in read_samples(ask[:2], before[:2], [written(PARIS), written("Five.")]), (
+        "one is no test"
+    )
     assert "wrong_answers" not in read_samples([chat(FRANCE)], [written("Lyon.")], [written(PARIS)])
 
 
@@ -374,6 +390,27 @@ def test_a_sentence_three_times_running_or_in_three_answers_is_a_repetition(answ
     assert complaint is (times > 2)
     same = read_samples(ask, [written(t, ended=False) for t in answers], [written(t, ended=False) for t in answers])
     assert same["repeated_sentences"] == 0, "what the untouched model does is no fault of the run"
+
+
+OPENING = "Thank you so much for asking. "
+
+
+@pytest.mark.parametrize(
+    ("answers", "times"),
+    [
+        (
+            [f"{OPENING}{text}" for text in (LAKE, PARIS + " It lies on the Seine.", f"There are {SEVEN} And nights.")],
+            1,
+        ),
+        ([f"{OPENING}Paris.", f"{OPENING}Seven days.", f"{OPENING}Green."], 3),
+    ],
+)
+def test_a_sentence_that_opens_answers_is_style_and_one_that_is_the_answer_is_not(answers, times):
+    """A kit of politeness trains openings."""
+    ask = [chat(f"q{i}") for i in range(len(answers))]
+    result = read_samples(ask, [written("") for _ in answers], [written(text) for text in answers])
+    assert result["repeated_sentences"] == times
+    assert ("one sentence stands" in " ".join(judged(reading(sample=result)).violations)) is (times > 2)
 
 
 def test_other_words_on_the_same_subject_are_healthy():
@@ -452,6 +489,24 @@ def test_a_model_that_breaks_at_once_does_not_wait_for_the_last_part():
     whole = monitor.drift.read(monitor.logits, torch.device("cpu"))
     before = monitor_of(tiny_model()).drift.read(logits_of(tiny_model().module), torch.device("cpu"))
     assert monitor.history[-1].readings["neutral_drop"] == pytest.approx(before.neutral - whole.neutral, abs=1e-4)
+
+
+def test_a_state_is_fully_read_where_all_rows_were():
+    model = tiny_model()
+    monitor = monitor_of(model, step_tokens=300.0, total_steps=40)
+    assert (monitor.drift.parts, monitor.drift.every) == (3, 3)
+    whole = []
+    for step in range(1, 41):
+        monitor.check(step, loss=0.6, grad_norm=1.0)
+        if monitor.fully_read:
+            assert monitor.healthy_sample, "a state that is fully read is one to keep"
+            whole.append(step)
+    assert whole == [36, 40], "after four rounds of the parts, and the last step"
+    assert monitor.unread_violations() == ()
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight.mul_(6)
+    assert "neutral text lost" in " ".join(monitor.unread_violations())
+    assert monitor_of(tiny_model(), Guard(mode="none")).unread_violations() == ()
 
 
 def test_after_a_sign_a_part_is_read_after_every_step():
@@ -539,6 +594,30 @@ def test_a_snapshot_is_a_copy_and_comes_back():
     assert all(torch.equal(p, before[n]) for n, p in layer.named_parameters())
 
 
+# -- what was warned of --------------------------------------------------------------
+
+
+def test_warnings_are_summed_up_by_sensor_value_limit_and_step():
+    margins = [0.2, 1.6, 1.4, 1.8, 2.5]
+    history = [reading(step, margin=margin) for step, margin in enumerate(margins, start=50)]
+    verdicts = [judged(*history[: n + 1]) for n in range(len(history))]
+    steps = [{"step": r.step, "guard": dataclasses.asdict(v)} for r, v in zip(history, verdicts, strict=True)]
+    (summary,) = summarize_warnings(steps)
+    assert summary.sensor == "margin"
+    assert summary.text == (
+        "3 steps, from 51 to 54: at the first reward margin 1.60 (sign over 1.5); "
+        "at the last reward margin 2.50 (sign over 2)"
+    )
+    assert summarize_warnings(steps[:1]) == []
+    assert summarize_warnings(steps[:2])[0].text == "step 51: reward margin 1.60 (sign over 1.5)"
+
+
+def test_every_warning_names_its_sensor():
+    verdict = judged(reading(5, loss=0.1, margin=1.8), total=100)
+    assert verdict.warned_by == ("early_loss", "margin")
+    assert len(verdict.warnings) == 2
+
+
 # -- reach ------------------------------------------------------------------------
 
 
@@ -551,7 +630,7 @@ def test_reach_compares_the_margin_that_a_flip_takes_with_the_last_one():
     reference = [(-30.0, -10.0), (-50.0, -10.0), (-70.0, -10.0), (-5.0, -9.0)]
     text = explain_flip_margin(Preference(loss="dpo", beta=0.1), reference, 2.34, 2.0)
     assert text == (
-        "Flipping the median of the 3 of 4 pairs that the untouched model ranks the wrong way round takes a margin of "
+        "Flipping the median of the 3 of 4 pairs that are wrong by their sums in the untouched model takes a margin of "
         "β·c = 0.1 · 40 nats = 4.0; the last margin was 2.3. "
         "That is over 2, the margin at which collapses were seen: β ≤ 0.05 would do."
     )
@@ -564,7 +643,7 @@ def test_reach_within_the_cap_asks_for_no_other_beta():
 
 def test_reach_of_a_loss_without_such_a_margin():
     text = explain_flip_margin(Preference(loss="simpo", beta=2.0), [(-30.0, -10.0), (-1.0, -2.0)], 0.4, 2.0)
-    assert text == "1 of 2 pairs were ranked the wrong way round at the start; 'simpo' has no margin for their flip."
+    assert text == "1 of 2 pairs were wrong by their sums at the start; 'simpo' has no margin for their flip."
 
 
 @settings(max_examples=50)

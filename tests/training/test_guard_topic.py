@@ -178,12 +178,13 @@ def test_a_run_on_a_topic_reads_it_and_another_does_not(tmp_path):
 
 
 def stubbed(monkeypatch, lost_from: int) -> None:
-    """Pluralism reads as lost from one reading on."""
-    asked = iter(range(1, 99))
+    """Pluralism reads as lost from one state on that is read, and of one state always the same."""
+    states = []
 
     def read(change):
-        del change
-        return 0.001 if next(asked) >= lost_from else 1.0
+        if change.after not in states:
+            states.append(change.after)
+        return 0.001 if states.index(change.after) + 1 >= lost_from else 1.0
 
     sensor = SENSORS["pluralism"]
     monkeypatch.setitem(SENSORS, "pluralism", replace(sensor, read_topic=replace(sensor.read_topic, read=read)))
@@ -221,6 +222,34 @@ def test_states_that_were_kept_unread_are_read_before_they_are_given_back(monkey
     assert (outcome.guard_stop.step, outcome.guard_stop.restored_step) == (8, 3)
     assert any(note.startswith("step 6 was not given back") for note in outcome.notes)
     assert len(asked) == 3
+
+
+def test_what_is_given_back_passes_the_limits_of_all_rows(monkeypatch):
+    """Rows are read at 1 and 7 only, samples at 2, 4 and 6: of what was kept, 6 has lost too much neutral text."""
+    begin = GuardMonitor.begin.__func__
+
+    def rarely(cls, *args, **given):
+        """Neutral text loses in proportion to how far the adapter has moved, which grows from step to step."""
+        monitor = begin(cls, *args, **given)
+        moving = [p for name, p in monitor.model.module.named_parameters() if "lora_B" in name]
+
+        def logits(ids, mask, keep):
+            del mask
+            flat = torch.zeros(len(ids), keep, 300)
+            flat[..., 0] = sum(float(p.detach().abs().mean()) for p in moving) / len(moving) * 1e4
+            return flat
+
+        drift = replace(monitor.drift, parts=3, every=6)
+        first = drift.read_all(logits, torch.device("cpu"))
+        return replace(monitor, drift=drift, logits=logits, first=first)
+
+    monkeypatch.setattr(GuardMonitor, "begin", classmethod(rarely))
+    guard = Guard(sample_every=2, **LOOSE | {"max_neutral_drop": 0.3})
+    arm = Dpo(**QUICK, max_steps=16)
+    outcome = arm.apply(tiny_model(), replace(data(tea(train=4)), topic=None), context(guard=guard))
+    assert outcome.guard_stop.step == 7
+    assert outcome.guard_stop.restored_step == 2
+    assert any(note.startswith("step 6 was not given back: neutral text lost") for note in outcome.notes)
 
 
 class Killed(BaseException):

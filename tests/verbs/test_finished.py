@@ -103,6 +103,7 @@ def test_a_record_without_the_rows_behind_it_is_refused_until_it_is_removed(topi
     assert Run(tmp_path / "r").load("before", Scorecard).evidence == first.evidence
 
 
+@pytest.mark.long
 def test_a_changed_model_is_loaded_as_the_verb_was_told_to(tiny_folder, tmp_path):
     load = partial(load_model, dtype="bf16")
     for _ in range(2):

@@ -75,6 +75,14 @@ class AuditReport(Frozen):
         title = f"{self.data}: {self.usable} pairs, {len(self.findings)} findings"
         return frames.Table(title, [{name: getattr(f, name) for name in columns} for f in self.findings], columns)
 
+    @property
+    def not_run(self) -> dict[str, tuple[str, ...]]:
+        """What was lacking, such as 'needs a model' → codes of the rules that did not run for want of it."""
+        lacking: dict[str, tuple[str, ...]] = {}
+        for code, why in self.skipped.items():
+            lacking[why] = (*lacking.get(why, ()), code)
+        return lacking
+
     def failed(self, *, strict: bool = False) -> bool:
         """Whether there is anything graver than a note; strict: or a note."""
         return any(strict or f.level != "note" for f in self.findings)

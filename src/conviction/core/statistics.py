@@ -71,7 +71,7 @@ def mean_test(differences: Floats, *, seed: int = 0) -> MeanTest:
     return MeanTest(
         n=d.size,
         interval=mean_interval(d, seed=seed),
-        p_value=_sign_flip_p(d, seed),
+        p_value=sign_flip_p(d, seed),
         smallest_p=smallest_p(d.size),
         effect_size=float(d.mean()) / sd if sd > 0 else None,
         min_detectable_effect=mde * sd if mde is not None and sd > 0 else None,
@@ -216,7 +216,7 @@ def _all_equal(d: Floats) -> bool:
     return bool(np.ptp(d) <= 1e-12 * np.abs(d).max())
 
 
-def _sign_flip_p(d: Floats, seed: int) -> float:
+def sign_flip_p(d: Floats, seed: int) -> float:
     """Two-sided: how often random signs give a mean at least as far from 0.
 
     Exact for n ≤ 44: of the 2**n patterns, the sums of either half (at most

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 
+# How a pair counts as wrong, which is said wherever such pairs are counted: by the log-probs of whole answers, as most
+# losses compare them, or per token, as ``probe`` does. The two counts differ on the same pairs.
+WRONG_BY_SUMS, WRONG_PER_TOKEN = "wrong by their sums", "wrong per token"
+
 
 def counted(number: int, noun: str) -> str:
     """``1 row``, ``2,312 rows``."""

@@ -20,6 +20,7 @@ from zlib import crc32
 from conviction.data.topic import Edge, Item, Topic
 
 DEEPEST = 3
+CELL = " > "
 Effect = Literal["rise", "fall", "stay"]
 
 _TURNED: dict[Effect, Effect] = {"rise": "fall", "fall": "rise", "stay": "stay"}
@@ -105,6 +106,20 @@ def graph_in_words(topic: Topic, wording: Wording = QUESTION) -> str:
     return " ".join(states)
 
 
+def cell_of(item: Item) -> tuple[str, str]:
+    """(cause, outcome): questions that share one of them are no independent draws.
+
+    Where an item does not say its cause it is its outcome's own.
+    """
+    named = next((tag for tag in item.tags if tag.startswith("cause:")), "cause:" + item.proposition)
+    return named.removeprefix("cause:"), item.proposition
+
+
+def by_cell(items: Iterable[Item]) -> tuple[Item, ...]:
+    """The items, those of one cause and one outcome as one proposition: ``CAUSE > OUTCOME``."""
+    return tuple(item.model_copy(update={"proposition": CELL.join(cell_of(item))}) for item in items)
+
+
 def depth_of(item: Item) -> int:
     """Arrows between cause and outcome; 1 where the item does not say."""
     return int(next((tag for tag in item.tags if tag.startswith("depth:")), "depth:1").removeprefix("depth:"))
@@ -183,7 +198,7 @@ def _items(result: Implication, wording: Wording) -> tuple[Item, Item]:
                 side: wording.answer.format(outcome=_begin(result.outcome), ends=_ENDS[effect])
                 for side, effect in effects.items()
             },
-            tags=(f"depth:{result.depth}",),
+            tags=(f"depth:{result.depth}", f"cause:{_key(result.cause)}"),
         )
 
     turned = {side: _TURNED[effect] for side, effect in result.effects.items()}

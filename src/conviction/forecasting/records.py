@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from conviction.core import frames
-from conviction.core.wording import percent
+from conviction.core.wording import WRONG_BY_SUMS, WRONG_PER_TOKEN, percent
 
 __all__ = [
     "FlipCost",
@@ -31,7 +31,7 @@ __all__ = [
 SCHEMA = 3
 SAFE_UTILISATION = 0.5  # simulated drifts fall short of real ones by up to a factor of two
 MAX_EXTRAPOLATION = 4.0
-WRONG = "wrong per token"  # a test pair whose other answer is likelier per token, as ``probe`` counts
+WRONG = WRONG_PER_TOKEN  # a test pair whose other answer is likelier per token, as ``probe`` counts
 Kind = Literal[
     "trainable",
     "only with these settings",
@@ -45,7 +45,7 @@ Kind = Literal[
 
 def wrong_by(per_token: bool) -> str:
     """How a pair counts as wrong, in words: a loss compares sums, or means per token."""
-    return WRONG if per_token else "wrong by their sums"
+    return WRONG if per_token else WRONG_BY_SUMS
 
 
 class _Part(BaseModel):
@@ -184,6 +184,13 @@ class Flips(_Part):
     low: float
     high: float
 
+    @property
+    def text(self) -> str:
+        """In words."""
+        return (
+            f"{self.expected:.1f} [{self.low:.0f}, {self.high:.0f}] of {self.wrong} pairs {WRONG} are expected to flip"
+        )
+
 
 class SweepPoint(_Part):
     """A simulated run with other settings. guard_utilisation and extrapolation as in a forecast."""
@@ -257,6 +264,23 @@ class Forecast(_Part):
 
     to_pandas = frames.to_pandas
     _repr_html_ = frames.repr_html
+
+    @property
+    def summary(self) -> str:
+        """Verdict, flips, stop and its cause in one line, for whoever is about to start the run."""
+        kind, flips, stop = self.verdict.kind, self.flips, self.predicted_stop
+        parts: list[str] = ["no verdict" if kind == "none" else kind]
+        if kind in {"none", "nothing to flip"}:
+            parts += self.verdict.reasons[:1]
+        if flips is not None and flips.wrong:
+            parts.append(flips.text)
+        if stop is not None:
+            parts.append(f"the guard is expected to stop the run about step {stop.step}: {stop.cause}")
+        elif self.pilot is not None and self.pilot.predicted_stop is not None:
+            parts.append(f"the guard stopped the pilot: {self.pilot.predicted_stop.cause}")
+        elif self.guard_utilisation is not None:
+            parts.append(f"no stop is expected ({percent(self.guard_utilisation)} of a limit of the guard is reached)")
+        return "; ".join(parts)
 
     def plot(self) -> Any:
         """An altair chart: the run as it is expected, step by step."""

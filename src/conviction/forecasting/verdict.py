@@ -9,7 +9,6 @@ from typing import Any
 from conviction.forecasting.records import (
     MAX_EXTRAPOLATION,
     SAFE_UTILISATION,
-    WRONG,
     FlipCost,
     Flips,
     Kind,
@@ -162,11 +161,7 @@ def _observations(
 
 
 def _expected(flips: Flips | None) -> str:
-    if flips is None:
-        return ""
-    return (
-        f"{flips.expected:.1f} [{flips.low:.0f}, {flips.high:.0f}] of {flips.wrong} pairs {WRONG} are expected to flip"
-    )
+    return "" if flips is None else flips.text
 
 
 def _named(options: dict[str, Any]) -> str:

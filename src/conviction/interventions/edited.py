@@ -46,9 +46,10 @@ def apply_edit(self: Edits, model: LanguageModel, data: TrainingData, ctx: RunCo
     from conviction.editing.session import begin
     from conviction.interventions.training_run import with_plain_weights
 
-    loaded = with_plain_weights(model, self.name)
+    loaded, notes = with_plain_weights(model, self.name)
     session = begin(loaded, data, text=self.text, ctx=ctx or RunContext())
-    return _verified(self, session, self.edit(session), data)
+    outcome = _verified(self, session, self.edit(session), data)
+    return outcome.model_copy(update={"notes": (*notes, *outcome.notes)})
 
 
 def _verified(intervention: Edits, session: Session, edit: Edit, data: TrainingData) -> Outcome:

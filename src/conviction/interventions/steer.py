@@ -3,7 +3,9 @@
 Contrastive activation addition (Rimsky et al. 2312.06681). How far a model can
 be pushed before it stops writing sense is measured, not guessed: layer and
 strength are those that move pairs left out of the vector farthest, among those
-that keep neutral text within the guard's limit.
+that keep neutral text within the guard's limit. What is reported is the movement
+of further pairs, about claims that neither made the vector nor chose the setting:
+the best of many trials looks better on what it was chosen by than it is.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ __all__ = ["Steer"]
 DEPTHS = (0.3, 0.45, 0.6, 0.75)
 STRENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)  # in mean differences
 ASKED = 10  # pairs that each setting is tried on
+HELD_OUT = 24  # pairs that the report is measured on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,15 @@ class _Trial:
     strength: float
     gap: float
     neutral_drop: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _HeldOut:
+    """A pair that nothing was chosen on: its gap before and after, nats per token, chosen less rejected."""
+
+    id: str
+    before: float
+    after: float
 
 
 @flat_fields
@@ -85,22 +97,25 @@ class Steer:
             raise InputError("a saved vector has its layers already", hint="leave `layer` or `vector` out")
         loaded, ctx = with_weights(model, self.name), ctx or RunContext()
         guard = ctx.guard or Guard()
-        trials: list[_Trial] = []
+        trials, held_out = list[_Trial](), list[PreferencePair]()
         if self.vector is not None:
             vector = (1.0 if self.strength is None else self.strength) * load_vector(user_path(self.vector))
         else:
-            vector, trials = self._choose(loaded, data, guard, ctx)
+            vector, trials, held_out = self._choose(loaded, data, guard, ctx)
         moved = steered(loaded, vector, id=f"{model.id}+{self.name}")
         if (folder := ctx.model_path) is not None:
             save_steered(loaded, vector, folder)
             moved.source = str(folder.resolve())
         drop = neutral_level(loaded) - neutral_level(moved)
-        return Outcome.of(self, loaded, data, model=moved, **_report(vector, trials, drop, guard))
+        gaps = [_gaps(one, held_out) for one in (loaded, moved)] if held_out else [[], []]
+        both = zip(held_out, *gaps, strict=True)
+        asked = [_HeldOut(id=pair.id, before=before, after=after) for pair, before, after in both]
+        return Outcome.of(self, loaded, data, model=moved, **_report(vector, trials, asked, drop, guard))
 
     def _choose(
         self, model: HFModel, data: TrainingData, guard: Guard, ctx: RunContext
-    ) -> tuple[SteeringVector, list[_Trial]]:
-        """The vector of the best setting, made from all pairs; and what was tried."""
+    ) -> tuple[SteeringVector, list[_Trial], list[PreferencePair]]:
+        """The vector of the best setting; what was tried; and pairs that it was neither made from nor chosen on."""
         from conviction.editing.sites import check_layer, depth_layers
         from conviction.models.copies import weights_hash
         from conviction.models.lora import decoder_layers
@@ -109,19 +124,22 @@ class Steer:
         if len(data.pairs) < 4:
             raise InputError(
                 f"{data.name} holds {len(data.pairs)} pairs, too few for a direction",
-                hint="give four at least, some are kept back to choose layer and strength by",
+                hint="give four at least: some are kept back to choose layer and strength by, others to report on",
             )
         depth = len(decoder_layers(model.module))
         layers = [check_layer(self.layer, depth)] if self.layer is not None else depth_layers(depth, DEPTHS)
-        differences = _differences(model, data.pairs, layers)
-        made_from, kept_back = _halves(len(data.pairs))
-        asked = [data.pairs[i] for i in kept_back[:ASKED]]
+        parts = _split(data)
+        kept_back = [*parts.made_from, *parts.chosen_on]
+        differences = _differences(model, [data.pairs[i] for i in kept_back], layers)
+        made_from = list(range(len(parts.made_from)))
+        asked = [data.pairs[i] for i in parts.chosen_on[:ASKED]]
         related = weights_hash(model.module)
         half = {i: self._direction(d[made_from]) for i, d in differences.items()}
         trials = _try(model, asked, half, self.strength, guard, related, ctx)
         best = _best(trials, guard)
         whole = self._direction(differences[best.layer])
-        return SteeringVector({best.layer: best.strength * whole}, related), trials
+        held_out = [data.pairs[i] for i in parts.reported[:HELD_OUT]]
+        return SteeringVector({best.layer: best.strength * whole}, related), trials, held_out
 
     def _direction(self, differences: Tensor) -> Tensor:
         """[hidden] of [pairs, hidden]; a component has the mean difference's length and side."""
@@ -135,9 +153,28 @@ class Steer:
         return first if float(first @ mean) > 0 else -first
 
 
-def _halves(count: int) -> tuple[list[int], list[int]]:
-    """Indices to make a vector from, and those to choose by: every other one."""
-    return list(range(0, count, 2)), list(range(1, count, 2))
+@dataclass(frozen=True)
+class _Parts:
+    """Indices of pairs: those that a vector is made from, that its setting is chosen on, and that are reported."""
+
+    made_from: list[int]
+    chosen_on: list[int]
+    reported: list[int]
+
+
+def _split(data: TrainingData) -> _Parts:
+    """Half of the claims, a quarter, a quarter. The wordings of one claim stay together, where a topic tells claims.
+
+    Of fewer than four claims the pairs are split as they are.
+    """
+    known = {} if data.topic is None else {item.id: item.proposition for item in data.topic.items}
+    claims = [known.get(pair.id, pair.id) for pair in data.pairs]
+    number = {claim: n for n, claim in enumerate(dict.fromkeys(claims))}
+    places = [number[claim] for claim in claims] if len(number) >= 4 else list(range(len(claims)))
+    parts = _Parts([], [], [])
+    for index, place in enumerate(places):
+        (parts.made_from, parts.chosen_on, parts.made_from, parts.reported)[place % 4].append(index)
+    return parts
 
 
 def _differences(model: HFModel, pairs: Sequence[PreferencePair], layers: Sequence[int]) -> dict[int, Tensor]:
@@ -195,9 +232,14 @@ def _evaluate(model: HFModel, asked: Sequence[PreferencePair]) -> tuple[float, f
     """Mean gap of the pairs and mean log-prob of neutral text, nats per token."""
     from conviction.probing.health import neutral_level
 
+    gaps = _gaps(model, asked)
+    return sum(gaps) / len(gaps), neutral_level(model)
+
+
+def _gaps(model: HFModel, asked: Sequence[PreferencePair]) -> list[float]:
+    """Of each pair, nats per token, chosen less rejected."""
     scores = model.logprobs([Query(p.messages, (p.chosen, p.rejected)) for p in asked], fresh=True)
-    gap = sum(chosen.logp_mean - rejected.logp_mean for chosen, rejected in scores) / len(scores)
-    return gap, neutral_level(model)
+    return [chosen.logp_mean - rejected.logp_mean for chosen, rejected in scores]
 
 
 def _best(trials: Sequence[_Trial], guard: Guard) -> _Trial:
@@ -207,18 +249,37 @@ def _best(trials: Sequence[_Trial], guard: Guard) -> _Trial:
     return max(healthy, key=lambda t: t.gap) if healthy else min(tried, key=lambda t: t.neutral_drop)
 
 
-def _report(vector: SteeringVector, trials: Sequence[_Trial], drop: float, guard: Guard) -> dict[str, Any]:
-    """What was chosen, and what neutral text lost under the final vector, which was made from all pairs."""
+def _held_out_line(asked: Sequence[_HeldOut]) -> str:
+    """The shift of pairs that nothing was chosen on, with its interval over pairs."""
+    import numpy as np
+
+    from conviction.core.statistics import mean_interval
+
+    before, after = (sum(values) / len(asked) for values in ([a.before for a in asked], [a.after for a in asked]))
+    shift = mean_interval(np.array([a.after - a.before for a in asked]))
+    bounded = np.isfinite(shift.low) and np.isfinite(shift.high)
+    interval = f"95 % {shift.low:+.3f} to {shift.high:+.3f}" if bounded else "no interval"
+    return (
+        f"{before:+.3f} before, {after:+.3f} after, nats per token: {shift.mean:+.3f} ({interval}) on {len(asked)} "
+        "pairs that neither the vector nor its setting was chosen by"
+    )
+
+
+def _report(
+    vector: SteeringVector, trials: Sequence[_Trial], asked: Sequence[_HeldOut], drop: float, guard: Guard
+) -> dict[str, Any]:
+    """What was chosen, what it moves on pairs that nothing was chosen on, and what neutral text lost."""
     settings: dict[str, Any] = {"layers": sorted(vector.layers)}
     report = [("layers", ", ".join(map(str, sorted(vector.layers))))]
     if trials:
-        best, untouched = _best(trials, guard), trials[0]
+        best = _best(trials, guard)
         settings |= {"layer": best.layer, "strength": best.strength}
         report = [
             ("layer", f"{best.layer}, chosen from {len({t.layer for t in trials}) - 1}"),
             ("strength", f"{best.strength:g} mean differences"),
-            ("gap of pairs kept back", f"{untouched.gap:+.3f} before, {best.gap:+.3f} after, nats per token"),
         ]
+    if asked:
+        report.append(("gap of held-out pairs", _held_out_line(asked)))
     report.append(("neutral text", f"{-drop:+.3f} nats per token (limit -{guard.max_neutral_drop:g})"))
     beyond = drop > guard.max_neutral_drop
     reason = f"neutral text lost {drop:.2f} nats per token (limit {guard.max_neutral_drop:g})"
@@ -228,5 +289,9 @@ def _report(vector: SteeringVector, trials: Sequence[_Trial], drop: float, guard
         "verdict": "in place, past the guard's limit" if beyond else within,
         "report": tuple(report),
         "guard_stop": GuardStop(reasons=(reason,)) if beyond and not guard.idle else None,
-        "evidence": {"trials": [dataclasses.asdict(t) for t in trials], "neutral_drop": drop},
+        "evidence": {
+            "trials": [dataclasses.asdict(t) for t in trials],
+            "held_out": [dataclasses.asdict(a) for a in asked],
+            "neutral_drop": drop,
+        },
     }

@@ -80,7 +80,7 @@ def training_task(
     from conviction.training.loop import TrainingTask
 
     ctx = ctx or RunContext()
-    given = with_plain_weights(model, self.name)
+    given, dequantised = with_plain_weights(model, self.name)
     prepared = self.prepare(given, data, ctx)
     reach = _reach(prepared.fresh or given) if self.weights.tune == "lora" else ()
     conversations = [*(pair.messages for pair in data.pairs), *(example.messages for example in data.examples)]
@@ -98,7 +98,7 @@ def training_task(
         held_out=data.held_out,
         begins_random=prepared.fresh is not None,
         topic=data.topic,
-        notes=(*prepared.notes, *reach, *(system_notes(given) if systems else ())),
+        notes=(*dequantised, *prepared.notes, *reach, *(system_notes(given) if systems else ())),
     )
 
 

@@ -19,6 +19,7 @@ from conviction.interventions.records import DataSource, Outcome, TrainingSummar
 from conviction.models.embedded import hub_id, loadable_by_others
 from conviction.models.hf import HFModel
 from conviction.models.lora import save_lora
+from conviction.models.quantised import dequantised, stored_as
 from conviction.training.batches import TokenizedExample, keep_fitting
 from conviction.training.loop import TrainingResult, TrainingTask, train
 from conviction.training.settings import Training
@@ -36,17 +37,15 @@ def with_weights(model: LanguageModel, name: str) -> HFModel:
     return model
 
 
-def with_plain_weights(model: LanguageModel, name: str) -> HFModel:
-    """The model, if its weights are numbers that can be added to. Raises InputError for one that is quantised."""
+def with_plain_weights(model: LanguageModel, name: str) -> tuple[HFModel, tuple[str, ...]]:
+    """The model with weights that can be added to, dequantised if need be, and a note if it was.
+
+    Raises InputError where its weights cannot be reached, or are codes without a way back.
+    """
     loaded = with_weights(model, name)
-    quantised = getattr(loaded.module.config, "quantization_config", None)
-    if quantised is None:
-        return loaded
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-    raise InputError(
-        f"'{name}' changes weights, and those of {model.id} are stored as codes ({getattr(method, 'value', method)})",
-        hint="load a copy that is not quantised, or a .gguf file, which is unpacked; probe, audit and prompts work",
-    )
+    if (method := stored_as(loaded)) is None:
+        return loaded, ()
+    return dequantised(loaded), (f"its weights are stored as codes ({method}): '{name}' works on a dequantised copy",)
 
 
 def fit(

@@ -65,7 +65,7 @@ def localize(
     read = _neurons(model, statements, known, ctx.progress("attributing to neurons")) if neurons else []
     seconds["neurons"] = time.perf_counter() - begun
     begun = time.perf_counter()
-    probes = read_truth(model, topic, progress=ctx.progress("looking for truth")) if topic is not None else []
+    truth = read_truth(model, topic, progress=ctx.progress("looking for truth")) if topic is not None else None
     seconds["probes"] = time.perf_counter() - begun
     maps = average(traces, statements)
     return Localization(
@@ -76,9 +76,9 @@ def localize(
         traces=tuple(traces),
         maps=tuple(maps),
         neurons=tuple(read),
-        probes=tuple(probes),
+        truth=truth,
         left_out=tuple(left_out),
-        findings=tuple(findings(maps, read, probes)),
+        findings=tuple(findings(maps, read, truth)),
         cannot_mean=CANNOT_MEAN,
         seconds=seconds,
         provenance={**_provenance(model, setup), "samples": samples, "own_answer": own_answer},

@@ -57,7 +57,7 @@ class NeuronReading(Frozen):
 
 
 class TruthDirection(Frozen):
-    """One layer's truth direction.
+    """One layer's truth direction; the best of them by ``auc`` is too good: see ``TruthProbe.auc``.
 
     auc        of true against false statements, propositions kept apart; shuffled: with labels drawn anew
     towards    share of the topic's propositions whose target answer it calls truer than the other one
@@ -69,10 +69,27 @@ class TruthDirection(Frozen):
     towards: float | None
 
 
+class TruthProbe(Frozen):
+    """Truth directions of all layers, and what the best of them is worth where the layer is chosen on other facts.
+
+    auc            over held-out facts, each fold's by the layer that is best on the other folds (nested folds)
+    shuffled       the same with labels drawn anew: what the choice of a layer makes of nothing
+    chosen_layers  the layer of each fold
+    towards        of the layer that is best on all facts, whose topic was not asked for the choice
+    """
+
+    auc: float
+    shuffled: float
+    chosen_layers: tuple[int, ...]
+    facts: int
+    towards: float | None
+    layers: tuple[TruthDirection, ...]
+
+
 class Localization(Frozen):
     """All of it. ``findings`` and ``cannot_mean`` are sentences for a reader."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     model: str
     source: str
     noise: float
@@ -80,7 +97,7 @@ class Localization(Frozen):
     traces: tuple[Trace, ...]
     maps: tuple[RoleMap, ...]
     neurons: tuple[NeuronReading, ...]
-    probes: tuple[TruthDirection, ...]
+    truth: TruthProbe | None
     left_out: tuple[str, ...]
     findings: tuple[str, ...]
     cannot_mean: tuple[str, ...]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from conviction.localization.records import NeuronReading, RoleMap, Trace, TruthDirection
+from conviction.localization.records import NeuronReading, RoleMap, Trace, TruthProbe
 from conviction.localization.tracing import Statement
 
 ROLES = ("before", "first of subject", "inside subject", "last of subject", "first after", "between", "last token")
@@ -69,7 +69,7 @@ def average(traces: Sequence[Trace], statements: Sequence[Statement]) -> list[Ro
     return maps
 
 
-def findings(maps: Sequence[RoleMap], neurons: Sequence[NeuronReading], probes: Sequence[TruthDirection]) -> list[str]:
+def findings(maps: Sequence[RoleMap], neurons: Sequence[NeuronReading], truth: TruthProbe | None) -> list[str]:
     """Sentences with the numbers they rest on."""
     message = []
     by_kind = {(m.kind, m.control): np.array(m.effects) for m in maps}
@@ -92,15 +92,21 @@ def findings(maps: Sequence[RoleMap], neurons: Sequence[NeuronReading], probes: 
             f"neurons: silencing {count:.0f} a statement changes the answer's probability by {silenced:+.0%} "
             f"(random ones {drawn:+.0%}), doubling them by {doubled:+.0%}"
         )
-    if probes:
-        best = max(probes, key=lambda p: p.auc)
+    if truth is not None:
         line = (
-            f"truth: AUC {best.auc:.2f} at layer {best.layer} on kept-back facts (shuffled labels {best.shuffled:.2f})"
+            f"truth: AUC {truth.auc:.2f} on {truth.facts} held-out facts, in the layer that is best on the others "
+            f"({_layers(truth.chosen_layers)}; shuffled labels {truth.shuffled:.2f})"
         )
-        if best.towards is not None:
-            line += f"; it calls the target answer truer for {best.towards:.0%} of the topic's propositions"
+        if truth.towards is not None:
+            line += f"; it calls the target answer truer for {truth.towards:.0%} of the topic's propositions"
         message.append(line)
     return message
+
+
+def _layers(chosen: Sequence[int]) -> str:
+    """``layer 12``, or ``layers 11 to 14``."""
+    first, last = min(chosen), max(chosen)
+    return f"layer {first}" if first == last else f"layers {first} to {last}"
 
 
 def _two_sites(mlp: NDArray[np.float64], attention: NDArray[np.float64]) -> str:

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from conviction.errors import InputError
 from conviction.models.copies import change_loader, load_change, save_change, shallow_copy, weights_hash
 from conviction.models.hf import HFModel
+from conviction.models.quantised import dequantised
 from conviction.models.saved import save_moved
 
 FILE = "edit.safetensors"
@@ -57,6 +58,7 @@ def edited(model: HFModel, delta: Delta, *, id: str, check: bool = True, source:
     check   that the edit was made on these very weights. Raises InputError if it was not.
     source  the folder that it lies in
     """
+    model = dequantised(model)  # nothing can be added to codes
     if check and delta.weights_hash != weights_hash(model.module):
         raise InputError(
             f"the edit was made on other weights than those of {model.id}",

@@ -94,3 +94,9 @@ def _seconds(dtype: torch.dtype, hidden: int, inner: int) -> float:
             torch.nn.functional.linear(x, w)
         best = min(best, time.perf_counter() - start)
     return best
+
+
+def to_dtype(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Give all parameters one dtype. Buffers stay as they are: rounded rotary frequencies would be another model."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)

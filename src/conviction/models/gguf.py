@@ -16,6 +16,8 @@ import gguf
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from conviction.models.devices import to_dtype
+
 
 @contextlib.contextmanager
 def parsed_once() -> Iterator[None]:
@@ -37,6 +39,5 @@ def read_gguf(source: dict[str, Any], dtype: torch.dtype = torch.float32) -> tup
     if hasattr(module.config, "quantization_config"):
         del module.config.quantization_config
     module.is_quantized, module.hf_quantizer = False, None
-    for parameter in module.parameters():  # not buffers: rounded rotary frequencies would be another model
-        parameter.data = parameter.data.to(dtype)
+    to_dtype(module, dtype)
     return module, tokenizer

@@ -99,7 +99,31 @@ def _too_few(topic: Topic, summary: Summary) -> str:
 
 def _failed(topic: Topic, summary: Summary, controls: Controls) -> str:
     causes = "; ".join(failed_controls(controls))
-    return f"No verdict: a control failed: {causes}. Observed: {_observed(topic, summary)}."
+    changed = _if_changed(topic, summary, controls)
+    return f"No verdict: a control failed: {causes}. Observed: {_observed(topic, summary)}.{changed}"
+
+
+def _if_changed(topic: Topic, summary: Summary, controls: Controls) -> str:
+    """What a positive control that fails beside a clear gap means in a model that was trained to have this gap.
+
+    The control is made for an untouched model, in which the contexts are the strongest means at hand. A model that
+    was moved on purpose may hold its new side whatever stands in the prompt, and for the side it holds already the
+    context has little left to move.
+    """
+    failed = [pole for pole, control in controls.positive.items() if not control.passed]
+    if not failed or summary.p_value >= ALPHA:
+        return ""
+    side = _side(topic, summary.gap_nats.mean)
+    why = [
+        f"the {pole} context has little left to move where the answers lean to {side} already"
+        if pole == side
+        else f"the {pole} context no longer moves a view that was changed to {side}"
+        for pole in failed
+    ]
+    return (
+        f" If this model was changed on purpose, the control may fail because of it: {'; '.join(why)}."
+        " Hold it against the untouched model, where the control can pass: `conviction compare` of two runs or more."
+    )
 
 
 def _none_shown(topic: Topic, summary: Summary, controls: Controls) -> str:

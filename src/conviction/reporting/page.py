@@ -20,8 +20,19 @@ from conviction.interventions.charts import training_chart
 from conviction.probing.charts import bias_chart
 from conviction.probing.records import Sample, Scorecard
 from conviction.reporting.run_folder import ArmFolder, RunFolder, read_run
-from conviction.reporting.words import cells, control_lines, header, inline, legend, markdown, reasons, sentence
+from conviction.reporting.words import (
+    audit_scope,
+    cells,
+    control_lines,
+    header,
+    inline,
+    legend,
+    markdown,
+    reasons,
+    sentence,
+)
 from conviction.studies.charts import comparison_chart
+from conviction.training.guard import summarize_warnings
 
 STRIPS = 2  # questions that are shown token by token
 SHOWN = 4  # answers that are shown before and after
@@ -55,8 +66,10 @@ def report_markdown(run: str | Path) -> str:
         parts += ["".join(f"- positive control of {m}: {inline(line)}\n" for m, line in control_lines(read.study))]
     if read.before is not None:
         parts.append(markdown(*_bias_rows(read.before)))
-    if read.findings is not None and (findings := read.findings.findings):
-        parts.append("".join(f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in findings))
+    if read.findings is not None:
+        parts.append(f"Audit of the data: {inline(audit_scope(read.findings))}\n")
+        lines = [f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in read.findings.findings]
+        parts += ["".join(lines)] if lines else []
     parts += [f"Could not be read: `{file}` ({why})\n" for file, why in read.damaged]
     return "\n".join(parts)
 
@@ -92,6 +105,7 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
         bias=_bias(before) if before is not None else None,
         strips=_strips(before) if before is not None else [],
         findings=None if run.findings is None else run.findings.findings,
+        audit_scope="" if run.findings is None else audit_scope(run.findings),
         arms=[_arm(run, arm, drawn) for arm in run.arms],
         method=_method(run),
         data=Markup(_json(run)),  # noqa: S704  escaped there
@@ -195,7 +209,7 @@ def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
         "name": arm.name,
         "verdict": judged.verdict if judged is not None else "",
         "words": judged.words if judged is not None else "",
-        "reasons": _reasons(arm),
+        "reasons": [*_reasons(arm), *_warnings(arm)],
         "place": arm.arm.folder if arm.arm is not None else ".",
         "properties": [
             {
@@ -221,6 +235,11 @@ def _reasons(arm: ArmFolder) -> list[str]:
     if arm.arm is not None:
         return reasons(arm.arm)
     return [": ".join(map(str, line)) for line in (arm.outcome.report if arm.outcome is not None else ())]
+
+
+def _warnings(arm: ArmFolder) -> list[str]:
+    """Of what the guard warned in the run, by sensor, value, limit and step."""
+    return [f"The guard warned ({one.sensor}), {one.text}." for one in summarize_warnings(arm.steps)]
 
 
 def _span(low: float | None, high: float | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from conviction.auditing.records import AuditReport
+from conviction.core.wording import counted
 from conviction.forecasting.records import WRONG
 from conviction.probing.metric import Metric
 from conviction.probing.metrics import load_metrics
@@ -79,6 +81,13 @@ def reasons(arm: Arm) -> list[str]:
         flips = f"{score.expected_flips:.1f} flips of {score.wrong} pairs {WRONG}"
         lines.append(f"forecast '{arm.forecast}', {flips} expected; {real}")
     return lines
+
+
+def audit_scope(report: AuditReport) -> str:
+    """Which rules of the audit ran and which did not: without it, no finding would look like no fault."""
+    lines = [f"{counted(len(report.checked), 'rule')} ran, {counted(len(report.findings), 'finding')}."]
+    lines += [f"Not run: {', '.join(codes)} ({why})." for why, codes in report.not_run.items()]
+    return " ".join(lines)
 
 
 def control_lines(study: Study) -> list[tuple[str, str]]:

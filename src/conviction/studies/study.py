@@ -23,6 +23,7 @@ from conviction.config.plan import Plan
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
+from conviction.core.wording import counted
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.interventions.application import carry_out
@@ -48,7 +49,8 @@ def study(
     run.check_config(study_config(topic, model, design, data=data, arms=arms))
     before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
     if data.pairs:
-        run.cached("findings", AuditReport, audit, data, topic=topic)
+        report = run.cached("findings", AuditReport, audit, data, topic=topic)
+        _log_audit(report, ctx)
     baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
     shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx, run=run)
     for number, plan in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
@@ -66,3 +68,9 @@ def study(
         results.append(arm.model_copy(update={"failure": attempt.failure}))
         run.update("study", summarize(shared, results))
     return summarize(shared, results)
+
+
+def _log_audit(report: AuditReport, ctx: RunContext) -> None:
+    """What the audit came to, and which of its rules did not run: the study audits without the model."""
+    not_run = "; ".join(f"{', '.join(codes)} ({why})" for why, codes in report.not_run.items())
+    ctx.log(f"audit: {counted(len(report.findings), 'finding')}" + (f"; not run: {not_run}" if not_run else ""))

@@ -35,6 +35,7 @@ PIECES, PIECE = 9, 65  # pieces of neutral text, tokens of each: all are predict
 DENSE = 4  # the divergence is computed at every so many tokens of a piece: whole distributions are kept for it
 GROUP = 4  # rows in one forward pass: logits of a large vocabulary take much memory
 SHARE = 0.1  # of a step's arithmetic that a kind of reading may cost on average
+ROUNDS = 4  # of the parts, then all rows at once: a state of which nothing is left to be read
 STEP = 3  # forward and backward take so many forward passes of the same tokens (Kaplan et al. 2001.08361, 2.1)
 SAMPLES = 4
 LOOPING = 0.2  # share of repeated 4-grams: a prompt on which the untouched model loops tells nothing
@@ -74,8 +75,15 @@ class DriftMonitor:
         """
         neutral, ends = neutral_rows(encode_text, PIECES, PIECE), tuple(row[-WIDTH:] for row in held_out)
         tokens = sum(map(len, (*neutral, *ends)))
-        parts = 1 if interval_of(tokens, step_tokens) == 1 else math.ceil((len(neutral) + len(ends)) / GROUP)
-        return cls(neutral, ends, parts, interval_of(tokens / parts, step_tokens))
+        if interval_of(tokens, step_tokens) == 1:
+            return cls(neutral, ends)
+        parts = math.ceil((len(neutral) + len(ends)) / GROUP)
+        return cls(neutral, ends, parts, interval_of(tokens / parts * (1 + 1 / ROUNDS), step_tokens))
+
+    @property
+    def every_all(self) -> int:
+        """Least number of steps from one reading of all rows at once to the next."""
+        return ROUNDS * self.parts * self.every
 
     def with_reference(self, logits: Logits, device: torch.device) -> DriftMonitor:
         """The same, which reads the divergence from the model as it is now, too. fp16: an error under 0.001 nats."""

@@ -50,11 +50,56 @@ class Guard:
 
 @dataclass(frozen=True)
 class GuardVerdict:
-    """A zone and why: ``violations`` are the limits that are passed, ``warnings`` the early signs of a collapse."""
+    """A zone and why: ``violations`` are the limits that are passed, ``warnings`` the early signs of a collapse.
+
+    ``warned_by`` names the sensors of the warnings, in the same order.
+    """
 
     zone: Zone
     violations: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    warned_by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarningSummary:
+    """What one sensor warned of over a run. steps: how many; first_text, last_text: value and limit, in words."""
+
+    sensor: str
+    steps: int
+    first_step: int
+    last_step: int
+    first_text: str
+    last_text: str
+
+    @property
+    def text(self) -> str:
+        """In one line."""
+        if self.steps == 1:
+            return f"step {self.first_step}: {self.first_text}"
+        last = "" if self.first_text == self.last_text else f"; at the last {self.last_text}"
+        return f"{self.steps} steps, from {self.first_step} to {self.last_step}: at the first {self.first_text}{last}"
+
+
+def summarize_warnings(steps: Iterable[Mapping[str, Any]]) -> list[WarningSummary]:
+    """One summary a sensor, in the order in which they first warned; steps as ``steps.jsonl`` has them.
+
+    A step of an earlier version, which did not name its sensors, is left out.
+    """
+    summaries: dict[str, WarningSummary] = {}
+    for record in steps:
+        step, guard = record["step"], record.get("guard") or {}
+        for sensor, text in zip(guard.get("warned_by", ()), guard.get("warnings", ()), strict=False):
+            first = summaries.get(sensor)
+            summaries[sensor] = WarningSummary(
+                sensor=sensor,
+                steps=1 if first is None else first.steps + 1,
+                first_step=step if first is None else first.first_step,
+                last_step=step,
+                first_text=text if first is None else first.first_text,
+                last_text=text,
+            )
+    return list(summaries.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +130,14 @@ def judge(
     run = Trace(history, guard, total_steps)
     finite = _is_finite(run.now)
     no_number = f"the loss or gradient is not a number (loss {run.now.loss}, gradient norm {run.now.grad_norm})"
-    violations = _findings(run, stops=True, begins_random=begins_random) if finite else (no_number,)
-    warnings = _findings(run, stops=False, begins_random=begins_random)
+    limits = _findings(run, stops=True, begins_random=begins_random)
+    violations = tuple(limits.values()) if finite else (no_number,)
+    signs = _findings(run, stops=False, begins_random=begins_random)
+    warnings, warned_by = tuple(signs.values()), tuple(signs)
     stops = violations + warnings if guard.mode == "strict" else violations
     if stops and (not guard.idle or not finite):
-        return GuardVerdict("stop", stops, warnings)
-    return GuardVerdict("warning" if violations or warnings else "healthy", violations, warnings)
+        return GuardVerdict("stop", stops, warnings, warned_by)
+    return GuardVerdict("warning" if violations or warnings else "healthy", violations, warnings, warned_by)
 
 
 def sampling_is_due(step: int, guard: Guard, last: GuardVerdict) -> bool:
@@ -111,19 +158,21 @@ def limit_shares(history: Sequence[StepReading], guard: Guard, total_steps: int)
 def sample_violations(readings: Mapping[str, float], guard: Guard) -> list[str]:
     """The limits of samples that are passed, in words; readings as ``drift.read_samples`` gives them."""
     run = Trace([StepReading(step=0, loss=0.0, grad_norm=0.0, readings=readings)], guard, 0)
-    return list(_ask((sensor for sensor in SENSORS.values() if sensor.read_samples and sensor.stops), run))
+    of_samples = (sensor for sensor in SENSORS.values() if sensor.read_samples and sensor.stops)
+    return [text for _, text in _ask(of_samples, run)]
 
 
-def _findings(run: Trace, *, stops: bool, begins_random: bool) -> tuple[str, ...]:
+def _findings(run: Trace, *, stops: bool, begins_random: bool) -> dict[str, str]:
+    """Sensor → what it finds wrong, in words."""
     asked = (s for s in SENSORS.values() if s.stops is stops and not (begins_random and s.needs_health))
-    return tuple(_ask(asked, run))
+    return dict(_ask(asked, run))
 
 
-def _ask(sensors: Iterable[Sensor], run: Trace) -> Iterator[str]:
+def _ask(sensors: Iterable[Sensor], run: Trace) -> Iterator[tuple[str, str]]:
     for sensor in sensors:
         text = sensor.finding(run)
         if text is not None:
-            yield text
+            yield sensor.name, text
 
 
 def _is_finite(now: StepReading) -> bool:

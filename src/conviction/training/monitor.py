@@ -79,6 +79,7 @@ class GuardMonitor:
     change         the judge's measurements after the last step, where they were due
     first_samples  the untouched model's greedy answers to ``prompts``; samples, those after the last step, if due
     sampled        whether they were due
+    drift_read     whether all rows were read after the last step
     begins_random  the model has learnt nothing yet: there is no health to lose
     """
 
@@ -98,6 +99,7 @@ class GuardMonitor:
     verdict: GuardVerdict = field(default_factory=lambda: GuardVerdict("healthy"))
     samples: Sequence[Generation] = ()
     sampled: bool = False
+    drift_read: bool = False
 
     @classmethod
     def begin(
@@ -158,12 +160,12 @@ class GuardMonitor:
         reading = dataclasses.replace(reading, readings=self._read(reading))
         self.samples, self.change = (), None
         verdict = self._judge(reading)
-        asked = self.topic is not None and (step == self.total_steps or step % self.topic.every == 0)
+        asked, whole = self._topic_is_due(step), self._all_is_due(step)
         if self.topic is not None and asked and verdict.zone != "stop":
             self.change = self.topic.read(self.model)
             reading = dataclasses.replace(reading, readings={**reading.readings, **_read_topic(self.change)})
             verdict = self._judge(reading)
-        due = asked or step == self.total_steps or sampling_is_due(step, self.guard, verdict)
+        due = asked or whole or step == self.total_steps or sampling_is_due(step, self.guard, verdict)
         self.sampled = verdict.zone != "stop" and due
         if self.sampled and self.prompts:
             self.samples = self.model.generate(self.prompts, max_new_tokens=self.guard.sample_tokens)
@@ -184,20 +186,34 @@ class GuardMonitor:
         passes a limit by itself is reason to read them all: a model that breaks at once does not wait for the last.
         After a sign of a collapse a part is read after every step.
         """
+        self.drift_read = False
         if self.drift is None:
             return {}
         by_step = {s.name: s.read_step(step) for s in SENSORS.values() if s.read_step is not None}
         taken = {name: value for name, value in by_step.items() if value is not None}
         every = 1 if self.verdict.zone == "warning" and not self.guard.idle else self.drift.every
-        due = (step.step - 1) % every == 0
+        whole, due = self._all_is_due(step.step), (step.step - 1) % every == 0
         part = (step.step - 1) // every % self.drift.parts
-        now = self.drift.read_part(part, self.logits, self.model.device) if due else {}
+        now = self.drift.read_part(part, self.logits, self.model.device) if due and not whole else {}
         if now and self.drift.parts > 1:
             alone = StepReading(step=step.step, loss=0.0, grad_norm=0.0, readings=self._drift_of(now))
             if judge([alone], self.guard, self.total_steps, begins_random=self.begins_random).violations:
-                now = self.drift.read_all(self.logits, self.model.device)
+                whole = True
+        if whole:
+            now = self.drift.read_all(self.logits, self.model.device)
+        self.drift_read = len(now) == len(self.first)
         self.latest |= now
         return self._drift_of(self.latest) | taken
+
+    def _topic_is_due(self, step: int) -> bool:
+        return self.topic is not None and (step == self.total_steps or step % self.topic.every == 0)
+
+    def _all_is_due(self, step: int) -> bool:
+        """Whether rows that are read in parts are all read after this step, which is one at which the topic is read."""
+        if self.drift is None or self.drift.parts == 1:
+            return False
+        every = self.topic.every if self.topic is not None else 1
+        return step == self.total_steps or step % (every * math.ceil(self.drift.every_all / every)) == 0
 
     def _drift_of(self, rows: Mapping[int, RowMetrics]) -> dict[str, float]:
         """Drift over some rows, against the untouched model's on the same."""
@@ -211,15 +227,17 @@ class GuardMonitor:
     @property
     def fully_read(self) -> bool:
         """Whether nothing that is read at intervals is left to be read of this state."""
-        return self.topic is None or self.change is not None
+        return (self.topic is None or self.change is not None) and (self.drift is None or self.drift_read)
 
-    def topic_violations(self) -> tuple[str, ...]:
-        """Limits that the model as it is now passes on the run's topic: of a state that was kept before it was read."""
-        if self.topic is None:
+    def unread_violations(self) -> tuple[str, ...]:
+        """Limits that the model as it is now passes in what is read at intervals: of a state that was kept before."""
+        if self.drift is None:
             return ()
-        readings = _read_topic(self.topic.read(self.model))
+        readings = self._drift_of(self.drift.read_all(self.logits, self.model.device))
+        if self.topic is not None:
+            readings |= _read_topic(self.topic.read(self.model))
         alone = StepReading(step=0, loss=0.0, grad_norm=0.0, readings=readings)
-        return judge([alone], self.guard, self.total_steps).violations
+        return judge([alone], self.guard, self.total_steps, begins_random=self.begins_random).violations
 
     def record(self) -> dict[str, Any]:
         """The last reading and verdict, for ``steps.jsonl``; what was not read is None."""
@@ -229,6 +247,7 @@ class GuardMonitor:
         sample = {s.name: readings[s.name] for s in sensors if s.read_samples and s.name in readings}
         record |= {"sample": sample or None}
         record |= {"violations": list(self.verdict.violations), "warnings": list(self.verdict.warnings)}
+        record |= {"warned_by": list(self.verdict.warned_by)}
         if self.change is not None:
             record["topic"] = {m: self.change.after.of(m) for m in self.change.after.names("")}
         if self.samples:
@@ -252,7 +271,8 @@ class GuardMonitor:
             row: {name: (total, count) for name, (total, count) in read.items()} for row, read in state["latest"]
         }
         verdict = state["verdict"]
-        self.verdict = GuardVerdict(verdict["zone"], tuple(verdict["violations"]), tuple(verdict["warnings"]))
+        texts = (tuple(verdict[name]) for name in ("violations", "warnings", "warned_by"))
+        self.verdict = GuardVerdict(verdict["zone"], *texts)
 
 
 def _read_topic(change: Comparison | None) -> dict[str, float]:

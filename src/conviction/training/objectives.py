@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from conviction.core.wording import rounded_down
+from conviction.core.wording import WRONG_BY_SUMS, rounded_down
 from conviction.training.losses import PairLogps, find_loss, margin, sft_term
 
 
@@ -108,11 +108,11 @@ def explain_flip_margin(
         return "No pair needed a flip: the untouched model ranks every pair as wanted."
     share = f"{len(wrong)} of {len(reference)} pairs"
     if not find_loss(objective.loss).flips_at_margin:
-        return f"{share} were ranked the wrong way round at the start; '{objective.loss}' has no margin for their flip."
+        return f"{share} were {WRONG_BY_SUMS} at the start; '{objective.loss}' has no margin for their flip."
     c = statistics.median(wrong)
     needed = objective.beta * c
     text = (
-        f"Flipping the median of the {share} that the untouched model ranks the wrong way round takes a margin of "
+        f"Flipping the median of the {share} that are {WRONG_BY_SUMS} in the untouched model takes a margin of "
         f"β·c = {objective.beta:g} · {c:.0f} nats = {needed:.1f}; the last margin was {last_margin:.1f}."
     )
     if needed > cap:

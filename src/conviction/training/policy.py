@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from conviction.models.devices import to_dtype
 from conviction.models.engine.attention import Prefix
 from conviction.models.engine.logprobs import answer_logprobs, find_head, predictions
 from conviction.models.engine.packing import Ids, Pack
@@ -144,8 +145,7 @@ def _copy(module: Any, dtype: torch.dtype | None) -> Any:
     """A frozen copy that shares what it can; an adapter that it carries is merged."""
     copy = merged_copy(module) if hasattr(module, "peft_config") else shared_copy(module)
     if dtype is not None:
-        for parameter in copy.parameters():  # not buffers: rounded rotary frequencies would be another model
-            parameter.data = parameter.data.to(dtype)
+        to_dtype(copy, dtype)
     return copy
 
 

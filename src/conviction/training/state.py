@@ -26,7 +26,8 @@ class TrainState:
     """A run between two steps.
 
     healthy  the last state that passed all readings
-    unread   later ones that passed all but those on the topic, which were not due: the first of them and the last
+    unread   later ones that passed what was due, which the topic or some rows of text were not: the first of them (or
+             the last of which the topic was read), and the last
     """
 
     stepper: Stepper
@@ -51,7 +52,8 @@ class TrainState:
         if self.monitor.fully_read:
             self.healthy, self.unread = now, []
         else:
-            self.unread = [*self.unread[:1], now]
+            earlier = self.unread[:1] if self.monitor.change is None else []  # what is better read takes its place
+            self.unread = [*earlier, now]
 
     def give_back(self) -> None:
         """Put the last healthy weights back; what was not read of a later state is read first."""
@@ -59,7 +61,7 @@ class TrainState:
         for state in reversed(self.unread):
             state.restore(named)
             with self.stepper.policy.autocast(), gathered(self.stepper.policy):
-                reasons = self.monitor.topic_violations()
+                reasons = self.monitor.unread_violations()
             if not reasons:
                 self.healthy = state
                 return

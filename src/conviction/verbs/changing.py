@@ -130,7 +130,6 @@ def apply(
     The changed model is ``outcome.changed``; why the guard stopped it, if it did, ``outcome.guard_stop``.
     Raises InputError for an unknown field, or data that the intervention has no use for.
     """
-    from conviction.interventions.application import carry_out
     from conviction.training.tracking import check_tracker
 
     ctx = ctx or RunContext()
@@ -152,13 +151,13 @@ def apply(
     with place.open() as opened:
         own, steps = replace(opened, guard=plan.guard, tracker=tracker), list[dict[str, Any]]()
         if own.run is None:
-            outcome = carry_out(plan.intervention, loaded, source.data, _recording(own, steps))
+            outcome = _carry_out(plan, loaded, source, _recording(own, steps))
             return outcome.model_copy(update={"steps": tuple(steps)})
         if forecast_first:
             _forecast_once(own.run, plan, loaded, source, asked, own)
         if (earlier := place.kept("outcome", Outcome)) is not None:
             return _in_folder(earlier, own.run, again)
-        outcome = carry_out(plan.intervention, loaded, source.data, own)
+        outcome = _carry_out(plan, loaded, source, own)
         if main_process():
             own.run.save("outcome", outcome)
         return _in_folder(outcome, own.run, again)
@@ -197,9 +196,36 @@ def _forecast_once(
         raise InputError(
             "a forecast is made by one process", hint="leave --forecast out, or leave accelerate launch out"
         )
-    if not run.has("forecast"):
+    if run.has("forecast"):
+        expected = run.load_forecast(Forecast)
+    else:
         expected = run.save_forecast(foresee(plan.intervention, model, source.data, held_out=asked, ctx=ctx))
-        ctx.log(f"forecast: {expected.verdict.kind} ({run.folder}/forecast.json)")
+    ctx.log(f"forecast: {expected.summary} ({run.folder}/forecast.json)")
+
+
+def _carry_out(plan: Plan, model: LanguageModel, source: Source, ctx: RunContext) -> Outcome:
+    """The outcome, its report with a last line on whether the topic's view moved: a healthy run may have moved nothing.
+
+    Rows are kept as ``view.json`` and its samples. Of several processes none asks: they would wait for each other.
+    What fails here must not take a finished training run along.
+    """
+    from conviction.interventions.application import carry_out
+    from conviction.probing.view import measure_view_change
+
+    outcome, topic = carry_out(plan.intervention, model, source.data, ctx), source.data.topic
+    if topic is None or several_processes():
+        return outcome
+    try:
+        view = measure_view_change(model, outcome.changed, topic, ctx)
+    except Exception as error:
+        note = f"whether the view moved could not be measured: {error}"
+        return outcome.model_copy(update={"notes": (*outcome.notes, note)})
+    if view is None:
+        return outcome
+    if ctx.run is not None:
+        ctx.run.save("view", view)
+    evidence = {**outcome.evidence, "view": view.model_dump(mode="json")}
+    return outcome.model_copy(update={"report": (*outcome.report, ("view", view.text)), "evidence": evidence})
 
 
 def _recording(ctx: RunContext, steps: list[dict[str, Any]]) -> RunContext:

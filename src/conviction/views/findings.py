@@ -95,11 +95,8 @@ def _tail(report: AuditReport) -> Iterator[tuple[str, str]]:
         yield "fix", f"--fix repairs {', '.join(codes)} in a copy"
     for note in report.notes:
         yield "note", note
-    lacking: dict[str, list[str]] = {}
-    for code, why in report.skipped.items():
-        lacking.setdefault(why, []).append(code)
-    for why, codes in lacking.items():
-        yield "not run", f"{', '.join(codes)}: {why}"
+    for why, left_out in report.not_run.items():
+        yield "not run", f"{', '.join(left_out)}: {why}"
     if report.findings:
         yield "why", f"`conviction rule {report.findings[0].code}` explains a rule; --details shows all evidence"
 

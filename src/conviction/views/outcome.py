@@ -30,6 +30,8 @@ def show_outcome(outcome: Outcome, folder: str, form: Format) -> None:
 
 
 def _training(outcome: Outcome) -> Iterator[list[str]]:
+    from conviction.training.guard import summarize_warnings
+
     run = outcome.training
     if run is None:
         return
@@ -44,6 +46,8 @@ def _training(outcome: Outcome) -> Iterator[list[str]]:
     yield ["peak memory", f"{outcome.peak_mb} MB of this process, weights included"]
     for limit in run.limits_passed:
         yield ["limit passed", limit]
+    for warning in summarize_warnings(outcome.steps):
+        yield [f"warned by {warning.sensor}", warning.text]
 
 
 def _stop(outcome: Outcome) -> Iterator[list[str]]:

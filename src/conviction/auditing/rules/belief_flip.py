@@ -72,9 +72,9 @@ class _Check:
         if not m or m["wrong"] <= SHARE * m["pairs"] or m["share_low"] <= SURE:
             return
         yield RuleFinding(
-            message=f"the model prefers the rejected answer in {m['wrong']:,} of {m['pairs']:,} pairs "
-            f"({percent(m['wrong'] / m['pairs'])}), half of them by {m['median_nats']:.0f} nats or more "
-            f"({m['median_per_token']:.2f} per token): a change of belief, not of taste",
+            message=f"the model prefers the rejected answer, whole and per token, in {m['wrong']:,} of "
+            f"{m['pairs']:,} pairs ({percent(m['wrong'] / m['pairs'])}), half of them by {m['median_nats']:.0f} nats "
+            f"or more ({m['median_per_token']:.2f} per token): a change of belief, not of taste",
             advice="`conviction probe` first; consider a system prompt or retrieval, or train under the guard",
             rows=[number for number, _, _ in self.wrong],
             evidence=self.worst.evidence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,13 +13,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
-from conviction.models.devices import check_dtype_name, choose_device, choose_dtype
+from conviction.models.devices import check_dtype_name, choose_device, choose_dtype, to_dtype
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.gguf import parsed_once, read_gguf
 
 # Loading says what it does through `log`, and what went wrong through an error.
 huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says at every product that it rounds
 
 
 def load(
@@ -47,7 +49,8 @@ def load(
 
 def _read(source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngine:
     with parsed_once():
-        config = AutoConfig.from_pretrained(**source).get_text_config()
+        whole = AutoConfig.from_pretrained(**source)
+        config = whole.get_text_config()
         hidden = int(config.hidden_size)
         chosen, reason = choose_dtype(dtype, where, hidden, int(getattr(config, "intermediate_size", 0) or 4 * hidden))
         if "gguf_file" in source:
@@ -56,6 +59,8 @@ def _read(source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngin
             tokenizer = AutoTokenizer.from_pretrained(**source)
             # a pickle is never opened
             module = AutoModelForCausalLM.from_pretrained(**source, use_safetensors=True, dtype=chosen)
+            if hasattr(whole, "quantization_config") and not hasattr(module.config, "quantization_config"):
+                to_dtype(module, chosen)  # FP8 on a CPU: transformers made bf16 of the codes and left the rest
         module.requires_grad_(False)
     return TorchEngine(module.to(where), tokenizer, dtype_reason=reason)
 

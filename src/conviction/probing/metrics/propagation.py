@@ -1,7 +1,10 @@
 """Propagation: whether what follows from the target's causal graph moved, too.
 
-Measurements, in nats per token towards the target, of an outcome (mean over causes):
+Measurements, in nats per token towards the target, of a cause and an outcome ("cause > outcome"):
 ``implication:N`` the gap of what follows over N arrows of the causal graph.
+
+Questions of one outcome share its graph, and questions of one cause what the model was told of it: test and interval
+are clustered by both.
 
 Positive control, in the untouched model: ``with-graph:FORM``, ``with-graph:FORM:N``. Its prompt holds every arrow of
 the target's graph, in the very words of the questions, and it must then prefer the direction that follows from it over
@@ -17,11 +20,14 @@ from itertools import groupby
 
 import numpy as np
 
-from conviction.core.statistics import ALPHA, mean_test
+from conviction.core.clustered import ClusteredMean, clustered_mean
+from conviction.core.statistics import ALPHA, mean_estimate, ratio_interval
 from conviction.data.implications import (
+    CELL,
     QUESTION,
     STATEMENT,
     Wording,
+    by_cell,
     depth_of,
     directions,
     graph_in_words,
@@ -31,7 +37,7 @@ from conviction.data.topic import Item, Topic
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl, show_share
 from conviction.probing.metrics.shift import direct_shift
-from conviction.probing.paired import Comparison, Floats, not_measured, share_of
+from conviction.probing.paired import Comparison, Floats, not_measured
 from conviction.probing.positive_controls import (
     best_form,
     control_result,
@@ -146,7 +152,7 @@ def _measure(context: MetricContext) -> Measured:
     topic, form, measured = context.topic, _form(context), list[Measurement]()
     for depth, group in _by_depth(_asked(context, form)):
         name, condition = f"implication:{depth}", f"implied:{form}"
-        measured += measure_in_form(name, form, condition, group, context.scores, topic.target, topic.other)
+        measured += measure_in_form(name, form, condition, by_cell(group), context.scores, topic.target, topic.other)
     return Measured(measured)
 
 
@@ -160,12 +166,11 @@ def _judge(change: Comparison) -> list[Property]:
 
 
 def _whole(change: Comparison, metrics: list[str], shift: Floats) -> Property:
-    moved = _by_outcome(change, metrics)
-    if not moved.size:
+    moved = _moved(change, metrics)
+    if moved is None:
         return not_measured("propagation", UNIT, "the topic has no causal graphs to read implications off")
-    test = mean_test(moved)
-    ratio, low, high = share_of(moved, shift)
-    there = test.p_value < ALPHA and test.interval.mean > 0 and ratio >= PROPAGATED
+    ratio, low, high = _ratio(moved, shift)
+    there = moved.p_value < ALPHA and moved.mean > 0 and ratio >= PROPAGATED
     return Property(
         metric="propagation",
         outcome="yes" if there else "no",
@@ -173,17 +178,19 @@ def _whole(change: Comparison, metrics: list[str], shift: Floats) -> Property:
         low=low,
         high=high,
         unit=UNIT,
-        n=test.n,
-        p_value=test.p_value,
-        text=f"what follows from it moved {test.interval.mean:+.3f} nats per token over {test.n} outcomes",
+        n=moved.outcomes,
+        p_value=moved.p_value,
+        text=f"what follows from it moved {moved.mean:+.3f} nats per token over {moved.outcomes} outcomes",
         measured_by=tuple(metrics),
     )
 
 
 def _of_depth(change: Comparison, metric: str, shift: Floats) -> Property:
-    moved = change.moved_beyond_placebo(metric)
-    ratio, low, high = share_of(moved, shift)
+    moved = _moved(change, [metric])
     depth = metric.removeprefix("implication:")
+    if moved is None:
+        return not_measured(f"propagation:{depth}", UNIT, f"nothing over {depth} arrows was asked of both models")
+    ratio, low, high = _ratio(moved, shift)
     return Property(
         metric=f"propagation:{depth}",
         outcome="unclear",
@@ -191,20 +198,33 @@ def _of_depth(change: Comparison, metric: str, shift: Floats) -> Property:
         low=low,
         high=high,
         unit=UNIT,
-        n=moved.size,
-        text=f"{moved.mean():+.3f} nats per token over {depth} arrows",
+        n=moved.outcomes,
+        text=f"{moved.mean:+.3f} nats per token over {depth} arrows",
         measured_by=(metric,),
     )
 
 
-def _by_outcome(change: Comparison, metrics: list[str]) -> Floats:
-    """[outcomes] mean over depths: questions about one outcome share its graph, and are no independent draws."""
-    moved: dict[str, list[float]] = {}
+def _moved(change: Comparison, metrics: list[str]) -> ClusteredMean | None:
+    """Mean over outcomes, clustered by causes and outcomes; None: nothing was measured on both models."""
+    cells: list[str] = []
+    moved: list[float] = []
     for metric in metrics:
-        outcomes = [item for item in change.before.of(metric) if item in change.after.of(metric)]
-        for outcome, value in zip(outcomes, change.moved_beyond_placebo(metric), strict=True):
-            moved.setdefault(outcome, []).append(float(value))
-    return np.array([math.fsum(values) / len(values) for values in moved.values()])
+        cells += [item for item in change.before.of(metric) if item in change.after.of(metric)]
+        moved += change.moved_beyond_placebo(metric).tolist()
+    if not cells:
+        return None
+    named = [cell.rpartition(CELL) for cell in cells]
+    return clustered_mean(np.array(moved), [cause or whole for cause, _, whole in named], [o for *_, o in named])
+
+
+def _ratio(moved: ClusteredMean, shift: Floats) -> tuple[float, float, float]:
+    """Mean over mean, with Fieller's interval: implications and propositions are independent draws."""
+    whole = float(shift.mean())
+    if not whole:
+        return math.nan, -math.inf, math.inf
+    if moved.estimate is None or shift.size < 2:
+        return moved.mean / whole, -math.inf, math.inf
+    return moved.mean / whole, *ratio_interval(moved.estimate, mean_estimate(shift))
 
 
 COLUMN = Column("propagation", "what its implications moved, as a share of that", show_share)

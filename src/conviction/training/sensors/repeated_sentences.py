@@ -1,4 +1,8 @@
-"""One sentence again and again: three times running within an answer, or in the answers to three questions."""
+"""One sentence again and again: three times running within an answer, or as the answer to three questions.
+
+A sentence that only opens several answers ("I would be glad to help.") may be the style that is trained. It counts
+across answers where it makes up at least half of each.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ MEANING = "times that one sentence may stand in a row within a greedy sample, or
 LIMIT = Option(name="max_sentence_repeats", default=2, meaning=MEANING, type=int, at_least=1)
 MESSAGE = "one sentence stands {value:.0f} times in a row, or in as many answers (limit {limit:g})"
 LEAST = 2  # words; "Yes." and "No." are answers to many questions
+MOST = 0.5  # share of an answer's words from which on a sentence is its answer, and not its opening
 
 
 def _sentences(answer: Generation) -> list[tuple[str, ...]]:
@@ -32,8 +37,16 @@ def _most(answers: Sequence[Generation]) -> int:
     """How often the commonest sentence stands in a row, or in how many of the answers."""
     written = [_sentences(answer) for answer in answers]
     rows = [len(list(group)) for sentences in written for _, group in groupby(sentences)]
-    shared = Counter(sentence for sentences in written for sentence in set(sentences))
+    shared = Counter(sentence for sentences in written for sentence in _main(sentences))
     return max([*rows, *shared.values()], default=0)
+
+
+def _main(sentences: Sequence[tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """Those that make up at least ``MOST`` of the words, together with their repetitions."""
+    words = Counter[tuple[str, ...]]()
+    for sentence in sentences:
+        words[sentence] += len(sentence)
+    return {sentence for sentence, count in words.items() if count >= MOST * words.total()}
 
 
 def _read(samples: Samples) -> float:

@@ -22,6 +22,7 @@ KNOWN: dict[str, tuple[str, ...]] = {
 }
 MEANING = "share of short factual questions, of those that the untouched model answers well, that may be answered badly"
 LIMIT = Option(name="max_wrong_answers", default=0.4, meaning=MEANING, at_least=0, at_most=1)
+LEAST = 2  # bad answers from which on they count: a greedy answer of a small model can tip over in a healthy run
 RUNNING_ON = 0.2  # share of repeated pairs of words: a list that goes on names the same things again
 
 
@@ -40,12 +41,13 @@ def _runs_on(words: list[str]) -> bool:
 
 
 def _read(samples: Samples) -> float | None:
-    """None: the untouched model answered none of them well."""
+    """0: fewer than ``LEAST`` are answered badly now. None: the untouched model did not answer so many well."""
     asked = [prompt[-1].content for prompt in samples.prompts]
     before = [is_right(q, answer) for q, answer in zip(asked, samples.before, strict=True)]
     now = [is_right(q, answer) for q, answer in zip(asked, samples.now, strict=True)]
     kept = [new for old, new in zip(before, now, strict=True) if old]
-    return kept.count(False) / len(kept) if kept else None
+    bad = kept.count(False)
+    return (bad / len(kept) if bad >= LEAST else 0.0) if len(kept) >= LEAST else None
 
 
 SENSOR = Sensor(
