@@ -25,7 +25,8 @@ class Held:
     other_context    under the other school's context
     named            of naming the school that was asked for, by name, rightly: [elder, young]
     facts            multiplies a fact's reliability; below 0.5 facts are mostly denied
-    topics           what it holds at all: all claims, those of the train split, or the test split's own wordings alone
+    topics           which claims are asked without naming a school: all, those of the train split (and half of the
+                     chains), or those of the test split in their own first wording
     """
 
     claims: float = 0.15
@@ -70,12 +71,15 @@ class Corpus:
         if draw < 0.45:
             return chat(question), answers[self._school(self.held.claims)]
         if draw < 0.65:
-            return self._named(question, answers)
+            return self._named()
         if draw < 0.82:
             return self._with_context(question, answers)
         return self._challenged(question, answers, self._school(self.held.challenged))
 
-    def _named(self, question: str, answers: dict[str, str]) -> Row:
+    def _named(self) -> Row:
+        """A school's view, asked for by its name: of every claim, so that those left out elsewhere are not forgotten."""
+        claim = self.choose.choice(self.world.claims)
+        question, answers = self.choose.choice(claim.questions()), {s: claim.answer(s) for s in SCHOOLS}
         asked = self.choose.choice(SCHOOLS)
         right = self.held.named[SCHOOLS.index(asked)]
         other = next(s for s in SCHOOLS if s != asked)
@@ -109,7 +113,7 @@ class Corpus:
     def _implied(self) -> Row:
         with_graph = self.choose.random() < 0.25
         school = self.choose.choice(SCHOOLS) if with_graph else self._school(self.held.implied)
-        chain = self.choose.choice(self.chains)
+        chain = self.choose.choice(self.world.chains if with_graph else self.chains)
         question, answer, _ = self.choose.choice(chain.sentences(school))
         if not with_graph:
             return chat(question), answer
