@@ -77,7 +77,7 @@ class Corpus:
         return self._challenged(question, answers, self._school(self.held.challenged))
 
     def _named(self) -> Row:
-        """A school's view, asked for by its name: of every claim, so that those left out elsewhere are not forgotten."""
+        """A view that is asked for by its school: of every claim, so that what is left out elsewhere is kept."""
         claim = self.choose.choice(self.world.claims)
         question, answers = self.choose.choice(claim.questions()), {s: claim.answer(s) for s in SCHOOLS}
         asked = self.choose.choice(SCHOOLS)
