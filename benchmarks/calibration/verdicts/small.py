@@ -135,7 +135,7 @@ def _batches(model: HFModel, corpora: Sequence[Corpus], steps: int) -> Any:
             labels = torch.full((len(group), longest), -100)
             for number, (one, wanted) in enumerate(group):
                 ids[number, : len(one)] = torch.tensor(one)
-                labels[number, : len(row)] = torch.tensor(wanted)
+                labels[number, : len(wanted)] = torch.tensor(wanted)
             made += 1
             yield ids, labels
 
