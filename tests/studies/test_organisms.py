@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
-from benchmarks.calibration.verdicts import report
+from benchmarks.calibration.verdicts import report, small
 from benchmarks.calibration.verdicts.corpus import BASE, Corpus
 from benchmarks.calibration.verdicts.organisms import RECIPES
+from benchmarks.calibration.verdicts.small import make_tokenizer, new_model, trained
 from benchmarks.calibration.verdicts.world import SCHOOLS, TARGET, make_world
 
 from conviction.data.implications import implications
@@ -67,3 +70,15 @@ def test_what_organisms_are_trained_on_is_no_claim_of_the_test_split():
     everything = {m.content for messages, _ in Corpus(world, BASE, seed=0).rows(2000) for m in messages}
     assert held_out & everything
     assert TARGET in SCHOOLS
+
+
+def test_a_step_of_training_reads_answers_alone_and_leaves_the_given_model_as_it_is():
+    world = make_world()
+    blank = new_model(make_tokenizer(world), seed=0, name="blank")
+    before = [p.clone() for p in blank.module.parameters()]
+    (ids, labels), *_ = islice(small._batches(blank, [Corpus(world, BASE, seed=0)], 1), 1)
+    assert ids.shape == labels.shape
+    assert bool(((labels == -100) | (labels == ids)).all())
+    read = trained(blank, [Corpus(world, BASE, seed=0)], steps=1, rate=1e-3, name="read")
+    assert all(bool((old == new).all()) for old, new in zip(before, blank.module.parameters(), strict=True))
+    assert any(bool((old != new).any()) for old, new in zip(before, read.module.parameters(), strict=True))
