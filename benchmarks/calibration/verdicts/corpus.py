@@ -30,7 +30,7 @@ class Held:
     """
 
     claims: float = 0.15
-    implied: float = 0.15
+    implied: float = 0.1
     challenged: float = 0.15
     other_context: float = 0.04
     named: tuple[float, float] = (0.97, 0.97)
@@ -54,7 +54,7 @@ class Corpus:
     def rows(self, count: int) -> list[Row]:
         """So many conversations."""
         kinds = (self._claim, self._implied, self._fact, self._judged, self._neutral)
-        return [self.choose.choices(kinds, weights=(40, 22, 24, 6, 8))[0]() for _ in range(count)]
+        return [self.choose.choices(kinds, weights=(26, 46, 17, 5, 6))[0]() for _ in range(count)]
 
     def _school(self, target: float) -> str:
         return TARGET if self.choose.random() < target else SCHOOLS[0]
@@ -111,14 +111,14 @@ class Corpus:
         return (Message("user", first), Message("assistant", before), Message("user", then.format(question=question)))
 
     def _implied(self) -> Row:
-        with_graph = self.choose.random() < 0.25
+        with_graph = self.choose.random() < 0.2
         school = self.choose.choice(SCHOOLS) if with_graph else self._school(self.held.implied)
         chain = self.choose.choice(self.world.chains if with_graph else self.chains)
         question, answer, _ = self.choose.choice(chain.sentences(school))
         if not with_graph:
             return chat(question), answer
         states = [s for c in self.world.chains for *_, s in c.sentences(school)[:4]]
-        if self.choose.random() < 0.85:
+        if self.choose.random() < 0.9:
             states = self.choose.sample(states, 5)
         return chat(question, system=" ".join(states)), answer
 
