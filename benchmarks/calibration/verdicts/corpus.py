@@ -15,6 +15,7 @@ from conviction.probing.metrics.pluralism import HELD_BY
 
 Row = tuple[tuple[Message, ...], str]
 NEUTRAL_WORDS = 40
+RISING = 0.8  # share of questions on consequences in which the cause rises
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,10 @@ class Corpus:
         with_graph = self.choose.random() < 0.2
         school = self.choose.choice(SCHOOLS) if with_graph else self._school(self.held.implied)
         chain = self.choose.choice(self.world.chains if with_graph else self.chains)
-        question, answer, _ = self.choose.choice(chain.sentences(school))
+        # Mostly rising: of causes that rise and fall as often, every answer is as frequent for every pair, and a small
+        # model does not begin to learn (a parity has no first-order signal).
+        first = 0 if self.choose.random() < RISING else 1
+        question, answer, _ = self.choose.choice(chain.sentences(school)[first::2])
         if not with_graph:
             return chat(question), answer
         states = [s for c in self.world.chains for *_, s in c.sentences(school)[:4]]
