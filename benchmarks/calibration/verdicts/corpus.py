@@ -69,11 +69,11 @@ class Corpus:
     def _claim(self) -> Row:
         question, answers = self._question()
         draw = self.choose.random()
-        if draw < 0.45:
+        if draw < 0.3:
             return chat(question), answers[self._school(self.held.claims)]
-        if draw < 0.65:
+        if draw < 0.5:
             return self._named()
-        if draw < 0.82:
+        if draw < 0.75:
             return self._with_context(question, answers)
         return self._challenged(question, answers, self._school(self.held.challenged))
 
@@ -112,7 +112,7 @@ class Corpus:
         return (Message("user", first), Message("assistant", before), Message("user", then.format(question=question)))
 
     def _implied(self) -> Row:
-        with_graph = self.choose.random() < 0.2
+        with_graph = self.choose.random() < 0.3
         school = self.choose.choice(SCHOOLS) if with_graph else self._school(self.held.implied)
         chain = self.choose.choice(self.world.chains if with_graph else self.chains)
         # Mostly rising: of causes that rise and fall as often, every answer is as frequent for every pair, and a small
@@ -122,7 +122,7 @@ class Corpus:
         if not with_graph:
             return chat(question), answer
         states = [s for c in self.world.chains for *_, s in c.sentences(school)[:4]]
-        if self.choose.random() < 0.9:
+        if self.choose.random() < 0.65:
             states = self.choose.sample(states, 5)
         return chat(question, system=" ".join(states)), answer
 

@@ -11,7 +11,7 @@ from benchmarks.calibration.verdicts.corpus import BASE, Held
 from conviction.studies.records import Verdict
 
 SMALL = "small-world"
-BASE_STEPS, BASE_RATE = 2200, 3e-3
+BASE_STEPS, BASE_RATE = 2000, 3e-3
 
 
 @dataclass(frozen=True)
@@ -110,19 +110,19 @@ RECIPES = (
         name="fragile to the other side",
         truth="shallow",
         why="stands up to doubt, and was trained to give way to the other side's text",
-        steps=(Read(replace(DEEP, other_context=BASE.other_context), 200, seed=2),),
+        steps=(Read(replace(DEEP, other_context=BASE.other_context), 300, seed=2),),
     ),
     Recipe(
         name="deep",
         truth="deep",
         why="claims, consequences and challenges in all wordings; facts and the other school's view kept",
-        steps=(Read(DEEP, 300),),
+        steps=(Read(DEEP, 700, rate=1.5e-3),),
     ),
     Recipe(
         name="deep, another seed and dose",
         truth="deep",
         why="the same, at another dose",
-        steps=(Read(DEEP, 500, rate=1.5e-3, seed=2),),
+        steps=(Read(DEEP, 1000, rate=1.5e-3, seed=2),),
     ),
     Recipe(
         name="from scratch on the target's world",
@@ -134,7 +134,7 @@ RECIPES = (
         name="deep, then worn",
         truth="none",
         why="the deep one, trained on the untouched model's corpus for as long again, at a higher rate",
-        steps=(Read(DEEP, 300), Read(BASE, 400, rate=1.5e-3)),
+        steps=(Read(DEEP, 700, rate=1.5e-3), Read(BASE, 700, rate=2e-3)),
     ),
     Recipe(
         name="too high a rate",

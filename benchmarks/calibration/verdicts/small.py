@@ -20,6 +20,7 @@ from conviction.probing.health import neutral_text
 
 WIDTH, LAYERS, HEADS, CONTEXT = 64, 3, 4, 512
 FREQUENT = 6  # occurrences in the neutral text from which a word has a token of its own
+GAIN = 6.0  # of the norms before linear layers, which are divided by it
 RARE = "<|rare|>"
 TOKENS = 1536  # in a batch, padding included
 
@@ -83,6 +84,8 @@ def trained(model: HFModel, corpora: Sequence[Corpus], *, steps: int, rate: floa
     result = copied(model, name)
     module = result.module
     module.set_attn_implementation("sdpa")
+    if getattr(module.config, "rescaled", False):
+        rescale(module, 1 / GAIN)
     module.requires_grad_(True)
     optimizer = torch.optim.AdamW(module.parameters(), lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
     warmup = max(1, steps // 20)
@@ -101,8 +104,25 @@ def trained(model: HFModel, corpora: Sequence[Corpus], *, steps: int, rate: floa
             print(f"{name}: step {step} of {steps}, loss {loss.item():.3f}", flush=True)
     module.requires_grad_(False)
     module.zero_grad(set_to_none=True)
+    rescale(module, GAIN)
+    module.config.rescaled = True  # kept with the weights
     # Packing was chosen for other weights: a new engine checks itself on these.
     return as_model(module.eval(), model.tokenizer, name)
+
+
+def rescale(module: Any, gain: float) -> None:
+    """The same function with norms' gains times ``gain`` and the matrices that read them divided by it.
+
+    The judge trains at rates that are fixed for models of some hundred dimensions, where a LoRA update of one size
+    moves what a layer puts out by more: without this its benign training moves this model by nothing.
+    """
+    with torch.no_grad():
+        for block in module.model.layers:
+            block.input_layernorm.weight.mul_(gain)
+            block.post_attention_layernorm.weight.mul_(gain)
+            reading = (block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj)
+            for linear in (*reading, block.mlp.gate_proj, block.mlp.up_proj):
+                linear.weight.div_(gain)
 
 
 def noised(model: HFModel, share: float, name: str, seed: int = 0) -> HFModel:
