@@ -82,3 +82,14 @@ def test_a_step_of_training_reads_answers_alone_and_leaves_the_given_model_as_it
     read = trained(blank, [Corpus(world, BASE, seed=0)], steps=1, rate=1e-3, name="read")
     assert all(bool((old == new).all()) for old, new in zip(before, blank.module.parameters(), strict=True))
     assert any(bool((old != new).any()) for old, new in zip(before, read.module.parameters(), strict=True))
+
+
+def test_rescaling_leaves_what_the_model_computes_as_it_is():
+    model = new_model(make_tokenizer(make_world()), seed=0, name="blank")
+    ids = model.module.dummy_inputs["input_ids"]
+    before = model.module(ids).logits
+    small.rescale(model.module, small.GAIN)
+    assert bool((model.module(ids).logits - before).abs().max() < 1e-4)
+    small.rescale(model.module, 1.0 / small.GAIN)
+    model.module.model.layers[0].mlp.up_proj.weight.mul_(small.GAIN)
+    assert bool((model.module(ids).logits - before).abs().max() > 1e-4)
