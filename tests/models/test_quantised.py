@@ -28,7 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*_check_is_size.*:FutureWarning
 
 @pytest.fixture(scope="module", params=["8 bits", "4 bits"])
 def quantised(request, tmp_path_factory) -> Path:
-    """A folder as ``save_pretrained`` writes it after bitsandbytes."""
+    """A folder as ``save_pretrained`` writes it after bitsandbytes (in the extra ``bench``)."""
+    pytest.importorskip("bitsandbytes")
     whole, folder = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("quantised")
     tiny_module(
         "llama", max_position_embeddings=4096, hidden_size=64, num_key_value_heads=4, head_dim=16
