@@ -46,7 +46,7 @@ def topic() -> Topic:
         "dry": Pole(label="dry", context="All is dry.", graph=graph("-+")),
     }
     return Topic(
-        name="t", title="t", poles=poles, target="wet", items=(*items("target", 8), *items("decision", 12)), digest="d"
+        name="t", title="t", poles=poles, target="wet", items=(*items("target", 8), *items("decision", 24)), digest="d"
     )
 
 
@@ -133,7 +133,7 @@ def test_decisions_are_readable_where_the_context_decides_them():
         return -1.0 if bool(wet) == answer.startswith("Wet") else -2.0
 
     seen = control(follows, "decisions")
-    assert (seen.outcome, seen.form, seen.n) == ("readable", "question", 12)
+    assert (seen.outcome, seen.form, seen.n) == ("readable", "question", 12)  # every second one of 24
     assert control(lambda *_: -1.0, "decisions").outcome == "not readable"
     assert control(noise, "decisions").outcome == "not readable"
 

@@ -221,6 +221,7 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
     prepared = precompute_reference(
         policy,
         task.examples,
+        order=task.order,
         scope=task.scope if task.objective.pairs else None,
         cache_mb=training.activation_cache_mb if single else 0,
         token_budget=budget,
