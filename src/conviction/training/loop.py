@@ -28,6 +28,7 @@ from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel
 from conviction.training.batches import TokenizedExample
 from conviction.training.guard import Guard, GuardStop
+from conviction.training.kept import KeptStates
 from conviction.training.memory import available, estimate_step, kept_memory
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Objective, Preference, explain_flip_margin
@@ -266,7 +267,8 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, log,
     )  # fmt: skip
-    return TrainState(stepper, monitor, Snapshot.of(0, trainable_parameters(policy)), notes=notes, began=began)
+    kept = KeptStates(Snapshot.of(0, trainable_parameters(policy)))
+    return TrainState(stepper, monitor, kept, notes=notes, began=began)
 
 
 def _choose_checkpointing(
@@ -316,4 +318,4 @@ def _stop(state: TrainState, task: TrainingTask, step: int, reasons: tuple[str, 
     if isinstance(task.objective, Preference):
         margin = state.monitor.history[-1].margin or 0.0
         text = explain_flip_margin(task.objective, state.stepper.prepared.reference, margin, task.guard.margin_cap)
-    state.guard_stop = GuardStop(reasons=reasons, step=step, restored_step=state.healthy.step, flip_margin=text)
+    state.guard_stop = GuardStop(reasons=reasons, step=step, restored_step=state.kept.healthy.step, flip_margin=text)
