@@ -228,6 +228,8 @@ def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "steps": STEPS,
         "runs": len(rows),
+        "of": len(grid()),
+        "seconds": sum(row["seconds"] for row in rows),
         "fit": fit(rows),
         "returned_models_broken": share(returned, len(stopped)),
         "replay_differs": [f"{row['model']}/{row['case']}" for row in differ],

@@ -177,6 +177,17 @@ def test_a_run_on_a_topic_reads_it_and_another_does_not(tmp_path):
     assert "topic" not in other
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_topic_that_cannot_be_read_is_said(split):
+    """Its pairs are given, its propositions and facts are all of one split: of the test split nothing is read."""
+    topic = tea(train=4, facts=2)
+    kept = topic.model_copy(update={"items": tuple(i for i in topic.items if i.split == split)})
+    given = replace(data(topic), topic=kept)
+    outcome = Dpo(**QUICK, max_steps=2).apply(tiny_model(), given, context(guard=BRIEF))
+    noted = any("the guard does not read the topic 'tea'" in note for note in outcome.notes)
+    assert noted is (split == "test")
+
+
 def stubbed(monkeypatch, lost_from: int) -> None:
     """Pluralism reads as lost from one state on that is read, and of one state always the same."""
     states = []

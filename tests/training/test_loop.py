@@ -23,6 +23,7 @@ from conviction.interventions.dpo import Dpo
 from conviction.interventions.pretrain import Pretrain
 from conviction.interventions.scratch import Scratch
 from conviction.interventions.sft import Sft
+from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.fingerprint import fingerprint
 from conviction.models.hf import HFModel
@@ -462,6 +463,18 @@ def test_dropout_acts_on_gradients_and_on_nothing_else(tmp_path):
         result[dropout] = steps(folder)
     assert result[0.0][1]["loss"] != pytest.approx(result[0.5][1]["loss"], rel=1e-4)
     assert result[0.0][0]["loss"] == pytest.approx(result[0.5][0]["loss"], abs=1e-4)  # B is zero at first
+
+
+def test_in_half_precision_policy_and_reference_round_alike(tmp_path):
+    """Packed otherwise than in its step, an answer rounds otherwise: a margin of 8.5e-4 before anything was trained."""
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 32}
+    module = tiny_module("llama", max_position_embeddings=4096, **sizes).to(torch.bfloat16)
+    model = HFModel(id="half", engine=TorchEngine(module, byte_tokenizer()))
+    method = Dpo(max_steps=6, rank=2, batch_size=4, learning_rate=1e-12)  # nothing moves
+    method.apply(model, pairs(24), context(guard=OFF, folder=tmp_path))
+    assert len(steps(tmp_path)) == 6
+    for step in steps(tmp_path):
+        assert step["margin"] == pytest.approx(0, abs=2e-5), "sums in fp32 alone"
 
 
 @pytest.mark.parametrize("weights", [Weights(), Weights(tune="full"), Weights(tune="full", num_layers=1)])

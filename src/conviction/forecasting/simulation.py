@@ -68,6 +68,7 @@ def read_reference(task: TrainingTask, chosen: Sequence[int], progress: Progress
     prepared = precompute_reference(
         make_policy(task.model, task.weights, task.training, packed=task.packed),
         [task.examples[i] for i in chosen],
+        order=task.order if list(chosen) == list(range(len(task.examples))) else (),
         scope=task.scope,
         cache_mb=0,
         token_budget=task.training.token_budget or task.model.engine.token_budget,

@@ -220,6 +220,7 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
     prepared = precompute_reference(
         policy,
         task.examples,
+        order=task.order,
         scope=task.scope if task.objective.pairs else None,
         cache_mb=training.activation_cache_mb if single else 0,
         token_budget=budget,
@@ -259,6 +260,8 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
             topic=task.topic,
             step_tokens=task.step_tokens,
         )
+    for note in monitor.notes:
+        log(note)
     stepper = Stepper(
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, log,

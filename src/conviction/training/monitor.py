@@ -34,6 +34,10 @@ from conviction.training.sensors import SENSORS, StepReading
 from conviction.training.topic import TopicMonitor
 
 HELD_OUT = 3
+UNREAD_TOPIC = (
+    "the guard does not read the topic '{}': its train split has nothing that a sensor asks for, or its questions do "
+    "not fit the model's context"
+)
 
 
 @dataclass
@@ -80,6 +84,7 @@ class GuardMonitor:
     first_samples  the untouched model's greedy answers to ``prompts``; samples, those after the last step, if due
     sampled        whether they were due
     drift_read     whether all rows were read after the last step
+    notes          what the user should know of what is not read
     begins_random  the model has learnt nothing yet: there is no health to lose
     """
 
@@ -100,6 +105,7 @@ class GuardMonitor:
     samples: Sequence[Generation] = ()
     sampled: bool = False
     drift_read: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def begin(
@@ -143,14 +149,16 @@ class GuardMonitor:
         kinds = (slice(usual), slice(usual, len(asked)))
         chosen = [choose_samples(asked[kind], answers[kind]) for kind in kinds]
         prompts, samples = ([x for part in parts for x in part] for parts in zip(*chosen, strict=True))
-        about = None
+        about: TopicMonitor | None = None
+        notes: tuple[str, ...] = ()
         if begins_random:  # its samples are noise, and begin so
             prompts, samples = [], []
         elif topic is not None:
             drift = drift.with_reference(logits, model.device)
             about = TopicMonitor.begin(model, topic, step_tokens)
+            notes = () if about is not None else (UNREAD_TOPIC.format(topic.name),)
         first = drift.read_all(logits, model.device)
-        return cls(guard, model, logits, prompts, total_steps, drift, first, samples, begins_random, about)
+        return cls(guard, model, logits, prompts, total_steps, drift, first, samples, begins_random, about, notes=notes)
 
     def check(
         self, step: int, *, loss: float, grad_norm: float, margin: float | None = None, chosen_drop: float | None = None
