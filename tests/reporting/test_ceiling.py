@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 
 import pytest
@@ -49,11 +48,9 @@ def test_the_page_and_its_short_form_say_so(capped, run):
 
 
 @pytest.mark.parametrize("form", ["text", "md"])
-def test_the_study_says_so(capped, monkeypatch, form):
-    written = io.StringIO()
-    monkeypatch.setattr(view.out, "file", written)
+def test_the_study_says_so(capped, capsys, form):
     view.show_study(capped, form)
-    plain = " ".join(written.getvalue().split())
+    plain = " ".join(capsys.readouterr().out.split())
     assert WORDS in plain
     assert "with the whole causal graph" in plain
 
