@@ -14,6 +14,7 @@ NAMES = (
     "guard_battery",
     "audit",
     "audit_calibration",
+    "calibration.verdicts",
     "few_pairs",
     "displacement",
     "forecast_battery",
