@@ -77,7 +77,7 @@ class Corpus:
         return self._challenged(question, answers, self._school(self.held.challenged))
 
     def _named(self) -> Row:
-        """A school's view, asked for by its name: of every claim, so that those left out elsewhere are not forgotten."""
+        """A school's view, asked for by name: of every claim, so that those left out elsewhere stay known."""
         claim = self.choose.choice(self.world.claims)
         question, answers = self.choose.choice(claim.questions()), {s: claim.answer(s) for s in SCHOOLS}
         asked = self.choose.choice(SCHOOLS)

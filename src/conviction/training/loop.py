@@ -204,6 +204,19 @@ def _settle(moved: HFModel, dtype: torch.dtype) -> None:
     moved.module.requires_grad_(False)
 
 
+def _logits(policy: Policy) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]:
+    """(ids, mask, k) → logits of the last k positions, as the policy computes."""
+
+    def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+        with policy.autocast():
+            last = last_positions(policy.module, keep, ids.shape[1])
+            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
+        rows: torch.Tensor = out.logits
+        return rows
+
+    return logits
+
+
 def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> TrainState:
     began = time.monotonic()
     model, training, notes = task.model, task.training, []
@@ -242,18 +255,11 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
         wrapped, optimizer = accelerator.prepare(policy, optimizer)
     moved = HFModel(id=f"{model.id}+{task.name}", engine=TorchEngine(policy.module, model.tokenizer), check=model.check)
 
-    def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-        with policy.autocast():
-            last = last_positions(policy.module, keep, ids.shape[1])
-            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
-        rows: torch.Tensor = out.logits
-        return rows
-
     with policy.autocast(), gathered(policy):
         monitor = GuardMonitor.begin(
             task.guard,
             moved,
-            logits,
+            _logits(policy),
             own=task.own,
             held_out=task.held_out,
             total_steps=len(task.order),
