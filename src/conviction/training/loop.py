@@ -27,6 +27,7 @@ from conviction.models.engine.logprobs import last_positions
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel
 from conviction.training.batches import TokenizedExample
+from conviction.training.drift import Logits
 from conviction.training.guard import Guard, GuardStop
 from conviction.training.kept import KeptStates
 from conviction.training.memory import available, estimate_step, kept_memory
@@ -275,6 +276,17 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
     )  # fmt: skip
     kept = KeptStates(Snapshot.of(0, trainable_parameters(policy)))
     return TrainState(stepper, monitor, kept, notes=notes, began=began)
+
+
+def _logits(policy: Policy) -> Logits:
+    def read(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+        with policy.autocast():
+            last = last_positions(policy.module, keep, ids.shape[1])
+            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
+        rows: torch.Tensor = out.logits
+        return rows
+
+    return read
 
 
 def _choose_checkpointing(
