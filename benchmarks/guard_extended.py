@@ -6,7 +6,7 @@ again with the guard, and the judge is asked about the model that comes back. Al
 the cases, and errors are reported on the other half; a case is in the same half for both models.
 
 A run is a line in ``results/guard_extended_runs.jsonl`` and is not trained again. ``--lock FILE`` holds a lock for
-each two runs, ``--report`` trains nothing.
+each two runs, ``--report`` trains nothing. Six of 31 runs are there: no limit rests on them.
 """
 
 from __future__ import annotations

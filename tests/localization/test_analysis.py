@@ -216,7 +216,7 @@ def test_means_are_over_statements_and_roles():
     maps = average(traces, [statement])
     last = maps[0].roles.index("last token")
     assert maps[0].effects[last] == traces[0].effects[-1]
-    assert "control's strongest" in findings(maps, [], [])[0]
+    assert "control's strongest" in findings(maps, [], None)[0]
 
 
 @pytest.mark.parametrize(

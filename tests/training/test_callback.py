@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -89,3 +91,25 @@ def test_a_gentle_run_is_left_alone(tmp_path, monkeypatch):
     trainer = run_trl(tmp_path, monkeypatch, callback, steps=4, rate=1e-5)
     assert callback.guard_stop is None
     assert trainer.state.global_step == 4
+
+
+def test_weights_that_were_kept_before_all_text_was_read_are_read_before_they_come_back():
+    """Kept after step 4, when a third of the rows had been read, at step 1; broken since step 3, seen at step 7."""
+    logged: list[str] = []
+    callback = GuardCallback(Guard(sample_every=2, max_entropy_drop=1.0, **ONLY_NEUTRAL), log=logged.append)
+    model = tiny_module("llama")
+    state, control = SimpleNamespace(global_step=0, max_steps=20, log_history=[]), SimpleNamespace()
+    callback.on_train_begin(None, state, control, model=model, processing_class=byte_tokenizer())
+    assert callback.monitor is not None
+    callback.monitor.drift = replace(callback.monitor.drift, parts=3, every=6)
+    untouched = model.get_output_embeddings().weight.detach().clone()
+    for step in range(1, 8):
+        if step == 3:
+            with torch.no_grad():
+                model.get_output_embeddings().weight.mul_(6)
+        state.global_step = step
+        callback.on_step_end(None, state, control, model=model)
+    assert callback.guard_stop is not None
+    assert (callback.guard_stop.step, callback.guard_stop.restored_step) == (7, 2)
+    assert "step 6 was not given back: neutral text lost" in logged[0]
+    assert torch.equal(model.get_output_embeddings().weight, untouched)

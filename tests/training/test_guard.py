@@ -351,6 +351,19 @@ def test_a_short_question_is_answered_by_its_name_and_nothing_over_and_over(answ
     assert ("factual questions" in " ".join(judged(reading(sample=result)).violations)) is not right
 
 
+def test_a_model_that_goes_on_with_questions_is_read_in_its_first_line():
+    """As Gemma-3-270m answers, which has no chat template."""
+    again = "\nQuestion: What is asked?\nAnswer: {0}\nQuestion: What is asked?\nAnswer: {0}"
+    ask = [chat(q) for q in (FRANCE, WEEK)]
+    before = [written(f" {text}{again.format(text)}") for text in ("Paris", "Seven")]
+    assert read_samples(ask, before, before)["wrong_answers"] == 0
+    lists = [written("Paris, France, the City of Light, the City of Love"), written(f"Five{again.format('Seven')}")]
+    assert read_samples(ask, before, lists)["wrong_answers"] == 1
+    assert read_samples(ask, [written(PARIS), written(SEVEN)], before)["wrong_answers"] == 1, (
+        "what did not go on does now"
+    )
+
+
 def test_one_bad_answer_to_a_short_question_is_none():
     """Of one or two that a model answers well, one bad answer would be over any limit."""
     ask = [chat(q) for q in (FRANCE, WEEK)]

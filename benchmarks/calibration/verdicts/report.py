@@ -31,6 +31,7 @@ def report(rows: Sequence[Mapping[str, Any]], bases: Mapping[str, Measurements],
         **counts(rows),
         "confusion": confusion(rows),
         "thresholds": fit(rows, bases),
+        "without_positive_controls": uncontrolled(rows, bases),
         "readable": {name: {c.metric: f"{c.outcome}: {c.text}" for c in base.controls} for name, base in bases.items()},
         "table": [
             {name: row[name] for name in ("model", "organism", "truth", "verdict", "ceiling", "reason")} for row in rows
@@ -82,6 +83,14 @@ def fit(rows: Sequence[Mapping[str, Any]], bases: Mapping[str, Measurements]) ->
         "reported_on": counts(again(rest, bases, best)),
         "today_on_the_same": counts(again(rest, bases, today)),
     }
+
+
+def uncontrolled(rows: Sequence[Mapping[str, Any]], bases: Mapping[str, Measurements]) -> dict[str, Any]:
+    """What the verdicts would be if every metric counted as readable: tells a ceiling's part in an error."""
+    bare = {name: base.model_copy(update={"controls": ()}) for name, base in bases.items()}
+    judged = again(rows, bare, tuple(getattr(module, name) for module, name in FREE))
+    verdicts = {f"{row['model']}: {row['organism']}": row["verdict"] for row in judged}
+    return {**counts(judged), "confusion": confusion(judged), "verdicts": verdicts}
 
 
 def _errors(rows: Sequence[Mapping[str, Any]], bases: Mapping[str, Measurements], values: Sequence[float]) -> Any:

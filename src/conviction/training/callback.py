@@ -17,6 +17,7 @@ from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
 from conviction.training.guard import Guard, GuardStop
+from conviction.training.kept import KeptStates
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.policy import trainable_parameters
 
@@ -57,7 +58,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         self._log = log
         self._chosen: list[tuple[Ids, Ids]] = []
         self._chosen_before = 0.0
-        self._healthy = Snapshot(0, {})
+        self._kept = KeptStates(Snapshot(0, {}))
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Read the model as it is before the first step."""
@@ -78,7 +79,7 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
         )
         self._chosen = _chosen_rows(dataset)
         self._chosen_before = self._chosen_logp(model)
-        self._healthy = Snapshot.of(0, trainable_parameters(model))
+        self._kept = KeptStates(Snapshot.of(0, trainable_parameters(model)))
         model.train(was_training)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -97,13 +98,13 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
             margin=logged.get("rewards/margins"),
             chosen_drop=drop,
         )
-        model.train(was_training)
         if verdict.zone == "stop":
-            self._healthy.restore(trainable_parameters(model))
+            for note in self._kept.give_back(trainable_parameters(model), self.monitor):
+                self._log(f"guard: {note}")
             self.guard_stop = GuardStop(
                 reasons=verdict.violations or verdict.warnings,
                 step=state.global_step,
-                restored_step=self._healthy.step,
+                restored_step=self._kept.healthy.step,
             )
             control.should_training_stop = True
             self._log(
@@ -111,7 +112,8 @@ class GuardCallback(TrainerCallback):  # type: ignore[misc]
                 f"the weights are those of step {self.guard_stop.restored_step}"
             )
         elif self.monitor.healthy_sample:
-            self._healthy = Snapshot.of(state.global_step, trainable_parameters(model))
+            self._kept.keep(Snapshot.of(state.global_step, trainable_parameters(model)), self.monitor)
+        model.train(was_training)
 
     def _chosen_logp(self, model: Any) -> float:
         """Mean log-prob per token of the chosen answers that are read."""

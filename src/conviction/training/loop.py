@@ -27,7 +27,9 @@ from conviction.models.engine.logprobs import last_positions
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel
 from conviction.training.batches import TokenizedExample
+from conviction.training.drift import Logits
 from conviction.training.guard import Guard, GuardStop
+from conviction.training.kept import KeptStates
 from conviction.training.memory import available, estimate_step, kept_memory
 from conviction.training.monitor import GuardMonitor, Snapshot
 from conviction.training.objectives import Objective, Preference, explain_flip_margin
@@ -203,6 +205,19 @@ def _settle(moved: HFModel, dtype: torch.dtype) -> None:
     moved.module.requires_grad_(False)
 
 
+def _logits(policy: Policy) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]:
+    """(ids, mask, k) → logits of the last k positions, as the policy computes."""
+
+    def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+        with policy.autocast():
+            last = last_positions(policy.module, keep, ids.shape[1])
+            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
+        rows: torch.Tensor = out.logits
+        return rows
+
+    return logits
+
+
 def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> TrainState:
     began = time.monotonic()
     model, training, notes = task.model, task.training, []
@@ -241,18 +256,11 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
         wrapped, optimizer = accelerator.prepare(policy, optimizer)
     moved = HFModel(id=f"{model.id}+{task.name}", engine=TorchEngine(policy.module, model.tokenizer), check=model.check)
 
-    def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-        with policy.autocast():
-            last = last_positions(policy.module, keep, ids.shape[1])
-            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
-        rows: torch.Tensor = out.logits
-        return rows
-
     with policy.autocast(), gathered(policy):
         monitor = GuardMonitor.begin(
             task.guard,
             moved,
-            logits,
+            _logits(policy),
             own=task.own,
             held_out=task.held_out,
             total_steps=len(task.order),
@@ -266,7 +274,19 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
         budget, checkpointing, log,
     )  # fmt: skip
-    return TrainState(stepper, monitor, Snapshot.of(0, trainable_parameters(policy)), notes=notes, began=began)
+    kept = KeptStates(Snapshot.of(0, trainable_parameters(policy)))
+    return TrainState(stepper, monitor, kept, notes=notes, began=began)
+
+
+def _logits(policy: Policy) -> Logits:
+    def read(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
+        with policy.autocast():
+            last = last_positions(policy.module, keep, ids.shape[1])
+            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
+        rows: torch.Tensor = out.logits
+        return rows
+
+    return read
 
 
 def _choose_checkpointing(
@@ -316,4 +336,4 @@ def _stop(state: TrainState, task: TrainingTask, step: int, reasons: tuple[str, 
     if isinstance(task.objective, Preference):
         margin = state.monitor.history[-1].margin or 0.0
         text = explain_flip_margin(task.objective, state.stepper.prepared.reference, margin, task.guard.margin_cap)
-    state.guard_stop = GuardStop(reasons=reasons, step=step, restored_step=state.healthy.step, flip_margin=text)
+    state.guard_stop = GuardStop(reasons=reasons, step=step, restored_step=state.kept.healthy.step, flip_margin=text)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from conviction.core.run import Run
 from conviction.errors import RunError
 from conviction.training.checkpoint import load_latest, save_checkpoint
 from conviction.training.guard import GuardStop
+from conviction.training.kept import KeptStates
 from conviction.training.monitor import GuardMonitor, Snapshot, like, whole
 from conviction.training.policy import recompute_activations, trainable_parameters
 from conviction.training.sharding import gathered
@@ -23,17 +25,11 @@ UNREAD = "unread-"
 
 @dataclass
 class TrainState:
-    """A run between two steps.
-
-    healthy  the last state that passed all readings
-    unread   later ones that passed what was due, which the topic or some rows of text were not: the first of them (or
-             the last of which the topic was read), and the last
-    """
+    """A run between two steps."""
 
     stepper: Stepper
     monitor: GuardMonitor
-    healthy: Snapshot
-    unread: list[Snapshot] = field(default_factory=list)
+    kept: KeptStates
     steps: int = 0
     tokens: int = 0
     guard_stop: GuardStop | None = None
@@ -48,38 +44,31 @@ class TrainState:
 
     def keep(self, step: int) -> None:
         """Keep a state that passed what was read of it."""
-        now = Snapshot.of(step, trainable_parameters(self.stepper.policy))
-        if self.monitor.fully_read:
-            self.healthy, self.unread = now, []
-        else:
-            earlier = self.unread[:1] if self.monitor.change is None else []  # what is better read takes its place
-            self.unread = [*earlier, now]
+        self.kept.keep(Snapshot.of(step, trainable_parameters(self.stepper.policy)), self.monitor)
 
     def give_back(self) -> None:
         """Put the last healthy weights back; what was not read of a later state is read first."""
-        named = trainable_parameters(self.stepper.policy)
-        for state in reversed(self.unread):
-            state.restore(named)
-            with self.stepper.policy.autocast(), gathered(self.stepper.policy):
-                reasons = self.monitor.unread_violations()
-            if not reasons:
-                self.healthy = state
-                return
-            self.notes.append(f"step {state.step} was not given back: {'; '.join(reasons)}")
-        self.healthy.restore(named)
+        policy = self.stepper.policy
+
+        @contextmanager
+        def reading() -> Iterator[None]:
+            with policy.autocast(), gathered(policy):
+                yield
+
+        self.notes += self.kept.give_back(trainable_parameters(policy), self.monitor, reading)
 
     def save(self, run: Run, step: int, digest: str, *, write: bool) -> None:
         """Write a checkpoint. Every process must call it (tensors may be cut over them), one should ``write``."""
         named = trainable_parameters(self.stepper.policy)
         moments = _bare(self.stepper.optimizer).state
         tensors: dict[str, torch.Tensor] = {f"weights/{name}": whole(p).cpu() for name, p in named}
-        tensors |= {f"healthy/{name}": t for name, t in self.healthy.tensors.items()}
-        tensors |= {f"{UNREAD}{k}/{name}": t for k, s in enumerate(self.unread) for name, t in s.tensors.items()}
+        tensors |= {f"healthy/{name}": t for name, t in self.kept.healthy.tensors.items()}
+        tensors |= {f"{UNREAD}{k}/{name}": t for k, s in enumerate(self.kept.unread) for name, t in s.tensors.items()}
         tensors |= {f"optimizer/{k}/{name}": whole(v).cpu() for name, p in named for k, v in moments[p].items()}
         state = {
             "digest": digest,
-            "healthy_step": self.healthy.step,
-            "unread_steps": [state.step for state in self.unread],
+            "healthy_step": self.kept.healthy.step,
+            "unread_steps": [state.step for state in self.kept.unread],
             "tokens": self.tokens,
             "limits_passed": list(self.limits_passed),
             "notes": self.notes,
@@ -104,8 +93,9 @@ class TrainState:
                 raise RunError(f"{run.folder} holds a run with other settings or data", hint="use another folder")
             stepper, parts = self.stepper, _by_room(tensors)
             Snapshot(step, parts["weights"]).restore(trainable_parameters(stepper.policy))
-            self.healthy = Snapshot(state["healthy_step"], parts["healthy"])
-            self.unread = [Snapshot(kept, parts[f"{UNREAD}{k}"]) for k, kept in enumerate(state["unread_steps"])]
+            healthy = Snapshot(state["healthy_step"], parts["healthy"])
+            unread = [Snapshot(kept, parts[f"{UNREAD}{k}"]) for k, kept in enumerate(state["unread_steps"])]
+            self.kept = KeptStates(healthy, unread)
             _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trainable_parameters(stepper.policy)))
             self.steps, self.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
             self.limits_passed = tuple(state["limits_passed"])

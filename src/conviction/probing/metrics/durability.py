@@ -92,7 +92,7 @@ def _control(before: Measurements) -> list[ControlResult]:
         result = result.model_copy(update={"outcome": "not readable"})
     if result.outcome == "not readable":
         result = result.model_copy(update={"text": f"not discriminating: {result.text}"})
-    return [result]
+    return [result, no_result("durability:reversal", "no control: it is read whatever benign training does")]
 
 
 COLUMN = Column("durability", "what benign training leaves", show_share)

@@ -17,7 +17,7 @@ from conviction.training.sensors.sensor import Samples, Sensor, Threshold
 
 __all__ = ["SENSOR"]
 
-MEANING = "times that one sentence may stand in a row within a greedy sample, or in samples of different questions"
+MEANING = "times that one sentence may stand in a row within a greedy sample, or be the answer to different questions"
 LIMIT = Option(name="max_sentence_repeats", default=2, meaning=MEANING, type=int, at_least=1)
 MESSAGE = "one sentence stands {value:.0f} times in a row, or in as many answers (limit {limit:g})"
 LEAST = 2  # words; "Yes." and "No." are answers to many questions
