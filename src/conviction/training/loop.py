@@ -205,19 +205,6 @@ def _settle(moved: HFModel, dtype: torch.dtype) -> None:
     moved.module.requires_grad_(False)
 
 
-def _logits(policy: Policy) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]:
-    """(ids, mask, k) → logits of the last k positions, as the policy computes."""
-
-    def logits(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
-        with policy.autocast():
-            last = last_positions(policy.module, keep, ids.shape[1])
-            out = policy.module(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=last)
-        rows: torch.Tensor = out.logits
-        return rows
-
-    return logits
-
-
 def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> TrainState:
     began = time.monotonic()
     model, training, notes = task.model, task.training, []
@@ -279,6 +266,8 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
 
 
 def _logits(policy: Policy) -> Logits:
+    """As the policy computes."""
+
     def read(ids: torch.Tensor, mask: torch.Tensor, keep: int) -> torch.Tensor:
         with policy.autocast():
             last = last_positions(policy.module, keep, ids.shape[1])
