@@ -16,6 +16,8 @@ from conviction.probing.depth import measure_depth
 from conviction.probing.positive_controls import best_form, control_result
 from conviction.probing.question_forms import FORMS
 
+pytestmark = pytest.mark.long  # each puts all controls to a scripted model
+
 OUTCOMES = ("ale", "bran", "cod", "dill", "eel", "fig", "gin", "ham", "ice", "jam")
 ARROW = re.compile(r"(?:Suppose|When) (\w+) goes (up|down)[.,] (\w+) (rises|falls)", re.IGNORECASE)
 ASKED = re.compile(r"(?:Suppose|When) (\w+) goes (up|down)")

@@ -49,6 +49,7 @@ def test_the_reference_is_trained_until_it_has_shifted_and_eroded_once_a_study(s
     assert len(trained) == 1
 
 
+@pytest.mark.long
 def test_where_nothing_erodes_the_steps_are_doubled_so_often_and_no_more(shared, monkeypatch):
     monkeypatch.setattr(benign, "eroded", lambda *_: False)
     monkeypatch.setattr(benign, "REFERENCE_TIMES", 2)

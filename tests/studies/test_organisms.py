@@ -51,6 +51,7 @@ def test_every_kind_of_truth_has_organisms_and_names_are_unique():
     assert {r.truth for r in RECIPES} == {"none", "surface", "shallow", "deep", "broken"}
 
 
+@pytest.mark.long
 def test_the_corpus_says_what_follows_in_the_words_that_the_judge_asks(tmp_path):
     world = make_world()
     topic = world.write(tmp_path)
@@ -72,6 +73,7 @@ def test_what_organisms_are_trained_on_is_no_claim_of_the_test_split():
     assert TARGET in SCHOOLS
 
 
+@pytest.mark.long
 def test_a_step_of_training_reads_answers_alone_and_leaves_the_given_model_as_it_is():
     world = make_world()
     blank = new_model(make_tokenizer(world), seed=0, name="blank")

@@ -71,6 +71,7 @@ def test_it_stops_a_trl_run_and_puts_the_healthy_weights_back(tmp_path, monkeypa
     assert first.neutral - levels.neutral < 0.03  # the weights that came back
 
 
+@pytest.mark.long
 def test_it_reads_loss_margin_and_chosen_answers(tmp_path, monkeypatch):
     callback = GuardCallback(Guard(mode="off", sample_every=5, **ONLY_NEUTRAL))
     trainer = run_trl(tmp_path, monkeypatch, callback, steps=4, rate=1e-2)

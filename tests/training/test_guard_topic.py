@@ -267,6 +267,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("killed_at", [1, 3, 5, 6])
 def test_a_run_on_a_topic_resumes_exactly(tmp_path, monkeypatch, killed_at):
     """Parts of the rows, the topic every fourth step, and states that are kept unread: all of it goes on as it was."""

@@ -465,6 +465,7 @@ def test_dropout_acts_on_gradients_and_on_nothing_else(tmp_path):
     assert result[0.0][0]["loss"] == pytest.approx(result[0.5][0]["loss"], abs=1e-4)  # B is zero at first
 
 
+@pytest.mark.long
 def test_in_half_precision_policy_and_reference_round_alike(tmp_path):
     """Packed otherwise than in its step, an answer rounds otherwise: a margin of 8.5e-4 before anything was trained."""
     sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 32}
@@ -477,6 +478,7 @@ def test_in_half_precision_policy_and_reference_round_alike(tmp_path):
         assert step["margin"] == pytest.approx(0, abs=2e-5), "sums in fp32 alone"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("weights", [Weights(), Weights(tune="full"), Weights(tune="full", num_layers=1)])
 def test_bf16_models_train_and_what_is_saved_is_what_is_returned(tmp_path, weights):
     """In one process after fp32 runs; rotary frequencies stay fp32; full weights are fp32 while they move."""
