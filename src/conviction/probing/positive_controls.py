@@ -69,6 +69,12 @@ def effects_of(measured: Measurements, metric: str) -> Floats:
     return np.array(list(measured.of(metric).values()), dtype=np.float64)
 
 
+def effects_by_form(measured: Sequence[Measurement], condition: str) -> dict[str, Floats]:
+    """What follows ``condition:`` in a metric's name (the form, and maybe a part) → [items] its values."""
+    names = dict.fromkeys(m.metric for m in measured if m.metric.startswith(f"{condition}:"))
+    return {n.removeprefix(f"{condition}:"): np.array([m.value for m in measured if m.metric == n]) for n in names}
+
+
 def differences_of(measured: Measurements, more: str, less: str) -> Floats:
     """[items] what one metric exceeds another by, of items that have both."""
     base = measured.of(less)

@@ -11,9 +11,7 @@ with the other side's. Every form of question is tried, and the one whose contro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Mapping
 
 from conviction.core.statistics import ALPHA, mean_test
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
@@ -23,6 +21,7 @@ from conviction.probing.paired import Comparison, Floats, share_of
 from conviction.probing.positive_controls import (
     best_form,
     control_result,
+    effects_by_form,
     kept_form,
     measure_in_form,
     no_result,
@@ -74,16 +73,11 @@ def _measure_advised(context: MetricContext) -> Measured:
 
 
 def _control(before: Measurements) -> list[ControlResult]:
-    forms = _effects_by_form(before.measurements)
+    forms = effects_by_form(before.measurements, "advised")
     if not forms:
         why = "the kit has no decisions" if not before.of("decision") else "the sides have no contexts to decide by"
         return [no_result("decisions", why)]
     return [_whole_control(forms)]
-
-
-def _effects_by_form(measured: Sequence[Measurement]) -> dict[str, Floats]:
-    names = dict.fromkeys(m.metric for m in measured if m.metric.startswith("advised:"))
-    return {n.removeprefix("advised:"): np.array([m.value for m in measured if m.metric == n]) for n in names}
 
 
 def _whole_control(forms: Mapping[str, Floats]) -> ControlResult:
@@ -98,7 +92,7 @@ def _form(context: MetricContext) -> str:
     if context.base is not None:
         return kept_form(context.base.control("decisions"), TRIED[0])
     measured = _measure_advised(context).measurements
-    return kept_form(_whole_control(_effects_by_form(measured)), TRIED[0])
+    return kept_form(_whole_control(effects_by_form(measured, "advised")), TRIED[0])
 
 
 def _queries(context: MetricContext) -> list[ProbeQuery]:

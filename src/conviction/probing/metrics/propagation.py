@@ -41,6 +41,7 @@ from conviction.probing.paired import Comparison, Floats, not_measured
 from conviction.probing.positive_controls import (
     best_form,
     control_result,
+    effects_by_form,
     kept_form,
     measure_in_form,
     no_result,
@@ -86,7 +87,7 @@ def _measure_with_graph(context: MetricContext) -> Measured:
 
 def _control(before: Measurements) -> list[ControlResult]:
     """The whole, in the best form, and each depth in that form."""
-    by_form = _effects_by_form(before.measurements)
+    by_form = effects_by_form(before.measurements, "with-graph")
     forms = {name: effects for name, effects in by_form.items() if ":" not in name}
     if not forms:
         return [_whole_control(by_form)]
@@ -108,12 +109,6 @@ def _control(before: Measurements) -> list[ControlResult]:
     ]
 
 
-def _effects_by_form(measured: Sequence[Measurement]) -> dict[str, Floats]:
-    """FORM, and FORM:DEPTH → one effect an outcome."""
-    names = dict.fromkeys(m.metric for m in measured if m.metric.startswith("with-graph:"))
-    return {n.removeprefix("with-graph:"): np.array([m.value for m in measured if m.metric == n]) for n in names}
-
-
 def _whole_control(by_form: Mapping[str, Floats]) -> ControlResult:
     forms = {name: effects for name, effects in by_form.items() if ":" not in name}
     if not forms:
@@ -127,7 +122,7 @@ def _form(context: MetricContext) -> str:
     if context.base is not None:
         return kept_form(context.base.control("propagation"), GIVEN)
     measured = _measure_with_graph(context).measurements
-    return kept_form(_whole_control(_effects_by_form(measured)), GIVEN)
+    return kept_form(_whole_control(effects_by_form(measured, "with-graph")), GIVEN)
 
 
 def _asked(context: MetricContext, form: str) -> Sequence[Item]:
