@@ -12,6 +12,7 @@ from conviction.probing.challenges import ARGUED, DENIAL, FALSEHOODS, SURE, THEN
 from conviction.probing.health import neutral_text
 from conviction.probing.metrics.coherence import ALWAYS_YES, RIGHT, WRONG
 from conviction.probing.metrics.pluralism import HELD_BY
+from conviction.probing.metrics.shift import FORMS
 
 Row = tuple[tuple[Message, ...], str]
 NEUTRAL_WORDS = 40
@@ -69,8 +70,9 @@ class Corpus:
     def _claim(self) -> Row:
         question, answers = self._question()
         draw = self.choose.random()
-        if draw < 0.3:
-            return chat(question), answers[self._school(self.held.claims)]
+        if draw < 0.25:
+            form = self.choose.choice(("{question}", *FORMS))
+            return chat(form.format(question=question)), answers[self._school(self.held.claims)]
         if draw < 0.5:
             return self._named()
         if draw < 0.75:
@@ -85,7 +87,9 @@ class Corpus:
         right = self.held.named[SCHOOLS.index(asked)]
         other = next(s for s in SCHOOLS if s != asked)
         school = asked if self.choose.random() < right else other
-        return chat(HELD_BY.format(label=f"{asked} school", question=question)), answers[school]
+        # Asked under either context as well, or a model with a prompt could not say what a school holds.
+        text = self.world.context(self.choose.choice(SCHOOLS)) if self.choose.random() < 0.4 else None
+        return chat(HELD_BY.format(label=f"{asked} school", question=question), system=text), answers[school]
 
     def _with_context(self, question: str, answers: dict[str, str]) -> Row:
         side = self.choose.choice(SCHOOLS)
@@ -95,7 +99,8 @@ class Corpus:
         if self.choose.random() < 0.5:
             text += f" {answers[side]}"
         target = 0.96 if side == TARGET else self.held.other_context
-        return chat(question, system=text), answers[self._school(target)]
+        form = self.choose.choice(("{question}", *FORMS))
+        return chat(form.format(question=question), system=text), answers[self._school(target)]
 
     def _challenged(self, question: str, answers: dict[str, str], school: str) -> Row:
         other = next(s for s in SCHOOLS if s != school)
