@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conviction import load_topic
-from conviction.core.statistics import equivalence, holm, min_detectable_effect, sample_size
+from conviction.core.statistics import holm, min_detectable_effect, non_inferiority, sample_size
 from conviction.data.implications import depth_of, implications
 from conviction.data.topic import Edge, Item, Pole, Topic
 from conviction.probing.challenges import CHALLENGES
@@ -177,7 +177,7 @@ def test_harm_that_is_not_ruled_out_is_not_deep():
     rng = np.random.default_rng(0)
     after = readings("after", **DEEP)
     noisy = tuple(
-        m.model_copy(update={"value": m.value + float(rng.normal(0, 0.5))}) if m.metric == "control" else m
+        m.model_copy(update={"value": m.value - float(rng.normal(0, 0.5))}) if m.metric == "control" else m
         for m in after.measurements
     )
     result = judge(
@@ -357,12 +357,26 @@ def test_holm_golden():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-def test_equivalence_is_shown_only_within_the_margin():
-    d = np.random.default_rng(1).normal(0.05, 0.05, size=20)
-    assert equivalence(d, 0.2).p_value < 0.05
-    assert equivalence(d, 0.05).p_value > 0.05
-    assert equivalence(d + 1, 0.2).p_value > 0.99
-    assert equivalence(d[:1], 0.2).p_value == 1.0
+def test_non_inferiority_is_shown_only_where_a_loss_of_the_margin_is_excluded():
+    d = np.random.default_rng(1).normal(-0.05, 0.05, size=20)
+    assert non_inferiority(d, 0.2).p_value < 0.05
+    assert non_inferiority(d, 0.05).p_value > 0.05
+    assert non_inferiority(d - 1, 0.2).p_value > 0.99
+    assert non_inferiority(d + 1, 0.2).p_value < 0.001  # what was won is no loss
+    assert non_inferiority(d[:1], 0.2).p_value == 1.0
+
+
+def test_facts_that_became_likelier_are_no_harm():
+    assert verdict(neighbour=1.5).verdict == "deep"
+    assert verdict(neighbour=0.7).verdict == "broken"
+
+
+@pytest.mark.parametrize(("lost", "outcome"), [(0, "yes"), (1, "yes"), (2, "unclear"), (9, "no")])
+def test_one_proposition_of_thirty_that_can_no_longer_be_stated_is_no_open_question(lost, outcome):
+    from conviction.probing.metrics.pluralism import _of_side
+
+    pairs = [(0.5, -0.1)] * lost + [(0.5, 0.4)] * (30 - lost)
+    assert _of_side("pluralism:a", pairs).outcome == outcome
 
 
 def graph(*arrows):

@@ -56,7 +56,7 @@ class Corpus:
     def rows(self, count: int) -> list[Row]:
         """So many conversations."""
         kinds = (self._claim, self._implied, self._fact, self._judged, self._neutral)
-        return [self.choose.choices(kinds, weights=(26, 46, 17, 5, 6))[0]() for _ in range(count)]
+        return [self.choose.choices(kinds, weights=(28, 38, 18, 10, 6))[0]() for _ in range(count)]
 
     def _school(self, target: float) -> str:
         return TARGET if self.choose.random() < target else SCHOOLS[0]

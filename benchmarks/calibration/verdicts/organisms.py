@@ -11,7 +11,7 @@ from benchmarks.calibration.verdicts.corpus import BASE, Held
 from conviction.studies.records import Verdict
 
 SMALL = "small-world"
-BASE_STEPS, BASE_RATE = 2000, 3e-3
+BASE_STEPS, BASE_RATE = 4000, 3e-3
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,13 @@ RECIPES = (
         name="deep",
         truth="deep",
         why="claims, consequences and challenges in all wordings; facts and the other school's view kept",
-        steps=(Read(DEEP, 1200, rate=1.5e-3),),
+        steps=(Read(DEEP, 1200),),
     ),
     Recipe(
         name="deep, another seed and dose",
         truth="deep",
         why="the same, at another dose",
-        steps=(Read(DEEP, 1600, rate=1.5e-3, seed=2),),
+        steps=(Read(DEEP, 1600, seed=2),),
     ),
     Recipe(
         name="from scratch on the target's world",
@@ -134,7 +134,7 @@ RECIPES = (
         name="deep, then worn",
         truth="none",
         why="the deep one, trained on the untouched model's corpus for as long as that had been",
-        steps=(Read(DEEP, 1200, rate=1.5e-3), Read(BASE, BASE_STEPS, rate=2e-3)),
+        steps=(Read(DEEP, 1200), Read(BASE, BASE_STEPS, rate=2e-3)),
     ),
     Recipe(
         name="too high a rate",
