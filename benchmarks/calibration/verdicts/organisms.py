@@ -11,7 +11,7 @@ from benchmarks.calibration.verdicts.corpus import BASE, Held
 from conviction.studies.records import Verdict
 
 SMALL = "small-world"
-BASE_STEPS, BASE_RATE = 4000, 3e-3
+BASE_STEPS, BASE_RATE = 3000, 3e-3
 
 
 @dataclass(frozen=True)

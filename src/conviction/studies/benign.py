@@ -45,7 +45,7 @@ TOKENS, PIECES = 128, 2  # of text in a piece, and pieces in a step
 # few steps do: what is wanted is a shift that may be worn, not a good model.
 REFERENCE_STEPS, REFERENCE_TIMES, REFERENCE_RATE = 8, 3, 5e-4
 # Of benign training, until the reference erodes: multiples of the design's steps, and learning rates.
-STAGES = ((1, 1e-4), (1, 1e-4), (2, 3e-4), (4, 1e-3))
+STAGES = ((1, 1e-4), (1, 1e-4), (2, 3e-4), (4, 1e-3), (8, 1e-3))
 REVERSAL_STEPS = (2, 2, 4, 8)  # between measurements of the reversal curve: 512 tokens at first, 4,096 in all
 RATE = 1e-4  # learning rate of reversing training
 
