@@ -26,6 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from conviction.core.wording import printable
 from conviction.errors import ConvictionError
 
 __all__ = [
@@ -35,9 +36,9 @@ __all__ = [
     "first_fault",
     "is_file",
     "json_value",
+    "lines_of",
     "open_file",
     "parse_json",
-    "printable",
     "read_json",
     "read_text",
     "unfit",
@@ -66,13 +67,6 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 # -- files -------------------------------------------------------------------------
-
-
-def printable(text: object) -> str:
-    """A path or a name as a message can show it: what cannot be printed or encoded is written as an escape."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)
-    )  # a lone surrogate is not printable
 
 
 def is_file(path: Path) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from conviction.core.gate import MOST_DEPTH, MOST_DIGITS, printable, read_text, unfit
+from conviction.core.gate import MOST_DEPTH, MOST_DIGITS, read_text, unfit
+from conviction.core.wording import printable
 from conviction.errors import ConvictionError
 
 __all__ = ["read_yaml"]
@@ -31,7 +32,7 @@ class _Loader(yaml.SafeLoader):
         """One node and all in it."""
         self.depth += 1
         if self.depth > MOST_DEPTH:
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem=f"nested more than {MOST_DEPTH} deep", problem_mark=mark)
         node = super().compose_node(parent, index)
         self.depth -= 1

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from conviction.core.gate import printable
+from conviction.core.wording import printable
 from conviction.errors import ConvictionError
 
 __all__ = ["check_name", "file_name", "inside"]

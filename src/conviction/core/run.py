@@ -20,12 +20,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from conviction.core.gate import first_fault, parse_json, printable, read_text, validate
+from conviction.core.gate import first_fault, parse_json, read_text, validate
 from conviction.core.names import check_name, inside
 from conviction.core.record import Frozen
 from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
 from conviction.core.run_lines import StagedRow, StepLine, is_step, named_rows, parse_lines, whole_lines
 from conviction.core.storage import finite_or_null, storage_errors, write_atomic
+from conviction.core.wording import printable
 from conviction.errors import ConvictionError, RunError
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -165,7 +166,7 @@ class Run:
         text = self._text(path.name)
         if text is None:
             raise RunError(f"{self.folder} holds no {path.name}", hint="the command that writes it did not run here")
-        where = printable(path)
+        where = f"{printable(path)} is no readable {kind.__name__.lower()}"
         data = parse_json(text, where, RunError, hint=_AGAIN)
         if not isinstance(data, dict):
             return validate(kind, data, where, RunError, hint=_AGAIN)
@@ -178,7 +179,8 @@ class Run:
             of_rows = error.errors()[0]["loc"][:1] == ("evidence",)
             place = printable(self.folder / "samples.jsonl") + f", the rows of {path.name}" if of_rows else where
             raise RunError(f"{place}: {first_fault(error)}", hint=_AGAIN) from error
-        self._check_named_rows(stage, data)
+        if _has_rows(kind):
+            self._check_named_rows(stage, data)
         return record
 
     def load_if_sound(self, stage: str, kind: type[Record]) -> Record | None:
@@ -213,6 +215,12 @@ class Run:
                 f"{self.folder} holds no forecast", hint="make one before training: `conviction apply --forecast`"
             )
         return self.load("forecast", kind)
+
+    def copy_from(self, other: Run, *names: str) -> None:
+        """Files of another run, where it has them: a folder that is passed on is read without those beside it."""
+        for name in names:
+            if (text := other._text(name)) is not None:
+                write_atomic(self.folder / name, text)
 
     def write_text(self, name: str, text: str) -> Path:
         """A derived file: a page, a traceback."""
@@ -315,7 +323,9 @@ class Run:
 
     def _note(self, name: str, error: RunError) -> None:
         wrong = error.message.removeprefix(printable(self.folder / name))
-        self.damaged.append((str(self.folder / name), re.sub(r"^:(\d+):", r"line \1:", wrong).removeprefix(": ")))
+        self.damaged.append(
+            (str(self.folder / name), re.sub(r"^:(\d+):", r"line \1:", wrong).removeprefix(": ").strip())
+        )
 
     def _lines_if_sound(self, name: str, kind: type[BaseModel] | None = None) -> list[dict[str, Any]]:
         where, hint = printable(self.folder / name), "the rest of the run can be read"
@@ -353,8 +363,6 @@ class Run:
 
     def _check_named_rows(self, stage: str, data: Mapping[str, Any]) -> None:
         """Raise RunError where a number names rows that are gone."""
-        if "evidence" not in data:
-            return
         there = {row["id"] for row in data["evidence"]}
         if gone := sorted(named_rows({**data, "evidence": None}) - there):
             raise RunError(

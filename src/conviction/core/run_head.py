@@ -11,10 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from conviction.core.gate import printable, read_json, validate
+from conviction.core.gate import read_json, validate
 from conviction.core.names import file_name
 from conviction.core.record import Frozen
 from conviction.core.storage import storage_errors, write_atomic
+from conviction.core.wording import printable
 from conviction.errors import RunError
 
 SCHEMA = 2

@@ -28,9 +28,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from conviction.core.gate import Unpacked, json_value, open_file, printable
+from conviction.core.gate import Unpacked, json_value, open_file
 from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.data.columns import FIELDS
 from conviction.data.formats import FORMATS
 from conviction.data.shards import find_shards

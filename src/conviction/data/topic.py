@@ -23,11 +23,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
-from conviction.core.gate import first_fault, is_file, lines_of, parse_json, printable, read_text, validate
+from conviction.core.gate import first_fault, is_file, lines_of, parse_json, read_text, validate
 from conviction.core.gate_yaml import read_yaml
 from conviction.core.names import inside
 from conviction.core.record import Frozen
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.errors import TopicError, nearest
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
