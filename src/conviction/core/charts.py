@@ -79,6 +79,10 @@ _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def _specification(chart: Any) -> str:
+    return drawable(styled(chart, PAGE))
+
+
+def drawable(chart: Any) -> str:
     """A chart as JSON, without the characters that XML cannot hold: the drawing library aborts the process at one."""
 
     def clean(value: Any) -> Any:
@@ -88,7 +92,7 @@ def _specification(chart: Any) -> str:
             return [clean(part) for part in value]
         return _NO_XML.sub("\ufffd", value) if isinstance(value, str) else value
 
-    return json.dumps(finite_or_null(clean(styled(chart, PAGE).to_dict())))
+    return json.dumps(finite_or_null(clean(chart.to_dict())))
 
 
 def png(chart: Any) -> bytes:
