@@ -337,6 +337,8 @@ def _read_csv(path: Path, progress: Progress | None) -> Rows:
     if isinstance(header, Broken):
         raise header.error(str(path))
     names = header[1]
+    if (problem := _not_utf8("".join(names), "header")) is not None:
+        raise InputError(f"{printable(path)}:1: {problem}", hint=_SAVE)
     twice = [f for f in FIELDS if names.count(f) > 1]
     if twice:
         raise InputError(
