@@ -13,33 +13,32 @@ trains stops at it, who audits goes on.
 from __future__ import annotations
 
 import csv
-import gzip
 import json
 import os
 import re
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from conviction.core.gate import json_value
 from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.data.columns import FIELDS
 from conviction.data.formats import FORMATS
 from conviction.data.shards import find_shards
 from conviction.data.tables import read_hub, read_parquet, read_saved
+from conviction.data.text_lines import not_utf8, read_lines, whole_text
 from conviction.data.training_data import paragraphs
 from conviction.errors import InputError, nearest
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKS = ("dataset_dict.json", "dataset_info.json")
 """Files that say a folder was written by ``save_to_disk``."""
-_BATCH = 1000  # lines between two reports of progress
 _LONGEST = 10_000  # lines of a CSV record
 
 
@@ -146,11 +145,11 @@ def _file(path: Path, name: str) -> Source:
     ending = _ending(path)
     if ending is None:
         raise InputError(
-            f"{path}: cannot be read, its ending is none that is known",
+            f"{printable(path)}: cannot be read, its ending is none that is known",
             hint=f"{nearest(path.suffix, _READERS)}use one of: {', '.join(_READERS)} (.gz of all but Parquet)",
         )
     lines = ending != ".parquet" and not (ending in {".json", ".jsonl"} and _is_json_list(path))
-    return Source(name, str(path), path, lines, partial(_READERS[ending], path))
+    return Source(printable(name), printable(path), path, lines, partial(_READERS[ending], path))
 
 
 def _folder(folder: Path, split: str) -> Source:
@@ -159,13 +158,14 @@ def _folder(folder: Path, split: str) -> Source:
         name, where = folder.resolve().name, folder
         if os.path.isfile(folder / _MARKS[0]):
             name, where = f"{name}/{split}", folder / split
-        return Source(name, str(where), None, False, lambda progress: _numbered(read_saved(folder, split, progress)))
+        rows = partial(read_saved, folder, split)
+        return Source(printable(name), printable(where), None, False, lambda progress: _numbered(rows(progress)))
     files = [p for p in _inside(folder) if os.path.isfile(p) and _ending(p)]
     wanted = {split, {"valid": "validation", "validation": "valid"}.get(split, split)}
     for inside in (folder, folder / "data"):  # as the hub keeps them
         if shards := find_shards([p for p in _inside(inside) if _ending(p)], wanted):
             name = f"{folder.resolve().name}/{split}"
-            return Source(name, str(folder), None, False, lambda progress: _numbered_on(shards, progress))
+            return Source(printable(name), printable(folder), None, False, partial(_numbered_on, shards))
     results = [p for p in files if p.name.split(".")[0] in wanted]
     if len(results) == 1:
         return _file(results[0], f"{folder.resolve().name}/{results[0].name}")
@@ -199,52 +199,17 @@ def _inside(folder: Path) -> list[Path]:
 # text files
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what can go wrong with the bytes of a file into an InputError."""
-    try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error})", hint="copy or download the file again") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}", hint="check that the file can be read") from error
-
-
-def _lines(path: Path, progress: Progress | None) -> Iterator[str]:
-    """Lines with their ends; bytes that are not UTF-8 stand as lone surrogates (``_not_utf8`` finds them).
-
-    Cut at line feeds only: U+2028 and its like may stand within a text.
-    """
-    with _reading(path), path.open("rb") as stored:
-        size = os.fstat(stored.fileno()).st_size
-        file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stored) if path.suffix.lower() == ".gz" else stored
-        for number, raw in enumerate(file, start=1):
-            yield raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
-            if progress is not None and number % _BATCH == 0:
-                progress(stored.tell(), size)
-
-
-def _not_utf8(text: str, part: str = "line") -> str | None:
-    """What is wrong with a text that holds bytes which are not UTF-8."""
-    if text.isascii():
-        return None
-    result = re.search("[\udc80-\udcff]", text)
-    if result is None:
-        return None
-    line = text[: result.start()].rpartition("\n")[2]
-    return f"not UTF-8 (byte {len(line.encode(errors='surrogateescape'))} of the {part})"
-
-
 _SAVE = "save the file as UTF-8"
 
 
 def _read_json(path: Path, progress: Progress | None) -> Rows:
     """One object a line, or one list of objects."""
-    lines = enumerate(_lines(path, progress), start=1)
+    lines = enumerate(read_lines(path, progress), start=1)
     nothing = True
     for number, line in lines:
         if nothing and line.lstrip().startswith("["):
-            yield from _read_json_list("\n" * (number - 1) + line + "".join(rest for _, rest in lines), path)
+            rest = (line for _, line in lines)
+            yield from _read_json_list("\n" * (number - 1) + whole_text(chain([line], rest), path), path)
             return
         if line.strip():
             nothing = False
@@ -254,30 +219,30 @@ def _read_json(path: Path, progress: Progress | None) -> Rows:
 def _is_json_list(path: Path) -> bool:
     """Whether it holds one list, whose rows have places and no lines."""
     try:
-        first = next((line for line in _lines(path, None) if line.strip()), "")
+        first = next((line for line in read_lines(path, None) if line.strip()), "")
     except InputError:  # whoever reads the rows will be told
         return False
     return first.lstrip().startswith("[")
 
 
 def _json_row(line: str, number: int) -> NumberedRow | Broken:
-    if (problem := _not_utf8(line)) is not None:
+    if (problem := not_utf8(line)) is not None:
         return Broken(number, problem, _SAVE)
     try:
-        value = json.loads(line.rstrip("\r\n"))  # or a fault at its end had column 1
+        value = json_value(line.rstrip("\r\n"))  # or a fault at its end had column 1
     except (ValueError, RecursionError) as error:
         return Broken(number, f"not JSON ({_said(error)})", _ONE_OBJECT)
     return _as_row(value, number)
 
 
 def _read_json_list(text: str, path: Path) -> Rows:
-    if (problem := _not_utf8(text)) is not None:
-        raise InputError(f"{path}: {problem}", hint=_SAVE)
+    if (problem := not_utf8(text)) is not None:
+        raise InputError(f"{printable(path)}: {problem}", hint=_SAVE)
     try:
-        values = json.loads(text)
+        values = json_value(text)
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise InputError(f"{path}:{line}: not JSON ({_said(error)})", hint=_ONE_OBJECT) from error
+        raise InputError(f"{printable(path)}:{line}: not JSON ({_said(error)})", hint=_ONE_OBJECT) from error
     yield from (_as_row(value, i) for i, value in enumerate(values, start=1))
 
 
@@ -297,7 +262,7 @@ def _as_row(value: Any, number: int) -> NumberedRow | Broken:
 
 def _read_csv(path: Path, progress: Progress | None) -> Rows:
     """Every cell is a text as it stands; a row's number is the line that it begins at."""
-    lines = _lines(path, progress)
+    lines = read_lines(path, progress)
     first = next(lines, "")
     records = _csv_records(chain([first], lines), max(",;\t", key=first.count))
     header = next(records, None)
@@ -306,9 +271,13 @@ def _read_csv(path: Path, progress: Progress | None) -> Rows:
     if isinstance(header, Broken):
         raise header.error(str(path))
     names = header[1]
+    if (problem := not_utf8("".join(names), "header")) is not None:
+        raise InputError(f"{printable(path)}:1: {problem}", hint=_SAVE)
     twice = [f for f in FIELDS if names.count(f) > 1]
     if twice:
-        raise InputError(f"{path}:1: column '{twice[0]}' stands there twice", hint="rename or remove one of them")
+        raise InputError(
+            f"{printable(path)}:1: column '{twice[0]}' stands there twice", hint="rename or remove one of them"
+        )
     names = [n if n not in names[:i] else f"{n}.{names[:i].count(n)}" for i, n in enumerate(names)]
     for place, record in enumerate(records, start=1):
         row = record if isinstance(record, Broken) else _csv_row(names, *record)
@@ -319,7 +288,7 @@ def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | B
     if len(cells) != len(names):
         quoting = 'put a text with commas, quotes or line breaks into "…", and double the quotes within it'
         return Broken(number, f"{len(cells)} cells, the header has {len(names)}", quoting)
-    problem = next((p for cell in cells if (p := _not_utf8(cell, "cell")) is not None), None)
+    problem = next((p for cell in cells if (p := not_utf8(cell, "cell")) is not None), None)
     if problem is not None:
         return Broken(number, problem, _SAVE)
     row = dict(zip(names, cells, strict=True))
@@ -371,9 +340,9 @@ def _csv_parse(lines: list[str], delimiter: str) -> list[str] | str | None:
 
 
 def _read_text(path: Path, progress: Progress | None) -> Rows:
-    text = "".join(_lines(path, progress)).replace("\r\n", "\n")
+    text = whole_text(read_lines(path, progress), path).replace("\r\n", "\n")
     for number, block in paragraphs(text):
-        problem = _not_utf8(block)
+        problem = not_utf8(block)
         line = number + block[: len(block.encode("ascii", "ignore"))].count("\n") if problem else number
         yield Broken(line, problem, _SAVE) if problem else NumberedRow(number, {"text": block})
 
