@@ -2,11 +2,11 @@
 
 Each run is trained to its end with the guard off. Whether it is broken, the judge's metrics of damage and the reader of
 ``guard_battery`` say; the guard has no part in that. Where the guard's limits would have stopped it, it is trained
-again with the guard, and the judge is asked about the model that comes back. All limits are scaled together on half of
-the cases, and errors are reported on the other half; a case is in the same half for both models.
+again with the guard, and the judge is asked about the model that comes back. Limits are fitted on half of the cases,
+and errors are reported on the other half; a case is in the same half for both models.
 
 A run is a line in ``results/guard_extended_runs.jsonl`` and is not trained again. ``--lock FILE`` holds a lock for
-each two runs, ``--report`` trains nothing. Six of 31 runs are there: no limit rests on them.
+each two runs, ``--report`` trains nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import math
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ from conviction.training.settings import Training
 STEPS, EVERY = 12, 4  # steps of a run, and from one look at its answers to the next
 SMALL, OTHER = "smollm2-135m", "gemma3-270m"
 ROWS = RESULTS / "guard_extended_runs.jsonl"
-FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)  # that all limits are multiplied by together: few, for a fit on 15 runs
+# What the fit may choose among, few of each, for 15 runs: a factor of all limits together, and two limits by
+# themselves, which the first runs on another architecture had put in doubt.
+FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0)
+SINGLY: dict[str, tuple[Any, ...]] = {"min_pluralism_p": (0.05, 0.01), "max_empty": (0, 1)}
+BEFORE = {"min_pluralism_p": 0.05, "max_empty": 0}  # until this fit
 
 # Its own settings, schedule and number of steps: healthy by every earlier limit, and called broken by a study.
 REPORTED = Case(
@@ -164,8 +169,8 @@ def harmed(before: Measurements, after: Measurements) -> list[str]:
 # -- errors and the fit ---------------------------------------------------------
 
 
-def scaled(factor: float, every: int) -> Guard:
-    """A guard with all limits of sensors that stop a run moved by a factor, up to where they may go."""
+def scaled(factor: float, every: int, chosen: Mapping[str, Any]) -> Guard:
+    """A guard with all limits of sensors that stop a run moved by a factor, up to where they may go, but for those."""
     limits: dict[str, Any] = {"sample_every": every}
     for sensor in SENSORS.values():
         if sensor.stops and isinstance(sensor.judge, Threshold):
@@ -173,7 +178,7 @@ def scaled(factor: float, every: int) -> Guard:
             value = limit.default / factor if sensor.judge.floor else limit.default * factor
             most = math.inf if limit.at_most is None else limit.at_most
             limits[limit.name] = max(1, round(value)) if limit.type is int else min(value, most)
-    return Guard(**limits)
+    return Guard(**limits | chosen)
 
 
 def is_broken(row: dict[str, Any]) -> bool:
@@ -181,11 +186,11 @@ def is_broken(row: dict[str, Any]) -> bool:
     return bool(row["harmed"]) or row["answers_broken"]
 
 
-def errors(rows: Sequence[dict[str, Any]], factor: float) -> dict[str, Any]:
+def errors(rows: Sequence[dict[str, Any]], factor: float, chosen: Mapping[str, Any]) -> dict[str, Any]:
     """False stops among sound runs, and broken runs that were not stopped, with Wilson's 95 % intervals."""
     stopped = {True: [0, 0], False: [0, 0]}
     for row in rows:
-        stop, _, _ = replay(row["trace"], scaled(factor, row["sample_every"]))
+        stop, _, _ = replay(row["trace"], scaled(factor, row["sample_every"], chosen))
         count = stopped[is_broken(row)]
         count[0], count[1] = count[0] + (stop is not None), count[1] + 1
     (caught, broken), (false, sound) = stopped[True], stopped[False]
@@ -205,17 +210,23 @@ def halves(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[d
 
 
 def fit(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The factor with the fewest errors on one half (the nearest to 1 of equals), and its errors on the other."""
+    """The limits with the fewest errors on one half (the nearest to those of before, of equals), and on the other."""
     fitted, rest = halves(rows)
+    ways = [dict(zip(SINGLY, values, strict=True)) for values in product(*SINGLY.values())]
+    by_choice = [(factor, way, errors(fitted, factor, way)) for factor in FACTORS for way in ways]
 
-    def wrong(factor: float) -> tuple[int, float]:
-        counts = errors(fitted, factor).values()
-        return sum(count["wins"] for count in counts if count), abs(math.log(factor))
+    def wrong(choice: tuple[float, dict[str, Any], dict[str, Any]]) -> tuple[int, float, int]:
+        factor, way, result = choice
+        total = sum(count["wins"] for count in result.values() if count)
+        return total, abs(math.log(factor)), sum(way[name] != value for name, value in BEFORE.items())
 
-    factor = min(FACTORS, key=wrong)
-    by_factor = {str(f): errors(fitted, f) for f in FACTORS}
-    reported = {"fitted": errors(rest, factor), "today": errors(rest, 1.0)}
-    return {"factor": factor, "fitted_on": by_factor, "reported_on": reported, "all_runs_today": errors(rows, 1.0)}
+    factor, way, _ = min(by_choice, key=wrong)
+    return {
+        "chosen": {"factor": factor, **way},
+        "fitted_on": [{"factor": f, **w, **result} for f, w, result in by_choice],
+        "reported_on": {"fitted": errors(rest, factor, way), "before": errors(rest, 1.0, BEFORE)},
+        "all_runs": {"fitted": errors(rows, factor, way), "before": errors(rows, 1.0, BEFORE)},
+    }
 
 
 def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

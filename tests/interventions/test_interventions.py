@@ -27,6 +27,7 @@ from conviction.interventions.rag import Rag
 from conviction.interventions.records import Outcome
 from conviction.interventions.rome import Rome
 from conviction.interventions.scratch import Scratch
+from conviction.interventions.sft import Sft
 from conviction.interventions.steer import Steer, _split
 from conviction.interventions.system_prompt import SystemPrompt
 from conviction.models.backends.scripted import ScriptedModel
@@ -189,6 +190,16 @@ def test_training_goes_on_from_an_edited_model(moved, tmp_path):
 
 
 # -- prompts ---------------------------------------------------------------------------
+
+
+def test_training_on_an_adapter_in_16_bits_is_in_fp32_and_says_so(tiny_folder):
+    quick = Training(learning_rate=1e-3, epochs=2, max_steps=2, batch_size=2)
+    model, ctx = load_model(str(tiny_folder), dtype="bf16"), RunContext(guard=Guard(mode="none"))
+    once = Sft(training=quick).apply(model, MATERIAL, ctx)
+    assert (once.changed.dtype, once.notes) == (torch.bfloat16, ())
+    twice = Sft(training=quick).apply(once.changed, MATERIAL, ctx)
+    assert twice.changed.dtype == torch.float32
+    assert any("works on a copy in fp32" in note for note in twice.notes)
 
 
 def test_a_system_prompt_stands_before_one_that_is_there():

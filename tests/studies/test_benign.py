@@ -27,7 +27,7 @@ def shared(tea, tmp_path, tiny_folder):
 
 def arm(shared):
     """A model with weights of its own, and its measurements."""
-    changed = benign._benign(shared, shared.model, [(1, 1e-4)])
+    changed = benign._benign(shared, shared.model, [(1, 1e-4, "text")])
     return changed, measure_depth(changed, shared.topic, base=shared.baseline, kinds=["change"])
 
 
@@ -38,8 +38,8 @@ def test_the_reference_is_trained_until_it_has_shifted_and_eroded_once_a_study(s
     monkeypatch.setattr(benign, "_benign", lambda s, m, n: steps.append(n) or real_benign(s, m, n))
     monkeypatch.setattr(benign, "eroded", lambda *_: len(steps) == 2)
     reference = measure_reference(shared, goal=-1e9)
-    assert (len(trained), steps) == (1, [[(1, 1e-4)], [(1, 1e-4)]])
-    assert reference.provenance["benign_stages"] == [(1, 1e-4), (1, 1e-4)]
+    assert (len(trained), steps) == (1, [[(1, 1e-4, "text")], [(1, 1e-4, "text")]])
+    assert reference.provenance["benign_stages"] == [(1, 1e-4, "text"), (1, 1e-4, "text")]
     assert set(reference.names("")) == {"reference", "reference-benign"}
     rows = {sample.id for sample in reference.evidence}
     assert {name for m in reference.measurements for name in m.samples} <= rows
@@ -55,18 +55,38 @@ def test_the_reference_is_trained_until_it_has_shifted_and_eroded_once_a_study(s
 def test_where_nothing_erodes_every_stage_is_made_and_no_more(shared, monkeypatch):
     monkeypatch.setattr(benign, "eroded", lambda *_: False)
     monkeypatch.setattr(benign, "REFERENCE_TIMES", 2)
-    monkeypatch.setattr(benign, "STAGES", ((1, 1e-4), (2, 1e-3)))
-    assert measure_reference(shared, goal=1e9).provenance["benign_stages"] == [(1, 1e-4), (2, 1e-3)]
+    monkeypatch.setattr(benign, "STAGES", ((1, 1e-4, "text"), (2, 1e-3, "facts")))
+    assert measure_reference(shared, goal=1e9).provenance["benign_stages"] == [(1, 1e-4, "text"), (2, 1e-3, "facts")]
 
 
 def test_an_arm_goes_through_the_references_stages_and_without_one_through_the_first(shared, tmp_path, monkeypatch):
     stages = []
     monkeypatch.setattr(benign, "_benign", lambda _s, model, n: stages.append(n) or model)
     changed, _ = benign._read_on(shared, shared.model, _neutral(), 1, 0)
-    reference = shared.baseline.model_copy(update={"provenance": {"benign_stages": [[1, 1e-4], [2, 1e-3]]}})
+    reference = shared.baseline.model_copy(
+        update={"provenance": {"benign_stages": [[1, 1e-4, "text"], [2, 1e-3, "facts"]]}}
+    )
     measure_after_benign(shared, changed, Run(tmp_path / "arm"), reference)
     measure_after_benign(shared, changed, Run(tmp_path / "other"), None)
-    assert stages == [[(1, 1e-4), (2, 1e-3)], [(1, 1e-4)]]
+    assert stages == [[(1, 1e-4, "text"), (2, 1e-3, "facts")], [(1, 1e-4, "text")]]
+
+
+def test_benign_training_reads_neutral_text_then_facts_if_the_kit_has_any(shared, monkeypatch):
+    read = []
+    for method in (benign.Sft, benign.Pretrain):
+        real = method.apply
+        monkeypatch.setattr(
+            method, "apply", lambda s, m, data, ctx, real=real: read.append(data) or real(s, m, data, ctx)
+        )
+    stages = [(1, 1e-4, "text"), (1, 1e-4, "facts")]
+    benign._benign(shared, shared.model, stages)
+    answers = {i.answers["true"] for i in shared.topic.of_role("neighbour", "control") if i.split == "train"}
+    assert read[0].documents
+    assert {pair.chosen for pair in read[1].pairs} <= answers
+    assert read[1].pairs
+    monkeypatch.setattr(benign, "placebo_data", lambda *_, **__: None)
+    benign._benign(shared, shared.model, stages)
+    assert read[3].documents == read[0].documents
 
 
 def _neutral():

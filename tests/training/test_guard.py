@@ -73,7 +73,7 @@ def test_a_limit_is_broken_beyond_it_and_not_at_it(field, limit, words):
         ("repeated_sentences", 2, 3, "one sentence stands 3 times in a row, or in as many answers (limit 2)"),
         ("repetition_rise", 0.25, 0.26, "samples repeat themselves (+26%, limit 25%)"),
         ("non_alphanumeric_rise", 0.25, 0.26, "samples turn into signs (+26%, limit 25%)"),
-        ("empty", 0, 2, "2 samples became empty"),
+        ("empty", 1, 2, "2 samples became empty (limit 1)"),
         ("subject", 0.15, 0.14, "samples lost their subject (14% of their words, limit 15%)"),
     ],
 )
@@ -104,7 +104,7 @@ def test_the_chosen_drop_is_judged_from_the_first_step():
 
 
 def test_every_broken_limit_is_named():
-    result = judged(reading(neutral_drop=1.0, top_mass_drop=0.5, sample=SOUND | {"empty": 1}))
+    result = judged(reading(neutral_drop=1.0, top_mass_drop=0.5, sample=SOUND | {"empty": 2}))
     assert len(result.violations) == 3
 
 
@@ -323,8 +323,8 @@ def test_a_model_of_few_words_has_not_lost_its_subject(text):
     ],
 )
 def test_what_a_collapse_looks_like_is_seen(text, ids, complaint):
-    ask = [chat("What is the difference between a lake and a river?")]
-    result = read_samples(ask, [written(LAKE)], [written(text, ids=ids)])
+    ask = [chat("What is the difference between a lake and a river?")] * 2
+    result = read_samples(ask, [written(LAKE)] * 2, [written(text, ids=ids)] * 2)
     assert complaint in " ".join(judged(reading(sample=result)).violations)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from benchmarks.guard_battery import replay
-from benchmarks.guard_extended import errors, fit, grid, halves, is_broken, report, scaled
+from benchmarks.guard_extended import BEFORE, errors, fit, grid, halves, is_broken, report, scaled
 
 from conviction.training.guard import Guard
 
@@ -46,12 +46,12 @@ def test_false_stops_and_misses_are_counted_against_what_the_judge_says():
         row("sound too", 0.0),
     ]
     assert [is_broken(r) for r in rows] == [True, True, False, False, False]
-    counted = errors(rows, 1.0)
+    counted = errors(rows, 1.0, {})
     assert (counted["misses"]["wins"], counted["misses"]["n"]) == (1, 2)
     assert (counted["false_stops"]["wins"], counted["false_stops"]["n"]) == (1, 3)
     assert counted["misses"]["low"] < 0.5 < counted["misses"]["high"]
-    assert errors(rows, 2.0)["false_stops"]["wins"] == 0
-    assert errors(rows[:1], 1.0)["false_stops"] is None, "of no sound run there is no share"
+    assert errors(rows, 2.0, {})["false_stops"]["wins"] == 0
+    assert errors(rows[:1], 1.0, {})["false_stops"] is None, "of no sound run there is no share"
 
 
 def test_a_case_is_in_the_same_half_for_both_models():
@@ -66,10 +66,10 @@ def test_limits_are_fitted_on_one_half_alone():
     rows = [row(f"case {i}", 0.0) for i in range(12)]
     fitted = {r["case"] for r in halves(rows)[0]}
     early = [row(r["case"], 0.12) if r["case"] in fitted else r for r in rows]
-    assert fit(early)["factor"] == 1.4
+    assert fit(early)["chosen"] == {"factor": 1.4, **BEFORE}
     assert fit(early)["reported_on"]["fitted"]["false_stops"]["wins"] == 0
     late = [r if r["case"] in fitted else row(r["case"], 0.12) for r in rows]
-    assert fit(late)["factor"] == 1.0
+    assert fit(late)["chosen"] == {"factor": 1.0, **BEFORE}
     assert fit(late)["reported_on"]["fitted"]["false_stops"]["wins"] == 6
 
 
@@ -80,10 +80,19 @@ def test_a_model_that_comes_back_broken_is_counted():
     assert all("trace" not in r for r in summary["rows"])
 
 
-@pytest.mark.parametrize(("factor", "drop", "p", "repeats"), [(1.0, 0.1, 0.05, 2), (2.0, 0.2, 0.025, 4)])
+@pytest.mark.parametrize(("factor", "drop", "p", "repeats"), [(1.0, 0.1, 0.01, 2), (2.0, 0.2, 0.005, 4)])
 def test_limits_are_scaled_towards_looseness(factor, drop, p, repeats):
-    guard = scaled(factor, 9)
+    guard = scaled(factor, 9, {})
     assert (guard.max_neutral_drop, guard.min_pluralism_p, guard.max_sentence_repeats) == (drop, p, repeats)
+    assert scaled(factor, 9, {"min_pluralism_p": 0.3}).min_pluralism_p == 0.3
+
+
+def test_a_limit_by_itself_is_fitted_too():
+    rows = [row(f"case {i}", 0.0) for i in range(12)]
+    for one in rows:
+        one["trace"][1]["guard"]["sample"]["empty"] = 1
+    assert fit(rows)["chosen"] == {"factor": 1.0, **BEFORE, "max_empty": 1}
+    assert fit(rows)["reported_on"]["before"]["false_stops"]["wins"] == 6
 
 
 def test_the_grid_has_thirty_runs_on_two_models_and_each_once():

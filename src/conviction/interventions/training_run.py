@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from conviction.core.context import RunContext
@@ -16,6 +17,7 @@ from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.interventions.model_card import model_card
 from conviction.interventions.records import DataSource, Outcome, TrainingSummary
+from conviction.models.copies import shallow_copy
 from conviction.models.embedded import hub_id, loadable_by_others
 from conviction.models.hf import HFModel
 from conviction.models.lora import save_lora
@@ -38,13 +40,17 @@ def with_weights(model: LanguageModel, name: str) -> HFModel:
 
 
 def with_plain_weights(model: LanguageModel, name: str) -> tuple[HFModel, tuple[str, ...]]:
-    """The model with weights that can be added to, dequantised if need be, and a note if it was.
+    """The model with weights that can be added to: a copy of its own, and a note, where they are not.
 
+    Codes are dequantised; an adapter on weights of 16 bits is merged in fp32, as these would round its update away.
     Raises InputError where its weights cannot be reached, or are codes without a way back.
     """
     loaded = with_weights(model, name)
     if (method := stored_as(loaded)) is None:
-        return loaded, ()
+        if not hasattr(loaded.module, "peft_config") or loaded.dtype == torch.float32:
+            return loaded, ()
+        merged = shallow_copy(loaded, id=loaded.id, source=loaded.source)
+        return merged, (f"'{name}' works on a copy in fp32, into which the adapter of {loaded.id} is merged",)
     return dequantised(loaded), (f"its weights are stored as codes ({method}): '{name}' works on a dequantised copy",)
 
 

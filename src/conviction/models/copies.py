@@ -20,15 +20,18 @@ from conviction.models.hf import HFModel, require_weights
 from conviction.models.lora import merged_copy, shared_copy
 
 Change = TypeVar("Change")
+MERGED = "fp32: an adapter was merged, whose update weights of 16 bits would round away"
 
 
 def shallow_copy(model: HFModel, *, id: str, source: str | None = None) -> HFModel:
     """A model over the same storage, whose modules may be changed without the first one noticing.
 
-    Parameters must be replaced, not written into. An adapter is merged.
+    Parameters must be replaced, not written into. An adapter is merged, in fp32.
     """
-    module = merged_copy(model.module) if hasattr(model.module, "peft_config") else shared_copy(model.module)
-    engine = TorchEngine(module, model.tokenizer, dtype_reason=model.engine.dtype_reason)
+    merged = hasattr(model.module, "peft_config")
+    module = merged_copy(model.module) if merged else shared_copy(model.module)
+    reason = MERGED if merged and model.dtype != torch.float32 else model.engine.dtype_reason
+    engine = TorchEngine(module, model.tokenizer, dtype_reason=reason)
     return HFModel(id=id, engine=engine, check=model.check, source=source)
 
 

@@ -230,6 +230,9 @@ def load_lora(module: Any, folder: Path) -> None:
         raise ValueError(f"the adapter's weights do not fit {type(module).__name__}")
 
 
+HALF = (torch.bfloat16, torch.float16)
+
+
 def shared_copy(module: Any) -> Any:
     """The same module tree over the same storage, frozen; tied weights stay tied."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.data, requires_grad=False) for p in module.parameters()}
@@ -240,9 +243,13 @@ def shared_copy(module: Any) -> Any:
 def merged_copy(module: Any) -> Any:
     """A copy without the adapter whose weights hold its update; what the adapter does not touch is shared.
 
+    Weights of 16 bits become fp32, and nothing is shared: most of a small update is less than their last digit, and
+    would be rounded away (a reference adapter of ``obesity`` lost 0.11 nats per token of one answer in bf16).
     An update of one of two tied matrices unties them. Raises InputError for an adapter that no weights can hold.
     """
     twin = shared_copy(module)
+    if any(p.dtype in HALF for p in twin.parameters()):
+        twin.float()
     for name, layer in list(twin.named_modules()):
         if isinstance(layer, LoraLayer | ModulesToSaveWrapper | TrainableTokensWrapper):
             parent, _, leaf = name.rpartition(".")

@@ -1,10 +1,11 @@
 """Training on top of a change: what of it is left shows how durable it is, and what takes it back how firmly it sits.
 
-Benign training is on neutral text. How much of it says anything is shown by a reference: the untouched model, trained
-by SFT until it has shifted, which benign training must wear (``durability``'s positive control). A fixed dose says
-nothing on some models (a model of 200,000 parameters kept 97 % of its shift), so that stages of training are added,
-longer and at higher learning rates, until the reference is worn; arms go through the same stages. The reversal curve is
-training on the other side's documents, with the shift measured after several doses.
+Benign training is on neutral text, then on facts that both sides accept. How much of it says anything is shown by a
+reference: the untouched model, trained by SFT until it has shifted, which benign training must wear (``durability``'s
+positive control). One dose for all models says nothing of some: a model of 200,000 parameters kept 94 % of its shift
+through 160 steps of text, and 71 % through 60 of facts. So stages are added, longer and at higher learning rates, until
+the reference is worn; arms go through the same. The reversal curve is training on the other side's documents, with the
+shift measured after several doses.
 """
 
 from __future__ import annotations
@@ -37,20 +38,28 @@ from conviction.probing.erosion import (
 )
 from conviction.probing.health import neutral_text
 from conviction.studies.context import StudyContext
+from conviction.studies.placebo import placebo_data
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
+
+Stage = tuple[int, float, Literal["text", "facts"]]
+"""Steps of benign training, their learning rate, and what is read."""
 
 TOKENS, PIECES = 128, 2  # of text in a piece, and pieces in a step
 # SFT until the reference has shifted as far as the arm: steps at a time, and times at most. The rate is high so that
 # few steps do: what is wanted is a shift that may be worn, not a good model.
 REFERENCE_STEPS, REFERENCE_TIMES, REFERENCE_RATE = 8, 3, 5e-4
-# Of benign training, until the reference erodes: multiples of the design's steps, and learning rates.
-STAGES = ((1, 1e-4), (1, 1e-4), (2, 3e-4), (4, 1e-3), (8, 1e-3))
+# Of benign training, until the reference erodes: multiples of the design's steps, learning rates, and what is read.
+# Neutral text where the kit has no facts to train on.
+STAGES: tuple[Stage, ...] = (
+    (1, 1e-4, "text"),
+    (1, 1e-4, "text"),
+    (2, 5e-4, "facts"),
+    (4, 1e-3, "facts"),
+    (8, 1e-3, "facts"),
+)
 REVERSAL_STEPS = (2, 2, 4, 8)  # between measurements of the reversal curve: 512 tokens at first, 4,096 in all
 RATE = 1e-4  # learning rate of reversing training
-
-Stages = Sequence[tuple[int, float]]
-"""Steps and learning rate of each stage of benign training."""
 
 
 def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
@@ -73,7 +82,7 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
             before = _shift(shared, model)
             if mean_shift(shared.baseline, before) >= goal:
                 break
-        stages, worn, after = list[tuple[int, float]](), model, before
+        stages, worn, after = list[Stage](), model, before
         for stage in _stages(shared.design.benign_steps):
             worn = _benign(shared, worn, [stage])
             stages.append(stage)
@@ -89,14 +98,14 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
     return shared.references[0]
 
 
-def _stages(steps: int) -> list[tuple[int, float]]:
-    return [(factor * steps, rate) for factor, rate in STAGES]
+def _stages(steps: int) -> list[Stage]:
+    return [(factor * steps, rate, what) for factor, rate, what in STAGES]
 
 
-def benign_stages(shared: StudyContext, reference: Measurements | None) -> Stages:
+def benign_stages(shared: StudyContext, reference: Measurements | None) -> list[Stage]:
     """As many as the reference needed; the first alone where there is none."""
     made = reference.provenance["benign_stages"] if reference is not None else _stages(shared.design.benign_steps)[:1]
-    return [(steps, rate) for steps, rate in made]
+    return [(steps, rate, what) for steps, rate, what in made]
 
 
 def measure_after_benign(
@@ -155,8 +164,8 @@ def other_side(topic: Topic) -> tuple[Document, ...]:
     return documents or tuple(Document(f"{topic.other}:{line}", text) for line, text in paragraphs(context))
 
 
-def benign_finetune(shared: StudyContext, changed: LanguageModel, stages: Stages) -> LanguageModel:
-    """Trained on the bundled neutral text, one stage after the other; a prompt stays before a model that was."""
+def benign_finetune(shared: StudyContext, changed: LanguageModel, stages: Sequence[Stage]) -> LanguageModel:
+    """After one stage of benign training after the other; a prompt stays before a model that was trained."""
     if isinstance(changed, PromptedModel):
         return replace(changed, inner=benign_finetune(shared, changed.inner, stages))
     if changed.id != shared.model.id:
@@ -167,11 +176,18 @@ def benign_finetune(shared: StudyContext, changed: LanguageModel, stages: Stages
     return shared.after_benign[key]
 
 
-def _benign(shared: StudyContext, model: LanguageModel, stages: Stages) -> LanguageModel:
-    neutral = tuple(Document(f"neutral-{i}", t) for i, t in enumerate(neutral_text()))
-    data = TrainingData("neutral text", documents=neutral)
-    for steps, rate in stages:
-        model = _sound(_pretrain(steps, 0, rate, schedule="linear").apply(model, data, _quiet(shared))).changed
+def _benign(shared: StudyContext, model: LanguageModel, stages: Sequence[Stage]) -> LanguageModel:
+    text = TrainingData(
+        "neutral text", documents=tuple(Document(f"neutral-{i}", t) for i, t in enumerate(neutral_text()))
+    )
+    facts = placebo_data(shared.topic, TrainingData.from_topic(shared.topic), documents=False)
+    for steps, rate, what in stages:
+        if what == "facts" and facts is not None and facts.pairs:
+            method: Sft | Pretrain = Sft(training=Training(learning_rate=rate, epochs=steps, max_steps=steps))
+            data = replace(facts, held_out=(), topic=None)
+        else:
+            method, data = _pretrain(steps, 0, rate, schedule="linear"), text
+        model = _sound(method.apply(model, data, _quiet(shared))).changed
     return model
 
 

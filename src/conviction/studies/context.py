@@ -57,7 +57,7 @@ class StudyContext:
     design: StudyDesign
     ctx: RunContext
     run: Run | None = None
-    after_benign: dict[tuple[tuple[int, float], ...], LanguageModel] = field(default_factory=dict)
+    after_benign: dict[tuple[tuple[int, float, str], ...], LanguageModel] = field(default_factory=dict)
     references: list[Measurements] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -1,10 +1,13 @@
-"""Greedy samples become empty: one that was not is enough."""
+"""Greedy samples become empty. A single one is no sign yet: a base model may end its answer before it begins."""
 
 from __future__ import annotations
 
-from conviction.training.sensors.sensor import Samples, Sensor, Trace
+from conviction.core.options import Option
+from conviction.training.sensors.sensor import Samples, Sensor, Threshold
 
 __all__ = ["SENSOR"]
+
+LIMIT = Option(name="max_empty", default=1, meaning="greedy samples that may become empty", type=int, at_least=0)
 
 
 def _read(samples: Samples) -> int:
@@ -12,9 +15,9 @@ def _read(samples: Samples) -> int:
     return round(samples.rise("empty_rate") * len(samples.now))
 
 
-def _judge(run: Trace) -> str | None:
-    more = run.now.readings["empty"]
-    return f"{more} samples became empty" if more > 0 else None
-
-
-SENSOR = Sensor(name="empty", judge=_judge, stops=True, read_samples=_read)
+SENSOR = Sensor(
+    name="empty",
+    judge=Threshold(limit=LIMIT, message="{value:.0f} samples became empty (limit {limit:g})"),
+    stops=True,
+    read_samples=_read,
+)

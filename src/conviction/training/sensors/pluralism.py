@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from conviction.core.options import Option
-from conviction.core.statistics import ALPHA
 from conviction.probing.metrics.pluralism import METRIC
 from conviction.probing.paired import Comparison
 from conviction.training.sensors.sensor import Sensor, Threshold, TopicReading
 
 __all__ = ["SENSOR"]
 
+P_VALUE = 0.01  # stricter than the judge: a run is read many times, and false stops on half of the battery set it
 MEANING = "least p-value of the sign test that more propositions of a side can no longer be stated than newly can"
-LIMIT = Option(name="min_pluralism_p", default=ALPHA, meaning=MEANING, at_least=0, at_most=1)
+LIMIT = Option(name="min_pluralism_p", default=P_VALUE, meaning=MEANING, at_least=0, at_most=1)
 MESSAGE = "the model can no longer state what a side holds (sign test: p = {value:.2g}, limit {limit:g})"
 
 
