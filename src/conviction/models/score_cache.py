@@ -84,13 +84,10 @@ def _pack(key: bytes, values: Sequence[float]) -> bytes:
 
 def _unpack(key: bytes, blob: Any) -> tuple[float, ...] | None:
     """The numbers of an entry; None for one that is not as it was written."""
-    if (
-        not isinstance(blob, bytes)
-        or len(blob) % 8
-        or xxhash.xxh3_64_digest(key + blob[:-_CHECKSUM]) != blob[-_CHECKSUM:]
-    ):
+    if not isinstance(blob, bytes) or len(blob) % 8:
         return None
-    return tuple(array("d", blob[:-_CHECKSUM]))
+    content, checksum = blob[:-_CHECKSUM], blob[-_CHECKSUM:]
+    return tuple(array("d", content)) if xxhash.xxh3_64_digest(key + content) == checksum else None
 
 
 def _possible(row: Row, values: Sequence[float]) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file
 
 from conviction.core.storage import user_path
 from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
@@ -17,6 +19,7 @@ from conviction.models.devices import check_dtype_name, choose_device, choose_dt
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.gguf import parsed_once, read_gguf
+from conviction.models.weight_files import INDEX, check_config, check_folder, check_index, check_loaded, quiet_report
 
 # Loading says what it does through `log`, and what went wrong through an error.
 huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -40,14 +43,16 @@ def load(
     source = _source(name, log)
     source["trust_remote_code"] = trust_remote_code
     try:
-        return _read(source, where, dtype)
+        return _read(name, source, where, dtype)
     except ConvictionError:
         raise
     except Exception as error:  # a damaged or foreign model can fail in any way
         raise _explain(name, error) from error
 
 
-def _read(source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngine:
+def _read(name: str, source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngine:
+    if source.get("local_files_only") and "gguf_file" not in source:
+        check_folder(Path(source["pretrained_model_name_or_path"]))
     with parsed_once():
         whole = AutoConfig.from_pretrained(**source)
         config = whole.get_text_config()
@@ -57,12 +62,32 @@ def _read(source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngin
             module, tokenizer = read_gguf(source, chosen)
         else:
             tokenizer = AutoTokenizer.from_pretrained(**source)
-            # a pickle is never opened
-            module = AutoModelForCausalLM.from_pretrained(**source, use_safetensors=True, dtype=chosen)
+            if not source.get("local_files_only"):
+                _check_hub(name, whole)
+            # a pickle is never opened; what does not fit is said by names
+            wanted = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            with quiet_report():
+                module, info = AutoModelForCausalLM.from_pretrained(**source, **wanted, dtype=chosen)
+            check_loaded(info, name)
             if hasattr(whole, "quantization_config") and not hasattr(module.config, "quantization_config"):
                 to_dtype(module, chosen)  # FP8 on a CPU: transformers made bf16 of the codes and left the rest
         module.requires_grad_(False)
     return TorchEngine(module.to(where), tokenizer, dtype_reason=reason)
+
+
+def _check_hub(name: str, config: Any) -> None:
+    """The same of a model on the hub: its index is fetched and read before the files that it names."""
+    if cached_file(name, "adapter_config.json", **_IF_THERE) is not None:
+        raise ModelError(
+            f"'{name}' on the hub is an adapter, whose base it names itself",
+            hint=f"`hf download {name} --local-dir FOLDER`, and load FOLDER",
+        )
+    chosen = check_config(config.to_dict(), f"config.json of '{name}'") or INDEX
+    if chosen.endswith(".json") and (index := cached_file(name, chosen, **_IF_THERE)) is not None:
+        check_index(Path(index))
+
+
+_IF_THERE = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
 
 
 def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
