@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 # How a pair counts as wrong, which is said wherever such pairs are counted: by the log-probs of whole answers, as most
 # losses compare them, or per token, as ``probe`` does. The two counts differ on the same pairs.
@@ -25,6 +26,11 @@ def rounded_down(value: float) -> float:
     return float(f"{math.floor(value / unit) * unit:.2g}")
 
 
-def printable(text: str) -> str:
-    """A text that can be written anywhere: lone surrogates, which no encoding knows, as escapes."""
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    """A path or a text that can be written anywhere on one line: control characters, and lone surrogates, which no
+    encoding knows, as escapes.
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))

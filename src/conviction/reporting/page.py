@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from conviction.core.charts import PAGE, png, svg
+from conviction.core.names import file_name, inside
 from conviction.core.storage import user_path, write_atomic
-from conviction.errors import InputError
+from conviction.errors import InputError, RunError
 from conviction.forecasting.charts import agreement_chart
 from conviction.interventions.charts import training_chart
 from conviction.probing.charts import bias_chart
@@ -51,8 +52,9 @@ def report(run: str | Path, *, pictures: bool = False) -> Path:
     page = folder / "report.html"
     write_atomic(page, _html(read, charts))
     if pictures:
+        place = inside(folder, "pictures", "the folder of the pictures", RunError)
         for name, (_, chart) in charts.items():
-            write_atomic(folder / "pictures" / f"{name}.png", png(chart))
+            write_atomic(place / f"{file_name(name)}.png", png(chart))
     return page
 
 

@@ -52,7 +52,8 @@ def compare_runs(
         outcome = one.outcome
         if outcome.data.name != topic.name:
             ctx.log(f"note: {one.run.folder} learned from {outcome.data.name}, and is asked about {topic.name}")
-        own = Run(run.folder / f"arms/{number}-{outcome.intervention}", resumed=True)
+        own = run.child(f"{number}-{outcome.intervention}")
+        own.copy_from(one.run, "forecast.json", "steps.jsonl", "outcome.json")
         applied_in = os.path.relpath(one.run.folder.resolve(), run.folder.resolve())
         arm = describe_applied_run(outcome, name=name, folder=f"arms/{own.folder.name}", applied_in=applied_in)
         with own.recording_failure(ctx.log) as attempt:
