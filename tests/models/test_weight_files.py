@@ -107,7 +107,7 @@ class Trap:
 
 def shard(folder: Path, name: Any, tensor: str = "model.norm.weight") -> None:
     """Sharded weights, of which one tensor is in a file of a name."""
-    os.replace(folder / "model.safetensors", folder / "own.safetensors")
+    (folder / "model.safetensors").rename(folder / "own.safetensors")
     names = load_file(folder / "own.safetensors")
     index = {"metadata": {}, "weight_map": {**dict.fromkeys(names, "own.safetensors"), tensor: name}}
     (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
@@ -126,14 +126,14 @@ def test_an_index_that_names_a_pickle_is_refused_and_nothing_is_opened(name, fol
 @pytest.mark.parametrize("way", ["{outside}/own.safetensors", "../outside/own.safetensors", "C:\\own.safetensors"])
 def test_an_index_that_leads_out_of_the_folder_is_refused(way, folder, tmp_path):
     shutil.copytree(folder, tmp_path / "outside")
-    os.replace(tmp_path / "outside/model.safetensors", tmp_path / "outside/own.safetensors")
+    (tmp_path / "outside/model.safetensors").rename(tmp_path / "outside/own.safetensors")
     shard(folder, way.format(outside=tmp_path / "outside"))
     refused(folder, "field 'weight_map.model.norm.weight' names ")
 
 
 @pytest.mark.parametrize("text", ["[1]", "{", '{"weight_map": {}}', '{"metadata": {}, "weight_map": 3}', "[" * 10**5])
 def test_a_damaged_index_is_named(text, folder):
-    os.remove(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
     (folder / INDEX).write_text(text, encoding="utf-8")
     refused(folder, INDEX)
 
@@ -166,7 +166,7 @@ def test_a_configuration_that_names_a_pickle_or_code_is_refused(changes, folder)
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_pipe_is_not_waited_for(name, folder):
-    os.remove(folder / name)
+    (folder / name).unlink()
     os.mkfifo(folder / name)
     with pytest.raises(ConvictionError):
         load_model(str(folder))

@@ -35,9 +35,7 @@ def check_folder(folder: Path) -> None:
         raise ModelError(f"{folder / CONFIG}: not an object with fields", hint=DAMAGED)
     chosen = check_config(settings, str(folder / CONFIG))
     names = [chosen] if chosen is not None else [name for name in (WEIGHTS, INDEX) if is_file(folder / name)][:1]
-    files = [
-        one for name in names for one in (check_index(folder / name) if name.endswith(".json") else [str(name)])
-    ]
+    files = [one for name in names for one in (check_index(folder / name) if name.endswith(".json") else [str(name)])]
     tensors = sum(_count(folder / name) for name in dict.fromkeys(files))
     layers = settings.get("num_hidden_layers")
     if files and isinstance(layers, int) and layers > tensors:
@@ -125,7 +123,7 @@ def _some(names: Iterable[str]) -> str:
 
 @contextmanager
 def quiet_report() -> Iterator[None]:
-    """transformers' table of what did not fit is not printed: ``check_loaded`` says it."""
+    """The table that transformers logs of what did not fit is not printed: ``check_loaded`` says it."""
     logger = logging.getLogger("transformers.modeling_utils")
     level = logger.level
     logger.setLevel(logging.ERROR)

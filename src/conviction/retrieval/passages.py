@@ -10,17 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from conviction.core.gate import lines_of, parse_json, printable, read_text, validate
 from conviction.core.protocols import LanguageModel, Message
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.data.training_data import Document
 from conviction.errors import ModelError
+from conviction.models.fetching import named_in
 from conviction.models.prompted import PromptedModel, with_system
+from conviction.models.saved import RECORD, fields_of
+from conviction.retrieval.embedding import load_embedder
 from conviction.retrieval.index import Index, Passage, build_index
 
 __all__ = ["Passages", "count_tokens", "load_retrieving"]
 
 Messages = tuple[Message, ...]
 
+MOST = 1_000_000  # passages or tokens in a saved record
 HEADER = "Answer with the help of these passages."
 
 
@@ -110,26 +117,53 @@ def count_tokens(model: LanguageModel) -> Callable[[str], int]:
 def load_retrieving(
     id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
 ) -> PromptedModel:
-    """A retrieving model as it was saved; an index that is damaged is made again from its documents."""
-    try:
-        lines = (folder / "documents.jsonl").read_text(encoding="utf-8").split("\n")
-        documents = [Document(**json.loads(line)) for line in lines if line]
-    except (OSError, ValueError, TypeError) as error:
-        hint = "apply `rag` again: its documents are what it is made of"
-        raise ModelError(f"{folder / 'documents.jsonl'} cannot be read ({error})", hint=hint) from error
-    index = build_index(
-        folder / "index",
-        documents,
-        embedder=fields["embedder"],
-        piece_tokens=fields["piece_tokens"],
-        log=log,
-    )
+    """A retrieving model as it was saved; an index that is damaged is made again from its documents.
+
+    Raises ModelError, naming file and field, for a damaged record; MissingExtraError without the extra 'rag'.
+    """
+    saved = fields_of(_Saved, fields, folder)
+    documents = _saved_documents(folder / "documents.jsonl")
+    with named_in(str(folder / RECORD), option="`conviction apply rag` -o embedder=", parameter="embedder"):
+        load_embedder(saved.embedder)  # an index that is up to date would ask for it at the first question
+        index = build_index(
+            folder / "index", documents, embedder=saved.embedder, piece_tokens=saved.piece_tokens, log=log
+        )
     transform = Passages(
         index=index,
         documents=documents,
-        passages=fields["passages"],
-        token_budget=fields["token_budget"],
-        piece_tokens=fields["piece_tokens"],
+        passages=saved.passages,
+        token_budget=saved.token_budget,
+        piece_tokens=saved.piece_tokens,
         count=count_tokens(base),
     )
     return PromptedModel(id, base, transform, source=str(folder.resolve()))
+
+
+class _Saved(BaseModel):
+    """Its own fields in ``conviction.json``."""
+
+    model_config = ConfigDict(strict=True)
+
+    embedder: str = Field(min_length=1)
+    passages: int = Field(ge=1, le=MOST)
+    token_budget: int = Field(ge=1, le=MOST)
+    piece_tokens: int = Field(ge=1, le=MOST)
+
+
+class _SavedDocument(BaseModel):
+    """One line of ``documents.jsonl``."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    id: str
+    text: str
+
+
+def _saved_documents(path: Path) -> list[Document]:
+    hint = "apply `rag` again: its documents are what it is made of"
+    documents = []
+    for number, line in lines_of(read_text(path, ModelError, hint=hint)):
+        where = f"{printable(path)}, line {number}"
+        one = validate(_SavedDocument, parse_json(line, where, ModelError, hint=hint), where, ModelError, hint=hint)
+        documents.append(Document(one.id, one.text))
+    return documents

@@ -18,6 +18,7 @@ from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, n
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype, to_dtype
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
+from conviction.models.fetching import check_fetching, may_fetch
 from conviction.models.gguf import parsed_once, read_gguf
 from conviction.models.weight_files import INDEX, check_config, check_folder, check_index, check_loaded, quiet_report
 
@@ -94,6 +95,8 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
     """Arguments for ``from_pretrained``."""
     path = user_path(name)
     if name in EMBEDDED:
+        if not EMBEDDED[name].cached:
+            check_fetching(name)
         folder = ensure(EMBEDDED[name], log=log)
         return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
     if path.suffix.lower() == ".gguf":
@@ -106,6 +109,8 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
                 f"{path} holds no config.json", hint="give the folder that save_pretrained wrote, or a .gguf file"
             )
         return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
+    if not may_fetch():
+        return {"pretrained_model_name_or_path": _cached(name), "local_files_only": True}
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
     if looks_local or "/" not in name:
         what = "folder" if looks_local else "model"
@@ -115,6 +120,15 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
             "or a hub id such as org/name",
         )
     return {"pretrained_model_name_or_path": name}
+
+
+def _cached(name: str) -> str:
+    """The folder of a model in the hub's cache. Raises ModelNotFoundError where it is not there, or no hub id."""
+    try:
+        return str(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # what the hub's errors derive from
+        check_fetching(name)
+        raise
 
 
 _CAUSES = {
