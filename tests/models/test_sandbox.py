@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+from strangers import adapter
 from tiny import TEMPLATE, byte_tokenizer
 
 from conviction.core.protocols import chat
@@ -104,19 +104,6 @@ def test_a_process_that_was_killed_is_started_again():
 # -- patterns of adapters ----------------------------------------------------------------------------
 
 
-def adapter(folder: Path, base: Path, **settings: object) -> Path:
-    from tiny import tiny_module
-
-    from conviction.models.lora import add_lora, save_lora
-
-    module = tiny_module("llama")
-    add_lora(module, rank=2, scale=1.0, target_modules=("q_proj",))
-    save_lora(module, folder, base=str(base))
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **settings}), encoding="utf-8")
-    return folder
-
-
 BACKTRACKS = "(([a-z_.0-9]+)+)+!"
 
 
@@ -134,15 +121,15 @@ BACKTRACKS = "(([a-z_.0-9]+)+)+!"
 @pytest.mark.long
 def test_a_pattern_that_backtracks_for_ever_is_ended(settings, tiny_folder, tmp_path):
     with pytest.raises(ModelError, match=r"config\.json: matching its patterns does not come to an end") as caught:
-        load_model(str(adapter(tmp_path / "a", tiny_folder, **settings)))
+        load_model(str(adapter(tmp_path / "a", str(tiny_folder), **settings)))
     assert "target_modules" in caught.value.hint
 
 
 def test_a_pattern_that_is_none_is_named(tiny_folder, tmp_path):
     with pytest.raises(ModelError, match=r"adapter_config\.json: a pattern is none"):
-        load_model(str(adapter(tmp_path / "a", tiny_folder, target_modules="(q_proj")))
+        load_model(str(adapter(tmp_path / "a", str(tiny_folder), target_modules="(q_proj")))
 
 
 def test_patterns_that_end_are_followed(tiny_folder, tmp_path):
     settings = {"target_modules": r"^(?!.*vision).*\.(q_proj|foo)$", "rank_pattern": {r".*\.0\..*": 2}}
-    assert load_model(str(adapter(tmp_path / "a", tiny_folder, **settings))).check.packed
+    assert load_model(str(adapter(tmp_path / "a", str(tiny_folder), **settings))).check.packed

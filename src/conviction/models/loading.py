@@ -73,11 +73,8 @@ def load_model(
 
         return load_adapter(changed, load_base, trust_remote_code=trust_remote_code)
 
-    if base is not None and change_record(name) is None:
-        raise InputError(
-            f"'{name}' is no adapter or other change of a model, and has no base",
-            hint=f"leave --base out, or load the folder of a change: it holds {ADAPTER} or {RECORD}",
-        )
+    if base is not None:
+        check_has_base(name)
     return load_changed(name, base, ())
 
 
@@ -85,6 +82,15 @@ def change_record(name: str) -> Path | None:
     """The file by which a model's name is the folder of a change, which names its base; None: it is none."""
     places = (user_path(name) / file for file in (RECORD, ADAPTER))
     return next((place for place in places if is_file(place)), None)
+
+
+def check_has_base(name: str) -> None:
+    """Raise InputError for a model that is no change of another."""
+    if change_record(name) is None:
+        raise InputError(
+            f"'{name}' is no adapter or other change of a model, and has no base",
+            hint=f"leave --base out, or load the folder of a change: it holds {ADAPTER} or {RECORD}",
+        )
 
 
 def _check_chain(folders: tuple[Path, ...]) -> None:

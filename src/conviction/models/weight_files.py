@@ -125,9 +125,8 @@ def _some(names: Iterable[str]) -> str:
 def quiet_report() -> Iterator[None]:
     """The table that transformers logs of what did not fit is not printed: ``check_loaded`` says it."""
     logger = logging.getLogger("transformers.modeling_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    before, logger.disabled = logger.disabled, True  # with another level transformers checks, and logs, more
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.disabled = before
