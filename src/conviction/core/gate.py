@@ -53,7 +53,7 @@ MOST_DEPTH = 64
 """Lists and objects within each other; the deepest record of ours has 12."""
 MOST_DIGITS = 100
 """Of an integer; a 256-bit hash has 78."""
-UNPACKED_BYTES, UNPACKED_TIMES = 16 * 2**20, 100
+UNPACKED_BYTES, UNPACKED_TIMES = 16 * 2**20, 50
 """What a compressed file may unpack to: so many bytes, or so many times what was read of it."""
 
 _KINDS = {

@@ -12,7 +12,7 @@ from typing import Any
 from conviction.core.wording import printable
 from conviction.errors import ConvictionError
 
-__all__ = ["check_name", "file_name", "inside"]
+__all__ = ["check_name", "file_name", "inside", "is_name"]
 
 MOST_NAME = 100
 """Characters of a name; file systems allow 255 bytes, and something is put before and after it."""

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from conviction.core.gate import first_fault, parse_json, read_text, validate
+from conviction.core.gate import first_fault, parse_json, read_text, unfit, validate
 from conviction.core.names import check_name, inside
 from conviction.core.record import Frozen
 from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
@@ -156,7 +156,11 @@ class Run:
 
     def update(self, stage: str, record: Record) -> Record:
         """The same for a summary that grows with the run."""
-        content = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        data = record.model_dump(mode="json")
+        if (problem := unfit(data)) is not None:
+            where = printable(self.folder / f"{stage}.json")
+            raise RunError(f"{where} cannot be written: {problem}", hint="what it was computed from is no measurement")
+        content = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / f"{stage}.json", content + "\n")
         return record
 
@@ -269,7 +273,7 @@ class Run:
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Keep what a run was begun with. Raises RunError where the folder was begun with something else."""
-        text = json.dumps(config, indent=1, ensure_ascii=False, default=str) + "\n"
+        text = json.dumps(config, indent=1, ensure_ascii=False, default=str).encode("utf-8", "replace").decode() + "\n"
         kept = self._text("config.json")
         if kept is None:
             write_atomic(self.folder / "config.json", text)

@@ -77,7 +77,10 @@ def make_head(
         "argv": list(sys.argv if argv is None else argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return head if call is None else {**head, "call": json.loads(json.dumps(call, default=str))}
+    head = head if call is None else {**head, "call": call}
+    # the name of a file may hold bytes that are no text, which no file of ours can hold
+    written = json.dumps(head, default=str, ensure_ascii=False).encode("utf-8", "replace")
+    return dict(json.loads(written))
 
 
 def write_head(folder: Path, head: Mapping[str, Any], status: Status) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from conviction.core.gate import lines_of, parse_json, validate
 from conviction.errors import RunError
 
-__all__ = ["StagedRow", "StepLine", "is_step", "named_rows", "parse_lines", "whole_lines"]
+__all__ = ["StagedRow", "StepLine", "is_step", "lost_rows", "named_rows", "parse_lines", "whole_lines"]
 
 
 class _GuardPart(BaseModel):
@@ -60,6 +61,13 @@ def named_rows(value: Any) -> set[str]:
                 if name in ("samples", "foreign_samples"):
                     names.update(part.values() if isinstance(part, dict) else part)
     return names
+
+
+def lost_rows(folder: Path) -> list[Path]:
+    """The ``samples.jsonl`` of a run and its arms that are gone, though records are there whose numbers name rows."""
+    places = [folder, *sorted(folder.glob("arms/*"))]
+    measured = [one for one in places if any((one / f"{stage}.json").exists() for stage in ("before", "depth"))]
+    return [one / "samples.jsonl" for one in measured if not (one / "samples.jsonl").exists()]
 
 
 def whole_lines(text: str) -> str:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conviction.core.gate import is_file, printable, read_json, validate
+from conviction.core.gate import is_file, read_json, validate
+from conviction.core.wording import printable
 from conviction.errors import ModelError
 from conviction.models.sandbox import LimitExceeded, TaskFailed, try_patterns
 

@@ -11,9 +11,10 @@ from typing import Any
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
-from conviction.core.gate import is_file, printable, read_json, read_text
+from conviction.core.gate import is_file, read_json, read_text
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.errors import ConvictionError, ModelError
 from conviction.models.adapter_config import ADAPTER, HINT, MOST_BYTES, WEIGHTS, read_adapter_config
 from conviction.models.embedded import embedded_name

@@ -10,8 +10,8 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from conviction.core.gate import printable
 from conviction.core.protocols import Message
+from conviction.core.wording import printable
 from conviction.errors import InputError, ModelError
 from conviction.models.sandbox import LimitExceeded, TaskFailed, render
 

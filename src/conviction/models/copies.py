@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from conviction.core.gate import printable
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors
+from conviction.core.wording import printable
 from conviction.errors import ModelError
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel, require_weights

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from conviction.core.gate import printable
+from conviction.core.wording import printable
 from conviction.errors import ModelNotFoundError
 
 __all__ = ["check_fetching", "may_fetch", "named_by_user", "named_in"]

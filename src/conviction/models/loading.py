@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conviction.core.gate import is_file, printable
+from conviction.core.gate import is_file
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.errors import ConvictionError, InputError, ModelError
 from conviction.models.adapter_config import ADAPTER
 from conviction.models.backends import DEFAULT_BACKEND, find_backend

@@ -71,7 +71,7 @@ def _compiled(source: str) -> Any:
         def __setitem__(self, name: str, value: Any) -> None:
             super().__setitem__(_named(name), value)
 
-    def _named(name: str) -> str:
+    def _named(name: Any) -> Any:
         if isinstance(name, str) and name.startswith("_"):
             raise jinja2.exceptions.SecurityError(f"no name may begin with an underscore: {name!r}")
         return name

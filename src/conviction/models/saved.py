@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conviction.core.gate import printable, read_json, validate
+from conviction.core.gate import read_json, validate
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors, user_path, write_atomic
+from conviction.core.wording import printable
 from conviction.errors import InputError, ModelError
 
 RECORD = "conviction.json"

@@ -16,8 +16,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from conviction.core.gate import is_file, printable, read_json
+from conviction.core.gate import is_file, read_json
 from conviction.core.names import is_name
+from conviction.core.wording import printable
 from conviction.errors import ModelError
 
 __all__ = ["CONFIG", "INDEX", "check_config", "check_folder", "check_index", "check_loaded", "quiet_report"]

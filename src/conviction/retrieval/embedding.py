@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conviction.core.gate import is_file, printable, read_json
+from conviction.core.gate import is_file, read_json
 from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.errors import MissingExtraError, ModelError, ModelNotFoundError
 from conviction.models.fetching import check_fetching, may_fetch
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from conviction.core.gate import lines_of, parse_json, printable, read_text, validate
+from conviction.core.gate import lines_of, parse_json, read_text, validate
 from conviction.core.protocols import LanguageModel, Message
+from conviction.core.record import Frozen
 from conviction.core.storage import storage_errors, write_atomic
+from conviction.core.wording import printable
 from conviction.data.training_data import Document
 from conviction.errors import ModelError
 from conviction.models.fetching import named_in
@@ -114,6 +116,23 @@ def count_tokens(model: LanguageModel) -> Callable[[str], int]:
     return lambda text: len(text.split()) * 4 // 3
 
 
+class _DocumentLine(Frozen):
+    """A line of ``documents.jsonl``."""
+
+    id: str
+    text: str
+
+
+def _read_documents(path: Path) -> list[Document]:
+    hint = "apply `rag` again: its documents are what it is made of"
+    documents = []
+    for number, line in lines_of(read_text(path, ModelError, hint=hint)):
+        where = f"{printable(path)}:{number}"
+        value = parse_json(line, where, ModelError, hint=hint)
+        documents.append(Document(**validate(_DocumentLine, value, where, ModelError, hint=hint).model_dump()))
+    return documents
+
+
 def load_retrieving(
     id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
 ) -> PromptedModel:
@@ -122,7 +141,7 @@ def load_retrieving(
     Raises ModelError, naming file and field, for a damaged record; MissingExtraError without the extra 'rag'.
     """
     saved = fields_of(_Saved, fields, folder)
-    documents = _saved_documents(folder / "documents.jsonl")
+    documents = _read_documents(folder / "documents.jsonl")
     with named_in(str(folder / RECORD), option="`conviction apply rag` -o embedder=", parameter="embedder"):
         load_embedder(saved.embedder)  # an index that is up to date would ask for it at the first question
         index = build_index(
@@ -148,22 +167,3 @@ class _Saved(BaseModel):
     passages: int = Field(ge=1, le=MOST)
     token_budget: int = Field(ge=1, le=MOST)
     piece_tokens: int = Field(ge=1, le=MOST)
-
-
-class _SavedDocument(BaseModel):
-    """One line of ``documents.jsonl``."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    id: str
-    text: str
-
-
-def _saved_documents(path: Path) -> list[Document]:
-    hint = "apply `rag` again: its documents are what it is made of"
-    documents = []
-    for number, line in lines_of(read_text(path, ModelError, hint=hint)):
-        where = f"{printable(path)}, line {number}"
-        one = validate(_SavedDocument, parse_json(line, where, ModelError, hint=hint), where, ModelError, hint=hint)
-        documents.append(Document(one.id, one.text))
-    return documents

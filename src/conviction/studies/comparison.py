@@ -11,6 +11,7 @@ from pathlib import Path
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
+from conviction.core.wording import printable
 from conviction.data.topic import Topic
 from conviction.errors import RunError
 from conviction.interventions.records import Outcome
@@ -107,4 +108,9 @@ def _load(folder: Path) -> AppliedRun:
             hint="give folders that `conviction apply` wrote; a study has its table already",
         )
     outcome = run.load("outcome", Outcome)
+    if not isinstance(outcome.base.get("id"), str):
+        raise RunError(
+            f"{printable(folder / 'outcome.json')}: field 'base.id': it does not name the model",
+            hint="give a folder that `conviction apply` wrote",
+        )
     return AppliedRun(run=run, outcome=outcome, digest=hashlib.sha256(outcome.model_dump_json().encode()).hexdigest())
