@@ -14,6 +14,7 @@ from typing import Any
 
 from conviction.core.charts import PAGE, png, svg
 from conviction.core.storage import user_path, write_atomic
+from conviction.core.wording import inline
 from conviction.errors import InputError
 from conviction.forecasting.charts import agreement_chart
 from conviction.interventions.charts import training_chart
@@ -25,7 +26,6 @@ from conviction.reporting.words import (
     cells,
     control_lines,
     header,
-    inline,
     legend,
     markdown,
     reasons,
@@ -59,18 +59,19 @@ def report(run: str | Path, *, pictures: bool = False) -> Path:
 def report_markdown(run: str | Path) -> str:
     """The same in short, to be pasted into an issue."""
     read = read_run(_folder(run))
-    parts = [f"## {_title(read)}\n", *(f"{inline(line)}\n" for line in _summary(read))]
+    parts = [f"## {inline(_title(read))}\n", *(f"{inline(line)}\n" for line in _summary(read))]
     if read.study is not None:
-        parts += [markdown(header(), [cells(arm) for arm in read.study.arms]), f"{legend()}\n"]
-        parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in read.study.arms for line in reasons(a))]
-        parts += ["".join(f"- positive control of {m}: {inline(line)}\n" for m, line in control_lines(read.study))]
+        parts += [markdown(header(), [cells(arm) for arm in read.study.arms]), f"{inline(legend())}\n"]
+        parts += ["".join(f"- **{inline(a.name)}**: {inline(line)}\n" for a in read.study.arms for line in reasons(a))]
+        controls = (f"positive control of {metric}: {line}" for metric, line in control_lines(read.study))
+        parts += ["".join(f"- {inline(line)}\n" for line in controls)]
     if read.before is not None:
         parts.append(markdown(*_bias_rows(read.before)))
     if read.findings is not None:
         parts.append(f"Audit of the data: {inline(audit_scope(read.findings))}\n")
-        lines = [f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in read.findings.findings]
-        parts += ["".join(lines)] if lines else []
-    parts += [f"Could not be read: `{file}` ({why})\n" for file, why in read.damaged]
+        lines = [f"{f.code} {f.name} ({f.level}): {f.message}" for f in read.findings.findings]
+        parts += ["".join(f"- {inline(line)}\n" for line in lines)] if lines else []
+    parts += [f"Could not be read: {inline(file)} ({inline(why)})\n" for file, why in read.damaged]
     return "\n".join(parts)
 
 

@@ -137,6 +137,8 @@ def apply(
     tracker = ctx.tracker if tracker is None else tracker
     if tracker is not None:
         check_tracker(tracker)
+    if test is not None and not forecast_first:
+        raise InputError("there is a test, and no forecast that would be of it", hint="give --forecast, too")
     source = told(as_source(data), ctx)
     if forecast_first and run is None and ctx.run is None:
         raise InputError("a forecast that comes first is kept in a run folder, and there is none", hint="give run=")
