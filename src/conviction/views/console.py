@@ -6,6 +6,7 @@ went away (``| head -1``) stops no work: the command goes on, and its exit code 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -99,9 +100,9 @@ def _print(console: Console, what: RenderableType, *, wrap: bool = True) -> None
     if console.is_terminal:
         console.print(what, soft_wrap=not wrap)
         return
-    with console.capture() as captured:  # rich would end the program where a pipe is closed
-        console.print(what, soft_wrap=not wrap)
-    _send(console, captured.get())
+    page = io.StringIO()  # rich itself would end the program where a pipe is closed
+    Console(file=page, width=console.width, highlight=False, color_system=None).print(what, soft_wrap=not wrap)
+    _send(console, page.getvalue())
 
 
 def _send(console: Console, text: str) -> None:
