@@ -84,7 +84,9 @@ def test_markdown_of_a_foreign_text_is_text():
     for text in ("# x", "- x", "+ x", "1. x", "> x", "===", "---", "*x*", "_x_", "[x](y)", "![x](y)", "a|b", "~~x~~"):
         assert inline(text) != text
         assert inline(text).replace("\\", "") == text
-    assert inline("system_prompt moved it by +0.29 (p = 0.01) - so") == "system_prompt moved it by +0.29 (p = 0.01) - so"
+    assert (
+        inline("system_prompt moved it by +0.29 (p = 0.01) - so") == "system_prompt moved it by +0.29 (p = 0.01) - so"
+    )
     assert inline("<b>&amp;\n\nx") == "&lt;b>&amp;amp; x"
 
 
@@ -119,10 +121,10 @@ def test_lists_are_json(run):
 # -- pipes, full disks, odd terminals ------------------------------------------------
 
 
-def conviction(*arguments: str, shell: str = '"$@"', **environment: str) -> subprocess.CompletedProcess[str]:
+def conviction(*arguments: str, way: str = '"$@"', **environment: str) -> subprocess.CompletedProcess[str]:
     """The command line in a shell, which says where the output goes."""
     return subprocess.run(
-        ["bash", "-c", shell, "bash", sys.executable, "-m", "conviction", *arguments],
+        ["bash", "-c", way, "bash", sys.executable, "-m", "conviction", *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -133,7 +135,7 @@ def conviction(*arguments: str, shell: str = '"$@"', **environment: str) -> subp
 
 @pytest.mark.parametrize("form", ["text", "md", "json"])
 def test_a_reader_that_went_away_ends_nothing(form):
-    done = conviction("rule", "--format", form, shell='"$@" | true; exit ${PIPESTATUS[0]}')
+    done = conviction("rule", "--format", form, way='"$@" | true; exit ${PIPESTATUS[0]}')
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -141,25 +143,25 @@ def test_a_reader_that_went_away_ends_nothing(form):
 def test_the_exit_code_is_that_of_the_work_whoever_reads(tmp_path):
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps({"prompt": "q", "chosen": "a", "rejected": "a"}) + "\n" for _ in range(200)))
-    shell = '"$@" --details 2>/dev/null | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}'
-    assert conviction("audit", str(data), shell=shell).returncode == 1
-    shell = '"$@" 2>&1 >/dev/null | head -c 0 >/dev/null; exit ${PIPESTATUS[0]}'
-    assert conviction("audit", str(data), shell=shell).returncode == 1
+    way = '"$@" --details 2>/dev/null | head -c 1 >/dev/null; exit ${PIPESTATUS[0]}'
+    assert conviction("audit", str(data), way=way).returncode == 1
+    way = '"$@" 2>&1 >/dev/null | head -c 0 >/dev/null; exit ${PIPESTATUS[0]}'
+    assert conviction("audit", str(data), way=way).returncode == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_full_disk_behind_stdout_is_an_error(form):
-    done = conviction("topics", "--format", form, shell='"$@" > /dev/full')
+    done = conviction("topics", "--format", form, way='"$@" > /dev/full')
     assert done.returncode == 2
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
-    assert conviction("topics", shell='"$@" 2> /dev/full').returncode == 0
+    assert conviction("topics", way='"$@" 2> /dev/full').returncode == 0
 
 
 def test_without_a_stdout_the_work_is_done():
-    done = conviction("topics", shell='"$@" >&-')
+    done = conviction("topics", way='"$@" >&-')
     assert (done.returncode, done.stderr) == (0, "")
 
 
