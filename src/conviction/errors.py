@@ -87,13 +87,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that there is no memory left, whichever library passes it on; nothing is imported."""
-    text = str(error)
+    """Whether an error, or what it was raised from, means that no memory is left, whichever library passes it on.
+
+    Nothing is imported for that: libraries say it in their own words.
+    """
+    text = str(error).lower()
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or getattr(error, "errno", None) == errno.ENOMEM
-        or any(words in text.lower() for words in ("allocate memory", "out of memory", "bad_alloc", "bad alloc"))
+        or any(words in text for words in ("allocate memory", "out of memory", "bad_alloc", "start new thread"))
+        or (error.__cause__ is not None and out_of_memory(error.__cause__))
     )
 
 

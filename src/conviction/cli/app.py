@@ -70,7 +70,7 @@ def _run() -> tuple[int, ConvictionError | None]:
         code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
         console.flush()
     except ConvictionError as error:
-        return EXIT_ERROR, error
+        return EXIT_ERROR, no_memory(error) if out_of_memory(error) else error
     except Exception as error:
         if hasattr(error, "format_message"):  # click's usage errors have one
             hint = "`conviction --help` and `conviction VERB --help` show usage"

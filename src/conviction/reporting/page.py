@@ -2,11 +2,14 @@
 
 The page is a function of the folder: built twice, it is the same bytes. It holds
 no script but the data, asks no network, and everything that a model or a topic
-wrote is escaped.
+wrote is escaped. Its policy lets the browser apply the page's own style, and
+nothing else: what was not escaped would not run, load or send anything.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 
 from conviction.core.charts import PAGE, png, svg
 from conviction.core.storage import user_path, write_atomic
-from conviction.core.wording import inline
+from conviction.core.wording import inline, printable, printable_json
 from conviction.errors import InputError
 from conviction.forecasting.charts import agreement_chart
 from conviction.interventions.charts import training_chart
@@ -89,12 +92,16 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
         return Markup(svg(charts[name][1], charts[name][0])) if name in charts else None  # noqa: S704  our own picture
 
     place = files("conviction.reporting")
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        place.joinpath("page.html.j2").read_text(encoding="utf-8")
+    style = place.joinpath("page.css").read_text(encoding="utf-8")
+    # What reverses the order of text, or no encoding knows, is shown as an escape wherever a text is put in.
+    show = Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=lambda v: printable(v) if type(v) is str else v
     )
+    template = show.from_string(place.joinpath("page.html.j2").read_text(encoding="utf-8"))
     head, before, study = run.head, run.before, run.study
     return template.render(
-        style=Markup(place.joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704  our own file
+        style=Markup(style),  # noqa: S704  our own file
+        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
         title=_title(run),
         kind=head.get("verb", "run"),
         topic=head.get("topic", ""),
@@ -199,7 +206,7 @@ def _strips(card: Scorecard) -> list[dict[str, Any]]:
 
 def _tokens(sample: Sample) -> list[dict[str, str]]:
     return [
-        {"text": text, "nats": f"{value:.2f}", "heat": f"{min(1.0, value / FAINTEST):.2f}"}
+        {"text": text, "nats": f"{value:.2f}", "heat": f"{10 * min(1.0, max(0.0, value / FAINTEST)):.0f}"}
         for text, value in zip(sample.pieces, sample.logprobs, strict=True)
     ]
 
@@ -294,4 +301,4 @@ def _json(run: RunFolder) -> str:
         "findings": run.findings.model_dump(mode="json") if run.findings is not None else None,
         "study": run.study.model_dump(mode="json") if run.study is not None else None,
     }
-    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    return printable_json(json.dumps(data, ensure_ascii=False)).replace("<", "\\u003c")
