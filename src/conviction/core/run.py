@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from conviction.core.record import Frozen
 from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
-from conviction.core.storage import finite_or_null, storage_errors, write_atomic
+from conviction.core.storage import finite_or_null, storage_errors, use_umask, write_atomic
 from conviction.errors import ConvictionError, RunError
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -100,6 +100,7 @@ class Run:
             except BaseException:
                 write_head(folder, head, "failed")
                 raise
+            use_umask(folder)
             write_head(folder, head, "done")
 
     def child(self, name: str) -> Run:

@@ -9,14 +9,17 @@ import re
 import secrets
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import platformdirs
 
 from conviction.errors import ConvictionError, StorageError
+
+_PRIVATE = 0o600
 
 
 def cache_dir() -> Path:
@@ -79,7 +82,8 @@ def write_lines_atomic(path: Path, lines: Iterable[str | bytes]) -> None:
             # the user's own umask, where mkstemp's 0600 would keep a group from its results
             descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             stack.callback(work.unlink, missing_ok=True)
-            file = stack.enter_context(os.fdopen(descriptor, "wb"))
+            file = os.fdopen(descriptor, "wb")
+            stack.callback(_close_failed, file)
         for line in lines:  # what goes wrong in making a line is not the disk's fault
             with storage_errors(f"writing {path}"):
                 file.write(line.encode() if isinstance(line, str) else line)
@@ -90,11 +94,30 @@ def write_lines_atomic(path: Path, lines: Iterable[str | bytes]) -> None:
             work.replace(path)
 
 
+def _close_failed(file: BinaryIO) -> None:
+    """Close a file, whole or not: what a full disk did not take is refused again here, and was said before."""
+    with suppress(OSError):
+        file.close()
+
+
 def new_folder_beside(place: Path) -> Path:
     """An empty folder, with the user's umask, that is to be renamed to ``place`` once everything is in it."""
     work = _work_name(place)
     work.mkdir(parents=True)  # not mkdtemp, whose 0700 would keep a group from its results
     return work
+
+
+def use_umask(folder: Path) -> None:
+    """Give every file in a folder and below the mode that the user's umask asks for: safetensors makes them 0600."""
+    with storage_errors(f"writing {folder}"):
+        work = _work_name(folder / "mode")
+        descriptor = os.open(work, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        usual = stat.S_IMODE(os.fstat(descriptor).st_mode)  # os.umask() would change it for other threads meanwhile
+        os.close(descriptor)
+        work.unlink()
+        for path in folder.rglob("*"):
+            if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) == _PRIVATE:
+                path.chmod(usual)
 
 
 def is_unfinished(path: Path) -> bool:

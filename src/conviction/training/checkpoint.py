@@ -17,7 +17,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from conviction.core.storage import new_folder_beside, storage_errors
+from conviction.core.storage import new_folder_beside, storage_errors, use_umask
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d{6,})")
@@ -38,6 +38,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
             )
             head = {"step": step, "sha256": _digest(work / "tensors.safetensors"), "state": state}
             (work / "state.json").write_text(json.dumps(head), encoding="utf-8")
+            use_umask(work)
             shutil.rmtree(place, ignore_errors=True)
             work.rename(place)
         except BaseException:

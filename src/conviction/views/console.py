@@ -43,7 +43,8 @@ def prepare() -> None:
     """Let stdout take any text: what its encoding lacks is written as an escape."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError, ValueError):  # a stream that is closed, or was made another one behind Python's back
+                stream.reconfigure(errors="backslashreplace")
 
 
 def write(text: str) -> None:
