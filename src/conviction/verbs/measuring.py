@@ -201,8 +201,8 @@ def localize(
             ctx=own,
         )
         if own.run is not None:
+            draw_all(result, own.run.folder / "maps")  # first: once the record is there, nothing is made again
             own.run.save("localization", result)
-            draw_all(result, own.run.folder / "maps")
         return result
 
     return place.result("localization", Localization, model, load, measure_sites)
