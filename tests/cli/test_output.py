@@ -14,8 +14,6 @@ import pytest
 from commands import failed
 from tea import tea_items
 
-from conviction.core.wording import printable
-
 ROOT = Path(__file__).parents[2]
 HOSTILE = "\x1b]0;owned\x07\x1b[31mred\x9b2J\u202e\ud800 | **bold** [x](http://evil) <img src=x> `code` # one"
 COMMANDS_A_TERMINAL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -91,9 +89,10 @@ def test_markdown_of_a_foreign_text_is_text():
 
 
 def test_what_is_printable_stays():
+    from conviction.core.wording import printable_lines
     from conviction.views import console
 
-    assert printable("β ≤ 1\n\tשלום 茶 🍵") == "β ≤ 1\n\tשלום 茶 🍵"
+    assert printable_lines("β ≤ 1\n\tשלום 茶 🍵") == "β ≤ 1\n\tשלום 茶 🍵"
     assert json.loads(console.as_json([HOSTILE], encoding="ascii")) == [HOSTILE]
     assert json.loads(console.as_json([float("nan"), HOSTILE])) == [None, HOSTILE]
 

@@ -405,7 +405,7 @@ def test_a_file_without_keys_is_no_config(fault, text):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match="No such file"):
         read_config(tmp_path / "none.yaml")
-    with pytest.raises(InputError, match="directory"):
+    with pytest.raises(InputError, match="a folder, not a file"):
         read_config(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"model: \xff")
     with pytest.raises(InputError, match="not UTF-8"):

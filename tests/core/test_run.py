@@ -41,7 +41,7 @@ def test_a_scorecard_survives_the_round_trip(tmp_path, card):
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 def test_any_text_survives_in_the_evidence(tmp_path_factory, card, text):
     sample = card.evidence[0].model_copy(update={"text": text})
-    changed = card.model_copy(update={"evidence": (sample,)})
+    changed = card.model_copy(update={"evidence": (sample, *card.evidence[1:])})
     with start(tmp_path_factory.mktemp("r")) as run:
         run.save("before", changed)
         assert run.load("before", Scorecard).evidence[0].text == text

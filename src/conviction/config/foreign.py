@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import yaml
-
 from conviction.config.file import ConfigFile, Converter, Options, Result, Tool, read_length
 from conviction.config.mlx import MLX
 from conviction.config.others import other_program
 from conviction.config.trl import TRL
+from conviction.core.gate_yaml import read_yaml
 from conviction.core.options import build, flat, list_fields
 from conviction.core.storage import user_path
 from conviction.errors import InputError, nearest
@@ -70,18 +69,8 @@ def read_config(path: Path) -> Imported:
 
 
 def _load(path: Path) -> ConfigFile:
-    try:
-        text = path.read_text(encoding="utf-8")
-        node, values = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start})", hint="save the file as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}", hint="check the path of the config") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: {getattr(error, 'problem', error)}", hint="fix the YAML syntax") from error
-    if not isinstance(node, yaml.MappingNode) or not values:
+    node, values = read_yaml(path, InputError, hint="check the path of the config")
+    if not isinstance(values, dict) or not values:
         raise InputError(f"{path}: holds no mapping", hint="write one 'key: value' a line, such as beta: 0.1")
     lines: dict[str, int] = {}
     for key, _ in node.value:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from dataclasses import dataclass
 from typing import Any
+
+from conviction.core.storage import finite_or_null
 
 WIDTH = 560
 
@@ -57,7 +60,7 @@ def svg(chart: Any, title: str) -> str:
     """A chart in the colours of ``PAGE`` as an SVG element that says what it shows to those who cannot see it."""
     import vl_convert
 
-    drawn: str = vl_convert.vegalite_to_svg(styled(chart, PAGE).to_json())
+    drawn: str = vl_convert.vegalite_to_svg(_specification(chart))
     for name, stand_in in dataclasses.asdict(PAGE).items():  # not style="…": the page allows its own style alone
         drawn = re.sub(f'(fill|stroke)="{stand_in}"', rf'data-\1="{name}"', drawn)
     drawn = re.sub(r' width="[\d.]+" height="[\d.]+"', "", drawn, count=1)
@@ -65,11 +68,27 @@ def svg(chart: Any, title: str) -> str:
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
+_NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+def _specification(chart: Any) -> str:
+    """A chart as JSON, without the characters that XML cannot hold: the drawing library aborts the process at one."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {clean(name): clean(part) for name, part in value.items()}
+        if isinstance(value, list):
+            return [clean(part) for part in value]
+        return _NO_XML.sub("\ufffd", value) if isinstance(value, str) else value
+
+    return json.dumps(finite_or_null(clean(styled(chart, PAGE).to_dict())))
+
+
 def png(chart: Any) -> bytes:
     """A chart in the colours of ``PAGE`` as a file of its own, dark on white."""
     import vl_convert
 
-    text = styled(chart, PAGE).to_json()
+    text = _specification(chart)
     for stand_in, colour in zip(dataclasses.astuple(PAGE), dataclasses.astuple(ON_WHITE), strict=True):
         text = text.replace(stand_in, colour)
     image: bytes = vl_convert.vegalite_to_png(text, scale=2)

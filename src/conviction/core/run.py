@@ -9,21 +9,29 @@ who knows their format, into the places that a run gives.
 from __future__ import annotations
 
 import json
+import os
+import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from conviction.core.gate import first_fault, parse_json, read_text, unfit, validate
+from conviction.core.names import check_name, inside
 from conviction.core.record import Frozen
 from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
+from conviction.core.run_lines import StagedRow, StepLine, is_step, named_rows, parse_lines, whole_lines
 from conviction.core.storage import finite_or_null, storage_errors, use_umask, write_atomic
+from conviction.core.wording import printable
 from conviction.errors import ConvictionError, RunError
 
 Record = TypeVar("Record", bound=BaseModel)
+
+_AGAIN = "it was damaged, or another version wrote it: remove it, and the run makes it again"
 
 
 class Failure(Frozen):
@@ -104,8 +112,9 @@ class Run:
             write_head(folder, head, "done")
 
     def child(self, name: str) -> Run:
-        """A folder of one arm, which its steps may be continued in."""
-        return Run(self.folder / "arms" / name, resumed=True, damaged=self.damaged)
+        """A folder of one arm, which its steps may be continued in. Raises RunError for what cannot name one."""
+        place = f"arms/{check_name(name, 'an arm', RunError)}"
+        return Run(inside(self.folder, place, f"arm '{name}'", RunError), resumed=True, damaged=self.damaged)
 
     @property
     def head(self) -> dict[str, Any]:
@@ -136,7 +145,7 @@ class Run:
 
     def has(self, stage: str) -> bool:
         """Whether ``<stage>.json`` is there."""
-        return (self.folder / f"{stage}.json").exists()
+        return os.path.lexists(self.folder / f"{stage}.json")
 
     def save(self, stage: str, record: Record) -> Record:
         """Write ``<stage>.json`` and its evidence, if it has any; returns the record, so that calls can be chained."""
@@ -148,7 +157,11 @@ class Run:
 
     def update(self, stage: str, record: Record) -> Record:
         """The same for a summary that grows with the run."""
-        content = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        data = record.model_dump(mode="json")
+        if (problem := unfit(data)) is not None:
+            where = printable(self.folder / f"{stage}.json")
+            raise RunError(f"{where} cannot be written: {problem}", hint="what it was computed from is no measurement")
+        content = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
         write_atomic(self.folder / f"{stage}.json", content + "\n")
         return record
 
@@ -158,17 +171,22 @@ class Run:
         text = self._text(path.name)
         if text is None:
             raise RunError(f"{self.folder} holds no {path.name}", hint="the command that writes it did not run here")
+        where = f"{printable(path)} is no readable {kind.__name__.lower()}"
+        data = parse_json(text, where, RunError, hint=_AGAIN)
+        if not isinstance(data, dict):
+            return validate(kind, data, where, RunError, hint=_AGAIN)
+        _check_schema(data, kind, where)
+        if _has_rows(kind):
+            data["evidence"] = self._rows(stage)
         try:
-            data = json.loads(text)
-            _check_schema(data, kind)
-            if _has_rows(kind):
-                data["evidence"] = self._rows(stage)
-            return kind.model_validate(data)
-        except (ValueError, TypeError, KeyError) as error:
-            raise RunError(
-                f"{path} is no readable {kind.__name__.lower()}",
-                hint="it was damaged, or another version wrote it: remove it, and the run makes it again",
-            ) from error
+            record = kind.model_validate(data)
+        except ValidationError as error:
+            of_rows = error.errors()[0]["loc"][:1] == ("evidence",)
+            place = printable(self.folder / "samples.jsonl") + f", the rows of {path.name}" if of_rows else where
+            raise RunError(f"{place}: {first_fault(error)}", hint=_AGAIN) from error
+        if _has_rows(kind):
+            self._check_named_rows(stage, data)
+        return record
 
     def load_if_sound(self, stage: str, kind: type[Record]) -> Record | None:
         """The same for a reader that shows what there is: None for what is missing, or damaged and noted as such."""
@@ -177,7 +195,7 @@ class Run:
         try:
             return self.load(stage, kind)
         except RunError as error:
-            self._note(f"{stage}.json", error.__cause__ or error)
+            self._note(f"{stage}.json", error)
             return None
 
     def cached(self, stage: str, kind: type[Record], make: Callable[..., Record], *args: Any, **kwargs: Any) -> Record:
@@ -203,6 +221,12 @@ class Run:
             )
         return self.load("forecast", kind)
 
+    def copy_from(self, other: Run, *names: str) -> None:
+        """Files of another run, where it has them: a folder that is passed on is read without those beside it."""
+        for name in names:
+            if (text := other._text(name)) is not None:
+                write_atomic(self.folder / name, text)
+
     def write_text(self, name: str, text: str) -> Path:
         """A derived file: a page, a traceback."""
         write_atomic(self.folder / name, text)
@@ -215,27 +239,33 @@ class Run:
         path = self.folder / "steps.jsonl"
         with storage_errors(f"writing {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:
+            # a link that a stranger left there may lead to any file
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+            with os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8") as file:
                 file.write(json.dumps(finite_or_null(record), ensure_ascii=False, allow_nan=False) + "\n")
 
-    def cut_steps(self, step: int) -> None:
-        """Drop the lines of steps that will be taken again."""
+    def cut_steps(self, step: int) -> int:
+        """Drop the lines of steps that will be taken again; how many of the steps before have a sound line."""
         text = self._text("steps.jsonl")
-        if text is not None:
-            write_atomic(self.folder / "steps.jsonl", "".join(f"{line}\n" for line in text.split("\n")[:step]))
+        if text is None:
+            return 0
+        kept = text.split("\n")[:step]
+        write_atomic(self.folder / "steps.jsonl", "".join(f"{line}\n" for line in kept))
+        return sum(map(is_step, kept))
 
     def steps_if_sound(self) -> list[dict[str, Any]]:
         """The lines of ``steps.jsonl``; a last line that was cut off by a kill is left out without a word."""
-        return self._lines_if_sound("steps.jsonl")
+        return self._lines_if_sound("steps.jsonl", StepLine)
 
     def samples_if_sound(self, kind: type[Record]) -> list[tuple[str, Record]]:
-        """(stage, sample) of all evidence."""
+        """(stage, sample) of all evidence, up to the first row that cannot be read."""
         samples = []
-        for line in self._lines_if_sound("samples.jsonl"):
+        for number, line in enumerate(self._lines_if_sound("samples.jsonl"), start=1):
+            stage = str(line.pop("stage", ""))
+            where = f"{printable(self.folder / 'samples.jsonl')}:{number}"
             try:
-                stage = str(line.pop("stage", ""))
-                samples.append((stage, kind.model_validate(line)))
-            except (ValueError, AttributeError) as error:
+                samples.append((stage, validate(kind, line, where, RunError, hint=_AGAIN)))
+            except RunError as error:
                 self._note("samples.jsonl", error)
                 break
         return samples
@@ -244,7 +274,7 @@ class Run:
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Keep what a run was begun with. Raises RunError where the folder was begun with something else."""
-        text = json.dumps(config, indent=1, ensure_ascii=False, default=str) + "\n"
+        text = json.dumps(config, indent=1, ensure_ascii=False, default=str).encode("utf-8", "replace").decode() + "\n"
         kept = self._text("config.json")
         if kept is None:
             write_atomic(self.folder / "config.json", text)
@@ -283,37 +313,32 @@ class Run:
     # -- inside ------------------------------------------------------------------
 
     def _config(self, text: str) -> dict[str, Any]:
-        try:
-            return dict(json.loads(text))
-        except (ValueError, TypeError) as error:
-            raise RunError(f"{self.folder / 'config.json'} is damaged", hint="give --run a new folder") from error
+        where, hint = f"{printable(self.folder / 'config.json')} is damaged", "give --run a new folder"
+        begun = parse_json(text, where, RunError, hint=hint)
+        if not isinstance(begun, dict):
+            raise RunError(f"{where}: a {type(begun).__name__}, not an object with fields", hint=hint)
+        return begun
 
     def _text(self, name: str) -> str | None:
-        path = self.folder / name
-        if not path.exists():
+        """A file of the folder, and not one that a link in it leads to; None where there is none."""
+        if not os.path.lexists(self.folder / name):
             return None
-        with storage_errors(f"reading {path}"):
-            try:
-                return path.read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise RunError(f"{path} is damaged: it is not UTF-8", hint="the run has to be made again") from error
+        path = inside(self.folder, name, "a file of the run", RunError)
+        return read_text(path, RunError, hint="the run has to be made again")
 
-    def _note(self, name: str, error: BaseException) -> None:
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        wrong = f"{error.error_count()} fields do not fit" if isinstance(error, ValidationError) else first[0]
-        self.damaged.append((str(self.folder / name), wrong))
+    def _note(self, name: str, error: RunError) -> None:
+        wrong = error.message.removeprefix(printable(self.folder / name))
+        self.damaged.append(
+            (str(self.folder / name), re.sub(r"^:(\d+):", r"line \1:", wrong).removeprefix(": ").strip())
+        )
 
-    def _lines_if_sound(self, name: str) -> list[dict[str, Any]]:
+    def _lines_if_sound(self, name: str, kind: type[BaseModel] | None = None) -> list[dict[str, Any]]:
+        where, hint = printable(self.folder / name), "the rest of the run can be read"
         try:
-            text = self._text(name)
-            *whole, last = ("" if text is None else text).split("\n")
-            rows = [json.loads(line) for line in whole if line]
-        except (ValueError, RunError) as error:
+            return parse_lines(whole_lines(self._text(name) or ""), where, hint, kind)
+        except RunError as error:
             self._note(name, error)
             return []
-        with suppress(ValueError):  # cut off by a kill
-            rows.append(json.loads(last))
-        return rows
 
     def _add_samples(self, stage: str, record: BaseModel) -> None:
         evidence: Sequence[BaseModel] = getattr(record, "evidence", ()) if _has_rows(type(record)) else ()
@@ -336,23 +361,31 @@ class Run:
         return rows
 
     def _samples(self) -> list[dict[str, Any]]:
-        text = self._text("samples.jsonl")
-        try:
-            # not splitlines(): that would also cut at U+2028, which JSON leaves inside strings
-            rows = [json.loads(line) for line in (text or "").split("\n") if line]
-            return [{"stage": row["stage"], **row} for row in rows]
-        except (ValueError, TypeError, KeyError) as error:
+        """All rows. Raises RunError where one cannot be read."""
+        where = f"{printable(self.folder / 'samples.jsonl')} is damaged"
+        hint = "remove it and the .json files beside it but run.json, and the run makes them again"
+        return parse_lines(self._text("samples.jsonl") or "", where, hint, StagedRow)
+
+    def _check_named_rows(self, stage: str, data: Mapping[str, Any]) -> None:
+        """Raise RunError where a number names rows that are gone."""
+        there = {row["id"] for row in data["evidence"]}
+        if gone := sorted(named_rows({**data, "evidence": None}) - there):
             raise RunError(
-                f"{self.folder / 'samples.jsonl'} is damaged: it holds the rows behind every number of this folder",
-                hint="remove it and the .json files beside it but run.json, and the run makes them again",
-            ) from error
+                f"{printable(self.folder / 'samples.jsonl')} lacks {len(gone)} of the rows behind {stage}.json: "
+                f"{', '.join(map(printable, gone[:3]))}",
+                hint=f"remove {printable(self.folder / f'{stage}.json')}, too, and the same command makes both again",
+            )
 
 
-def _check_schema(data: Any, kind: type[BaseModel]) -> None:
-    """Raise ValueError for a record of another version."""
+def _check_schema(data: Mapping[str, Any], kind: type[BaseModel], where: str) -> None:
+    """Raise RunError for a record of another version, or one with fields that no file of it has."""
     field = kind.model_fields.get("schema_version")
-    if field is not None and data["schema_version"] != field.default:
-        raise ValueError(f"schema version {data['schema_version']}, this program reads {field.default}")
+    if field is not None and (version := data.get("schema_version")) != field.default:
+        problem = f"schema version {printable(version)}, this program reads {field.default}"
+        raise RunError(f"{where}: {problem}", hint=_AGAIN)
+    for name, one in kind.model_fields.items():
+        if one.exclude and name in data:
+            raise RunError(f"{where}: field '{name}': it is no part of the file", hint=_AGAIN)
 
 
 def _has_rows(kind: type[BaseModel]) -> bool:

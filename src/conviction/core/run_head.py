@@ -11,8 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from conviction.core.gate import read_json, validate
 from conviction.core.lock import HOLDER, only_one
+from conviction.core.names import file_name
+from conviction.core.record import Frozen
 from conviction.core.storage import clear_unfinished, is_unfinished, write_atomic
+from conviction.core.wording import printable
 from conviction.errors import RunError
 
 SCHEMA = 2
@@ -21,27 +25,43 @@ LOCK = ".lock"
 Status = Literal["running", "done", "interrupted", "failed"]
 
 
+class _Head(Frozen):
+    """The fields of ``run.json``."""
+
+    schema_version: int
+    verb: str
+    topic: str
+    argv: tuple[str, ...]
+    started: str
+    call: dict[str, Any] | None = None
+    finished: str | None
+    status: Status
+
+
 def read_head(folder: Path) -> dict[str, Any]:
     """What ``run.json`` says. Raises RunError for a folder that is no run, or one of another schema version."""
+    hint = "give the folder that a command named with --run, or in runs/"
+    where = printable(folder / "run.json")
     try:
-        head: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        version = head["schema_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{folder} holds no readable run.json", hint="give the folder that a command named with --run, or in runs/"
-        ) from error
+        head = read_json(folder / "run.json", RunError, hint=hint)
+        version = head.get("schema_version", SCHEMA) if isinstance(head, dict) else SCHEMA
+        if version == SCHEMA:
+            validate(_Head, head, where, RunError, hint=hint)
+    except RunError as error:
+        reason = error.message.removeprefix(where).lstrip(": ")
+        raise RunError(f"{printable(folder)} holds no readable run.json ({reason})", hint=hint) from error
     if version != SCHEMA:
         raise RunError(
-            f"{folder} was written with schema version {version}, this program reads {SCHEMA}",
+            f"{printable(folder)} was written with schema version {printable(version)}, this program reads {SCHEMA}",
             hint="use the version of conviction that made the run, or make the run again in a new folder",
         )
-    return head
+    return dict(head)
 
 
 def new_folder(topic: str, verb: str) -> Path:
     """A name that no folder has yet: ``runs/<time>_<topic>_<verb>_<id>``."""
     stamp = datetime.now().astimezone().strftime("%Y-%m-%dT%H-%M-%S")
-    return Path("runs") / f"{stamp}_{topic}_{verb}_{secrets.token_hex(2)}"
+    return Path("runs") / f"{stamp}_{file_name(topic)}_{file_name(verb)}_{secrets.token_hex(2)}"
 
 
 def make_head(
@@ -58,7 +78,10 @@ def make_head(
         "argv": list(sys.argv if argv is None else argv),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    return head if call is None else {**head, "call": json.loads(json.dumps(call, default=str))}
+    head = head if call is None else {**head, "call": call}
+    # the name of a file may hold bytes that are no text, which no file of ours can hold
+    written = json.dumps(head, default=str, ensure_ascii=False).encode("utf-8", "replace")
+    return dict(json.loads(written))
 
 
 def write_head(folder: Path, head: Mapping[str, Any], status: Status) -> None:
@@ -81,11 +104,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 def status_of_the_same(folder: Path, wanted: dict[str, Any]) -> Status | None:
     """How an earlier attempt at the same ended; None for a new folder. RunError if it holds something else."""
-    if not folder.exists() or (folder.is_dir() and all(_is_no_result(path) for path in folder.iterdir())):
-        return None
     hint = "give --run a new folder, or leave it out"
-    if not (folder / "run.json").exists():
-        raise RunError(f"{folder} is not empty and holds no readable run.json", hint=hint)
+    try:
+        if not folder.exists() or (folder.is_dir() and all(_is_no_result(path) for path in folder.iterdir())):
+            return None
+        begun = (folder / "run.json").exists()
+    except OSError as error:
+        raise RunError(f"{printable(folder)} cannot be a run folder: {error.strerror}", hint=hint) from error
+    if not begun:
+        raise RunError(f"{printable(folder)} is not empty and holds no readable run.json", hint=hint)
     head = read_head(folder)
     state = "a finished" if head.get("status") == "done" else "an unfinished"
     if (head.get("verb"), head.get("topic")) != (wanted["verb"], wanted["topic"]):

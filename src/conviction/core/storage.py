@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import platformdirs
 
-from conviction.errors import ConvictionError, StorageError
+from conviction.errors import ConvictionError, InputError, StorageError
 
 _PRIVATE = 0o600
 
@@ -64,8 +64,18 @@ def _storage_hint(error: Exception) -> str:
 
 
 def user_path(text: str | Path) -> Path:
-    """A path as a user writes it; an unknown ``~user`` stays as it is, and is then not found."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser raises for an unknown user
+    """A path as a user writes it; an unknown ``~user`` stays as it is, and is then not found.
+
+    Raises InputError for what no path can hold: NUL, half a character.
+    """
+    path = os.path.expanduser(text)  # noqa: PTH111  Path.expanduser raises for an unknown user
+    try:
+        encoded = os.fsencode(path)
+    except UnicodeEncodeError:
+        encoded = b"\0"
+    if b"\0" in encoded:
+        raise InputError(f"{str(text)!a} is no path: it holds NUL, or half a character", hint="check the name")
+    return Path(path)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

@@ -10,8 +10,8 @@ import re
 WRONG_BY_SUMS, WRONG_PER_TOKEN = "wrong by their sums", "wrong per token"
 
 # What a terminal obeys (controls, escapes), what changes the order in which text is shown, and lone surrogates, which
-# no encoding knows. Tabs and line breaks stay.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# no encoding knows.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 # What means something anywhere in a line of Markdown (an underscore not within a word), and what does at its beginning.
 _MARKS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
 _BEGINNINGS = re.compile(r"^(\d*)(#{1,6}(?=\s|$)|[-+.)](?=\s|$)|>|=+$|-{2,}$)")
@@ -33,21 +33,28 @@ def rounded_down(value: float) -> float:
     return float(f"{math.floor(value / unit) * unit:.2g}")
 
 
-def printable(text: str) -> str:
-    """A foreign text that can be written anywhere: what a terminal would obey, or no encoding knows, as escapes."""
-    return _UNPRINTABLE.sub(lambda one: f"\\x{ord(one[0]):02x}" if one[0] <= "\x9f" else _code_point(one[0]), text)
+def printable(text: object) -> str:
+    """A path or a text that can be written anywhere on one line: what a terminal would obey, and what no encoding
+    knows, as escapes.
+    """
+    return _UNPRINTABLE.sub(_escape, str(text))
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines, which stay, and so do its tabs."""
+    return _UNPRINTABLE.sub(lambda one: one[0] if one[0] in "\n\t" else _escape(one), text)
 
 
 def printable_json(text: str) -> str:
     """The same for JSON text, where only strings can hold such characters: it means what it meant."""
-    return _UNPRINTABLE.sub(lambda one: _code_point(one[0]), text)
+    return _UNPRINTABLE.sub(lambda one: one[0] if one[0] in "\n\t" else f"\\u{ord(one[0]):04x}", text)
 
 
-def _code_point(character: str) -> str:
-    return f"\\u{ord(character):04x}"
+def _escape(one: re.Match[str]) -> str:
+    return one[0].encode("unicode_escape").decode("ascii")
 
 
 def inline(text: str) -> str:
     """A foreign text on one line of Markdown, as text: no markup, link, picture, HTML, nor the end of a cell."""
-    line = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    line = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
     return _BEGINNINGS.sub(r"\1\\\2", _MARKS.sub(r"\\\g<0>", line))

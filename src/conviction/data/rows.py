@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 import os
 import re
@@ -27,8 +28,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from conviction.core.gate import Unpacked, json_value, open_file
 from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.data.columns import FIELDS
 from conviction.data.formats import FORMATS
 from conviction.data.shards import find_shards
@@ -41,6 +44,8 @@ _MARKS = ("dataset_dict.json", "dataset_info.json")
 """Files that say a folder was written by ``save_to_disk``."""
 _BATCH = 1000  # lines between two reports of progress
 _LONGEST = 10_000  # lines of a CSV record
+_LINE_BYTES = 64 * 2**20  # of one line
+_WHOLE = 2**30  # characters of what is held in memory as a whole: one list of JSON, a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +151,11 @@ def _file(path: Path, name: str) -> Source:
     ending = _ending(path)
     if ending is None:
         raise InputError(
-            f"{path}: cannot be read, its ending is none that is known",
+            f"{printable(path)}: cannot be read, its ending is none that is known",
             hint=f"{nearest(path.suffix, _READERS)}use one of: {', '.join(_READERS)} (.gz of all but Parquet)",
         )
     lines = ending != ".parquet" and not (ending in {".json", ".jsonl"} and _is_json_list(path))
-    return Source(name, str(path), path, lines, partial(_READERS[ending], path))
+    return Source(printable(name), printable(path), path, lines, partial(_READERS[ending], path))
 
 
 def _folder(folder: Path, split: str) -> Source:
@@ -159,13 +164,14 @@ def _folder(folder: Path, split: str) -> Source:
         name, where = folder.resolve().name, folder
         if os.path.isfile(folder / _MARKS[0]):
             name, where = f"{name}/{split}", folder / split
-        return Source(name, str(where), None, False, lambda progress: _numbered(read_saved(folder, split, progress)))
+        rows = partial(read_saved, folder, split)
+        return Source(printable(name), printable(where), None, False, lambda progress: _numbered(rows(progress)))
     files = [p for p in _inside(folder) if os.path.isfile(p) and _ending(p)]
     wanted = {split, {"valid": "validation", "validation": "valid"}.get(split, split)}
     for inside in (folder, folder / "data"):  # as the hub keeps them
         if shards := find_shards([p for p in _inside(inside) if _ending(p)], wanted):
             name = f"{folder.resolve().name}/{split}"
-            return Source(name, str(folder), None, False, lambda progress: _numbered_on(shards, progress))
+            return Source(printable(name), printable(folder), None, False, partial(_numbered_on, shards))
     results = [p for p in files if p.name.split(".")[0] in wanted]
     if len(results) == 1:
         return _file(results[0], f"{folder.resolve().name}/{results[0].name}")
@@ -205,9 +211,17 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a whole gzip file ({error})", hint="copy or download the file again") from error
+        raise InputError(
+            f"{printable(path)}: not a whole gzip file ({error})", hint="copy or download the file again"
+        ) from error
+    except OverflowError as error:
+        raise InputError(
+            f"{printable(path)}: {error}", hint="unpack it, if it is meant to, and give the file itself"
+        ) from error
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}", hint="check that the file can be read") from error
+        raise InputError(
+            f"{printable(path)}: {error.strerror or error}", hint="check that the file can be read"
+        ) from error
 
 
 def _lines(path: Path, progress: Progress | None) -> Iterator[str]:
@@ -215,13 +229,29 @@ def _lines(path: Path, progress: Progress | None) -> Iterator[str]:
 
     Cut at line feeds only: U+2028 and its like may stand within a text.
     """
-    with _reading(path), path.open("rb") as stored:
+    with _reading(path), open_file(path, InputError, hint="check that the file can be read") as stored:
         size = os.fstat(stored.fileno()).st_size
-        file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=stored) if path.suffix.lower() == ".gz" else stored
-        for number, raw in enumerate(file, start=1):
+        packed = path.suffix.lower() == ".gz"
+        file: BinaryIO = io.BufferedReader(Unpacked(gzip.GzipFile(fileobj=stored), stored), 2**16) if packed else stored
+        for number, raw in enumerate(iter(partial(file.readline, _LINE_BYTES + 1), b""), start=1):
+            if len(raw) > _LINE_BYTES:
+                problem = f"{printable(path)}:{number}: a line of more than {_LINE_BYTES // 2**20} MB"
+                raise InputError(problem, hint="write one row a line")
             yield raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
             if progress is not None and number % _BATCH == 0:
                 progress(stored.tell(), size)
+
+
+def _whole(lines: Iterable[str], path: Path) -> str:
+    """All lines in one, which have to fit into memory."""
+    parts, size = list[str](), 0
+    for line in lines:
+        parts.append(line)
+        size += len(line)
+        if size > _WHOLE:
+            hint = "write one JSON object a line (.jsonl), which is read line by line, or several files"
+            raise InputError(f"{printable(path)}: more than {_WHOLE // 2**30} GB, to be read as a whole", hint=hint)
+    return "".join(parts)
 
 
 def _not_utf8(text: str, part: str = "line") -> str | None:
@@ -244,7 +274,8 @@ def _read_json(path: Path, progress: Progress | None) -> Rows:
     nothing = True
     for number, line in lines:
         if nothing and line.lstrip().startswith("["):
-            yield from _read_json_list("\n" * (number - 1) + line + "".join(rest for _, rest in lines), path)
+            rest = (line for _, line in lines)
+            yield from _read_json_list("\n" * (number - 1) + _whole(chain([line], rest), path), path)
             return
         if line.strip():
             nothing = False
@@ -264,7 +295,7 @@ def _json_row(line: str, number: int) -> NumberedRow | Broken:
     if (problem := _not_utf8(line)) is not None:
         return Broken(number, problem, _SAVE)
     try:
-        value = json.loads(line.rstrip("\r\n"))  # or a fault at its end had column 1
+        value = json_value(line.rstrip("\r\n"))  # or a fault at its end had column 1
     except (ValueError, RecursionError) as error:
         return Broken(number, f"not JSON ({_said(error)})", _ONE_OBJECT)
     return _as_row(value, number)
@@ -272,12 +303,12 @@ def _json_row(line: str, number: int) -> NumberedRow | Broken:
 
 def _read_json_list(text: str, path: Path) -> Rows:
     if (problem := _not_utf8(text)) is not None:
-        raise InputError(f"{path}: {problem}", hint=_SAVE)
+        raise InputError(f"{printable(path)}: {problem}", hint=_SAVE)
     try:
-        values = json.loads(text)
+        values = json_value(text)
     except (ValueError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        raise InputError(f"{path}:{line}: not JSON ({_said(error)})", hint=_ONE_OBJECT) from error
+        raise InputError(f"{printable(path)}:{line}: not JSON ({_said(error)})", hint=_ONE_OBJECT) from error
     yield from (_as_row(value, i) for i, value in enumerate(values, start=1))
 
 
@@ -308,7 +339,9 @@ def _read_csv(path: Path, progress: Progress | None) -> Rows:
     names = header[1]
     twice = [f for f in FIELDS if names.count(f) > 1]
     if twice:
-        raise InputError(f"{path}:1: column '{twice[0]}' stands there twice", hint="rename or remove one of them")
+        raise InputError(
+            f"{printable(path)}:1: column '{twice[0]}' stands there twice", hint="rename or remove one of them"
+        )
     names = [n if n not in names[:i] else f"{n}.{names[:i].count(n)}" for i, n in enumerate(names)]
     for place, record in enumerate(records, start=1):
         row = record if isinstance(record, Broken) else _csv_row(names, *record)
@@ -371,7 +404,7 @@ def _csv_parse(lines: list[str], delimiter: str) -> list[str] | str | None:
 
 
 def _read_text(path: Path, progress: Progress | None) -> Rows:
-    text = "".join(_lines(path, progress)).replace("\r\n", "\n")
+    text = _whole(_lines(path, progress), path).replace("\r\n", "\n")
     for number, block in paragraphs(text):
         problem = _not_utf8(block)
         line = number + block[: len(block.encode("ascii", "ignore"))].count("\n") if problem else number

@@ -14,18 +14,21 @@ Everything is validated; an error names file, line and field.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import BaseModel, Field, StringConstraints, ValidationError, model_validator
 
+from conviction.core.gate import first_fault, is_file, lines_of, parse_json, read_text, validate
+from conviction.core.gate_yaml import read_yaml
+from conviction.core.names import inside
 from conviction.core.record import Frozen
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.errors import TopicError, nearest
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -210,33 +213,41 @@ def builtin_topics() -> list[str]:
 
 def names_topic(name_or_path: str | Path) -> bool:
     """Whether ``load_topic`` has something to read: a built-in kit's name, or a folder with a ``topic.yaml``."""
-    return str(name_or_path) in builtin_topics() or os.path.isfile(user_path(name_or_path) / "topic.yaml")
+    return str(name_or_path) in builtin_topics() or is_file(user_path(name_or_path) / "topic.yaml")
 
 
-def load_topic(name_or_path: str | Path) -> Topic:
+def load_topic(name_or_path: str | Path, *, outside: bool = False) -> Topic:
     """A built-in kit by name, or any folder with a ``topic.yaml``.
+
+    outside  whether its files may lie in other folders, which they are named in or linked to: a kit of your own may
+             share texts with another, and a stranger's may name any file of yours
 
     Raises TopicError, naming file, line and field.
     """
     folder = BUILTIN / str(name_or_path)
     if str(name_or_path) not in builtin_topics():
         folder = user_path(name_or_path)
-        if not os.path.isfile(folder / "topic.yaml"):
+        if not is_file(folder / "topic.yaml"):
             what = "holds no topic.yaml" if os.path.isdir(folder) else "is neither a built-in topic nor a folder"
             raise TopicError(
                 f"'{name_or_path}' {what}",
                 hint=f"{nearest(str(name_or_path), builtin_topics())}`conviction topics` lists the built-in ones, "
                 "`conviction topics new NAME` writes a skeleton",
             )
-    head = _read_yaml(folder / "topic.yaml")
+    kit = _Kit(folder, outside)
+    head = _read_head(kit.path("topic.yaml", "the file"))
     poles = {
-        key: Pole(label=p.label, graph=p.graph, context=_read_text(folder / p.context).strip() if p.context else "")
+        key: Pole(
+            label=p.label,
+            graph=p.graph,
+            context=_read_text(kit.path(p.context, f"poles.{key}.context")).strip() if p.context else "",
+        )
         for key, p in head.poles.items()
     }
     items: list[Item] = []
     seen: dict[str, str] = {}
     for name in head.items:
-        for item, where in _read_items(folder / name, tuple(poles)):
+        for item, where in _read_items(kit.path(name, "items"), tuple(poles)):
             if item.id in seen:
                 raise TopicError(
                     f"{where}: field 'id': '{item.id}' was used before, at {seen[item.id]}",
@@ -246,41 +257,46 @@ def load_topic(name_or_path: str | Path) -> Topic:
             items.append(item)
     _check_items(items, folder)
     places = {**{key: p.documents for key, p in head.poles.items()}, PLACEBO: head.placebo}
+    facts = () if not head.facts else _read_facts(kit.path(head.facts, "facts"), tuple(head.poles), items)
     topic = Topic(
         **head.model_dump(exclude={"poles", "items", "facts", "placebo"}),
         poles=poles,
         items=tuple(items),
-        documents={key: _read_documents(folder / place) for key, place in places.items() if place},
-        facts=tuple(_read_facts(folder / head.facts, tuple(head.poles), items)) if head.facts else (),
+        documents={key: _read_documents(kit, place) for key, place in places.items() if place},
+        facts=tuple(facts),
     )
     unasked = {"digest", "target", "form_matched", "documents", "facts"}
     digest = hashlib.sha256(topic.model_dump_json(exclude=unasked).encode()).hexdigest()
     return topic.model_copy(update={"digest": digest})
 
 
+@dataclass(frozen=True)
+class _Kit:
+    """A kit's folder, and whether its files may lie elsewhere."""
+
+    folder: Path
+    outside: bool
+
+    def path(self, place: str, what: str) -> Path:
+        """Where a file or a folder of the kit is; what: the field that names it. Raises TopicError."""
+        if self.outside:
+            return self.folder / place
+        try:
+            return inside(self.folder, place, what, TopicError)
+        except TopicError as error:
+            hint = "copy it into the topic's folder; a kit that you trust is read by load_topic(folder, outside=True)"
+            raise TopicError(error.message, hint=hint) from None
+
+
 def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise TopicError(f"{path}: not UTF-8 (byte {error.start})", hint="save the file as UTF-8") from error
-    except OSError as error:
-        raise TopicError(f"{path}: {error.strerror}", hint="topic.yaml names this file: check its path") from error
+    return read_text(path, TopicError, hint="topic.yaml names this file: check its path")
 
 
-def _read_yaml(path: Path) -> _TopicFile:
-    text = _read_text(path)
-    try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise TopicError(f"{path}{line}: {getattr(error, 'problem', error)}", hint="fix the YAML syntax") from error
+def _read_head(path: Path) -> _TopicFile:
+    _, data = read_yaml(path, TopicError)
     if not isinstance(data, dict):
         raise TopicError(f"{path}: holds no mapping", hint="`conviction topics new NAME` writes a commented example")
-    try:
-        return _TopicFile.model_validate(data)
-    except ValidationError as error:
-        raise TopicError(f"{path}: {_first(error)}", hint=_allowed(_TopicFile)) from error
+    return validate(_TopicFile, data, printable(path), TopicError, hint=_allowed(_TopicFile))
 
 
 def _read_items(path: Path, poles: tuple[str, ...]) -> Iterator[tuple[Item, str]]:
@@ -301,31 +317,24 @@ def _read_facts(path: Path, poles: tuple[str, ...], items: Sequence[Item]) -> It
         yield fact
 
 
-def _read_documents(folder: Path) -> tuple[KitDocument, ...]:
-    paths = sorted(p for p in folder.glob("*") if p.suffix in {".md", ".txt"})
-    if not paths:
+def _read_documents(kit: _Kit, place: str) -> tuple[KitDocument, ...]:
+    folder = kit.path(place, "documents")
+    names = sorted(p.name for p in folder.glob("*") if p.suffix in {".md", ".txt"})
+    if not names:
         raise TopicError(f"{folder}: holds no .md or .txt file", hint="topic.yaml names this folder: check its path")
+    paths = [kit.path(f"{place}/{name}", "a document") for name in names]
     try:
         return tuple(KitDocument(id=path.stem, text=_read_text(path)) for path in paths)
     except ValidationError as error:
-        raise TopicError(f"{folder}: {_first(error)}", hint="give every text a name such as sugar.md") from error
+        raise TopicError(f"{folder}: {first_fault(error)}", hint="give every text a name such as sugar.md") from error
 
 
 def _read_lines(path: Path, kind: type[Line]) -> Iterator[tuple[Line, str]]:
     """Every line of a JSONL file, validated, with its place."""
-    # not splitlines(), which would also cut at a U+2028 inside a JSON string
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            yield kind.model_validate(json.loads(line)), where
-        except json.JSONDecodeError as error:
-            raise TopicError(
-                f"{where}: not JSON ({error.msg}, column {error.colno})", hint="each line must be one JSON object"
-            ) from error
-        except ValidationError as error:
-            raise TopicError(f"{where}: {_first(error)}", hint=_allowed(kind)) from error
+    for number, line in lines_of(_read_text(path)):
+        where = f"{printable(path)}:{number}"
+        value = parse_json(line, where, TopicError, hint="each line must be one JSON object")
+        yield validate(kind, value, where, TopicError, hint=_allowed(kind)), where
 
 
 def _check_answers(answers: dict[str, str], wanted: tuple[str, ...], where: str, role: str) -> None:
@@ -350,14 +359,6 @@ def _check_items(items: Iterable[Item], folder: Path) -> None:
             )
     if not Counter(i.role for i in items)["target"]:
         raise TopicError(f"{folder}: no item has the role 'target'", hint="a topic needs at least one target item")
-
-
-def _first(error: ValidationError) -> str:
-    """The first fault of a validation, as field and message."""
-    fault = error.errors()[0]
-    field = ".".join(str(part) for part in fault["loc"])
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"field '{field}': {message}" if field else message
 
 
 def _allowed(model: type[BaseModel]) -> str:

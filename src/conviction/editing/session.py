@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from conviction.core.context import RunContext
-from conviction.core.storage import storage_errors, user_path
+from conviction.core.gate import read_text
+from conviction.core.storage import user_path
 from conviction.data.facts import Fact
 from conviction.data.training_data import TrainingData, paragraphs
 from conviction.editing.covariance import covariances
@@ -144,6 +145,4 @@ def _text(file: str | None) -> list[str]:
     """Ordinary prose: the bundled one, or the user's."""
     if file is None:
         return neutral_text()
-    with storage_errors(f"reading {file}"):
-        text = user_path(file).read_text(encoding="utf-8")
-    return [block for _, block in paragraphs(text)]
+    return [block for _, block in paragraphs(read_text(user_path(file), InputError))]

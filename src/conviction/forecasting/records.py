@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from conviction.core import frames
 from conviction.core.wording import WRONG_BY_SUMS, WRONG_PER_TOKEN, percent
@@ -144,9 +144,9 @@ class StepForecast(_Part):
 class Question(_Part):
     """What is asked after training: turns as (role, text), the wanted answer and the other."""
 
-    turns: tuple[tuple[str, str], ...]
-    wanted: str
-    other: str
+    turns: tuple[tuple[Literal["system", "user", "assistant"], str], ...] = Field(min_length=1)
+    wanted: str = Field(min_length=1)
+    other: str = Field(min_length=1)
 
 
 class PairForecast(_Part):
@@ -166,8 +166,14 @@ class PairForecast(_Part):
     gap_nats: float
     chosen_nats: float
     rejected_nats: float
-    p_correct: float
+    p_correct: float = Field(ge=0, le=1)
     question: Question | None = None
+
+    @model_validator(mode="after")
+    def _is_asked(self) -> PairForecast:
+        if self.counts and self.question is None:
+            raise ValueError("question: a pair of the test split is asked again after training, and has one")
+        return self
 
     @property
     def counts(self) -> bool:

@@ -41,7 +41,7 @@ def score_forecast(
         expected_flips=sum(o.p_correct for o in wrong),
         guard_stop=guard_stop,
         predicted_stop_step=foreseen,
-        stop_error=abs(foreseen - guard_stop) / guard_stop if foreseen is not None and guard_stop is not None else None,
+        stop_error=abs(foreseen - guard_stop) / guard_stop if foreseen is not None and guard_stop else None,
         **known,
     )
 

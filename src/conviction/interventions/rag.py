@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from conviction.core.context import RunContext, main_process
+from conviction.core.gate import read_text
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel
-from conviction.core.storage import storage_errors, user_path
+from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.data.training_data import Document, TrainingData
 from conviction.errors import InputError
 from conviction.interventions.records import Outcome, PlaceboKind
@@ -120,14 +122,14 @@ class Rag:
 def read_documents(place: str) -> tuple[Document, ...]:
     """Every .md and .txt file in a folder and its folders, or one file. Raises InputError if there is none."""
     root = user_path(place)
-    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS)
-    with storage_errors(f"reading {root}"):
-        try:
-            texts = [(p, p.read_text(encoding="utf-8")) for p in paths]
-        except UnicodeDecodeError as error:
-            raise InputError(f"{root} holds a file that is not UTF-8 ({error})", hint="save it as UTF-8") from error
+    paths = (
+        [root]
+        if root.is_file()
+        else sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and not p.is_dir())
+    )
+    texts = [(p, read_text(p, InputError)) for p in paths]
     documents = tuple(
-        Document(str(p.relative_to(root)) if p != root else p.name, text) for p, text in texts if text.strip()
+        Document(printable(p.relative_to(root) if p != root else p.name), text) for p, text in texts if text.strip()
     )
     if not documents:
         what = "holds no text" if root.is_dir() else "is no folder"

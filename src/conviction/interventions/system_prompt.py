@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from conviction.core.context import RunContext
+from conviction.core.gate import read_text
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query, chat
-from conviction.core.storage import storage_errors, user_path
+from conviction.core.storage import user_path
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.interventions.records import Outcome, PlaceboKind
@@ -66,8 +67,7 @@ class SystemPrompt:
     def _read(self, data: TrainingData) -> str:
         text = self.text
         if self.file is not None:
-            with storage_errors(f"reading {self.file}"):
-                text = user_path(self.file).read_text(encoding="utf-8")
+            text = read_text(user_path(self.file), InputError)
         text = (data.context if text is None else text).strip()
         if not text:
             raise InputError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from conviction.core import frames
 from conviction.core.record import Finite, Frozen
@@ -41,6 +41,14 @@ class Sample(Frozen):
     sources: tuple[str, ...] = ()
     pieces: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _is_one_a_token(self) -> Sample:
+        tokens = len(self.token_ids)
+        if len(self.logprobs) not in (0, tokens) or len(self.pieces) not in (0, tokens):
+            counts = f"{tokens} token_ids, {len(self.logprobs)} logprobs, {len(self.pieces)} pieces"
+            raise ValueError(f"there are {counts}: give one of each a token, or none")
+        return self
+
 
 class ItemRow(Frozen):
     """One question. ``winner`` is a pole, or 'tie' where the gap is within the noise floor.
@@ -62,6 +70,13 @@ class ItemRow(Frozen):
     winner: str
     samples: dict[str, str]
     foreign_samples: dict[str, str]
+
+    @model_validator(mode="after")
+    def _has_two_sides(self) -> ItemRow:
+        sides = self.logp_mean.keys()
+        if len(sides) != 2 or self.tokens.keys() != sides or self.samples.keys() != sides:
+            raise ValueError("logp_mean, tokens and samples: give the same two sides in each")
+        return self
 
 
 class GapEstimate(Frozen):
@@ -293,6 +308,12 @@ class Scorecard(Frozen):
     provenance: dict[str, Any]
     evidence: tuple[Sample, ...] = Field(default=(), exclude=True, repr=False)
     """Goes to ``samples.jsonl``, not into the scorecard's own JSON."""
+
+    @model_validator(mode="after")
+    def _has_the_same_sides(self) -> Scorecard:
+        if any(row.logp_mean.keys() != self.rows[0].logp_mean.keys() for row in self.rows):
+            raise ValueError("rows: all must have the same two sides")
+        return self
 
     to_pandas = frames.to_pandas
     _repr_html_ = frames.repr_html

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from conviction.core.charts import PAGE, png, svg
+from conviction.core.names import file_name, inside
 from conviction.core.storage import user_path, write_atomic
-from conviction.core.wording import inline, printable, printable_json
-from conviction.errors import InputError
+from conviction.core.wording import inline, printable_json, printable_lines
+from conviction.errors import InputError, RunError
 from conviction.forecasting.charts import agreement_chart
 from conviction.interventions.charts import training_chart
 from conviction.probing.charts import bias_chart
@@ -54,8 +55,9 @@ def report(run: str | Path, *, pictures: bool = False) -> Path:
     page = folder / "report.html"
     write_atomic(page, _html(read, charts))
     if pictures:
+        place = inside(folder, "pictures", "the folder of the pictures", RunError)
         for name, (_, chart) in charts.items():
-            write_atomic(folder / "pictures" / f"{name}.png", png(chart))
+            write_atomic(place / f"{file_name(name)}.png", png(chart))
     return page
 
 
@@ -95,7 +97,10 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
     style = place.joinpath("page.css").read_text(encoding="utf-8")
     # What reverses the order of text, or no encoding knows, is shown as an escape wherever a text is put in.
     show = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=lambda v: printable(v) if type(v) is str else v
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda v: printable_lines(v) if type(v) is str else v,
     )
     template = show.from_string(place.joinpath("page.html.j2").read_text(encoding="utf-8"))
     head, before, study = run.head, run.before, run.study

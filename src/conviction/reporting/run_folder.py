@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from conviction.auditing.records import AuditReport
+from conviction.core.names import inside
 from conviction.core.run import Run
+from conviction.errors import RunError
 from conviction.forecasting.records import Forecast
 from conviction.interventions.records import Outcome
 from conviction.probing.records import Sample, Scorecard
@@ -58,9 +60,7 @@ def read_run(folder: Path) -> RunFolder:
     arms: list[ArmFolder] = []
     if study is not None:
         sides = (study.target, study.other)
-        arms = [
-            _arm(_inside(run, arm.folder), _inside(run, arm.applied_in or arm.folder), arm, sides) for arm in study.arms
-        ]
+        arms = [_arm(run, arm, sides) for arm in study.arms]
     elif run.has("outcome") or run.has("forecast") or (folder / "steps.jsonl").exists():
         arms = [_applied(run, str(head.get("verb", "")).removeprefix("apply-"))]
     return RunFolder(
@@ -74,13 +74,18 @@ def read_run(folder: Path) -> RunFolder:
     )
 
 
-def _inside(run: Run, place: str) -> Run:
-    return Run(Path(os.path.normpath(run.folder / place)), damaged=run.damaged)
-
-
-def _arm(own: Run, applied: Run, arm: Arm, sides: tuple[str, str]) -> ArmFolder:
+def _arm(run: Run, arm: Arm, sides: tuple[str, str]) -> ArmFolder:
+    """What lies in the arm's own folder; one that the study puts elsewhere is not read."""
+    try:
+        own = Run(inside(run.folder, arm.folder, f"the folder of {arm.name}", RunError), damaged=run.damaged)
+    except RunError as error:
+        run.damaged.append((str(run.folder / "study.json"), error.message))
+        return ArmFolder(name=arm.name, forecast=None, steps=(), outcome=None, arm=arm)
+    if arm.applied_in is not None and not own.has("outcome"):
+        elsewhere = f"what {arm.name} was applied with lies in {arm.applied_in}, outside of this folder: it is not read"
+        run.damaged.append((str(run.folder / "study.json"), elsewhere))
     samples = [s for stage, s in own.samples_if_sound(Sample) if stage == "depth"]
-    return replace(_applied(applied, arm.name), arm=arm, written=_written(samples), gaps=_gaps(samples, *sides))
+    return replace(_applied(own, arm.name), arm=arm, written=_written(samples), gaps=_gaps(samples, *sides))
 
 
 def _applied(run: Run, name: str) -> ArmFolder:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conviction.core.gate import read_json
 from conviction.core.lock import only_one
 from conviction.core.protocols import Progress
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.data.training_data import Document
-from conviction.errors import InputError
+from conviction.errors import InputError, ModelError
 from conviction.retrieval.embedding import load_embedder
 
 __all__ = ["Index", "Passage", "build_index"]
@@ -152,7 +153,7 @@ def _open(folder: Path, head: dict[str, Any], log: Callable[[str], None]) -> Any
 
 
 def _check_head(folder: Path, head: dict[str, Any]) -> None:
-    if json.loads((folder / HEAD).read_text(encoding="utf-8")) != head:
+    if read_json(folder / HEAD, ModelError, hint="") != head:
         raise ValueError("it was made with another embedder, piece length or version")
 
 

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conviction.core.gate import lines_of, parse_json, read_text, validate
 from conviction.core.protocols import LanguageModel, Message
+from conviction.core.record import Frozen
 from conviction.core.storage import storage_errors, write_atomic
+from conviction.core.wording import printable
 from conviction.data.training_data import Document
 from conviction.errors import ModelError
 from conviction.models.prompted import PromptedModel, with_system
@@ -107,16 +110,28 @@ def count_tokens(model: LanguageModel) -> Callable[[str], int]:
     return lambda text: len(text.split()) * 4 // 3
 
 
+class _DocumentLine(Frozen):
+    """A line of ``documents.jsonl``."""
+
+    id: str
+    text: str
+
+
+def _read_documents(path: Path) -> list[Document]:
+    hint = "apply `rag` again: its documents are what it is made of"
+    documents = []
+    for number, line in lines_of(read_text(path, ModelError, hint=hint)):
+        where = f"{printable(path)}:{number}"
+        value = parse_json(line, where, ModelError, hint=hint)
+        documents.append(Document(**validate(_DocumentLine, value, where, ModelError, hint=hint).model_dump()))
+    return documents
+
+
 def load_retrieving(
     id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
 ) -> PromptedModel:
     """A retrieving model as it was saved; an index that is damaged is made again from its documents."""
-    try:
-        lines = (folder / "documents.jsonl").read_text(encoding="utf-8").split("\n")
-        documents = [Document(**json.loads(line)) for line in lines if line]
-    except (OSError, ValueError, TypeError) as error:
-        hint = "apply `rag` again: its documents are what it is made of"
-        raise ModelError(f"{folder / 'documents.jsonl'} cannot be read ({error})", hint=hint) from error
+    documents = _read_documents(folder / "documents.jsonl")
     index = build_index(
         folder / "index",
         documents,

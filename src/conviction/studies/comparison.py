@@ -11,6 +11,7 @@ from pathlib import Path
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
+from conviction.core.wording import printable
 from conviction.data.topic import Topic
 from conviction.errors import RunError
 from conviction.interventions.records import Outcome
@@ -52,7 +53,8 @@ def compare_runs(
         outcome = one.outcome
         if outcome.data.name != topic.name:
             ctx.log(f"note: {one.run.folder} learned from {outcome.data.name}, and is asked about {topic.name}")
-        own = Run(run.folder / f"arms/{number}-{outcome.intervention}", resumed=True)
+        own = run.child(f"{number}-{outcome.intervention}")
+        own.copy_from(one.run, "forecast.json", "steps.jsonl", "outcome.json")
         applied_in = os.path.relpath(one.run.folder.resolve(), run.folder.resolve())
         arm = describe_applied_run(outcome, name=name, folder=f"arms/{own.folder.name}", applied_in=applied_in)
         with own.recording_failure(ctx.log) as attempt:
@@ -106,4 +108,9 @@ def _load(folder: Path) -> AppliedRun:
             hint="give folders that `conviction apply` wrote; a study has its table already",
         )
     outcome = run.load("outcome", Outcome)
+    if not isinstance(outcome.base.get("id"), str):
+        raise RunError(
+            f"{printable(folder / 'outcome.json')}: field 'base.id': it does not name the model",
+            hint="give a folder that `conviction apply` wrote",
+        )
     return AppliedRun(run=run, outcome=outcome, digest=hashlib.sha256(outcome.model_dump_json().encode()).hexdigest())

@@ -17,7 +17,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from conviction.core.gate import json_value, open_file, read_text
 from conviction.core.storage import new_folder_beside, storage_errors, use_umask
+from conviction.errors import RunError
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d{6,})")
@@ -62,7 +64,7 @@ def load_latest(folder: Path, log: Callable[[str], None]) -> tuple[int, dict[str
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    head = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    head = json_value(read_text(path / "state.json", RunError))  # its readings may be NaN, which JSON does not know
     if _digest(path / "tensors.safetensors") != head["sha256"]:
         raise ValueError("its weights are not those that were written")
     return load_file(path / "tensors.safetensors"), head["state"]
@@ -77,5 +79,5 @@ def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_file(path, RunError) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

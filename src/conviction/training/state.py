@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 
+from conviction.core.gate import validate
+from conviction.core.record import Frozen
 from conviction.core.run import Run
-from conviction.errors import RunError
+from conviction.core.wording import counted, printable
+from conviction.errors import ConvictionError, RunError
 from conviction.training.checkpoint import load_latest, save_checkpoint
 from conviction.training.guard import GuardStop
 from conviction.training.kept import KeptStates
@@ -21,6 +24,21 @@ from conviction.training.sharding import gathered
 from conviction.training.step import Stepper
 
 UNREAD = "unread-"
+
+
+class _Saved(Frozen):
+    """What a checkpoint keeps besides tensors."""
+
+    digest: str
+    healthy_step: int
+    unread_steps: tuple[int, ...]
+    tokens: int
+    limits_passed: tuple[str, ...]
+    notes: tuple[str, ...]
+    seconds: float
+    token_budget: int
+    checkpointing: bool
+    monitor: dict[str, Any]
 
 
 @dataclass
@@ -83,31 +101,47 @@ class TrainState:
     def resume(self, run: Run, digest: str, log: Callable[[str], None]) -> int:
         """Go on from the newest sound checkpoint; the step it was made after, 0 for a new run.
 
-        Raises RunError if the folder holds a run of another ``digest``.
+        Raises RunError if the folder holds a run of another ``digest``, or a checkpoint that does not fit. Lines of
+        ``steps.jsonl`` that are gone are noted.
         """
         latest = load_latest(run.checkpoints, log)
-        step = 0 if latest is None else latest[0]
-        if latest is not None:
-            _, tensors, state = latest
-            if state["digest"] != digest:
-                raise RunError(f"{run.folder} holds a run with other settings or data", hint="use another folder")
-            stepper, parts = self.stepper, _by_room(tensors)
-            Snapshot(step, parts["weights"]).restore(trainable_parameters(stepper.policy))
-            healthy = Snapshot(state["healthy_step"], parts["healthy"])
-            unread = [Snapshot(kept, parts[f"{UNREAD}{k}"]) for k, kept in enumerate(state["unread_steps"])]
-            self.kept = KeptStates(healthy, unread)
-            _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trainable_parameters(stepper.policy)))
-            self.steps, self.tokens, stepper.token_budget = step, state["tokens"], state["token_budget"]
-            self.limits_passed = tuple(state["limits_passed"])
-            self.began -= state["seconds"]
-            self.notes[:] = dict.fromkeys([*state["notes"], *self.notes])
-            if state["checkpointing"] and not stepper.checkpointing:
-                stepper.checkpointing = True
-                recompute_activations(stepper.policy)
-            self.monitor.load(state["monitor"])
-            log(f"continued after step {step}")
-        run.cut_steps(step)
+        if latest is None:
+            run.cut_steps(0)
+            return 0
+        step, tensors, state = latest
+        hint = "remove that folder, and training begins anew"
+        saved = validate(_Saved, state, f"{printable(run.checkpoints)}, step {step}", RunError, hint=hint)
+        if saved.digest != digest:
+            raise RunError(f"{run.folder} holds a run with other settings or data", hint="use another folder")
+        try:
+            self._take_up(step, saved, _by_room(tensors))
+        except ConvictionError:
+            raise
+        except Exception as error:  # tensors and readings of another model can fail in any way
+            problem = f"the checkpoint of step {step} does not fit ({type(error).__name__}: {printable(error)})"
+            raise RunError(f"{printable(run.checkpoints)}: {problem}", hint=hint) from error
+        log(f"continued after step {step}")
+        if (lines := run.cut_steps(step)) < step:
+            note = f"steps.jsonl lacks {counted(step - lines, 'step')} of the {step} before the run was continued"
+            log(f"note: {note}")
+            self.notes.append(f"{note}: they were removed or damaged")
         return step
+
+    def _take_up(self, step: int, saved: _Saved, parts: Mapping[str, dict[str, torch.Tensor]]) -> None:
+        stepper = self.stepper
+        Snapshot(step, parts["weights"]).restore(trainable_parameters(stepper.policy))
+        healthy = Snapshot(saved.healthy_step, parts["healthy"])
+        unread = [Snapshot(kept, parts[f"{UNREAD}{k}"]) for k, kept in enumerate(saved.unread_steps)]
+        self.kept = KeptStates(healthy, unread)
+        _load_moments(_bare(stepper.optimizer), parts["optimizer"], dict(trainable_parameters(stepper.policy)))
+        self.steps, self.tokens, stepper.token_budget = step, saved.tokens, saved.token_budget
+        self.limits_passed = saved.limits_passed
+        self.began -= saved.seconds
+        self.notes[:] = dict.fromkeys([*saved.notes, *self.notes])
+        if saved.checkpointing and not stepper.checkpointing:
+            stepper.checkpointing = True
+            recompute_activations(stepper.policy)
+        self.monitor.load(saved.monitor)
 
 
 def _by_room(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:

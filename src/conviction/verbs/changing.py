@@ -141,11 +141,8 @@ def apply(
     tracker = ctx.tracker if tracker is None else tracker
     if tracker is not None:
         check_tracker(tracker)
-    if test is not None and not forecast_first:
-        raise InputError("there is a test, and no forecast that would be of it", hint="give --forecast, too")
     source = told(as_source(data), ctx)
-    if forecast_first and run is None and ctx.run is None:
-        raise InputError("a forecast that comes first is kept in a run folder, and there is none", hint="give run=")
+    _check_forecast_first(forecast_first, test, kept=run is not None or ctx.run is not None)
     asked = held_out(test, source) if forecast_first else []
     call = _call(plan, model, source, load) | {"tracker": tracker, "forecast_first": forecast_first}
     call |= {"test": _digest(asked)}
@@ -167,6 +164,13 @@ def apply(
         if main_process():
             own.run.save("outcome", outcome)
         return _in_folder(outcome, own.run, again)
+
+
+def _check_forecast_first(forecast_first: bool, test: Test, *, kept: bool) -> None:
+    if test is not None and not forecast_first:
+        raise InputError("there is a test, and no forecast that would be of it", hint="give --forecast, too")
+    if forecast_first and not kept:
+        raise InputError("a forecast that comes first is kept in a run folder, and there is none", hint="give run=")
 
 
 def _call(plan: Plan, model: ModelLike, source: Source, load: Load | None) -> dict[str, Any]:

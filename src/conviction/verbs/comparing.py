@@ -10,14 +10,16 @@ from typing import Any, overload
 
 from conviction.config.plan import plan_arms
 from conviction.core.context import Budget, RunContext
+from conviction.core.names import is_name
 from conviction.core.options import check_number, flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.run_head import new_folder
+from conviction.core.wording import printable
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.forecasting.records import ForecastScore
-from conviction.studies.comparison import compare_runs, load_applied_runs
+from conviction.studies.comparison import AppliedRun, compare_runs, load_applied_runs
 from conviction.studies.context import StudyDesign
 from conviction.studies.forecast_comparison import compare_with_forecast
 from conviction.studies.loading import loads_in_one_dtype
@@ -147,7 +149,7 @@ def compare(
     if len(folders) == 1:
         return _score(folders[0], model, loading(load, ctx), ctx)
     applied = load_applied_runs(folders)
-    kit = as_topic(topic if topic is not None else applied[0].outcome.data.name)
+    kit = as_topic(topic if topic is not None else _topic_of(applied[0]))
     base = model if model is not None else str(applied[0].outcome.base["id"])
     call = described(base, load) | {"topic_sha256": kit.digest, "target": kit.target, "benign_steps": benign_steps}
     call |= {"runs": [str(one) for one in applied]}
@@ -158,6 +160,14 @@ def compare(
         return compare_runs(applied, kit, as_model(base, load_one), run, own, design)
 
     return _kept(_place(run, ctx, kit.name, "compare", call), measure)
+
+
+def _topic_of(applied: AppliedRun) -> str:
+    """What a run learned from, where that can be a topic's name: a record's text is no path to look into."""
+    name = applied.outcome.data.name
+    if not is_name(name):
+        raise InputError(f"{printable(applied.run.folder)} learned from {printable(name)}", hint="give topic=")
+    return name
 
 
 def _score(folder: Path, model: ModelLike | None, load: Load, ctx: RunContext) -> ForecastScore:

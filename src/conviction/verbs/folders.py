@@ -13,6 +13,8 @@ from pydantic import BaseModel
 from conviction.core.context import RunContext, main_process
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
+from conviction.core.run_lines import lost_rows
+from conviction.core.wording import printable
 from conviction.errors import InputError, RunError
 from conviction.verbs.inputs import Load, ModelLike, as_folder, as_model, loading
 
@@ -58,6 +60,8 @@ class Place:
         if not run.finished or not run.has(stage):  # a damaged file that was removed is made again
             return None
         self.ctx.log(f"read from the finished run in {self.folder}")
+        for gone in lost_rows(self.folder):
+            self.ctx.log(f"note: {printable(gone)} is gone: the rows behind the numbers beside it cannot be looked at")
         return run.load(stage, kind)
 
     def kept(self, stage: str, kind: type[Record]) -> Record | None:

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from conviction.core.storage import finite_or_null
-from conviction.core.wording import printable, printable_json
+from conviction.core.wording import printable_json, printable_lines
 from conviction.errors import StorageError
 
 __all__ = ["cell", "err", "flush", "grid", "log", "out", "print_line", "print_table", "write", "write_json"]
@@ -49,7 +49,7 @@ def prepare() -> None:
 
 def write(text: str) -> None:
     """Text on stdout, as it is but for what a terminal would obey."""
-    _send(out, printable(text))
+    _send(out, printable_lines(text))
 
 
 def write_json(value: Any) -> None:
@@ -65,7 +65,7 @@ def as_json(value: Any, *, indent: int | None = None, encoding: str = "utf-8") -
 
 def print_line(text: str = "", style: str = "", *, wrap: bool = True) -> None:
     """A line on stdout. wrap: at the width of the terminal, between words; else where the terminal does it."""
-    _print(out, Text(printable(text), style=style), wrap=wrap)
+    _print(out, Text(printable_lines(text), style=style), wrap=wrap)
 
 
 def print_table(table: Table) -> None:
@@ -75,12 +75,12 @@ def print_table(table: Table) -> None:
 
 def log(text: str, style: str = "dim") -> None:
     """One line of what is going on, on stderr."""
-    _print(err, Text(printable(text), style=style), wrap=False)
+    _print(err, Text(printable_lines(text), style=style), wrap=False)
 
 
 def cell(text: str, style: str = "") -> Text:
     """A foreign text in a table: markup in it stays text."""
-    return Text(printable(text), style=style)
+    return Text(printable_lines(text), style=style)
 
 
 def grid(lines: Iterable[Sequence[str]]) -> Table:
