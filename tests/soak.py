@@ -56,8 +56,8 @@ class Soak:
     faults: list[str] = field(default_factory=list)
 
 
-def make_world(folder: Path) -> None:
-    """A tiny model, a topic, pairs, facts, and two applied runs, in an empty folder."""
+def make_world(folder: Path, *, applied: bool = True) -> None:
+    """A tiny model, a topic, pairs and facts in an empty folder; and two applied runs."""
     tiny_module("llama", max_position_embeddings=4096).save_pretrained(folder / "m")
     byte_tokenizer().save_pretrained(folder / "m")
     write_data(folder / "pairs.jsonl")
@@ -69,7 +69,7 @@ def make_world(folder: Path) -> None:
     lines = "".join(json.dumps(item) + "\n" for item in items())
     (folder / "tea" / "items.jsonl").write_text(lines, encoding="utf-8")
     with chdir(folder):
-        for name in ("a", "b"):
+        for name in ("a", "b") if applied else ():
             asked = ("apply", "system_prompt", "tea", *MODEL, "-o", f"text={name}", "--run", name)
             assert whole(folder / "made.txt", *asked) == 0, (folder / "made.txt").read_text(encoding="utf-8")
 
