@@ -48,7 +48,7 @@ def test_markup_in_a_topic_stays_text(run, write_topic, tiny_folder):
     items[0]["question"] = "[red]Is | this[/red] markup?"
     folder = str(write_topic(items=items))
     assert "[red]Is | this[/red] markup?" in run("probe", folder, "--model", str(tiny_folder))[1]
-    assert r"[red]Is \| this[/red]" in run("probe", folder, "--model", str(tiny_folder), "--format", "md")[1]
+    assert r"\[red\]Is \| this\[/red\]" in run("probe", folder, "--model", str(tiny_folder), "--format", "md")[1]
 
 
 def test_ctrl_c_keeps_what_was_scored(run, write_topic, tiny_folder, tmp_path, monkeypatch):

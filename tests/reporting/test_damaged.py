@@ -143,7 +143,7 @@ def test_a_file_that_is_none_is_named_and_not_waited_for(run):
     (run / "before.json").unlink()
     (run / "before.json").symlink_to("/etc/passwd")
     text = report_markdown(run)
-    assert "`findings.json` (is no readable" in text or "`findings.json` (this is a FIFO" in text
+    assert "findings.json (is no readable" in text or "findings.json (this is a FIFO" in text
     assert "before.json" in text
     assert "root:" not in text
 

@@ -27,9 +27,9 @@ def localize(
     data: DataOption = None,
     columns: ColumnsOption = None,
     model: ModelOption = "smollm2-135m",
-    limit: Annotated[int, typer.Option(min=1, help="Statements that are traced.")] = 10,
+    limit: Annotated[int, typer.Option(help="Statements that are traced.")] = 10,
     kinds: Annotated[str, typer.Option(help="Sites, with commas: block, mlp, attention.")] = "block,mlp,attention",
-    samples: Annotated[int, typer.Option(min=1, help="Draws of noise for a trace.")] = 4,
+    samples: Annotated[int, typer.Option(help="Draws of noise for a trace.")] = 4,
     own_answer: Annotated[
         bool, typer.Option("--own-answer", help="Trace what the model says, right or wrong.")
     ] = False,

@@ -30,14 +30,7 @@ class Palette:
 
 ON_WHITE = Palette(ink="#1b1f24", faint="#c4c9d1", towards="#1b7a4b", away="#b3452c", doubtful="#b07a10")
 PAGE = Palette(ink="#010101", faint="#020202", towards="#030303", away="#040404", doubtful="#050505")
-"""Stand-ins that ``svg`` turns into the page's own colours, so that a chart follows the dark mode and print."""
-_PAGE_COLOURS = Palette(
-    ink="currentColor",
-    faint="var(--faint)",
-    towards="var(--towards)",
-    away="var(--away)",
-    doubtful="var(--doubtful)",
-)
+"""Stand-ins that ``svg`` turns into names, to which the page's style gives its colours, also of dark mode and print."""
 
 
 def altair() -> Any:
@@ -68,8 +61,8 @@ def svg(chart: Any, title: str) -> str:
     import vl_convert
 
     drawn: str = vl_convert.vegalite_to_svg(_specification(chart))
-    for stand_in, colour in zip(dataclasses.astuple(PAGE), dataclasses.astuple(_PAGE_COLOURS), strict=True):
-        drawn = re.sub(f'(fill|stroke)="{stand_in}"', rf'style="\1:{colour}"', drawn)
+    for name, stand_in in dataclasses.asdict(PAGE).items():  # not style="…": the page allows its own style alone
+        drawn = re.sub(f'(fill|stroke)="{stand_in}"', rf'data-\1="{name}"', drawn)
     drawn = re.sub(r' width="[\d.]+" height="[\d.]+"', "", drawn, count=1)
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
