@@ -186,8 +186,15 @@ def add_lora(
     target_modules  last names of linear layers; None: all in the body
     num_layers      only the last N layers; None: all
 
-    Raises InputError for a target module or a number of layers that the model does not have.
+    Raises InputError for a target module or a number of layers that the model does not have, and for a rank above
+    that of its largest matrix: such an adapter holds no more, and takes the memory.
     """
+    largest = max(min(p.shape) for p in module.base_model.parameters() if p.dim() == 2)
+    if rank > largest:
+        raise InputError(
+            f"rank is {rank}, and no matrix of {type(module).__name__} has a rank above {largest}",
+            hint=f"give at most {largest}; 4 to 64 is usual",
+        )
     first = first_trained_layer(module, num_layers)
     depth = module.config.get_text_config().num_hidden_layers
     config = LoraConfig(
