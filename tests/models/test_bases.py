@@ -83,6 +83,34 @@ def test_a_base_in_the_hubs_cache_is_loaded_without_asking_the_hub(hub, tmp_path
     assert no_network == []
 
 
+def test_a_model_of_the_hub_that_is_cached_is_loaded_where_there_is_no_network(hub, no_network, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_model("stranger/here", dtype="fp32").id == "stranger/here"
+    assert no_network == []
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        (
+            "adapter_config.json",
+            '{"base_model_name_or_path": "other/model"}',
+            "'stranger/here' on the hub is an adapter",
+        ),
+        (
+            "model.safetensors.index.json",
+            '{"metadata": {}, "weight_map": {"a": "b.bin"}}',
+            "'weight_map.a' names 'b.bin'",
+        ),
+    ],
+)
+def test_what_lies_on_the_hub_is_checked_as_well(file, content, words, hub, no_network, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    (hub / "snapshots" / ("a" * 40) / file).write_text(content)
+    with pytest.raises(ModelError, match=words):
+        load_model("stranger/here")
+
+
 def test_what_the_user_names_takes_the_place_of_what_the_folder_names(tiny_folder, tmp_path, no_network):
     inner = adapter(tmp_path / "inner", "stranger/model")
     outer = saved(tmp_path / "outer", "prompt", str(inner), system="Be brief.")

@@ -176,3 +176,9 @@ def test_a_pipe_is_not_waited_for(name, folder):
 def test_weights_that_are_no_safetensors_are_named(content, folder):
     (folder / "model.safetensors").write_bytes(content)
     refused(folder, "model.safetensors is no readable safetensors file")
+
+
+@pytest.mark.parametrize("value", ["x", [[]], 10**30, -1, [257, None, "x"], 1.5])
+def test_an_end_of_text_that_is_no_token_is_named(value, folder):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}), encoding="utf-8")
+    refused(folder, "field 'eos_token_id'")

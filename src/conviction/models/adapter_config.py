@@ -14,7 +14,7 @@ from conviction.core.wording import printable
 from conviction.errors import ModelError
 from conviction.models.sandbox import LimitExceeded, TaskFailed, try_patterns
 
-__all__ = ["ADAPTER", "WEIGHTS", "AdapterConfig", "check_patterns", "read_adapter_config"]
+__all__ = ["ADAPTER", "WEIGHTS", "AdapterConfig", "check_patterns", "check_weights_file", "read_adapter_config"]
 
 ADAPTER, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 HINT = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
@@ -66,7 +66,7 @@ class AdapterConfig(BaseModel):
 
 
 def read_adapter_config(folder: Path) -> AdapterConfig:
-    """The adapter's configuration. Raises ModelError, naming file and field, and for weights that are a pickle."""
+    """The adapter's configuration. Raises ModelError, naming file and field."""
     path = folder / ADAPTER
     config = validate(
         AdapterConfig, read_json(path, ModelError, hint=HINT, most=MOST_BYTES), printable(path), ModelError, hint=HINT
@@ -79,13 +79,17 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
             if not (0 < value <= most or (field == "alpha_pattern" and abs(value) <= most)):
                 where = f"{printable(path)}: field '{field}.{printable(name)[:80]}'"
                 raise ModelError(f"{where} is {printable(value)[:40]}, beyond {most:g}", hint=HINT)
+    return config
+
+
+def check_weights_file(folder: Path) -> None:
+    """Raise ModelError for an adapter without weights, or whose weights are a pickle."""
     if not is_file(folder / WEIGHTS):
         pickled = [name for name in ("adapter_model.bin", "adapter_model.pt") if is_file(folder / name)]
         what = f"its weights are a pickle ({pickled[0]}), which is never opened" if pickled else f"no file {WEIGHTS}"
         raise ModelError(
             f"{printable(folder)}: {what}", hint="save it with `save_pretrained`, which writes safetensors"
         )
-    return config
 
 
 def check_patterns(config: AdapterConfig, names: Collection[str], where: Any) -> None:

@@ -16,7 +16,7 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
 from conviction.errors import ConvictionError, ModelError
-from conviction.models.adapter_config import ADAPTER, HINT, MOST_BYTES, WEIGHTS, read_adapter_config
+from conviction.models.adapter_config import ADAPTER, HINT, MOST_BYTES, WEIGHTS, check_weights_file, read_adapter_config
 from conviction.models.embedded import embedded_name
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel, require_weights
@@ -38,6 +38,7 @@ def load_adapter(name: str, load_base: Callable[[str], LanguageModel], *, trust_
         on = _base_name(folder)
         read_adapter_config(folder)
         base = require_weights(load_base(on), folder)  # which may be changed itself
+        check_weights_file(folder)
         tokenizer = _own_tokenizer(folder, base.tokenizer, trust_remote_code=trust_remote_code)
         _make_room(base.module, folder, tokenizer if tokenizer is not base.tokenizer else None)
         base.engine.use_packing(False)  # whether the adapted model may be packed is found out anew

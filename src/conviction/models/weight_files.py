@@ -21,10 +21,20 @@ from conviction.core.names import is_name
 from conviction.core.wording import printable
 from conviction.errors import ModelError
 
-__all__ = ["CONFIG", "INDEX", "check_config", "check_folder", "check_index", "check_loaded", "quiet_report"]
+__all__ = [
+    "CONFIG",
+    "INDEX",
+    "check_config",
+    "check_ends",
+    "check_folder",
+    "check_index",
+    "check_loaded",
+    "quiet_report",
+]
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
 MOST_BYTES = 32 * 2**20  # of a configuration or an index; the largest index on the hub has 10 MB
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 SHOWN = 5  # names in a message
 DAMAGED = "the folder is damaged, or was not written by save_pretrained: get a complete copy of the model"
 
@@ -38,12 +48,13 @@ def check_folder(folder: Path) -> None:
     names = [chosen] if chosen is not None else [name for name in (WEIGHTS, INDEX) if is_file(folder / name)][:1]
     files = [one for name in names for one in (check_index(folder / name) if name.endswith(".json") else [str(name)])]
     tensors = sum(_count(folder / name) for name in dict.fromkeys(files))
-    layers = settings.get("num_hidden_layers")
-    if files and isinstance(layers, int) and layers > tensors:
-        raise ModelError(
-            f"{folder / CONFIG}: field 'num_hidden_layers' is {printable(layers)}, the weights hold {tensors} tensors",
-            hint=DAMAGED,
-        )
+    parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]  # text_config is such a part
+    for name, layers in ((name, part.get(name)) for part in parts for name in LAYERS):
+        if files and isinstance(layers, int) and layers > tensors:
+            raise ModelError(
+                f"{folder / CONFIG}: field '{name}' is {printable(layers)[:40]}, the weights hold {tensors} tensors",
+                hint=DAMAGED,
+            )
 
 
 def check_config(settings: Mapping[str, Any], where: str) -> str | None:
@@ -96,6 +107,17 @@ def _count(path: Path) -> int:
             return len(file.keys())
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} is no readable safetensors file ({error})", hint=DAMAGED) from error
+
+
+def check_ends(generation: Any, where: str) -> None:
+    """Raise ModelError for ids of the tokens that end a text, as ``generation_config.json`` has them, that are none."""
+    ends = getattr(generation, "eos_token_id", None)
+    for one in ends if isinstance(ends, list) else [ends]:
+        if one is not None and not (isinstance(one, int) and 0 <= one < 2**31):
+            raise ModelError(
+                f"{where}: field 'eos_token_id' of its generation_config.json, or config.json, is {_shown(ends)}",
+                hint="write the id of a token there, or a list of some",
+            )
 
 
 def check_loaded(info: Mapping[str, Collection[Any]], where: str) -> None:

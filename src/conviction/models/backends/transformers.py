@@ -20,7 +20,15 @@ from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.fetching import check_fetching, may_fetch
 from conviction.models.gguf import parsed_once, read_gguf
-from conviction.models.weight_files import INDEX, check_config, check_folder, check_index, check_loaded, quiet_report
+from conviction.models.weight_files import (
+    INDEX,
+    check_config,
+    check_ends,
+    check_folder,
+    check_index,
+    check_loaded,
+    quiet_report,
+)
 
 # Loading says what it does through `log`, and what went wrong through an error.
 huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -70,6 +78,7 @@ def _read(name: str, source: dict[str, Any], where: torch.device, dtype: str) ->
             with quiet_report():
                 module, info = AutoModelForCausalLM.from_pretrained(**source, **wanted, dtype=chosen)
             check_loaded(info, name)
+            check_ends(module.generation_config, name)
             if hasattr(whole, "quantization_config") and not hasattr(module.config, "quantization_config"):
                 to_dtype(module, chosen)  # FP8 on a CPU: transformers made bf16 of the codes and left the rest
         module.requires_grad_(False)
@@ -88,7 +97,7 @@ def _check_hub(name: str, config: Any) -> None:
         check_index(Path(index))
 
 
-_IF_THERE = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_gated_repo": False}
+_IF_THERE = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
 
 
 def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
