@@ -34,7 +34,7 @@ LARGE = {
 def _short(monkeypatch):
     """A tenth of the time, and a process with these settings for this test alone."""
     sandbox._WORKER.close()
-    monkeypatch.setattr(sandbox, "SECONDS", 0.3)
+    monkeypatch.setattr(sandbox, "SECONDS", 0.1)
     yield
     sandbox._WORKER.close()
 
@@ -90,7 +90,7 @@ def test_a_template_that_fails_or_renders_nothing_is_an_error_of_the_tree(templa
 def test_a_model_whose_template_has_no_end_is_refused_when_it_is_loaded(tiny_folder, tmp_path):
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "stranger"))
     (folder / "chat_template.jinja").write_text(ENDLESS["a power"], encoding="utf-8")
-    with pytest.raises(ModelError, match=r"stranger does not come to an end: it takes more than 0\.3 seconds"):
+    with pytest.raises(ModelError, match=r"stranger does not come to an end: it takes more than 0\.1 seconds"):
         load_model(str(folder))
 
 

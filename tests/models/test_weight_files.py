@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import FALLBACK, FURTHER, LIMITED, PACKABLE, byte_tokenizer, tiny_module
 
+import conviction
 from conviction.errors import ConvictionError, ModelError
 from conviction.models import load_model
 
@@ -182,3 +183,12 @@ def test_weights_that_are_no_safetensors_are_named(content, folder):
 def test_an_end_of_text_that_is_no_token_is_named(value, folder):
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}), encoding="utf-8")
     refused(folder, "field 'eos_token_id'")
+
+
+def test_no_module_unpickles():
+    """Weights, adapters, checkpoints with the optimiser's state and caches are safetensors, JSON or numbers."""
+    source = Path(conviction.__file__).parent
+    opens = re.compile(
+        r"\b(torch\.load\(|import (pickle|cloudpickle|joblib|dill)|numpy\.load\(|np\.load\(|allow_pickle)"
+    )
+    assert [path for path in source.rglob("*.py") if opens.search(path.read_text(encoding="utf-8"))] == []

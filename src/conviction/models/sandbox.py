@@ -5,23 +5,27 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
+from conviction.errors import ModelError
 from conviction.models import sandbox_worker
 
 __all__ = ["LimitExceeded", "TaskFailed", "render", "try_patterns"]
 
 SECONDS = 2
-"""Of a task. It is tried twice: a machine that slept meanwhile is not the task's fault."""
+"""Of the processor's time for a task. It is tried twice: on Windows a machine may have slept meanwhile."""
 BYTES = 2**30
 """Of the process, all its code included; Windows and macOS do not keep to it."""
+_OUT_OF_TIME = -getattr(signal, "SIGPROF", 0)
 
 
 class LimitExceeded(Exception):  # noqa: N818  named by whoever knows whose template it is
@@ -45,10 +49,17 @@ def try_patterns(patterns: Iterable[str], names: Iterable[str]) -> None:
 class _Worker:
     """The process, started when it is first asked; one at a time may ask."""
 
+    _process: subprocess.Popen[bytes] | None = None
+
     def __init__(self) -> None:
+        self._others: list[Any] = []  # of the process that this one was forked from: they are not this one's to close
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin without a process: a fork shares the pipes of the one that there is, and needs its own."""
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0
+        self._others.append(self._process)
+        self._process = None
         self._known: set[str] = set()
 
     def ask(self, task: str, *, template: str | None = None, **arguments: Any) -> Any:
@@ -58,7 +69,7 @@ class _Worker:
                 answer = self._answer(task, template, arguments)
                 if answer is not None:
                     break
-        if answer is None:
+        if answer is None or answer.get("limit") == "time":
             raise LimitExceeded(f"it takes more than {SECONDS} seconds")
         if "limit" in answer:
             raise LimitExceeded(f"it takes more than {BYTES // 2**20} MB of memory")
@@ -81,32 +92,46 @@ class _Worker:
         except OSError:  # it ended meanwhile
             line = b""
         if not line.endswith(b"\n"):
-            self.close()
-            return None
+            return {"limit": "time"} if self.close() == _OUT_OF_TIME else None
         answer: dict[str, Any] = json.loads(line)
         if "limit" in answer:  # what is left of its memory may not do for the next task
             self.close()
         return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is not None and self._owner == os.getpid():  # a fork shares pipes, and needs its own
+        if self._process is not None:
             return self._process
         command = [sys.executable, "-I", "-S", str(Path(sandbox_worker.__file__))]
         pipe = subprocess.PIPE
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        try:
+            process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
+        except OSError as error:
+            raise ModelError(
+                f"no process can be started for the chat template ({error})",
+                hint="close other programs, or raise the limit on processes",
+            ) from error
         assert process.stdin is not None  # noqa: S101  it is a pipe
         settings = {"path": sys.path, "seconds": SECONDS, "bytes": BYTES}
         process.stdin.write(json.dumps(settings).encode() + b"\n")
-        self._process, self._owner, self._known = process, os.getpid(), set()
+        self._process, self._known = process, set()
         return process
 
-    def close(self) -> None:
-        """End the process, if it is this one's."""
+    def close(self) -> int | None:
+        """End the process, if there is one; how it ended."""
         process, self._process = self._process, None
-        if process is not None and self._owner == os.getpid():
-            process.kill()
-            process.communicate()
+        if process is None:
+            return None
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):  # what was not sent yet
+                assert pipe is not None  # noqa: S101  they are pipes
+                pipe.close()
+        with suppress(subprocess.TimeoutExpired):  # it ends with its stdin, or has ended, and says how
+            return process.wait(timeout=0.5)
+        process.kill()
+        return process.wait()
 
 
 _WORKER = _Worker()
 atexit.register(_WORKER.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_WORKER.forget)

@@ -1,8 +1,9 @@
 """The process that chat templates and patterns of strangers run in: it ends itself where they take too long.
 
 It is started as a script by ``sandbox``, knows only the standard library and jinja2, and is spoken to in lines of
-JSON. A single operation such as ``10**10**9`` or a pattern that backtracks for ever lets no Python code run beside
-it, so the time is kept by faulthandler's thread, which needs none; memory by the operating system, where it can.
+JSON. A single operation such as ``10**(10**9)`` or a pattern that backtracks for ever lets no Python code run beside
+it, so the operating system keeps the time, that of the processor and not of a clock: a busy machine is not the
+template's fault. Where it cannot (Windows), a thread of faulthandler's, which needs no Python, keeps that of a clock.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 MOST_CHARACTERS = 10_000_000
 """Of a rendered conversation."""
@@ -121,11 +122,21 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (settings["bytes"], settings["bytes"]))
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         for line in sys.stdin.buffer:
-            faulthandler.dump_traceback_later(settings["seconds"], exit=True, file=nowhere)
+            _end_after(settings["seconds"], nowhere)
             content = json.dumps(answer(**json.loads(line)))
-            faulthandler.cancel_dump_traceback_later()
+            _end_after(0, nowhere)
             sys.stdout.write(f"{content}\n")
             sys.stdout.flush()
+
+
+def _end_after(seconds: float, nowhere: TextIO) -> None:
+    """End this process after so many seconds, unless it is called again before; 0: do not."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # nobody handles its signal, which then ends the process
+    elif seconds:
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+    else:
+        faulthandler.cancel_dump_traceback_later()
 
 
 if __name__ == "__main__":

@@ -55,7 +55,11 @@ def load_embedder(name: str = EMBEDDED) -> tuple[Embed, Any]:
     if folder.is_dir():
         _check_modules(folder)
     try:
-        model = SentenceTransformer(str(folder) if folder.is_dir() else place, local_files_only=here)
+        model = SentenceTransformer(
+            str(folder) if folder.is_dir() else place,
+            local_files_only=here,
+            model_kwargs={"use_safetensors": True},  # a pickle is never opened
+        )
     except Exception as error:  # the hub, the disk and torch fail in their own ways
         if not folder.is_dir():
             check_fetching(name)
