@@ -241,6 +241,21 @@ def test_without_memory_there_is_an_error_and_no_traceback(place, tiny_folder, r
     assert "Traceback" not in text
 
 
+@linux
+@pytest.mark.long
+def test_a_limit_on_addresses_does_not_abort_the_page(place, tiny_folder, write_topic):
+    """The drawing library reserves 64 GB of them, and aborted the process (SIGTRAP) under ``ulimit -v``."""
+    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--quick", "--run", "r")
+    assert end(begin(place / "out.txt", *asked)) == 0
+    process = SERVER.Process(target=limited, args=(("report", "r"), place / "page.txt", resource.RLIMIT_AS, 2 << 30))
+    process.start()
+    assert end(process) == 2
+    text = (place / "page.txt").read_text(encoding="utf-8")
+    assert "error: pictures cannot be drawn" in text
+    assert "ulimit -v unlimited" in text
+    assert not (place / "r/report.html").exists()
+
+
 def test_no_memory_is_known_in_the_words_of_every_library():
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
                   RuntimeError("CUDA out of memory."), OSError(12, "Cannot allocate memory"),

@@ -9,6 +9,7 @@ from conviction.auditing.linter import audit as audit_rows
 from conviction.auditing.linter import choose_rules
 from conviction.auditing.planning import plan_audit
 from conviction.auditing.records import AuditReport
+from conviction.core.charts import converter
 from conviction.core.context import RunContext
 from conviction.core.options import check_number
 from conviction.core.protocols import LanguageModel
@@ -188,6 +189,8 @@ def localize(
         from conviction.localization.analysis import localize as trace
         from conviction.localization.heatmaps import draw_all
 
+        if own.run is not None:
+            converter()  # before hours of work, not after
         result = trace(
             loaded,
             source.data.facts,
