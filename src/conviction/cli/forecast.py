@@ -34,7 +34,7 @@ def forecast(
     with watched() as ctx:
         result = changing.forecast(
             job.plan.intervention, job.model, source.topic or source.data, test=test, sweep=sweep, examples=examples,
-            pilot_steps=pilot, guard=job.plan.guard, run=folder, load=load.loader(), ctx=ctx,
+            pilot_steps=pilot, guard=job.plan.guard, run=folder, load=load.loader(job.model), ctx=ctx,
         )  # fmt: skip
     show_forecast(result, form)
     log(f"every pair: {folder}/forecast.json; to freeze one with a run: conviction apply {asked.name} … --forecast")

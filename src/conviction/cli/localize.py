@@ -50,7 +50,7 @@ def localize(
     with watched() as ctx:
         result = measuring.localize(
             source.topic or source.data, model, kinds=kinds, own_answer=own_answer, samples=samples, limit=limit,
-            run=folder, load=load.loader(), ctx=ctx,
+            run=folder, load=load.loader(model), ctx=ctx,
         )  # fmt: skip
     show_localization(result, form)
     log(f"every number: {folder}/localization.json; heat maps: {folder}/maps")

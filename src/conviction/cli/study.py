@@ -58,7 +58,7 @@ def study(
             benign_steps=benign_steps,
             placebo=placebo,
             run=run,
-            load=load.loader(),
+            load=load.loader(model),
             ctx=ctx,
         )
     show_result(result, form)

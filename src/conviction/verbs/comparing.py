@@ -19,6 +19,7 @@ from conviction.core.wording import printable
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.forecasting.records import ForecastScore
+from conviction.models.fetching import named_in
 from conviction.studies.comparison import AppliedRun, compare_runs, load_applied_runs
 from conviction.studies.context import StudyDesign
 from conviction.studies.forecast_comparison import compare_with_forecast
@@ -157,7 +158,12 @@ def compare(
     def measure(own: RunContext, run: Run) -> Study:
         load_one = _loader(base, load, run, own)
         design = StudyDesign(load=load_one, benign_steps=benign_steps, placebo=False)
-        return compare_runs(applied, kit, as_model(base, load_one), run, own, design)
+        if model is not None:
+            untouched = as_model(model, load_one)
+        else:
+            with named_in(f"{folders[0] / 'outcome.json'}", option="--model", parameter="model"):
+                untouched = load_one(str(base))
+        return compare_runs(applied, kit, untouched, run, own, design)
 
     return _kept(_place(run, ctx, kit.name, "compare", call), measure)
 
