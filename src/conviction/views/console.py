@@ -42,7 +42,7 @@ err = _console(stderr=True)
 
 
 def prepare() -> None:
-    """Let stdout take any text: what its encoding lacks is an escape. Libraries' logs and warnings are made printable."""
+    """Let stdout take any text: what its encoding lacks is an escape. Libraries' logs are made printable."""
     logging.setLogRecordFactory(_printable_record)
     warnings.formatwarning = _printable_warning
     for stream in (sys.stdout, sys.stderr):
