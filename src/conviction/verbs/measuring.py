@@ -192,17 +192,9 @@ def localize(
         if own.run is not None:
             converter()  # before hours of work, not after
         result = trace(
-            loaded,
-            source.data.facts,
-            source=source.label,
-            topic=source.topic,
-            own_answer=own_answer,
-            kinds=sites,
-            samples=samples,
-            limit=limit,
-            neurons=neurons,
-            ctx=own,
-        )
+            loaded, source.data.facts, source=source.label, topic=source.topic, own_answer=own_answer, kinds=sites,
+            samples=samples, limit=limit, neurons=neurons, ctx=own,
+        )  # fmt: skip
         if own.run is not None:
             draw_all(result, own.run.folder / "maps")  # first: once the record is there, nothing is made again
             own.run.save("localization", result)
