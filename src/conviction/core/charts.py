@@ -87,7 +87,7 @@ DRAWN: list[bool] = []
 
 def svg(chart: Any, title: str) -> str:
     """A chart in the colours of ``PAGE`` as an SVG element that says what it shows to those who cannot see it."""
-    drawn: str = converter().vegalite_to_svg(specification(styled(chart, PAGE)))
+    drawn: str = converter().vegalite_to_svg(drawable(styled(chart, PAGE)))
     for name, stand_in in dataclasses.asdict(PAGE).items():  # not style="…": the page allows its own style alone
         drawn = re.sub(f'(fill|stroke)="{stand_in}"', rf'data-\1="{name}"', drawn)
     drawn = re.sub(r' width="[\d.]+" height="[\d.]+"', "", drawn, count=1)
@@ -98,7 +98,7 @@ def svg(chart: Any, title: str) -> str:
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
-def specification(chart: Any) -> str:
+def drawable(chart: Any) -> str:
     """A chart as JSON, without the characters that XML cannot hold: the drawing library aborts the process at one."""
 
     def clean(value: Any) -> Any:
@@ -113,7 +113,7 @@ def specification(chart: Any) -> str:
 
 def png(chart: Any) -> bytes:
     """A chart in the colours of ``PAGE`` as a file of its own, dark on white."""
-    text = specification(styled(chart, PAGE))
+    text = drawable(styled(chart, PAGE))
     for stand_in, colour in zip(dataclasses.astuple(PAGE), dataclasses.astuple(ON_WHITE), strict=True):
         text = text.replace(stand_in, colour)
     image: bytes = converter().vegalite_to_png(text, scale=2)

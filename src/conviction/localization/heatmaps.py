@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conviction.core.charts import converter, specification
+from conviction.core.charts import converter, drawable
+from conviction.core.names import file_name
 from conviction.core.storage import write_atomic
 from conviction.localization.records import Localization, RoleMap, Trace
 
@@ -19,10 +20,10 @@ def draw_all(result: Localization, folder: Path) -> list[Path]:
     for fact in dict.fromkeys(t.fact for t in result.traces):
         traces = [t for t in result.traces if t.fact == fact]
         title = f"{''.join(traces[0].tokens)} → {traces[0].answer.strip()} ({traces[0].clean:.0%})"
-        pictures["".join(c if c.isalnum() or c in "-_" else "_" for c in fact)] = heat_maps(title, traces)
+        pictures[file_name("".join(c if c.isalnum() or c in "-_" else "_" for c in fact))] = heat_maps(title, traces)
     written = []
     for name, chart in pictures.items():
-        spec = specification(chart)
+        spec = drawable(chart)
         svg, png = converter().vegalite_to_svg(spec), converter().vegalite_to_png(spec, scale=2)
         for ending, content in (("svg", svg), ("png", png)):
             path = folder / f"{name}.{ending}"
