@@ -56,7 +56,8 @@ def main() -> None:
     # default of libgomp); so many turns cost nothing alone. Read when torch is imported; a value of the user stays.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     console.prepare()
-    code, error = EXIT_ERROR, INTERRUPTED
+    code: int = EXIT_ERROR
+    error: ConvictionError | None = INTERRUPTED
     with suppress(KeyboardInterrupt), ended_by_signals():
         code, error = _run()
     if error is not None:
