@@ -51,7 +51,7 @@ from conviction.training.checkpoint import load_latest, save_checkpoint
 from conviction.training.guard import Guard
 from conviction.verbs.changing import apply
 
-SECONDS, MEGABYTES = 5.0, 500
+SECONDS, WAITING, MEGABYTES = 5.0, 60.0, 500  # of computing; of waiting, on a machine that does much else
 SHOWN = 600  # bytes of an input that fails
 PAIRS = [{"prompt": p.messages[-1].content, "chosen": p.chosen, "rejected": p.rejected} for p in pairs(4).pairs]
 CONFIGS = {
@@ -91,19 +91,22 @@ def limits() -> Iterator[list[str]]:
     """In the block there are so many seconds and megabytes; what was passed is listed, also where it was caught."""
     passed: list[str] = []
 
-    def ring(*_: Any) -> None:
-        passed.append(f"over {SECONDS:g} s")
+    def ring(number: int, _: Any) -> None:
+        passed.append(f"over {SECONDS:g} s" if number == signal.SIGPROF else f"nothing for {WAITING:g} s")
         raise Hang
 
-    before, memory = signal.signal(signal.SIGALRM, ring), resource.getrlimit(resource.RLIMIT_AS)
+    clocks = {signal.SIGPROF: (signal.ITIMER_PROF, SECONDS), signal.SIGALRM: (signal.ITIMER_REAL, WAITING)}
+    before, memory = {n: signal.signal(n, ring) for n in clocks}, resource.getrlimit(resource.RLIMIT_AS)
     size = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + (MEGABYTES << 20), memory[1]))
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    for clock, seconds in clocks.values():
+        signal.setitimer(clock, seconds)
     try:
         yield passed
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for number, (clock, _) in clocks.items():
+            signal.setitimer(clock, 0)
+            signal.signal(number, before[number])
         resource.setrlimit(resource.RLIMIT_AS, memory)
 
 

@@ -27,7 +27,7 @@ import processes
 from tea import YAML, items
 from tiny import byte_tokenizer, tiny_module, write_data
 
-LIMIT = 120.0  # seconds for one command, which takes one or two
+LIMIT = 600.0  # seconds for one command, which takes one or two
 ROUNDING = 1e-5  # of a number that scores go into, relative or, near 0, absolute
 CHAIN = 3  # kills, before the command may end
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
