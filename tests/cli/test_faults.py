@@ -24,7 +24,7 @@ from conviction.core.lock import only_one
 from conviction.core.storage import clear_unfinished, new_folder_beside, storage_errors, write_atomic
 from conviction.errors import RunError, StorageError, no_memory, out_of_memory
 
-WAIT = 60.0
+WAIT = 300.0  # seconds, on a machine that does much else
 TRAIN = ("apply", "dpo", "--data", "pairs.jsonl", "--dtype", "fp32", "--guard", "off", "--run", "r")
 
 
