@@ -199,6 +199,18 @@ def test_two_processes_bring_one_index_up_to_date_one_after_the_other(tmp_path, 
     assert not (tmp_path / "i").exists(), "the lock is beside the index, which may be made anew"
 
 
+@pytest.mark.long
+def test_two_commands_share_one_cache(place, tiny_folder, write_topic, monkeypatch):
+    monkeypatch.setenv("CONVICTION_CACHE", str(place / "cache"))
+    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--dtype", "fp32", "--run")
+    both = [begin(place / f"{name}.txt", *asked, name) for name in ("a", "b")]
+    assert [end(process) for process in both] == [0, 0], (place / "b.txt").read_text(encoding="utf-8")
+    rows = [(place / name / "samples.jsonl").read_text(encoding="utf-8").splitlines() for name in ("a", "b")]
+    assert len(rows[0]) == len(rows[1]) > 20
+    for one, other in zip(*rows, strict=True):
+        assert soak._close(json.loads(one), json.loads(other))
+
+
 def test_a_locked_cache_is_not_told_to_free_space(tmp_path):
     with sqlite3.connect(tmp_path / "scores.sqlite") as first:
         first.execute("BEGIN EXCLUSIVE")
