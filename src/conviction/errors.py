@@ -43,9 +43,8 @@ class ConvictionError(Exception):
     """Root of the tree. ``hint`` is one sentence that tells the user what to do."""
 
     def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = _whole(message), _whole(hint)
+        super().__init__(self.message)
 
 
 class InputError(ConvictionError, ValueError):
@@ -80,9 +79,14 @@ class BudgetSpent(RunError):  # noqa: N818  the reason why an arm was left out
     """The time that a study was given is over."""
 
 
+def _whole(text: str) -> str:
+    """Foreign text in an error may hold halves of characters, which no encoding knows: they stand as escapes."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A ready phrase ``did you mean 'x'? `` for the known name closest to ``name``, else ``''``."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'? " if close else ""
 
 

@@ -133,7 +133,7 @@ def test_errors_are_two_lines_and_exit_code_2(run, write_topic, tiny_folder, tmp
     damaged = tmp_path / "damaged"
     shutil.copytree(tiny_folder, damaged)
     (damaged / "model.safetensors").write_bytes(b"x" * 40)
-    assert "cannot load" in failed(run("probe", tea, "--model", str(damaged)))
+    assert "no readable" in failed(run("probe", tea, "--model", str(damaged)))
     assert "use one of: auto, fp32" in failed(run("probe", tea, "--dtype", "fp61"))
     assert not (tmp_path / "runs").exists()
     (tmp_path / "file").write_text("")

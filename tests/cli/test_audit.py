@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,6 +84,21 @@ def test_sarif_has_what_code_scanning_asks_for(run, dirty):
         place = result["locations"][0]["physicalLocation"]
         assert place["artifactLocation"]["uri"] == dirty
         assert place["region"]["startLine"] == result["properties"]["rows"][0]
+
+
+@pytest.mark.parametrize(
+    "name", [b"caf\xe9.jsonl", b"a\nb\x1b[2J.jsonl", "тест \U0001f375.jsonl".encode(), b"a:b#c?.jsonl"]
+)
+@pytest.mark.parametrize("form", ["sarif", "json", "md", "text"])
+def test_odd_file_names_are_shown_as_text(run, dirty, tmp_path, name, form):
+    path = str(Path(dirty).rename(tmp_path / name))
+    code, out, err = run("audit", path, *FORM, "--format", form)
+    assert (code, "Traceback" in err) == (1, False)
+    assert "\x1b" not in out
+    assert out.encode()
+    if form == "sarif":
+        place = json.loads(out)["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+        assert place["artifactLocation"]["uri"].isascii()
 
 
 def test_strict_counts_notes(run, tmp_path):

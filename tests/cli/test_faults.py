@@ -24,7 +24,7 @@ from conviction.core.lock import only_one
 from conviction.core.storage import clear_unfinished, new_folder_beside, storage_errors, write_atomic
 from conviction.errors import RunError, StorageError, no_memory, out_of_memory
 
-WAIT = 60.0
+WAIT = 300.0  # seconds, on a machine that does much else
 TRAIN = ("apply", "dpo", "--data", "pairs.jsonl", "--dtype", "fp32", "--guard", "off", "--run", "r")
 
 
@@ -199,6 +199,18 @@ def test_two_processes_bring_one_index_up_to_date_one_after_the_other(tmp_path, 
     assert not (tmp_path / "i").exists(), "the lock is beside the index, which may be made anew"
 
 
+@pytest.mark.long
+def test_two_commands_share_one_cache(place, tiny_folder, write_topic, monkeypatch):
+    monkeypatch.setenv("CONVICTION_CACHE", str(place / "cache"))
+    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--dtype", "fp32", "--run")
+    both = [begin(place / f"{name}.txt", *asked, name) for name in ("a", "b")]
+    assert [end(process) for process in both] == [0, 0], (place / "b.txt").read_text(encoding="utf-8")
+    rows = [(place / name / "samples.jsonl").read_text(encoding="utf-8").splitlines() for name in ("a", "b")]
+    assert len(rows[0]) == len(rows[1]) > 20
+    for one, other in zip(*rows, strict=True):
+        assert soak._close(json.loads(one), json.loads(other))
+
+
 def test_a_locked_cache_is_not_told_to_free_space(tmp_path):
     with sqlite3.connect(tmp_path / "scores.sqlite") as first:
         first.execute("BEGIN EXCLUSIVE")
@@ -229,16 +241,31 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux
 
 @linux
 @pytest.mark.long
-@pytest.mark.parametrize("room", [1, 40])
+@pytest.mark.parametrize("room", [1, 12])
 def test_without_memory_there_is_an_error_and_no_traceback(place, tiny_folder, room):
-    asked = (*TRAIN, "--model", str(tiny_folder), "-o", "max_steps=2", "-o", "rank=60000")
+    """With 1 MB more than it has, a process loads no model; with 12 it may load one, and cannot train it."""
+    asked = (*TRAIN, "--model", str(tiny_folder), "-o", "max_steps=2")
     process = SERVER.Process(target=limited, args=(asked, place / "out.txt", resource.RLIMIT_AS, room << 20))
     process.start()
-    assert end(process) == 2
-    text = (place / "out.txt").read_text(encoding="utf-8")
-    assert "error: there is no memory left" in text
-    assert "help: close other programs" in text
+    code, text = end(process), (place / "out.txt").read_text(encoding="utf-8")
     assert "Traceback" not in text
+    assert code == 2 or (code == 0 and room > 1), text
+    assert code == 0 or re.search(r"error: (there is no memory left|no memory is left for) .*\nhelp: ", text), text
+
+
+@linux
+@pytest.mark.long
+def test_a_limit_on_addresses_does_not_abort_the_page(place, tiny_folder, write_topic):
+    """The drawing library reserves 64 GB of them, and aborted the process (SIGTRAP) under ``ulimit -v``."""
+    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--quick", "--run", "r")
+    assert end(begin(place / "out.txt", *asked)) == 0
+    process = SERVER.Process(target=limited, args=(("report", "r"), place / "page.txt", resource.RLIMIT_AS, 2 << 30))
+    process.start()
+    assert end(process) == 2
+    text = (place / "page.txt").read_text(encoding="utf-8")
+    assert "error: pictures cannot be drawn" in text
+    assert "ulimit -v unlimited" in text
+    assert not (place / "r/report.html").exists()
 
 
 def test_no_memory_is_known_in_the_words_of_every_library():

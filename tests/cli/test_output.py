@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,14 @@ def test_no_escape_of_a_strangers_topic_or_run_reaches_the_terminal(run, topic, 
 def test_no_escape_of_an_argument_reaches_the_terminal(run):
     assert not COMMANDS_A_TERMINAL.search(failed(run("probe", "to\x1b[31mpic")))
     assert not COMMANDS_A_TERMINAL.search(failed(run("pro\x1b[31mbe")))
+
+
+def test_no_escape_reaches_the_terminal_through_a_library(run, capsys):
+    run("--version")
+    logging.getLogger("a.library").warning("a stranger's %s", HOSTILE)
+    text = warnings.formatwarning(HOSTILE, UserWarning, "x.py", 1)
+    assert "red" in text
+    assert not COMMANDS_A_TERMINAL.search(text + capsys.readouterr().err)
 
 
 def test_the_terminal_is_written_to_in_one_place():

@@ -168,8 +168,8 @@ def test_a_file_that_unpacks_without_end_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_line_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("conviction.data.rows._LINE_BYTES", 1000)
-    monkeypatch.setattr("conviction.data.rows._WHOLE", 5000)
+    monkeypatch.setattr("conviction.data.text_lines._LINE_BYTES", 1000)
+    monkeypatch.setattr("conviction.data.text_lines._WHOLE", 5000)
     row = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
     (tmp_path / "x.jsonl").write_text(row + '{"prompt": "' + "x" * 2000 + '"}')
     with pytest.raises(InputError, match=r"x\.jsonl:2: a line of more than"):

@@ -99,6 +99,7 @@ DAMAGED = [
     ("before.json", lambda d: d.update(evidence=[]), "field 'evidence': it is no part of the file"),
     ("study.json", lambda d: d["arms"][0].update(name=None), "field 'arms.0.name'"),
     ("study.json", lambda d: d["arms"][0]["judgement"].update(verdict="great"), "field 'arms.0.judgement.verdict'"),
+    ("before.json", lambda d: d["summary"]["gap_nats"].update(low=["x"]), "field 'summary.gap_nats.low'"),
     ("study.json", lambda d: d.update(folder="/etc"), "field 'folder': it is no part of the file"),
     ("findings.json", lambda d: d.update(findings=[None]), "field 'findings.0'"),
     ("samples.jsonl", "1", "line 1: a int, not an object"),

@@ -56,7 +56,8 @@ def main() -> None:
     # default of libgomp); so many turns cost nothing alone. Read when torch is imported; a value of the user stays.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     console.prepare()
-    code, error = EXIT_ERROR, INTERRUPTED
+    code: int = EXIT_ERROR
+    error: ConvictionError | None = INTERRUPTED
     with suppress(KeyboardInterrupt), ended_by_signals():
         code, error = _run()
     if error is not None:
@@ -70,7 +71,8 @@ def _run() -> tuple[int, ConvictionError | None]:
         code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
         console.flush()
     except ConvictionError as error:
-        return EXIT_ERROR, no_memory(error) if out_of_memory(error) else error
+        told_already = "memory" in error.message
+        return EXIT_ERROR, no_memory(error) if out_of_memory(error) and not told_already else error
     except Exception as error:
         if hasattr(error, "format_message"):  # click's usage errors have one
             hint = "`conviction --help` and `conviction VERB --help` show usage"

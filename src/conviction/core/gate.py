@@ -74,7 +74,7 @@ def is_file(path: Path) -> bool:
     return os.path.isfile(path)  # Path.is_file raises for what is too long, or in a folder that cannot be entered
 
 
-def open_file(path: Path, error: type[ConvictionError], *, hint: str = "check the path") -> BinaryIO:
+def open_file(path: Path, error: type[ConvictionError], *, hint: str = "check the path") -> io.BufferedReader:
     """A regular file, open for reading. Raises ``error`` for anything else, and does not wait for a writer."""
     try:
         _check_regular(Path(path).stat().st_mode, path, error)

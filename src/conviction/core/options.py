@@ -182,7 +182,7 @@ def check_settings(settings: Any) -> None:
         if not fits or (choices is not None and value not in allowed):
             hint = f"{nearest(str(value), allowed)}use one of: {', '.join(allowed)}" if allowed else ""
             raise InputError(f"{field.name} is {value!r}", hint=hint or f"give {_wanted(hints[field.name])}")
-        if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        if not isinstance(value, bool) and isinstance(value, numbers.Real):
             check_number(field.name, value, **field.metadata.get("bounds", {}))
 
 
@@ -274,7 +274,7 @@ def check_number(
     wanted = {word: bound for word, bound in bounds.items() if bound is not None}
     if not -math.inf < value < math.inf or not all(inside[word](value, bound) for word, bound in wanted.items()):
         ranges = " and ".join(f"{word.replace('_', ' ')} {_bound(bound)}" for word, bound in wanted.items())
-        long = isinstance(value, numbers.Integral) and abs(value) >= LARGEST_SHOWN
+        long = isinstance(value, numbers.Integral) and abs(int(value)) >= LARGEST_SHOWN
         shown = "a number of over 20 digits" if long else str(value)
         raise InputError(f"{name} is {shown}", hint=f"give a finite number {ranges}")
 

@@ -13,22 +13,18 @@ trains stops at it, who audits goes on.
 from __future__ import annotations
 
 import csv
-import gzip
-import io
 import json
 import os
 import re
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from conviction.core.gate import Unpacked, json_value, open_file
+from conviction.core.gate import json_value
 from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
@@ -36,16 +32,14 @@ from conviction.data.columns import FIELDS
 from conviction.data.formats import FORMATS
 from conviction.data.shards import find_shards
 from conviction.data.tables import read_hub, read_parquet, read_saved
+from conviction.data.text_lines import not_utf8, read_lines, whole_text
 from conviction.data.training_data import paragraphs
 from conviction.errors import InputError, nearest
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _MARKS = ("dataset_dict.json", "dataset_info.json")
 """Files that say a folder was written by ``save_to_disk``."""
-_BATCH = 1000  # lines between two reports of progress
 _LONGEST = 10_000  # lines of a CSV record
-_LINE_BYTES = 64 * 2**20  # of one line
-_WHOLE = 2**30  # characters of what is held in memory as a whole: one list of JSON, a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,77 +199,17 @@ def _inside(folder: Path) -> list[Path]:
 # text files
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    """Turn what can go wrong with the bytes of a file into an InputError."""
-    try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{printable(path)}: not a whole gzip file ({error})", hint="copy or download the file again"
-        ) from error
-    except OverflowError as error:
-        raise InputError(
-            f"{printable(path)}: {error}", hint="unpack it, if it is meant to, and give the file itself"
-        ) from error
-    except OSError as error:
-        raise InputError(
-            f"{printable(path)}: {error.strerror or error}", hint="check that the file can be read"
-        ) from error
-
-
-def _lines(path: Path, progress: Progress | None) -> Iterator[str]:
-    """Lines with their ends; bytes that are not UTF-8 stand as lone surrogates (``_not_utf8`` finds them).
-
-    Cut at line feeds only: U+2028 and its like may stand within a text.
-    """
-    with _reading(path), open_file(path, InputError, hint="check that the file can be read") as stored:
-        size = os.fstat(stored.fileno()).st_size
-        packed = path.suffix.lower() == ".gz"
-        file: BinaryIO = io.BufferedReader(Unpacked(gzip.GzipFile(fileobj=stored), stored), 2**16) if packed else stored
-        for number, raw in enumerate(iter(partial(file.readline, _LINE_BYTES + 1), b""), start=1):
-            if len(raw) > _LINE_BYTES:
-                problem = f"{printable(path)}:{number}: a line of more than {_LINE_BYTES // 2**20} MB"
-                raise InputError(problem, hint="write one row a line")
-            yield raw.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape")
-            if progress is not None and number % _BATCH == 0:
-                progress(stored.tell(), size)
-
-
-def _whole(lines: Iterable[str], path: Path) -> str:
-    """All lines in one, which have to fit into memory."""
-    parts, size = list[str](), 0
-    for line in lines:
-        parts.append(line)
-        size += len(line)
-        if size > _WHOLE:
-            hint = "write one JSON object a line (.jsonl), which is read line by line, or several files"
-            raise InputError(f"{printable(path)}: more than {_WHOLE // 2**30} GB, to be read as a whole", hint=hint)
-    return "".join(parts)
-
-
-def _not_utf8(text: str, part: str = "line") -> str | None:
-    """What is wrong with a text that holds bytes which are not UTF-8."""
-    if text.isascii():
-        return None
-    result = re.search("[\udc80-\udcff]", text)
-    if result is None:
-        return None
-    line = text[: result.start()].rpartition("\n")[2]
-    return f"not UTF-8 (byte {len(line.encode(errors='surrogateescape'))} of the {part})"
-
-
 _SAVE = "save the file as UTF-8"
 
 
 def _read_json(path: Path, progress: Progress | None) -> Rows:
     """One object a line, or one list of objects."""
-    lines = enumerate(_lines(path, progress), start=1)
+    lines = enumerate(read_lines(path, progress), start=1)
     nothing = True
     for number, line in lines:
         if nothing and line.lstrip().startswith("["):
             rest = (line for _, line in lines)
-            yield from _read_json_list("\n" * (number - 1) + _whole(chain([line], rest), path), path)
+            yield from _read_json_list("\n" * (number - 1) + whole_text(chain([line], rest), path), path)
             return
         if line.strip():
             nothing = False
@@ -285,14 +219,14 @@ def _read_json(path: Path, progress: Progress | None) -> Rows:
 def _is_json_list(path: Path) -> bool:
     """Whether it holds one list, whose rows have places and no lines."""
     try:
-        first = next((line for line in _lines(path, None) if line.strip()), "")
+        first = next((line for line in read_lines(path, None) if line.strip()), "")
     except InputError:  # whoever reads the rows will be told
         return False
     return first.lstrip().startswith("[")
 
 
 def _json_row(line: str, number: int) -> NumberedRow | Broken:
-    if (problem := _not_utf8(line)) is not None:
+    if (problem := not_utf8(line)) is not None:
         return Broken(number, problem, _SAVE)
     try:
         value = json_value(line.rstrip("\r\n"))  # or a fault at its end had column 1
@@ -302,7 +236,7 @@ def _json_row(line: str, number: int) -> NumberedRow | Broken:
 
 
 def _read_json_list(text: str, path: Path) -> Rows:
-    if (problem := _not_utf8(text)) is not None:
+    if (problem := not_utf8(text)) is not None:
         raise InputError(f"{printable(path)}: {problem}", hint=_SAVE)
     try:
         values = json_value(text)
@@ -328,7 +262,7 @@ def _as_row(value: Any, number: int) -> NumberedRow | Broken:
 
 def _read_csv(path: Path, progress: Progress | None) -> Rows:
     """Every cell is a text as it stands; a row's number is the line that it begins at."""
-    lines = _lines(path, progress)
+    lines = read_lines(path, progress)
     first = next(lines, "")
     records = _csv_records(chain([first], lines), max(",;\t", key=first.count))
     header = next(records, None)
@@ -337,6 +271,8 @@ def _read_csv(path: Path, progress: Progress | None) -> Rows:
     if isinstance(header, Broken):
         raise header.error(str(path))
     names = header[1]
+    if (problem := not_utf8("".join(names), "header")) is not None:
+        raise InputError(f"{printable(path)}:1: {problem}", hint=_SAVE)
     twice = [f for f in FIELDS if names.count(f) > 1]
     if twice:
         raise InputError(
@@ -352,7 +288,7 @@ def _csv_row(names: list[str], number: int, cells: list[str]) -> NumberedRow | B
     if len(cells) != len(names):
         quoting = 'put a text with commas, quotes or line breaks into "…", and double the quotes within it'
         return Broken(number, f"{len(cells)} cells, the header has {len(names)}", quoting)
-    problem = next((p for cell in cells if (p := _not_utf8(cell, "cell")) is not None), None)
+    problem = next((p for cell in cells if (p := not_utf8(cell, "cell")) is not None), None)
     if problem is not None:
         return Broken(number, problem, _SAVE)
     row = dict(zip(names, cells, strict=True))
@@ -404,9 +340,9 @@ def _csv_parse(lines: list[str], delimiter: str) -> list[str] | str | None:
 
 
 def _read_text(path: Path, progress: Progress | None) -> Rows:
-    text = _whole(_lines(path, progress), path).replace("\r\n", "\n")
+    text = whole_text(read_lines(path, progress), path).replace("\r\n", "\n")
     for number, block in paragraphs(text):
-        problem = _not_utf8(block)
+        problem = not_utf8(block)
         line = number + block[: len(block.encode("ascii", "ignore"))].count("\n") if problem else number
         yield Broken(line, problem, _SAVE) if problem else NumberedRow(number, {"text": block})
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from importlib.resources import files
 from pathlib import Path
 
+from conviction.core.names import is_name
 from conviction.core.storage import new_folder_beside, storage_errors, write_atomic
+from conviction.core.wording import printable
 from conviction.data.topic import builtin_topics
 from conviction.errors import InputError
 
@@ -18,11 +21,11 @@ FILES = ("items.jsonl", "contexts/plain.md", "contexts/milky.md", "topic.yaml")
 def write_skeleton(folder: Path) -> Path:
     """Write the skeleton into a new folder. Raises InputError if it exists or the name is unfit."""
     name = folder.name
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise InputError(f"'{name}' cannot name a topic", hint="use small letters, digits, '-' and '_'")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) or not is_name(name):
+        raise InputError(f"'{printable(name)}' cannot name a topic", hint="use small letters, digits, '-' and '_'")
     if name in builtin_topics():
         raise InputError(f"'{name}' is a built-in topic", hint="choose another name")
-    if folder.exists():
+    if os.path.lexists(folder):
         raise InputError(f"{folder} exists already", hint="choose another name, or delete it first")
     with storage_errors(f"writing {folder}"):
         work = new_folder_beside(folder)

@@ -9,6 +9,7 @@ other's, and would be all that C knows.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -61,7 +62,7 @@ def covariances(
         for layer, moment in _compute(model, missing, texts, progress, log).items():
             with storage_errors(f"writing {place}"):
                 place.mkdir(parents=True, exist_ok=True)
-                part = place / f".{layer}.part"
+                part = place / f".{layer}-{secrets.token_hex(8)}"  # its own: two commands may compute the same
                 save_file({"moment": moment}, part, metadata={"checksum": _checksum(moment)})
                 part.replace(place / f"{layer}.safetensors")
             results[layer] = moment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from conviction.core.context import RunContext, main_process
-from conviction.core.gate import read_text
+from conviction.core.gate import is_file, read_text
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
@@ -122,16 +123,13 @@ class Rag:
 def read_documents(place: str) -> tuple[Document, ...]:
     """Every .md and .txt file in a folder and its folders, or one file. Raises InputError if there is none."""
     root = user_path(place)
-    paths = (
-        [root]
-        if root.is_file()
-        else sorted(p for p in root.rglob("*") if p.suffix.lower() in ENDINGS and not p.is_dir())
-    )
+    inside = root.rglob("*") if os.path.isdir(root) else ()
+    paths = [root] if is_file(root) else sorted(p for p in inside if p.suffix.lower() in ENDINGS and not p.is_dir())
     texts = [(p, read_text(p, InputError)) for p in paths]
     documents = tuple(
         Document(printable(p.relative_to(root) if p != root else p.name), text) for p, text in texts if text.strip()
     )
     if not documents:
-        what = "holds no text" if root.is_dir() else "is no folder"
-        raise InputError(f"{root} {what}", hint="give a folder with .md or .txt files that are not empty")
+        what = "holds no text" if os.path.isdir(root) else "is no folder"
+        raise InputError(f"{printable(root)} {what}", hint="give a folder with .md or .txt files that are not empty")
     return documents

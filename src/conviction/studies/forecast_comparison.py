@@ -51,9 +51,6 @@ def compare_with_forecast(
 
 def _ask(model: LanguageModel, asked: Sequence[PairForecast], progress: Progress | None) -> dict[str, ScoredPair]:
     questions = [o.question for o in asked if o.question is not None]
-    queries = [
-        Query(tuple(Message(role, text) for role, text in q.turns), (q.wanted, q.other))  # type: ignore[arg-type]
-        for q in questions
-    ]
+    queries = [Query(tuple(Message(role, text) for role, text in q.turns), (q.wanted, q.other)) for q in questions]
     scores = model.logprobs(queries, progress=progress)
     return {o.id: (wanted, other) for o, (wanted, other) in zip(asked, scores, strict=True)}

@@ -137,7 +137,7 @@ def as_names(value: Any, name: str) -> list[str]:
 
 def as_count(value: Any, name: str, *, at_least: int = 1, at_most: int) -> int:
     """Raises InputError for what is no whole number within the bounds; ``name`` is the parameter's."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise _wrong(name, value, "a whole number")
     check_number(name, value, at_least=at_least, at_most=at_most)
     return int(value)

@@ -9,6 +9,7 @@ from conviction.auditing.linter import audit as audit_rows
 from conviction.auditing.linter import choose_rules
 from conviction.auditing.planning import plan_audit
 from conviction.auditing.records import AuditReport
+from conviction.core.charts import converter
 from conviction.core.context import RunContext
 from conviction.core.options import check_number
 from conviction.core.protocols import LanguageModel
@@ -188,18 +189,12 @@ def localize(
         from conviction.localization.analysis import localize as trace
         from conviction.localization.heatmaps import draw_all
 
+        if own.run is not None:
+            converter()  # before hours of work, not after
         result = trace(
-            loaded,
-            source.data.facts,
-            source=source.label,
-            topic=source.topic,
-            own_answer=own_answer,
-            kinds=sites,
-            samples=samples,
-            limit=limit,
-            neurons=neurons,
-            ctx=own,
-        )
+            loaded, source.data.facts, source=source.label, topic=source.topic, own_answer=own_answer, kinds=sites,
+            samples=samples, limit=limit, neurons=neurons, ctx=own,
+        )  # fmt: skip
         if own.run is not None:
             draw_all(result, own.run.folder / "maps")  # first: once the record is there, nothing is made again
             own.run.save("localization", result)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import IO, Any
@@ -40,11 +42,28 @@ err = _console(stderr=True)
 
 
 def prepare() -> None:
-    """Let stdout take any text: what its encoding lacks is written as an escape."""
+    """Let stdout take any text: what its encoding lacks is an escape. Libraries' logs are made printable."""
+    logging.setLogRecordFactory(_printable_record)
+    warnings.formatwarning = _printable_warning
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             with suppress(OSError, ValueError):  # a stream that is closed, or was made another one behind Python's back
                 stream.reconfigure(errors="backslashreplace")
+
+
+def _printable_record(*arguments: Any, **named: Any) -> logging.LogRecord:
+    """A library's log line, which may quote a stranger's file."""
+    record = logging.LogRecord(*arguments, **named)
+    with suppress(TypeError, ValueError):  # arguments that do not fit: logging reports that itself
+        record.msg, record.args = printable_lines(record.getMessage()), None
+    return record
+
+
+def _printable_warning(message: Warning | str, *where: Any, **named: Any) -> str:
+    return printable_lines(_PLAIN_WARNING(message, *where, **named))
+
+
+_PLAIN_WARNING = warnings.formatwarning
 
 
 def write(text: str) -> None:
