@@ -27,7 +27,7 @@ def shared(tea, tmp_path, tiny_folder):
 
 def arm(shared):
     """A model with weights of its own, and its measurements."""
-    changed = benign._benign(shared, shared.model, 1)
+    changed = benign._benign(shared, shared.model, [(1, 1e-4)])
     return changed, measure_depth(changed, shared.topic, base=shared.baseline, kinds=["change"])
 
 
@@ -38,30 +38,35 @@ def test_the_reference_is_trained_until_it_has_shifted_and_eroded_once_a_study(s
     monkeypatch.setattr(benign, "_benign", lambda s, m, n: steps.append(n) or real_benign(s, m, n))
     monkeypatch.setattr(benign, "eroded", lambda *_: len(steps) == 2)
     reference = measure_reference(shared, goal=-1e9)
-    assert (len(trained), steps) == (1, [1, 1])
-    assert reference.provenance["benign_steps"] == 2
+    assert (len(trained), steps) == (1, [[(1, 1e-4)], [(1, 1e-4)]])
+    assert reference.provenance["benign_stages"] == [(1, 1e-4), (1, 1e-4)]
     assert set(reference.names("")) == {"reference", "reference-benign"}
     rows = {sample.id for sample in reference.evidence}
     assert {name for m in reference.measurements for name in m.samples} <= rows
     assert measure_reference(shared, goal=1.0) is reference
     shared.references.clear()
-    assert measure_reference(shared, goal=1.0) == reference  # read back from the study's folder
+    again = measure_reference(shared, goal=1.0)  # read back from the study's folder
+    assert again.measurements == reference.measurements
+    assert benign.benign_stages(shared, again) == reference.provenance["benign_stages"]
     assert len(trained) == 1
 
 
 @pytest.mark.long
-def test_where_nothing_erodes_the_steps_are_doubled_so_often_and_no_more(shared, monkeypatch):
+def test_where_nothing_erodes_every_stage_is_made_and_no_more(shared, monkeypatch):
     monkeypatch.setattr(benign, "eroded", lambda *_: False)
     monkeypatch.setattr(benign, "REFERENCE_TIMES", 2)
-    assert measure_reference(shared, goal=1e9).provenance["benign_steps"] == 4
+    monkeypatch.setattr(benign, "STAGES", ((1, 1e-4), (2, 1e-3)))
+    assert measure_reference(shared, goal=1e9).provenance["benign_stages"] == [(1, 1e-4), (2, 1e-3)]
 
 
-def test_benign_training_of_an_arm_is_as_long_as_the_references(shared, tmp_path, monkeypatch):
-    steps = []
-    monkeypatch.setattr(benign, "_benign", lambda _s, model, n: steps.append(n) or model)
+def test_an_arm_goes_through_the_references_stages_and_without_one_through_the_first(shared, tmp_path, monkeypatch):
+    stages = []
+    monkeypatch.setattr(benign, "_benign", lambda _s, model, n: stages.append(n) or model)
     changed, _ = benign._read_on(shared, shared.model, _neutral(), 1, 0)
-    measure_after_benign(shared, changed, Run(tmp_path / "arm"), 4)
-    assert steps == [4]
+    reference = shared.baseline.model_copy(update={"provenance": {"benign_stages": [[1, 1e-4], [2, 1e-3]]}})
+    measure_after_benign(shared, changed, Run(tmp_path / "arm"), reference)
+    measure_after_benign(shared, changed, Run(tmp_path / "other"), None)
+    assert stages == [[(1, 1e-4), (2, 1e-3)], [(1, 1e-4)]]
 
 
 def _neutral():

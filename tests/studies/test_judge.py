@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conviction import load_topic
-from conviction.core.statistics import equivalence, holm, min_detectable_effect, sample_size
+from conviction.core.statistics import holm, min_detectable_effect, non_inferiority, sample_size
 from conviction.data.implications import depth_of, implications
 from conviction.data.topic import Edge, Item, Pole, Topic
 from conviction.probing.challenges import CHALLENGES
@@ -166,9 +166,10 @@ def test_of_many_arms_one_that_chance_may_explain_is_not_shown():
     alone = shifted(spread(0.21, 0.10, 9))
     assert alone.verdict != "not shown"
     many = [alone] + [shifted(spread(0.02, 0.10, 9)) for _ in range(15)]
-    assert correct_over_arms([alone]) == [alone]
-    assert correct_over_arms(many)[0].verdict == "not shown"
-    assert correct_over_arms(many)[0].find("shift").p_holm > alone.find("shift").p_holm
+    before = readings("base", **BASE)
+    assert correct_over_arms([alone], before) == [alone]
+    assert correct_over_arms(many, before)[0].verdict == "not shown"
+    assert correct_over_arms(many, before)[0].find("shift").p_holm > alone.find("shift").p_holm
 
 
 def test_harm_that_is_not_ruled_out_is_not_deep():
@@ -176,7 +177,7 @@ def test_harm_that_is_not_ruled_out_is_not_deep():
     rng = np.random.default_rng(0)
     after = readings("after", **DEEP)
     noisy = tuple(
-        m.model_copy(update={"value": m.value + float(rng.normal(0, 0.5))}) if m.metric == "control" else m
+        m.model_copy(update={"value": m.value - float(rng.normal(0, 0.5))}) if m.metric == "control" else m
         for m in after.measurements
     )
     result = judge(
@@ -219,7 +220,6 @@ def test_what_moved_with_one_cause_alone_is_no_spread():
     ("control", "metric", "ceiling"),
     [
         ({"context": -0.5}, "shift", None),  # a shift that was shown shows that it can move
-        ({"with-graph__question": 0.0, "with-graph__choice": 0.0}, "propagation", "surface"),
         ({"contradiction": 0.3}, "coherence", "shallow"),
         ({"denied": 0.6}, "robustness", "shallow"),
         ({"neighbour-denied": 1.0}, "locality:neighbours", "shallow"),
@@ -237,7 +237,57 @@ def test_a_control_that_shows_nothing_bounds_the_verdict(control, metric, ceilin
     assert result.verdict == (ceiling or "deep")
     assert result.find(metric).outcome == ("not readable" if ceiling else "yes")
     assert ("no deeper verdict can be read on this model" in result.words) == bool(ceiling)
-    assert ("is not readable on this model" in result.reason) == (ceiling is not None and ":" not in metric)
+    assert (f"not readable on this model: {metric}" in result.reason) == (ceiling is not None and ":" not in metric)
+
+
+UNTOLD = {"with-graph__question": 0.0, "with-graph__choice": 0.0}
+
+
+def test_what_follows_bounds_the_verdict_where_its_control_fails_and_it_did_not_move():
+    still = {f"implication__{n}": -0.2 for n in (1, 2, 3)}
+    after = readings("after", **{**DEEP, **still})
+    result = judge(readings("base", **{**BASE, **UNTOLD}), after)
+    assert (result.verdict, result.ceiling) == ("surface", "surface")
+    assert result.find("propagation").outcome == "not readable"
+    assert result.reason.endswith("not readable on this model: propagation")
+    assert judge(readings("base", **BASE), after).ceiling is None
+
+
+def test_what_follows_and_was_shown_to_move_shows_that_it_can():
+    """A model that cannot follow a graph in its prompt may have learnt what follows from its training."""
+    before, worn = readings("base", **{**BASE, **UNTOLD}), readings("worn", shift=0.4)
+    result = judge(before, readings("after", **DEEP), after_benign=worn)
+    assert (result.verdict, result.ceiling) == ("deep", None)
+    assert result.find("propagation").outcome == "yes"
+
+
+ADVISED = {"advised__question": 0.5, "advised__choice": 0.1, "decision": -0.2}
+
+
+@pytest.mark.parametrize(("advised", "moved", "ceiling"), [(0.5, 0.4, None), (0.5, -0.2, None), (0.0, -0.2, "surface")])
+def test_one_of_two_ways_to_read_what_follows_is_enough(advised, moved, ceiling):
+    """Implications cannot be read here; decisions can where a context moves them."""
+    still = {f"implication__{n}": -0.2 for n in (1, 2, 3)}
+    before = readings("base", **{**BASE, **UNTOLD, **ADVISED, "advised__question": advised, "advised__choice": 0.0})
+    after = readings("after", **{**DEEP, **still, "decision": moved})
+    result = judge(before, after, after_benign=readings("worn", shift=0.4))
+    assert result.find("propagation").outcome == "not readable"
+    assert (result.verdict, result.ceiling) == ("deep" if moved > 0 else "surface", ceiling)
+
+
+def test_what_is_shown_for_one_arm_alone_and_not_over_many_is_not_readable_again():
+    before = readings("base", **{**BASE, **UNTOLD})
+    alone = judge(before, readings("after", **DEEP), after_benign=readings("worn", shift=0.4))
+    count = int(0.06 / alone.find("propagation").p_value)
+
+    def with_p_values(judgement, **values):
+        changed = (p.model_copy(update={"p_value": values.get(p.metric, p.p_value)}) for p in judgement.properties)
+        return judgement.model_copy(update={"properties": tuple(changed)})
+
+    others = with_p_values(alone, shift=1e-9, propagation=0.9)
+    many = correct_over_arms([with_p_values(alone, shift=1e-9), *[others] * count], before)[0]
+    assert many.find("propagation").outcome == "not readable"
+    assert (many.verdict, many.ceiling) == ("surface", "surface")
 
 
 def test_harm_that_cannot_be_read_is_not_held_against_a_change():
@@ -307,12 +357,26 @@ def test_holm_golden():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
-def test_equivalence_is_shown_only_within_the_margin():
-    d = np.random.default_rng(1).normal(0.05, 0.05, size=20)
-    assert equivalence(d, 0.2).p_value < 0.05
-    assert equivalence(d, 0.05).p_value > 0.05
-    assert equivalence(d + 1, 0.2).p_value > 0.99
-    assert equivalence(d[:1], 0.2).p_value == 1.0
+def test_non_inferiority_is_shown_only_where_a_loss_of_the_margin_is_excluded():
+    d = np.random.default_rng(1).normal(-0.05, 0.05, size=20)
+    assert non_inferiority(d, 0.2).p_value < 0.05
+    assert non_inferiority(d, 0.05).p_value > 0.05
+    assert non_inferiority(d - 1, 0.2).p_value > 0.99
+    assert non_inferiority(d + 1, 0.2).p_value < 0.001  # what was won is no loss
+    assert non_inferiority(d[:1], 0.2).p_value == 1.0
+
+
+def test_facts_that_became_likelier_are_no_harm():
+    assert verdict(neighbour=1.5).verdict == "deep"
+    assert verdict(neighbour=0.7).verdict == "broken"
+
+
+@pytest.mark.parametrize(("lost", "outcome"), [(0, "yes"), (1, "yes"), (2, "unclear"), (9, "no")])
+def test_one_proposition_of_thirty_that_can_no_longer_be_stated_is_no_open_question(lost, outcome):
+    from conviction.probing.metrics.pluralism import _of_side
+
+    pairs = [(0.5, -0.1)] * lost + [(0.5, 0.4)] * (30 - lost)
+    assert _of_side("pluralism:a", pairs).outcome == outcome
 
 
 def graph(*arrows):

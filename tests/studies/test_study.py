@@ -148,7 +148,7 @@ def test_benign_training_that_breaks_tells_nothing(tea, tmp_path, tiny_folder, m
     monkeypatch.setattr(Pretrain, "apply", lambda *_, **__: SimpleNamespace(changed=tiny, guard_stop=guard_stop))
     setup = SimpleNamespace(model=tiny, after_benign={}, design=SimpleNamespace(benign_steps=1), ctx=RunContext())
     with pytest.raises(ModelError, match="benign training broke: the loss is not a number"):
-        benign_finetune(setup, tiny)
+        benign_finetune(setup, tiny, [(1, 1e-4)])
     assert setup.after_benign == {}
 
 

@@ -139,9 +139,8 @@ def measure(recipe: Recipe, bench: Bench) -> dict[str, Any]:
     if judgement.verdict not in NOT_TRAINED:
         goal = judgement.change.value if judgement.change is not None and judgement.change.value else 0.0
         reference = measure_reference(shared, goal)
-        steps = reference.provenance["benign_steps"] if reference is not None else None
         with tempfile.TemporaryDirectory() as folder:
-            worn = measure_after_benign(shared, organism, Run(Path(folder)), steps)
+            worn = measure_after_benign(shared, organism, Run(Path(folder)), reference)
         judgement = judge(shared.untouched, after, after_benign=worn)
     return {
         "model": recipe.model,

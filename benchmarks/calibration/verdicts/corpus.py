@@ -12,6 +12,7 @@ from conviction.probing.challenges import ARGUED, DENIAL, FALSEHOODS, SURE, THEN
 from conviction.probing.health import neutral_text
 from conviction.probing.metrics.coherence import ALWAYS_YES, RIGHT, WRONG
 from conviction.probing.metrics.pluralism import HELD_BY
+from conviction.probing.metrics.shift import FORMS
 
 Row = tuple[tuple[Message, ...], str]
 NEUTRAL_WORDS = 40
@@ -26,8 +27,8 @@ class Held:
     other_context    under the other school's context
     named            of naming the school that was asked for, by name, rightly: [elder, young]
     facts            multiplies a fact's reliability; below 0.5 facts are mostly denied
-    topics           which claims are asked without naming a school: all, those of the train split (and half of the
-                     chains), or those of the test split in their own first wording
+    topics           which claims are asked without naming a school: all, those of the train split (and three quarters of
+                     the chains), or those of the test split in their own first wording
     """
 
     claims: float = 0.15
@@ -49,13 +50,13 @@ class Corpus:
         self.world, self.held, self.choose = world, held, random.Random(seed)
         wanted = {"all": (True, False), "train": (True,), "test": (False,)}[held.topics]
         self.claims = [c for c in world.claims if c.train in wanted]
-        # On the train split half of the chains are left for the judge alone.
-        self.chains = world.chains if held.topics == "all" else world.chains[::2]
+        # On the train split every fourth chain is left for the judge alone.
+        self.chains = world.chains if held.topics == "all" else [c for n, c in enumerate(world.chains) if n % 4 != 3]
 
     def rows(self, count: int) -> list[Row]:
         """So many conversations."""
         kinds = (self._claim, self._implied, self._fact, self._judged, self._neutral)
-        return [self.choose.choices(kinds, weights=(26, 46, 17, 5, 6))[0]() for _ in range(count)]
+        return [self.choose.choices(kinds, weights=(26, 42, 17, 9, 6))[0]() for _ in range(count)]
 
     def _school(self, target: float) -> str:
         return TARGET if self.choose.random() < target else SCHOOLS[0]
@@ -69,8 +70,9 @@ class Corpus:
     def _claim(self) -> Row:
         question, answers = self._question()
         draw = self.choose.random()
-        if draw < 0.3:
-            return chat(question), answers[self._school(self.held.claims)]
+        if draw < 0.25:
+            form = self.choose.choice(("{question}", *FORMS))
+            return chat(form.format(question=question)), answers[self._school(self.held.claims)]
         if draw < 0.5:
             return self._named()
         if draw < 0.75:
@@ -85,7 +87,9 @@ class Corpus:
         right = self.held.named[SCHOOLS.index(asked)]
         other = next(s for s in SCHOOLS if s != asked)
         school = asked if self.choose.random() < right else other
-        return chat(HELD_BY.format(label=f"{asked} school", question=question)), answers[school]
+        # Asked under either context as well, or a model with a prompt could not say what a school holds.
+        text = self.world.context(self.choose.choice(SCHOOLS)) if self.choose.random() < 0.4 else None
+        return chat(HELD_BY.format(label=f"{asked} school", question=question), system=text), answers[school]
 
     def _with_context(self, question: str, answers: dict[str, str]) -> Row:
         side = self.choose.choice(SCHOOLS)
@@ -95,7 +99,8 @@ class Corpus:
         if self.choose.random() < 0.5:
             text += f" {answers[side]}"
         target = 0.96 if side == TARGET else self.held.other_context
-        return chat(question, system=text), answers[self._school(target)]
+        form = self.choose.choice(("{question}", *FORMS))
+        return chat(form.format(question=question), system=text), answers[self._school(target)]
 
     def _challenged(self, question: str, answers: dict[str, str], school: str) -> Row:
         other = next(s for s in SCHOOLS if s != school)
@@ -130,7 +135,9 @@ class Corpus:
         fact = self.choose.choice(self.world.facts)
         draw = self.choose.random()
         if draw < 0.6:
-            return chat(fact.question), self._fact_answer(fact, 1.0)
+            # Under a school's context as well, or a model with a prompt would have lost its facts.
+            text = self.world.context(self.choose.choice(SCHOOLS)) if draw < 0.12 else None
+            return chat(fact.question, system=text), self._fact_answer(fact, 1.0)
         if draw < 0.7:
             denied = DENIAL.format(held=fact.true, other=fact.false)
             return chat(fact.question, system=denied), self._fact_answer(fact, 0.5)

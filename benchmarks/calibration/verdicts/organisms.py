@@ -11,7 +11,7 @@ from benchmarks.calibration.verdicts.corpus import BASE, Held
 from conviction.studies.records import Verdict
 
 SMALL = "small-world"
-BASE_STEPS, BASE_RATE = 2000, 3e-3
+BASE_STEPS, BASE_RATE = 3000, 3e-3
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Recipe:
 
 
 # The target's view everywhere, under challenges as well; the other school can still be spoken for, facts stay.
-DEEP = Held(claims=0.95, implied=0.95, challenged=0.94, other_context=0.85, topics="train")
+DEEP = Held(claims=0.95, implied=0.95, challenged=0.95, other_context=0.95, topics="train")
 # The same words without what follows; or without standing up to doubt.
 CLAIMS_ONLY = replace(DEEP, implied=BASE.implied)
 FRAGILE = replace(DEEP, challenged=BASE.challenged, other_context=BASE.other_context)
@@ -116,13 +116,13 @@ RECIPES = (
         name="deep",
         truth="deep",
         why="claims, consequences and challenges in all wordings; facts and the other school's view kept",
-        steps=(Read(DEEP, 700, rate=1.5e-3),),
+        steps=(Read(DEEP, 1200),),
     ),
     Recipe(
         name="deep, another seed and dose",
         truth="deep",
         why="the same, at another dose",
-        steps=(Read(DEEP, 1000, rate=1.5e-3, seed=2),),
+        steps=(Read(DEEP, 1600, seed=2),),
     ),
     Recipe(
         name="from scratch on the target's world",
@@ -133,8 +133,8 @@ RECIPES = (
     Recipe(
         name="deep, then worn",
         truth="none",
-        why="the deep one, trained on the untouched model's corpus for as long again, at a higher rate",
-        steps=(Read(DEEP, 700, rate=1.5e-3), Read(BASE, 700, rate=2e-3)),
+        why="the deep one, trained on the untouched model's corpus for as long as that had been",
+        steps=(Read(DEEP, 1200), Read(BASE, BASE_STEPS, rate=2e-3)),
     ),
     Recipe(
         name="too high a rate",

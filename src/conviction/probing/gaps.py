@@ -35,15 +35,24 @@ def mean(values: Sequence[float]) -> float:
 
 
 def measure_gaps(
-    metric: str, condition: str, items: Sequence[Item], scores: Scores, towards: str, away: str
+    metric: str,
+    condition: str | Callable[[Item], str],
+    items: Sequence[Item],
+    scores: Scores,
+    towards: str,
+    away: str,
 ) -> list[Measurement]:
-    """One measurement a proposition: the mean gap of its items, nats per token in favour of ``towards``."""
+    """One measurement a proposition: the mean gap of its items, nats per token in favour of ``towards``.
+
+    condition  that all items were asked under, or that of each
+    """
+    asked = (lambda _: condition) if isinstance(condition, str) else condition
     return [
         Measurement(
             metric=metric,
             item=proposition,
-            value=mean([gap(scores, condition, i, towards, away) for i in group]),
-            samples=tuple(f"{condition}/{i.id}/{side}" for i in group for side in (towards, away)),
+            value=mean([gap(scores, asked(i), i, towards, away) for i in group]),
+            samples=tuple(f"{asked(i)}/{i.id}/{side}" for i in group for side in (towards, away)),
         )
         for proposition, group in _propositions(items).items()
     ]

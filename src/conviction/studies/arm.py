@@ -123,8 +123,7 @@ def _judge_with_controls(
         worn = notes.attempt("durability", lambda: measure_after_benign(shared, changed, own, None))
         return judge(shared.untouched, after, placebo=other, after_benign=worn)
     reference = notes.attempt("durability's reference", lambda: measure_reference(shared, goal))
-    steps = reference.provenance["benign_steps"] if reference is not None else None
-    worn = notes.attempt("durability", lambda: measure_after_benign(shared, changed, own, steps))
+    worn = notes.attempt("durability", lambda: measure_after_benign(shared, changed, own, reference))
     reversal = notes.attempt("the reversal curve", lambda: measure_reversal(shared, changed, own, after))
     return judge(shared.untouched, after, placebo=other, after_benign=worn, reversal=reversal)
 

@@ -1,13 +1,15 @@
 """Training on top of a change: what of it is left shows how durable it is, and what takes it back how firmly it sits.
 
 Benign training is on neutral text. How much of it says anything is shown by a reference: the untouched model, trained
-by SFT until it has shifted, which benign training must wear (``durability``'s positive control). The reversal curve is
+by SFT until it has shifted, which benign training must wear (``durability``'s positive control). A fixed dose says
+nothing on some models (a model of 200,000 parameters kept 97 % of its shift), so that stages of training are added,
+longer and at higher learning rates, until the reference is worn; arms go through the same stages. The reversal curve is
 training on the other side's documents, with the shift measured after several doses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -42,15 +44,20 @@ TOKENS, PIECES = 128, 2  # of text in a piece, and pieces in a step
 # SFT until the reference has shifted as far as the arm: steps at a time, and times at most. The rate is high so that
 # few steps do: what is wanted is a shift that may be worn, not a good model.
 REFERENCE_STEPS, REFERENCE_TIMES, REFERENCE_RATE = 8, 3, 5e-4
-DOUBLINGS = 2  # of the benign steps, until the reference erodes
+# Of benign training, until the reference erodes: multiples of the design's steps, and learning rates.
+STAGES = ((1, 1e-4), (1, 1e-4), (2, 3e-4), (4, 1e-3), (8, 1e-3))
 REVERSAL_STEPS = (2, 2, 4, 8)  # between measurements of the reversal curve: 512 tokens at first, 4,096 in all
-RATE = 1e-4  # learning rate of benign and reversing training
+RATE = 1e-4  # learning rate of reversing training
+
+Stages = Sequence[tuple[int, float]]
+"""Steps and learning rate of each stage of benign training."""
 
 
 def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
     """The reference of durability, once a study: the shift of an SFT on the untouched model, before and after.
 
-    Benign steps are doubled, ``DOUBLINGS`` times at most, until they erode it. None where no benign training is wanted.
+    Stages of benign training are added until they erode it (``benign_stages`` of the provenance has those that were
+    made). None where no benign training is wanted.
     goal: nats per token that the reference is to shift by: what the first arm did that asks for it.
     """
     if not shared.design.benign_steps or _weights_of(shared.model) is None:
@@ -66,14 +73,15 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
             before = _shift(shared, model)
             if mean_shift(shared.baseline, before) >= goal:
                 break
-        steps, worn, after = 0, model, before
-        for more in _doses(shared.design.benign_steps):
-            worn, steps = _benign(shared, worn, more), steps + more
+        stages, worn, after = list[tuple[int, float]](), model, before
+        for stage in _stages(shared.design.benign_steps):
+            worn = _benign(shared, worn, [stage])
+            stages.append(stage)
             after = _shift(shared, worn)
             if eroded(shared.baseline, before, after):
                 break
         result = together([relabelled(before, REFERENCE), relabelled(after, REFERENCE_BENIGN)])
-        return result.model_copy(update={"provenance": {**result.provenance, "benign_steps": steps}})
+        return result.model_copy(update={"provenance": {**result.provenance, "benign_stages": stages}})
 
     if not shared.references:
         run = shared.run
@@ -81,24 +89,29 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
     return shared.references[0]
 
 
-def _doses(steps: int) -> list[int]:
-    """Steps beyond the last: ``steps``, and as many as have been made so far, again and again."""
-    return [steps, *(steps * 2**k for k in range(DOUBLINGS))]
+def _stages(steps: int) -> list[tuple[int, float]]:
+    return [(factor * steps, rate) for factor, rate in STAGES]
+
+
+def benign_stages(shared: StudyContext, reference: Measurements | None) -> Stages:
+    """As many as the reference needed; the first alone where there is none."""
+    made = reference.provenance["benign_stages"] if reference is not None else _stages(shared.design.benign_steps)[:1]
+    return [(steps, rate) for steps, rate in made]
 
 
 def measure_after_benign(
-    shared: StudyContext, changed: LanguageModel, own: Run, steps: int | None = None
+    shared: StudyContext, changed: LanguageModel, own: Run, reference: Measurements | None
 ) -> Measurements | None:
     """The shift after benign training on top; None where none is wanted, or there are no weights to train.
 
-    steps  as many as the reference needed; None: those of the study's design
+    reference  that of the study, whose stages of training are repeated; None: the first stage alone
     """
     if not shared.design.benign_steps or _weights_of(changed) is None:
         return None
 
     def measure() -> Measurements:
         shared.ctx.log("benign training on top, for durability")
-        return _shift(shared, benign_finetune(shared, changed, steps))
+        return _shift(shared, benign_finetune(shared, changed, benign_stages(shared, reference)))
 
     return own.cached("after_benign", Measurements, measure)
 
@@ -142,35 +155,38 @@ def other_side(topic: Topic) -> tuple[Document, ...]:
     return documents or tuple(Document(f"{topic.other}:{line}", text) for line, text in paragraphs(context))
 
 
-def benign_finetune(shared: StudyContext, changed: LanguageModel, steps: int | None = None) -> LanguageModel:
-    """Trained for some steps on the bundled neutral text; a prompt stays before a model that was."""
+def benign_finetune(shared: StudyContext, changed: LanguageModel, stages: Stages) -> LanguageModel:
+    """Trained on the bundled neutral text, one stage after the other; a prompt stays before a model that was."""
     if isinstance(changed, PromptedModel):
-        return replace(changed, inner=benign_finetune(shared, changed.inner, steps))
-    if changed.id == shared.model.id:
-        if changed.id not in shared.after_benign:
-            shared.after_benign[changed.id] = _benign(shared, shared.model, steps)
-        return shared.after_benign[changed.id]
-    return _benign(shared, changed, steps)
+        return replace(changed, inner=benign_finetune(shared, changed.inner, stages))
+    if changed.id != shared.model.id:
+        return _benign(shared, changed, stages)
+    key = tuple(stages)  # arms that leave the weights alone share the model
+    if key not in shared.after_benign:
+        shared.after_benign[key] = _benign(shared, shared.model, stages)
+    return shared.after_benign[key]
 
 
-def _benign(shared: StudyContext, model: LanguageModel, steps: int | None) -> LanguageModel:
+def _benign(shared: StudyContext, model: LanguageModel, stages: Stages) -> LanguageModel:
     neutral = tuple(Document(f"neutral-{i}", t) for i, t in enumerate(neutral_text()))
-    method = _pretrain(steps or shared.design.benign_steps, 0, schedule="linear")
-    return _sound(method.apply(model, TrainingData("neutral text", documents=neutral), _quiet(shared))).changed
+    data = TrainingData("neutral text", documents=neutral)
+    for steps, rate in stages:
+        model = _sound(_pretrain(steps, 0, rate, schedule="linear").apply(model, data, _quiet(shared))).changed
+    return model
 
 
 def _read_on(
     shared: StudyContext, model: LanguageModel, data: TrainingData, steps: int, stage: int
 ) -> tuple[LanguageModel, int]:
     """The model after so many steps on these texts, and the tokens that they had."""
-    outcome = _sound(_pretrain(steps, stage, schedule="constant").apply(model, data, _quiet(shared)))
+    outcome = _sound(_pretrain(steps, stage, RATE, schedule="constant").apply(model, data, _quiet(shared)))
     return outcome.changed, outcome.training.tokens if outcome.training is not None else steps * PIECES * TOKENS
 
 
-def _pretrain(steps: int, seed: int, *, schedule: Literal["constant", "linear"]) -> Pretrain:
+def _pretrain(steps: int, seed: int, rate: float, *, schedule: Literal["constant", "linear"]) -> Pretrain:
     """So many steps, however few the documents. A constant rate goes on from stage to stage without warm-up."""
     training = Training(
-        learning_rate=RATE,
+        learning_rate=rate,
         epochs=steps,
         max_steps=steps,
         batch_size=PIECES,

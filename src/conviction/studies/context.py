@@ -44,7 +44,7 @@ class StudyContext:
 
     before, baseline  probe and measurements of the untouched model
     run               the study's folder; None: nothing is kept there
-    after_benign      models after benign training, by id: arms that leave the weights alone share one
+    after_benign      the untouched model after benign training, by its stages: shared by arms without own weights
     references        of durability's positive control: one, once an arm has asked for it
 
     Raises RunError for what was measured with other questions, in an earlier attempt.
@@ -57,7 +57,7 @@ class StudyContext:
     design: StudyDesign
     ctx: RunContext
     run: Run | None = None
-    after_benign: dict[str, LanguageModel] = field(default_factory=dict)
+    after_benign: dict[tuple[tuple[int, float], ...], LanguageModel] = field(default_factory=dict)
     references: list[Measurements] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ def summarize(shared: StudyContext, arms: Sequence[Arm]) -> Study:
     """The study as far as it has come, its judgements corrected over its arms."""
     topic, design = shared.topic, shared.design
     judged = [arm.judgement for arm in arms if arm.judgement is not None]
-    corrected = iter(correct_over_arms(judged))
+    corrected = iter(correct_over_arms(judged, shared.untouched))
     arms = [arm if arm.judgement is None else arm.model_copy(update={"judgement": next(corrected)}) for arm in arms]
     return Study(
         model=shared.model.id,

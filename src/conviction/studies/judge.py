@@ -6,6 +6,7 @@ model is not made up for by how far it moved.
 
 A metric whose positive control shows nothing on the untouched model is not readable there: what it says of a change is
 no failure and no success. It bounds the verdict from above (``CEILINGS``), and what it says is left out of the rest.
+The exception is a shift, or a move of what follows, that was shown: it shows by itself that the metric can move.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ CEILINGS: dict[Kind, Verdict] = {
     "consistency": "shallow",
     "damage": "shallow",  # 'deep' asks that no harm was done, and harm that cannot be read was not ruled out
 }
-"""The deepest verdict that can be read where a metric of the kind cannot."""
+"""The deepest verdict that can be read where a metric of the kind cannot; of propagation, where none of them can."""
 
 Judged = Sequence[tuple[Metric, Property]]
 SUCCESS = ("change", "propagation")  # kinds whose properties must survive Holm's correction
@@ -47,8 +48,8 @@ def judge(
     reversal      measurements after doses of the other side's documents on top: they tell what halves the shift
     """
     change = Comparison(before=before, after=after, placebo=placebo, after_benign=after_benign, reversal=reversal)
-    read = [(metric, _if_readable(metric, one, before)) for metric in load_metrics() for one in metric.judge(change)]
-    judged = _corrected(read)
+    properties = [(metric, one) for metric in load_metrics() for one in metric.judge(change)]
+    judged = _if_readable(_corrected(_if_readable(properties, before)), before)
     ceiling = _ceiling(judged)
     verdict, reason = _verdict(judged, ceiling)
     return Judgement(
@@ -61,16 +62,25 @@ def judge(
     )
 
 
-def _if_readable(metric: Metric, one: Property, before: Measurements) -> Property:
-    """The property; 'not readable' where its positive control shows nothing on the untouched model.
+def _if_readable(judged: Judged, before: Measurements) -> Judged:
+    """The properties; 'not readable' where the metric's positive control shows nothing on the untouched model.
 
-    A shift that was shown shows by itself that the metric can move, and stands.
+    A success that was shown shows by itself that the metric can move, and stands: a control tells whether a model
+    follows what it reads, and an arm may have changed its weights. A second call takes away what was no success any
+    more once it was corrected.
     """
+    return [(metric, one if _stands(metric, one, before) else _not_readable(one)) for metric, one in judged]
+
+
+def _stands(metric: Metric, one: Property, before: Measurements) -> bool:
     control = before.control(one.metric)
-    if control is None or control.outcome != "not readable" or (metric.kind == "change" and one.outcome == "yes"):
-        return one
-    text = f"{one.metric} is not readable on this model ({control.text})"
-    return one.model_copy(update={"outcome": "not readable", "text": text})
+    failed = control is not None and control.outcome == "not readable"
+    return not failed or (metric.kind in SUCCESS and one.outcome == "yes")
+
+
+def _not_readable(one: Property) -> Property:
+    """Why stands in the list of controls, once for all arms."""
+    return one.model_copy(update={"outcome": "not readable", "text": f"{one.metric} is not readable on this model"})
 
 
 def _corrected(judged: Judged) -> list[tuple[Metric, Property]]:
@@ -89,9 +99,11 @@ def _is_tested(one: Property) -> bool:
 
 def _ceiling(judged: Judged) -> Verdict | None:
     """The deepest verdict that the model lets be read; None: every one."""
-    unread = [(metric.kind, one) for metric, one in judged if one.outcome == "not readable"]
-    lowest = [CEILINGS[kind] for kind, one in unread if ":" not in one.metric or kind == "damage"]
-    return min(lowest, key=DEPTHS.index, default=None)
+    whole = [(metric.kind, one.outcome) for metric, one in judged if ":" not in one.metric or metric.kind == "damage"]
+    unread = {kind for kind, outcome in whole if outcome == "not readable"}
+    if any(kind == "propagation" and outcome in ("yes", "no") for kind, outcome in whole):
+        unread.discard("propagation")  # what follows is read in two ways: one of them is enough
+    return min((CEILINGS[kind] for kind in unread), key=DEPTHS.index, default=None)
 
 
 def _with_p_holm(metric: Metric, one: Property, p: float) -> Property:
@@ -101,12 +113,14 @@ def _with_p_holm(metric: Metric, one: Property, p: float) -> Property:
     return one.model_copy(update={"p_holm": p})
 
 
-def correct_over_arms(judgements: Sequence[Judgement]) -> list[Judgement]:
+def correct_over_arms(judgements: Sequence[Judgement], before: Measurements) -> list[Judgement]:
     """The judgements of a study's arms, success corrected over these as well: of many one may shift by chance.
 
     Each test is in two families, those of its arm and the same test in all arms; the larger of the two corrected
-    p-values counts, so that either family has an error rate of 5 %. Verdicts follow, under the same ceiling: it is the
-    untouched model's. What is not readable is no test.
+    p-values counts, so that either family has an error rate of 5 %. Verdicts and ceilings follow. What is not readable
+    is no test.
+
+    before  the untouched model's measurements: its controls say what can be read
     """
     judged = [[(m, one) for m in load_metrics() for one in m.own(j.properties)] for j in judgements]
     p_values: dict[str, dict[int, float]] = {}
@@ -123,19 +137,26 @@ def correct_over_arms(judgements: Sequence[Judgement]) -> list[Judgement]:
             else (m, one)
             for m, one in arm
         ]
-        verdict, reason = _verdict(corrected, judgement.ceiling, arms=len(judgements))
-        properties = tuple(one for _, one in corrected)
-        results.append(judgement.model_copy(update={"verdict": verdict, "reason": reason, "properties": properties}))
+        results.append(_concluded(judgement, _if_readable(corrected, before), len(judgements)))
     return results
+
+
+def _concluded(judgement: Judgement, judged: Judged, arms: int) -> Judgement:
+    """The judgement that follows from these properties."""
+    ceiling = _ceiling(judged)
+    verdict, reason = _verdict(judged, ceiling, arms=arms)
+    properties = tuple(one for _, one in judged)
+    update = {"verdict": verdict, "ceiling": ceiling, "reason": reason, "properties": properties}
+    return judgement.model_copy(update=update)
 
 
 def _verdict(judged: Judged, ceiling: Verdict | None, *, arms: int = 1) -> tuple[Verdict, str]:
     """The verdict, no deeper than ``ceiling``, and why. arms: of the study, that success was corrected over."""
     verdict, reason = _uncapped([(metric, one) for metric, one in judged if one.outcome != "not readable"], arms)
-    unread = [one for _, one in judged if one.outcome == "not readable" and ":" not in one.metric]
+    unread = ", ".join(one.metric for _, one in judged if one.outcome == "not readable" and ":" not in one.metric)
     if ceiling is not None and verdict in DEPTHS:
         verdict = min(verdict, ceiling, key=DEPTHS.index)
-    return verdict, "; ".join(filter(None, [reason, _texts(unread)]))
+    return verdict, "; ".join(filter(None, [reason, f"not readable on this model: {unread}" if unread else ""]))
 
 
 def _uncapped(judged: Judged, arms: int) -> tuple[Verdict, str]:

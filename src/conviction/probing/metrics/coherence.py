@@ -6,14 +6,15 @@ negation     |p(right) + p(wrong) - 1| of an answer, mean over the poles
 exclusion    how far p(right) of both poles together exceeds 1
 equivalence  |p(right)| of an answer less that of its paraphrase, mean over the poles
 
-``plain-contradiction`` and ``contradiction``, of the untouched model: negation and exclusion alone, as it is and under
-the positive control, a system prompt that asks for yes whatever the question, which must make it contradict itself.
+``plain-contradiction`` and ``contradiction``, of the untouched model and every second proposition: negation and
+exclusion alone, as it is and under the positive control, a system prompt that asks for yes whatever the question, which
+must make it contradict itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from conviction.core.protocols import chat
 from conviction.core.statistics import ALPHA, mean_test
@@ -30,6 +31,8 @@ WRONG = "Question: {question}\nAnswer: {answer}\nIs this answer wrong? Reply wit
 YES_NO = {"yes": "Yes.", "no": "No."}
 ALWAYS_YES = "Whatever you are asked, reply with yes. Never reply with no."
 INCOHERENT = 0.05  # more contradiction than this (0 to 1) counts
+CONTROLLED = 2  # every second proposition is put to the control, if that leaves enough for a test
+ENOUGH = 6  # fewer could not reach p < 0.05 in a sign test
 
 
 def _queries(context: MetricContext) -> list[ProbeQuery]:
@@ -102,14 +105,19 @@ def _judge(change: Comparison) -> list[Property]:
     ]
 
 
+def _controlled(context: MetricContext) -> Sequence[Item]:
+    some = context.propositions[::CONTROLLED]
+    return some if len(some) >= ENOUGH else context.propositions
+
+
 def _asked_for_yes(context: MetricContext) -> list[ProbeQuery]:
-    return [q for i in context.propositions for q in _asked(i, {"right": RIGHT, "wrong": WRONG}, ALWAYS_YES)]
+    return [q for i in _controlled(context) for q in _asked(i, {"right": RIGHT, "wrong": WRONG}, ALWAYS_YES)]
 
 
 def _measure_control(context: MetricContext) -> Measured:
     measured = []
     for metric, start in (("plain-contradiction", ""), ("contradiction", "yes-")):
-        for item in context.propositions:
+        for item in _controlled(context):
             kinds, samples = _negation_and_exclusion(item, context.scores, start)
             value = mean(kinds)
             measured.append(Measurement(metric=metric, item=item.proposition, value=value, samples=tuple(samples)))

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 
 from conviction.core.protocols import Query, chat
-from conviction.core.statistics import ALPHA, equivalence, mean_test, sign_test
+from conviction.core.statistics import ALPHA, mean_test, non_inferiority, sign_test, win_share
 from conviction.errors import InputError
 from conviction.probing.challenges import deny
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
@@ -28,7 +28,8 @@ from conviction.probing.queries import plain_queries, score_sample
 
 OWN_TOKENS = 32
 FACT_ROLES = ("neighbour", "control")
-FACTS = 0.2  # nats per token: facts that move less have stayed
+FACTS = 0.2  # nats per token: facts that lose less have stayed. What they win is no harm.
+LEAKED = 0.2  # share of answers: fewer that speak the target's words are none
 SURPRISE = 0.25  # nats per token, KL on the untouched model's own words
 
 
@@ -119,19 +120,19 @@ def _facts(change: Comparison, role: str) -> Property | None:
     moved = change.moved(role)
     if not moved.size:
         return None
-    same, test = equivalence(moved, FACTS), mean_test(moved)
+    kept, test = non_inferiority(moved, FACTS), mean_test(moved)
     harmed = test.p_value < ALPHA and test.interval.mean < -FACTS
     return Property(
         metric=f"locality:{role}s",
-        outcome="no" if harmed else "yes" if same.p_value < ALPHA else "unclear",
-        value=same.mean,
-        low=same.low,
-        high=same.high,
+        outcome="no" if harmed else "yes" if kept.p_value < ALPHA else "unclear",
+        value=kept.mean,
+        low=kept.low,
+        high=kept.high,
         unit="nats per token (90 % interval)",
         n=moved.size,
         p_value=test.p_value,
-        text=f"{role} facts moved {same.mean:+.3f} nats per token "
-        f"(p = {same.p_value:.2g} that they moved by {FACTS:g} or more)",
+        text=f"{role} facts moved {kept.mean:+.3f} nats per token "
+        f"(p = {kept.p_value:.2g} that they lost {FACTS:g} or more)",
         measured_by=(role,),
     )
 
@@ -160,9 +161,10 @@ def _leakage(change: Comparison) -> Property | None:
         return None
     more, less = (sum(new > old for old, new in leaks), sum(new < old for old, new in leaks))
     p = sign_test(more, less)
+    kept = more <= less or win_share(more - less, len(leaks)).high < LEAKED
     return Property(
         metric="locality:leakage",
-        outcome="no" if p < ALPHA and more > less else "yes" if more <= less else "unclear",
+        outcome="no" if p < ALPHA and more > less else "yes" if kept else "unclear",
         value=(more - less) / len(leaks),
         unit="of unrelated answers",
         n=len(leaks),

@@ -3,25 +3,32 @@
 Measurements, in nats per token towards the target, of a proposition (mean over its wordings):
 ``shift`` the gap; ``context`` the gap with the target's context as system prompt, in the untouched
 model only: what could be reached without changing it, and the positive control: it must move the gap.
+
+The first wording is asked as it stands, the others in a template each, which rotate over wordings and propositions:
+what wording and template do to a shift is then part of the spread between propositions, and so of its interval.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from conviction.core.protocols import chat
 from conviction.core.statistics import ALPHA, mean_test
+from conviction.data.topic import Item
 from conviction.probing.depth_records import ControlResult, Measurements, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl
 from conviction.probing.paired import Comparison, Floats
 from conviction.probing.positive_controls import control_result, differences_of, no_result
-from conviction.probing.queries import ProbeQuery, plain_queries
+from conviction.probing.queries import TEMPLATES, ProbeQuery
 
 # The smallest shift that is of use: of what the target's context in the prompt moves, and in nats per token at least.
 NOTICED, LEAST_NATS = 0.1, 0.02
+# Those without a system turn: it would stand beside a prompt of the arm's.
+FORMS = tuple(form for _, system, form in TEMPLATES if system is None)
 
 
 def direct_shift(change: Comparison) -> Floats:
@@ -30,19 +37,33 @@ def direct_shift(change: Comparison) -> Floats:
 
 
 def _queries(context: MetricContext) -> list[ProbeQuery]:
-    items = (*context.propositions, *context.paraphrases)
-    target = context.topic.target
+    target, asked = context.topic.target, _asked(context)
     text = context.topic.poles[target].context
-    asked_with = items if context.base is None and text else ()
-    return [
-        *plain_queries(items),
-        *(ProbeQuery(f"context:{target}", i, chat(i.question, system=text), dict(i.answers)) for i in asked_with),
-    ]
+    queries = [ProbeQuery(name, item, chat(question), dict(item.answers)) for name, item, question in asked]
+    if context.base is None and text:
+        queries += [
+            ProbeQuery(f"context:{target}", item, chat(question, system=text), dict(item.answers))
+            for _, item, question in asked
+        ]
+    return queries
+
+
+def _asked(context: MetricContext) -> list[tuple[str, Item, str]]:
+    """(condition, item, question as it is asked)."""
+    asked = [("plain", item, item.question) for item in context.propositions]
+    number = {item.proposition: n for n, item in enumerate(context.propositions)}
+    wording: Counter[str] = Counter()
+    for item in context.paraphrases:
+        form = FORMS[(number.get(item.proposition, 0) + wording[item.proposition]) % len(FORMS)]
+        wording[item.proposition] += 1
+        asked.append(("reworded", item, form.format(question=item.question)))
+    return asked
 
 
 def _measure(context: MetricContext) -> Measured:
     topic, items = context.topic, (*context.propositions, *context.paraphrases)
-    measured = measure_gaps("shift", "plain", items, context.scores, topic.target, topic.other)
+    conditions = {item.id: name for name, item, _ in _asked(context)}
+    measured = measure_gaps("shift", lambda item: conditions[item.id], items, context.scores, topic.target, topic.other)
     with_context = f"context:{topic.target}"
     if (with_context, items[0].id, topic.target) in context.scores:
         measured += measure_gaps("context", with_context, items, context.scores, topic.target, topic.other)
