@@ -51,6 +51,14 @@ def studied(tmp_path_factory) -> Path:
     return folder / "run"
 
 
+def go_on(run: Path):
+    """The same study again, in its folder."""
+    plans, design = (plan("rag", 0.4), plan("steer", error="no")), StudyDesign(load=load, benign_steps=0, placebo=False)
+    topic = load_topic(run.parent / "tea")
+    with Run.start(run, topic="tea", verb="study", argv=["conviction", "study", "tea"]) as opened:
+        return study(topic, BASE, plans, opened, RunContext(), design)
+
+
 @pytest.fixture
 def run(studied, tmp_path) -> Path:
     """A copy of it, to be damaged."""
@@ -259,6 +267,37 @@ def test_a_run_names_no_topic_by_a_path(trained, tmp_path):
         change(run / "outcome.json", lambda d: d["base"].pop("id") and None)
     with pytest.raises(RunError, match=r"outcome\.json: field 'base\.id'"):
         compare(first, second)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("before.json", "[1]", "a list, not an object"),
+        ("depth.json", "{}", "schema version None"),
+        ("config.json", "[1]", "a list, not an object"),
+        ("config.json", "[" * 100_000, "nested more than 64 deep"),
+        ("samples.jsonl", "null\n", "samples.jsonl is damaged:1: a NoneType"),
+    ],
+)
+def test_a_study_that_goes_on_names_what_is_damaged(run, file, content, problem):
+    write_kit(run.parent / "tea")
+    change(run / "run.json", lambda d: {**d, "status": "failed"})
+    (run / file).write_text(content)
+    with pytest.raises(RunError) as caught:
+        go_on(run)
+    assert file in caught.value.message
+    assert problem in caught.value.message
+
+
+@pytest.mark.parametrize("file", ["outcome.json", "depth.json", "samples.jsonl"])
+def test_a_damaged_arm_fails_and_takes_no_other_along(run, file):
+    write_kit(run.parent / "tea")
+    change(run / "run.json", lambda d: {**d, "status": "failed"})
+    (run / "arms/rag" / file).write_text("[1]\n")
+    rag, steer = sorted(go_on(run).arms, key=lambda arm: arm.name)
+    assert (rag.failure.kind, steer.failure.kind) == ("RunError", "InputError")
+    assert f"{file} is" in rag.failure.message
+    assert "a list, not an object" in rag.failure.message
 
 
 HOSTILE = [

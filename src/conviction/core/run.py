@@ -249,7 +249,7 @@ class Run:
         text = self._text("steps.jsonl")
         if text is None:
             return 0
-        kept = text.split("\n")[:step]
+        kept = [line for line in text.split("\n") if line][:step]
         write_atomic(self.folder / "steps.jsonl", "".join(f"{line}\n" for line in kept))
         return sum(map(is_step, kept))
 
