@@ -73,6 +73,11 @@ def test_tensors_of_more_layers_than_the_configuration_has_are_named(folder):
     refused(folder, r"not of this architecture \(model.layers.2")
 
 
+def test_the_part_that_reads_pictures_may_be_left_out(folder):
+    change_weights(folder, vision_model__patch__weight=torch.ones(4), model__visual__blocks__0__norm=torch.ones(4))
+    assert load_model(str(folder)).check.packed
+
+
 def test_more_layers_than_tensors_are_refused_before_they_are_built(folder):
     change_config(folder, num_hidden_layers=10**9)
     refused(folder, r"config.json: field 'num_hidden_layers' is 1000000000, the weights hold 30 tensors")
