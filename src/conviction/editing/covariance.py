@@ -84,7 +84,7 @@ def _cached(place: Path, site: Site) -> Tensor | None:
 
 
 def _checksum(moment: Tensor) -> str:
-    return xxhash.xxh3_128_hexdigest(moment.contiguous().flatten().view(torch.uint8).numpy().data)
+    return xxhash.xxh3_128_hexdigest(moment.contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
 @torch.inference_mode()

@@ -15,20 +15,22 @@ __all__ = ["check_fetching", "may_fetch", "named_by_user", "named_in"]
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a name was read, and what gives the same name as the user's own: an option and a parameter."""
+    """Where a name was read, and by what the user says yes to it."""
 
     file: str
-    option: str
-    parameter: str
+    consent: str
 
 
 _SOURCE: ContextVar[_Source | None] = ContextVar("source of a model's name", default=None)
 
 
 @contextmanager
-def named_in(file: str, *, option: str = "--base", parameter: str = "base") -> Iterator[None]:
-    """While it is open, models are named by that file: those that are not on this machine are not fetched."""
-    token = _SOURCE.set(_Source(printable(file), option, parameter))
+def named_in(file: str, *, consent: str = "give --base NAME (in Python base=)") -> Iterator[None]:
+    """While it is open, models are named by that file: those that are not on this machine are not fetched.
+
+    consent  by what the user says yes to a NAME
+    """
+    token = _SOURCE.set(_Source(printable(file), consent))
     try:
         yield
     finally:
@@ -57,6 +59,6 @@ def check_fetching(name: str) -> None:
         shown = printable(name)[:200]
         raise ModelNotFoundError(
             f"{source.file} names the model '{shown}', which is not on this machine",
-            hint=f"if you trust it, give {source.option} {shown} (in Python {source.parameter}=): nothing is fetched "
-            "for a name that only a file holds",
+            hint=f"if you trust it, {source.consent.replace('NAME', shown)}: nothing is fetched for a name that only a "
+            "file holds",
         )

@@ -142,7 +142,7 @@ def load_retrieving(
     """
     saved = fields_of(_Saved, fields, folder)
     documents = _read_documents(folder / "documents.jsonl")
-    with named_in(str(folder / RECORD), option="`conviction apply rag` -o embedder=", parameter="embedder"):
+    with named_in(str(folder / RECORD), consent="fetch it with `hf download NAME`"):
         load_embedder(saved.embedder)  # an index that is up to date would ask for it at the first question
         index = build_index(
             folder / "index", documents, embedder=saved.embedder, piece_tokens=saved.piece_tokens, log=log

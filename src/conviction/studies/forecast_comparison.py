@@ -35,7 +35,7 @@ def compare_with_forecast(
     if base is not None:
         untouched = load(base)
     else:
-        with named_in(f"{run.folder / 'forecast.json'}", option="--model", parameter="model"):
+        with named_in(f"{run.folder / 'forecast.json'}", consent="give --model NAME (in Python model=)"):
             untouched = load(forecast.model)
     if outcome.has_other_weights_than(untouched):
         raise RunError(

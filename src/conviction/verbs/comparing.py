@@ -161,7 +161,7 @@ def compare(
         if model is not None:
             untouched = as_model(model, load_one)
         else:
-            with named_in(f"{folders[0] / 'outcome.json'}", option="--model", parameter="model"):
+            with named_in(f"{folders[0] / 'outcome.json'}", consent="give --model NAME (in Python model=)"):
                 untouched = load_one(str(base))
         return compare_runs(applied, kit, untouched, run, own, design)
 
