@@ -31,8 +31,8 @@ LIMIT = 600.0  # seconds for one command, which takes one or two
 ROUNDING = 1e-5  # of a number that scores go into, relative or, near 0, absolute
 CHAIN = 3  # kills, before the command may end
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-# What tells when and how long, and is another at every run.
-TIMES = {"started", "finished", "seconds", "peak_mb"}
+# What tells when, how long, and how much of it this attempt computed itself (``rescored``): another at every run.
+TIMES = {"started", "finished", "seconds", "peak_mb", "rescored"}
 MODEL = ("--model", "m", "--dtype", "fp32")
 VERBS: dict[str, tuple[str, ...]] = {
     "probe": ("probe", "tea", *MODEL, "--run", "r"),
