@@ -89,7 +89,7 @@ INPUTS ?= 5000
 soak: $(VENV)/stamp-dev  ## kill every verb at random moments, 200 times, and compare what it then ends with
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py $(KILLS) $(SEED)
 
-fuzz: $(VENV)/stamp-dev  ## 5,000 hostile files and texts for every reader of files from outside
+fuzz: $(VENV)/stamp-dev  ## 5,000 hostile files and texts for the readers of files from outside
 	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz.py $(INPUTS) $(SEED)
 
 bench: $(VENV)/stamp-bench  ## measure speed and memory against the rivals (results in benchmarks/results)
