@@ -57,7 +57,7 @@ def read_saved(folder: Path, split: str, progress: Progress | None) -> Iterator[
 def _check_places(folder: Path) -> None:
     """Raise InputError where the folder's own lists name splits or tables outside of it."""
     hint = "save it again with save_to_disk"
-    splits: list[Any] = []
+    splits: Any = []
     if is_file(folder / "dataset_dict.json"):
         names = read_json(folder / "dataset_dict.json", InputError, hint=hint)
         splits = names.get("splits", []) if isinstance(names, dict) else []
