@@ -27,7 +27,7 @@ class Held:
     other_context    under the other school's context
     named            of naming the school that was asked for, by name, rightly: [elder, young]
     facts            multiplies a fact's reliability; below 0.5 facts are mostly denied
-    topics           which claims are asked without naming a school: all, those of the train split (and three quarters of
+    topics           which claims are asked without naming a school: all, those of the train split (and 3 quarters of
                      the chains), or those of the test split in their own first wording
     """
 
