@@ -33,7 +33,9 @@ def trained(tmp_path_factory) -> Path:
     """What a tiny model learned, with a forecast, in a run folder."""
     folder = tmp_path_factory.mktemp("trained")
     write_kit(folder / "tea")
-    apply("dpo", tiny_model(), str(folder / "tea"), run=folder / "run", forecast_first=True, **QUIET)
+    with pytest.MonkeyPatch.context() as patch:  # a fixture of the module is made before the test has its cache
+        patch.setenv("CONVICTION_CACHE", str(folder / "cache"))
+        apply("dpo", tiny_model(), str(folder / "tea"), run=folder / "run", forecast_first=True, **QUIET)
     return folder / "run"
 
 
@@ -42,12 +44,7 @@ def studied(tmp_path_factory) -> Path:
     """A finished study of two arms."""
     folder = tmp_path_factory.mktemp("studied")
     write_kit(folder / "tea")
-    with Run.start(folder / "run", topic="tea", verb="study", argv=["conviction", "study", "tea"]) as opened:
-        plans, design = (
-            (plan("rag", 0.4), plan("steer", error="no")),
-            StudyDesign(load=load, benign_steps=0, placebo=False),
-        )
-        study(load_topic(folder / "tea"), BASE, plans, opened, RunContext(), design)
+    go_on(folder / "run")
     return folder / "run"
 
 
