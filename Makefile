@@ -14,7 +14,7 @@ PARALLEL := $(PYTEST) -n logical --maxprocesses 4 --dist worksteal
 THREADS  := $$(( ($$(getconf _NPROCESSORS_ONLN) + 3) / 4 ))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast check lint types contracts site lowest newest bench clean
+.PHONY: help demo test test-fast check lint types contracts site lowest newest soak fuzz bench clean
 
 help:   ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 11
@@ -81,6 +81,16 @@ SMOKE = bin=$$PWD/$(1)/bin; empty=$$(mktemp -d); cd $$empty; export CONVICTION_C
 	$$bin/conviction probe obesity --quick && $$bin/conviction audit obesity && \
 	$$bin/conviction apply dpo politeness -o max_steps=2 && $$bin/conviction apply rag obesity; \
 	code=$$?; rm -rf $$empty; exit $$code
+
+# KILLS=200 and INPUTS=5000 take about five minutes each; SEED=1 repeats what failed.
+KILLS  ?= 200
+INPUTS ?= 5000
+
+soak: $(VENV)/stamp-dev  ## kill every verb at random moments, 200 times, and compare what it then ends with
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python tests/soak.py $(KILLS) $(SEED)
+
+fuzz: $(VENV)/stamp-dev  ## 5,000 hostile files and texts for the readers of files from outside
+	@PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -W ignore tests/fuzz.py $(INPUTS) $(SEED)
 
 bench: $(VENV)/stamp-bench  ## measure speed and memory against the rivals (results in benchmarks/results)
 	@$(BIN)/python -m benchmarks

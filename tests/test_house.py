@@ -77,7 +77,7 @@ def test_the_cause_tree_in_errors_names_every_error():
     from conviction import errors
 
     for name in errors.__all__:
-        if name != "nearest":
+        if isinstance(getattr(errors, name), type):
             assert name in (errors.__doc__ or "")
 
 

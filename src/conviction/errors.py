@@ -20,6 +20,7 @@ and exits with 2.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 __all__ = [
@@ -33,6 +34,8 @@ __all__ = [
     "StorageError",
     "TopicError",
     "nearest",
+    "no_memory",
+    "out_of_memory",
 ]
 
 
@@ -85,3 +88,28 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """A ready phrase ``did you mean 'x'? `` for the known name closest to ``name``, else ``''``."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'? " if close else ""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, means that no memory is left, whichever library passes it on.
+
+    Nothing is imported for that: libraries say it in their own words.
+    """
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or any(words in text for words in ("allocate memory", "out of memory", "bad_alloc", "start new thread"))
+        or (error.__cause__ is not None and out_of_memory(error.__cause__))
+    )
+
+
+def no_memory(error: BaseException) -> ModelError:
+    """What a user is told where memory is at an end and nothing smaller is tried."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelError(
+        f"there is no memory left ({first[:200]})",
+        hint="close other programs, take a smaller model or --dtype bf16, or ask for less at once (rank, batch_size, "
+        "token_budget, max_length); with --run FOLDER the same command goes on from what is kept",
+    )

@@ -1,14 +1,16 @@
-"""Topics of strangers: what they may name, and what becomes of files that are none."""
+"""Topics and saved data sets of strangers: what they may name, and what becomes of files that are none."""
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 from tea import YAML, items, tea_items
 
 from conviction import load_topic
-from conviction.errors import TopicError
+from conviction.data.reading import read_training_data
+from conviction.errors import InputError, TopicError
 
 PLACES = [
     ("context: plain.md", "context: {}", "poles.plain.context"),
@@ -99,3 +101,23 @@ def test_a_hostile_line_is_an_error_with_its_place(write_topic, line, problem):
         load_topic(write_topic(items=line))
     with pytest.raises(TopicError):
         load_topic(write_topic(items=tea_items(2), yaml=line))
+
+
+@pytest.mark.parametrize("place", ["../secret.arrow", "/etc/passwd", "link"])
+@pytest.mark.parametrize("split", [False, True])
+def test_a_saved_data_set_names_no_table_outside_its_folder(tmp_path, place, split):
+    folder = tmp_path / "saved"
+    own = folder / "train" if split else folder
+    own.mkdir(parents=True)
+    (own / "link").symlink_to("/etc/passwd")
+    (own / "dataset_info.json").write_text("{}")
+    (own / "state.json").write_text(json.dumps({"_data_files": [{"filename": place}], "_split": "train"}))
+    (folder / "dataset_dict.json").write_text('{"splits": ["train"]}') if split else None
+    with pytest.raises(InputError, match=r"a table is .* not in that folder"):
+        read_training_data(folder)
+
+
+def test_a_saved_data_set_names_no_split_outside_its_folder(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["../other"]}')
+    with pytest.raises(InputError, match=r"a split is '\.\./other', which is not in that folder"):
+        read_training_data(tmp_path)

@@ -10,9 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny import context, tiny_model
 
 from conviction.core.protocols import Query, chat
+from conviction.core.storage import cache_dir
 from conviction.data.facts import Fact, Neighbour
 from conviction.data.training_data import TrainingData
 from conviction.editing.covariance import covariances
@@ -209,6 +212,24 @@ def test_edits_stack_come_off_and_refuse_other_weights(tmp_path):
     (tmp_path / "edit.safetensors").write_bytes(b"nothing")
     with pytest.raises(ModelError, match="no edit"):
         load_delta(tmp_path / "edit.safetensors")
+
+
+@pytest.mark.parametrize("kind", ["a number", "the shape", "the dtype", "another layer's", "no checksum", "cut"])
+def test_a_covariance_that_is_not_as_it_was_written_is_computed_again(kind):
+    model = tiny_model()
+    sites, texts = find_sites(model)[:2], PROSE.split("\n\n")
+    first = covariances(model, sites, texts, damped=False)
+    (path,) = cache_dir().rglob("0.safetensors")
+    with safe_open(path, framework="pt") as file:
+        moment, metadata = file.get_tensor("moment"), file.metadata()
+    if kind == "a number":
+        moment[3, 5] += 1
+    changed = {"the shape": moment[:3, :3].clone(), "the dtype": moment.double(), "another layer's": first[1]}
+    save_file({"moment": changed.get(kind, moment)}, path, metadata=None if kind == "no checksum" else metadata)
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:-100])
+    again = covariances(model, sites, texts, damped=False)
+    torch.testing.assert_close(again[0], first[0], rtol=0, atol=0)
 
 
 def test_covariances_are_second_moments_without_first_positions():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ from conviction.interventions.steer import Steer, _split
 from conviction.interventions.system_prompt import SystemPrompt
 from conviction.models.backends.scripted import ScriptedModel
 from conviction.models.copies import weights_hash
-from conviction.models.saved import is_saved
+from conviction.models.saved import RECORD
 from conviction.models.steering import SteeringVector, load_vector, steered
 from conviction.training.guard import Guard
 from conviction.training.settings import Training
@@ -168,7 +169,7 @@ def test_changes_pile_up_and_come_off(tiny_folder, moved, tmp_path):
     again = load_model(str(tmp_path / "both" / "model"), dtype="fp32")
     assert scored(again) == scored(both)
     record = json.loads((tmp_path / "both" / "model" / "conviction.json").read_text(encoding="utf-8"))
-    assert is_saved(record["base"])
+    assert Path(record["base"], RECORD).is_file()
     assert json.loads((result["rome"][0] / "model" / "conviction.json").read_text(encoding="utf-8"))["base"] == str(
         tiny_folder.resolve()
     )

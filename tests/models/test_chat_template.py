@@ -15,6 +15,7 @@ from conviction.data.training_data import Example, PreferencePair, TrainingData
 from conviction.errors import InputError
 from conviction.interventions.dpo import Dpo
 from conviction.interventions.system_prompt import SystemPrompt
+from conviction.models.chat_template import ChatTemplate
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel
 from conviction.models.prompts import PromptEncoder
@@ -307,3 +308,18 @@ def test_no_space_is_put_before_an_answer_twice(template):
     assert prompt + answer == tuple(
         e.tokenizer(e.tokenizer.decode(prompt + answer).removeprefix(" "), add_special_tokens=False).input_ids
     )
+
+
+GENERATION = "{% generation %}{{ messages[0].content | tojson }}{% endgeneration %}"
+
+
+@pytest.mark.parametrize(
+    "template", [TEMPLATE, ADDS, CHATML, DEEPSEEK, DROPS, HARMONY, LAST_ONLY, LLAMA2, QWEN, GENERATION]
+)
+def test_the_sandbox_renders_as_transformers_does(template):
+    own = byte_tokenizer.__wrapped__(template)
+    turns = [{"role": "user", "content": "Is <tea> 'best' – ☕?"}, {"role": "assistant", "content": "Yes."}]
+    for generation in (False, True):
+        ours = ChatTemplate(own)._render(turns, generation=generation)
+        options = {"tokenize": False, "add_generation_prompt": generation, "enable_thinking": False}
+        assert ours == own.apply_chat_template(turns, **options)

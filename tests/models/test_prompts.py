@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from tiny import TEMPLATE, byte_tokenizer
+from tokenizers import normalizers
 
 from conviction import Message, Query, chat
+from conviction.errors import ModelError
 from conviction.models.prompts import PromptEncoder
 
 NO_SYSTEM = (
@@ -43,3 +46,12 @@ def test_without_a_template_the_space_belongs_to_the_answer():
     e = encoder(None)
     assert e.render((Message("system", "s"), Message("user", "q"))) == "s\n\nQuestion: q\nAnswer:"
     assert e.tokenizer.decode(e.encode(chat("q"), ("yes",))[1][0]) == " yes"
+
+
+def test_a_tokenizer_without_tokens_for_an_answer_is_refused():
+    """As a damaged tokenizer.json gives it."""
+    tokenizer = byte_tokenizer.__wrapped__()
+    encoder = PromptEncoder(tokenizer, None)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("yes", "")
+    with pytest.raises(ModelError, match="no tokens for 'Tea"):
+        encoder.encode(chat("Tea?"), ("yes",))

@@ -10,9 +10,14 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from tea import EVIL
 
+from conviction.auditing.records import AuditReport
+from conviction.interventions.records import Outcome
+from conviction.probing.records import Sample, Scorecard
 from conviction.reporting.page import report
+from conviction.studies.records import Study
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None and "CI" not in os.environ:
@@ -41,6 +46,61 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # CI runs as root
         yield opened
         opened.close()
+
+
+RECORDS: dict[str, type[BaseModel] | None] = {
+    "run.json": None,
+    "before.json": Scorecard,
+    "findings.json": AuditReport,
+    "study.json": Study,
+    "samples.jsonl": Sample,
+    "arms/rag/outcome.json": Outcome,
+    "arms/rag/samples.jsonl": Sample,
+}
+
+
+LINKS = {"status", "stage", "folder"}
+"""Fields that say where something else lies: with another value, that would not be shown at all."""
+
+
+def make_hostile(path: Any, kind: type[BaseModel] | None) -> int:
+    """Put ``EVIL`` into every text of a file's records that its schema lets be any text; the number of such fields."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text("utf-8")]
+    records = [json.loads(line) for line in lines]
+    fields = {field for record in records for field in texts(record) if field[-1] not in LINKS}
+    done = 0
+    for field in sorted(fields):
+        changed = [replaced(record, field) for record in records]
+        try:
+            for record in changed if kind is not None else ():
+                kind.model_validate({k: v for k, v in record.items() if k != "stage" or "stage" in kind.model_fields})
+        except ValueError:
+            continue
+        records, done = changed, done + 1
+    text = "\n".join(json.dumps(record) for record in records)
+    path.write_text(f"{text}\n", encoding="utf-8")
+    return done
+
+
+def texts(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Where texts stand in a record; all entries of a list are one place."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from texts(inner, (*place, name))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner, (*place, "*"))
+    elif isinstance(value, str):
+        yield place
+
+
+def replaced(value: Any, place: tuple[str, ...]) -> Any:
+    """The record with ``EVIL`` before every text at a place, and beside the names of a mapping that it stands in."""
+    if not place:
+        return f"{EVIL}{value}" if isinstance(value, str) else value
+    if isinstance(value, dict):
+        return {name: replaced(inner, place[1:]) if name == place[0] else inner for name, inner in value.items()}
+    return [replaced(inner, place[1:]) for inner in value] if isinstance(value, list) else value
 
 
 class Visit:
@@ -93,6 +153,36 @@ def test_a_script_in_a_text_stays_a_text(browser, run):
     assert seen.messages == []
     assert seen.page.locator("img").count() == 0
     assert EVIL in seen.page.locator("blockquote").last.inner_text()
+
+
+@pytest.mark.long
+def test_a_strangers_run_is_a_text_whatever_its_fields_hold(browser, run):
+    fields = sum(make_hostile(run / file, kind) for file, kind in RECORDS.items())
+    assert fields > 60
+    path = report(run)
+    seen = Visit(browser, path)
+    assert seen.page.locator("#damaged").count() == 0
+    assert seen.page.locator("img, iframe, object, link, base, form, a").count() == 0
+    assert seen.page.locator("script").count() == 1
+    assert seen.page.content().count("&lt;script&gt;alert") > 100
+    seen.page.locator("td, dd").first.hover()
+    assert seen.messages == []
+    assert seen.asked == [path.as_uri()]
+
+
+def test_what_were_not_escaped_would_do_nothing(browser, run):
+    """The page's own policy, should an escape be missing somewhere one day."""
+    path = report(run)
+    text = path.read_text(encoding="utf-8")
+    reach = (
+        f"{EVIL}<style>body{{background:url(http://127.0.0.1:9/s)}}</style><iframe src=http://127.0.0.1:9/f></iframe>"
+    )
+    path.write_text(text.replace("</main>", f"{reach}<p style='color:red' id=own>x</p></main>"), encoding="utf-8")
+    seen = Visit(browser, path)
+    blocked = [message for message in seen.messages if "Content Security Policy" in message]
+    assert len(blocked) >= 4
+    assert blocked == seen.messages, "a dialog was opened, or an address was asked"
+    assert "rgb(255, 0, 0)" not in seen.page.locator("#own").evaluate("e => getComputedStyle(e).color")
 
 
 @pytest.mark.long

@@ -33,7 +33,9 @@ def trained(tmp_path_factory) -> Path:
     """What a tiny model learned, with a forecast, in a run folder."""
     folder = tmp_path_factory.mktemp("trained")
     write_kit(folder / "tea")
-    apply("dpo", tiny_model(), str(folder / "tea"), run=folder / "run", forecast_first=True, **QUIET)
+    with pytest.MonkeyPatch.context() as patch:  # a fixture of the module is made before the test has its cache
+        patch.setenv("CONVICTION_CACHE", str(folder / "cache"))
+        apply("dpo", tiny_model(), str(folder / "tea"), run=folder / "run", forecast_first=True, **QUIET)
     return folder / "run"
 
 
@@ -42,13 +44,16 @@ def studied(tmp_path_factory) -> Path:
     """A finished study of two arms."""
     folder = tmp_path_factory.mktemp("studied")
     write_kit(folder / "tea")
-    with Run.start(folder / "run", topic="tea", verb="study", argv=["conviction", "study", "tea"]) as opened:
-        plans, design = (
-            (plan("rag", 0.4), plan("steer", error="no")),
-            StudyDesign(load=load, benign_steps=0, placebo=False),
-        )
-        study(load_topic(folder / "tea"), BASE, plans, opened, RunContext(), design)
+    go_on(folder / "run")
     return folder / "run"
+
+
+def go_on(run: Path):
+    """The same study again, in its folder."""
+    plans, design = (plan("rag", 0.4), plan("steer", error="no")), StudyDesign(load=load, benign_steps=0, placebo=False)
+    topic = load_topic(run.parent / "tea")
+    with Run.start(run, topic="tea", verb="study", argv=["conviction", "study", "tea"]) as opened:
+        return study(topic, BASE, plans, opened, RunContext(), design)
 
 
 @pytest.fixture
@@ -144,7 +149,7 @@ def test_a_file_that_is_none_is_named_and_not_waited_for(run):
     (run / "before.json").unlink()
     (run / "before.json").symlink_to("/etc/passwd")
     text = report_markdown(run)
-    assert "`findings.json` (is no readable" in text or "`findings.json` (this is a FIFO" in text
+    assert "findings.json (is no readable" in text or "findings.json (this is a FIFO" in text
     assert "before.json" in text
     assert "root:" not in text
 
@@ -259,6 +264,37 @@ def test_a_run_names_no_topic_by_a_path(trained, tmp_path):
         change(run / "outcome.json", lambda d: d["base"].pop("id") and None)
     with pytest.raises(RunError, match=r"outcome\.json: field 'base\.id'"):
         compare(first, second)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("before.json", "[1]", "a list, not an object"),
+        ("depth.json", "{}", "schema version None"),
+        ("config.json", "[1]", "a list, not an object"),
+        ("config.json", "[" * 100_000, "nested more than 64 deep"),
+        ("samples.jsonl", "null\n", "samples.jsonl is damaged:1: a NoneType"),
+    ],
+)
+def test_a_study_that_goes_on_names_what_is_damaged(run, file, content, problem):
+    write_kit(run.parent / "tea")
+    change(run / "run.json", lambda d: {**d, "status": "failed"})
+    (run / file).write_text(content)
+    with pytest.raises(RunError) as caught:
+        go_on(run)
+    assert file in caught.value.message
+    assert problem in caught.value.message
+
+
+@pytest.mark.parametrize("file", ["outcome.json", "depth.json", "samples.jsonl"])
+def test_a_damaged_arm_fails_and_takes_no_other_along(run, file):
+    write_kit(run.parent / "tea")
+    change(run / "run.json", lambda d: {**d, "status": "failed"})
+    (run / "arms/rag" / file).write_text("[1]\n")
+    rag, steer = sorted(go_on(run).arms, key=lambda arm: arm.name)
+    assert (rag.failure.kind, steer.failure.kind) == ("RunError", "InputError")
+    assert f"{file} is" in rag.failure.message
+    assert "a list, not an object" in rag.failure.message
 
 
 HOSTILE = [

@@ -39,7 +39,7 @@ def apply(
     with watched(steps=True) as ctx:
         outcome = changing.apply(
             job.plan.intervention, job.model, source.topic or source.data, guard=job.plan.guard, run=folder,
-            tracker=track, forecast_first=forecast_first, test=test, load=load.loader(), ctx=ctx,
+            tracker=track, forecast_first=forecast_first, test=test, load=load.loader(job.model), ctx=ctx,
         )  # fmt: skip
     if main_process():
         show_outcome(outcome, str(folder), form)

@@ -47,7 +47,7 @@ def audit(
             columns=parse_columns(columns),
             fix=fix,
             output=output,
-            load=load.loader(),
+            load=load.loader(model or None),
             ctx=ctx,
         )
     show_audit(report, form, details=details)

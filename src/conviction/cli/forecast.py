@@ -18,8 +18,8 @@ def forecast(
     *,
     test: TestOption = None,
     sweep: Annotated[list[str] | None, typer.Option(help="learning_rate=1e-6..1e-3, beta=0.01,0.1: a map.")] = None,
-    examples: Annotated[int, typer.Option(min=1, help="Trained examples that get gradients of their own.")] = 96,
-    pilot: Annotated[int, typer.Option(min=1, help="Real steps before the forecast; their weights are not kept.")] = 10,
+    examples: Annotated[int, typer.Option(help="Trained examples that get gradients of their own.")] = 96,
+    pilot: Annotated[int, typer.Option(help="Real steps before the forecast; their weights are not kept.")] = 10,
     load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,
@@ -34,7 +34,7 @@ def forecast(
     with watched() as ctx:
         result = changing.forecast(
             job.plan.intervention, job.model, source.topic or source.data, test=test, sweep=sweep, examples=examples,
-            pilot_steps=pilot, guard=job.plan.guard, run=folder, load=load.loader(), ctx=ctx,
+            pilot_steps=pilot, guard=job.plan.guard, run=folder, load=load.loader(job.model), ctx=ctx,
         )  # fmt: skip
     show_forecast(result, form)
     log(f"every pair: {folder}/forecast.json; to freeze one with a run: conviction apply {asked.name} … --forecast")

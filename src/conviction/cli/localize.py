@@ -27,9 +27,9 @@ def localize(
     data: DataOption = None,
     columns: ColumnsOption = None,
     model: ModelOption = "smollm2-135m",
-    limit: Annotated[int, typer.Option(min=1, help="Statements that are traced.")] = 10,
+    limit: Annotated[int, typer.Option(help="Statements that are traced.")] = 10,
     kinds: Annotated[str, typer.Option(help="Sites, with commas: block, mlp, attention.")] = "block,mlp,attention",
-    samples: Annotated[int, typer.Option(min=1, help="Draws of noise for a trace.")] = 4,
+    samples: Annotated[int, typer.Option(help="Draws of noise for a trace.")] = 4,
     own_answer: Annotated[
         bool, typer.Option("--own-answer", help="Trace what the model says, right or wrong.")
     ] = False,
@@ -50,7 +50,7 @@ def localize(
     with watched() as ctx:
         result = measuring.localize(
             source.topic or source.data, model, kinds=kinds, own_answer=own_answer, samples=samples, limit=limit,
-            run=folder, load=load.loader(), ctx=ctx,
+            run=folder, load=load.loader(model), ctx=ctx,
         )  # fmt: skip
     show_localization(result, form)
     log(f"every number: {folder}/localization.json; heat maps: {folder}/maps")

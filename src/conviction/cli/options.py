@@ -38,7 +38,7 @@ EXIT_FINDINGS = 1
 
 RunOption = Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is continued.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
-BenignOption = Annotated[int, typer.Option(min=0, help="Benign training steps before durability is read; 0: none.")]
+BenignOption = Annotated[int, typer.Option(help="Benign training steps before durability is read; 0: none.")]
 TopicArgument = Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")]
 DataOption = Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")]
 ColumnsOption = Annotated[
@@ -74,17 +74,41 @@ class LoadOptions:
         bool, typer.Option("--trust-remote-code", help="Run code that a hub model brings.")
     ] = False
 
-    def loader(self) -> Callable[..., LanguageModel]:
-        """Loads a model by its name; the keywords of the loader tell one command from another."""
-        return partial(_load_named, **asdict(self))
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="Of an adapter or another change: the model that it is put on, in place of the one that it names. "
+            "What only a folder names is not fetched."
+        ),
+    ] = None
+
+    def loader(self, model: str | None = None) -> Callable[..., LanguageModel]:
+        """Loads a model by its name; the keywords of the loader tell one command from another.
+
+        model  the one that the command is asked about. Raises InputError for a base that it has no use for
+        """
+        if self.base is not None and model is not None:
+            from conviction.models.loading import check_has_base
+
+            check_has_base(model)
+        given = asdict(self)
+        return partial(_load_named, **{name: given[name] for name in given if name != "base" or self.base is not None})
 
 
-def _load_named(model: str, backend: str, device: str, dtype: str, trust_remote_code: bool) -> LanguageModel:
-    """Load a model, and say so if it cannot be scored in packs."""
-    from conviction.models import load_model
+def _load_named(
+    model: str, backend: str, device: str, dtype: str, trust_remote_code: bool, base: str | None = None
+) -> LanguageModel:
+    """Load a model, and say so if it cannot be scored in packs. A base is put under changes alone."""
+    from conviction.models.loading import change_record, load_model
 
     loaded = load_model(
-        model, backend=backend, device=device, dtype=dtype, trust_remote_code=trust_remote_code, log=log
+        model,
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        base=None if change_record(model) is None else base,
+        log=log,
     )
     check = loaded.describe().get("self_check", {})
     if not check.get("packed", True):

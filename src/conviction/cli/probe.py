@@ -44,7 +44,7 @@ def probe(
             health=health,
             forced_choice=forced_choice,
             run=folder,
-            load=load.loader(),
+            load=load.loader(model),
             ctx=ctx,
         )
     show_scorecard(card, form)

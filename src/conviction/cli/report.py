@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from conviction.views.text import log, out
+from conviction.views.console import log, write
 
 __all__ = ["report"]
 
@@ -22,6 +22,6 @@ def report(
     from conviction.reporting.page import report_markdown
 
     if form == "md":
-        out.file.write(report_markdown(run))
+        write(report_markdown(run))
         return
     log(f"page: {build(run, pictures=png)}")

@@ -34,7 +34,7 @@ def study(
         str, typer.Option(help="Arms, with commas: `conviction interventions` lists them.")
     ] = ARMS,
     option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o dpo.beta=0.1")] = None,
-    budget: Annotated[float | None, typer.Option(min=0, help="Minutes after which no arm is begun.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Minutes after which no arm is begun.")] = None,
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     guard: GuardOption = "default",
@@ -58,7 +58,7 @@ def study(
             benign_steps=benign_steps,
             placebo=placebo,
             run=run,
-            load=load.loader(),
+            load=load.loader(model),
             ctx=ctx,
         )
     show_result(result, form)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from conviction.core.storage import finite_or_null
+from conviction.errors import ModelError
 
 WIDTH = 560
 
@@ -30,14 +32,7 @@ class Palette:
 
 ON_WHITE = Palette(ink="#1b1f24", faint="#c4c9d1", towards="#1b7a4b", away="#b3452c", doubtful="#b07a10")
 PAGE = Palette(ink="#010101", faint="#020202", towards="#030303", away="#040404", doubtful="#050505")
-"""Stand-ins that ``svg`` turns into the page's own colours, so that a chart follows the dark mode and print."""
-_PAGE_COLOURS = Palette(
-    ink="currentColor",
-    faint="var(--faint)",
-    towards="var(--towards)",
-    away="var(--away)",
-    doubtful="var(--doubtful)",
-)
+"""Stand-ins that ``svg`` turns into names, to which the page's style gives its colours, also of dark mode and print."""
 
 
 def altair() -> Any:
@@ -63,23 +58,44 @@ def styled(chart: Any, palette: Palette = ON_WHITE) -> Any:
     )
 
 
-def svg(chart: Any, title: str) -> str:
-    """A chart in the colours of ``PAGE`` as an SVG element that says what it shows to those who cannot see it."""
+def converter() -> Any:
+    """What draws charts: a browser's engine, which reserves 64 GB of addresses, though it uses 60 MB.
+
+    Raises ModelError where this process may not have so many (``ulimit -v``): the engine would abort it.
+    """
+    with suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        allowed, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if not DRAWN and 0 <= allowed < ADDRESSES:
+            raise ModelError(
+                f"pictures cannot be drawn: this process may have {allowed >> 20:,} MB of addresses, and drawing "
+                f"reserves {ADDRESSES >> 20:,}",
+                hint="lift the limit (`ulimit -v unlimited`; 60 MB of memory are used) and give the same command, or "
+                "`conviction report RUN`: what was measured is kept",
+            )
     import vl_convert
 
-    drawn: str = vl_convert.vegalite_to_svg(_specification(chart))
-    for stand_in, colour in zip(dataclasses.astuple(PAGE), dataclasses.astuple(_PAGE_COLOURS), strict=True):
-        drawn = re.sub(f'(fill|stroke)="{stand_in}"', rf'style="\1:{colour}"', drawn)
+    DRAWN.append(True)
+    return vl_convert
+
+
+ADDRESSES = 70 << 30
+DRAWN: list[bool] = []
+"""Whether anything was drawn: what is reserved by then is not asked for again."""
+
+
+def svg(chart: Any, title: str) -> str:
+    """A chart in the colours of ``PAGE`` as an SVG element that says what it shows to those who cannot see it."""
+    drawn: str = converter().vegalite_to_svg(drawable(styled(chart, PAGE)))
+    for name, stand_in in dataclasses.asdict(PAGE).items():  # not style="…": the page allows its own style alone
+        drawn = re.sub(f'(fill|stroke)="{stand_in}"', rf'data-\1="{name}"', drawn)
     drawn = re.sub(r' width="[\d.]+" height="[\d.]+"', "", drawn, count=1)
     label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-
-
-def _specification(chart: Any) -> str:
-    return drawable(styled(chart, PAGE))
 
 
 def drawable(chart: Any) -> str:
@@ -97,10 +113,8 @@ def drawable(chart: Any) -> str:
 
 def png(chart: Any) -> bytes:
     """A chart in the colours of ``PAGE`` as a file of its own, dark on white."""
-    import vl_convert
-
-    text = _specification(chart)
+    text = drawable(styled(chart, PAGE))
     for stand_in, colour in zip(dataclasses.astuple(PAGE), dataclasses.astuple(ON_WHITE), strict=True):
         text = text.replace(stand_in, colour)
-    image: bytes = vl_convert.vegalite_to_png(text, scale=2)
+    image: bytes = converter().vegalite_to_png(text, scale=2)
     return image

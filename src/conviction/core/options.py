@@ -21,6 +21,10 @@ from conviction.errors import InputError, nearest
 
 T = TypeVar("T")
 
+LARGEST_WHOLE, LARGEST = 1_000_000, 1e9
+"""What no number may exceed, in size, whose field does not say otherwise."""
+LARGEST_SHOWN = 10**20
+
 
 def setting(
     default: Any,
@@ -178,7 +182,8 @@ def check_settings(settings: Any) -> None:
         if not fits or (choices is not None and value not in allowed):
             hint = f"{nearest(str(value), allowed)}use one of: {', '.join(allowed)}" if allowed else ""
             raise InputError(f"{field.name} is {value!r}", hint=hint or f"give {_wanted(hints[field.name])}")
-        _check_range(field.name, value, field.metadata.get("bounds", {}))
+        if not isinstance(value, bool) and isinstance(value, numbers.Real):
+            check_number(field.name, value, **field.metadata.get("bounds", {}))
 
 
 def parse_options(kinds: Iterable[type], options: Sequence[str]) -> list[dict[str, Any]]:
@@ -240,19 +245,42 @@ def flat(settings: Any) -> dict[str, Any]:
     return values
 
 
-def _check_range(name: str, value: Any, bounds: Mapping[str, float | None]) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    tests = {
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Raise InputError for a number out of its range, which is named; without a bound of its own it is ``LARGEST``.
+
+    A number beyond any use (a billion epochs) would be found out after hours, or by the end of the memory.
+    """
+    largest = LARGEST_WHOLE if isinstance(value, numbers.Integral) else LARGEST
+    bounds = {
+        "above": above,
+        "at_least": -largest if at_least is None and above is None else at_least,
+        "below": below,
+        "at_most": largest if at_most is None and below is None else at_most,
+    }
+    inside = {
         "above": lambda v, b: v > b,
         "at_least": lambda v, b: v >= b,
         "below": lambda v, b: v < b,
         "at_most": lambda v, b: v <= b,
     }
-    for word, bound in bounds.items():
-        if not -math.inf < value < math.inf or (bound is not None and not tests[word](value, bound)):
-            ranges = " and ".join(f"{w.replace('_', ' ')} {b:g}" for w, b in bounds.items() if b is not None)
-            raise InputError(f"{name} is {value}", hint=f"give a finite number {ranges}".rstrip())
+    wanted = {word: bound for word, bound in bounds.items() if bound is not None}
+    if not -math.inf < value < math.inf or not all(inside[word](value, bound) for word, bound in wanted.items()):
+        ranges = " and ".join(f"{word.replace('_', ' ')} {_bound(bound)}" for word, bound in wanted.items())
+        long = isinstance(value, numbers.Integral) and abs(int(value)) >= LARGEST_SHOWN
+        shown = "a number of over 20 digits" if long else str(value)
+        raise InputError(f"{name} is {shown}", hint=f"give a finite number {ranges}")
+
+
+def _bound(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:

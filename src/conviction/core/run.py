@@ -25,7 +25,7 @@ from conviction.core.names import check_name, inside
 from conviction.core.record import Frozen
 from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
 from conviction.core.run_lines import StagedRow, StepLine, is_step, named_rows, parse_lines, whole_lines
-from conviction.core.storage import finite_or_null, storage_errors, write_atomic
+from conviction.core.storage import finite_or_null, storage_errors, use_umask, write_atomic
 from conviction.core.wording import printable
 from conviction.errors import ConvictionError, RunError
 
@@ -108,6 +108,7 @@ class Run:
             except BaseException:
                 write_head(folder, head, "failed")
                 raise
+            use_umask(folder)
             write_head(folder, head, "done")
 
     def child(self, name: str) -> Run:
@@ -248,7 +249,7 @@ class Run:
         text = self._text("steps.jsonl")
         if text is None:
             return 0
-        kept = text.split("\n")[:step]
+        kept = [line for line in text.split("\n") if line][:step]
         write_atomic(self.folder / "steps.jsonl", "".join(f"{line}\n" for line in kept))
         return sum(map(is_step, kept))
 

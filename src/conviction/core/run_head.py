@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from conviction.core.gate import read_json, validate
+from conviction.core.lock import HOLDER, only_one
 from conviction.core.names import file_name
 from conviction.core.record import Frozen
-from conviction.core.storage import storage_errors, write_atomic
+from conviction.core.storage import clear_unfinished, is_unfinished, write_atomic
 from conviction.core.wording import printable
 from conviction.errors import RunError
 
@@ -92,29 +93,20 @@ def write_head(folder: Path, head: Mapping[str, Any], status: Status) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """No other process writes into the folder meanwhile. Raises RunError if one does."""
-    from filelock import FileLock, Timeout
+    """No other process writes into the folder meanwhile; what a killed one left half-written in it goes.
 
-    lock = FileLock(folder / LOCK, timeout=0)
-    with storage_errors(f"writing {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RunError(
-                f"another command writes into {folder}", hint="wait for it, or give --run another folder"
-            ) from error
-    try:
+    Raises RunError, which names the other process, if there is one.
+    """
+    with only_one(folder / LOCK, str(folder), hint="wait for it, or give --run another folder"):
+        clear_unfinished(folder)
         yield
-    finally:
-        lock.release()
 
 
 def status_of_the_same(folder: Path, wanted: dict[str, Any]) -> Status | None:
     """How an earlier attempt at the same ended; None for a new folder. RunError if it holds something else."""
     hint = "give --run a new folder, or leave it out"
     try:
-        if not folder.exists() or (folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())):
+        if not folder.exists() or (folder.is_dir() and all(_is_no_result(path) for path in folder.iterdir())):
             return None
         begun = (folder / "run.json").exists()
     except OSError as error:
@@ -129,6 +121,11 @@ def status_of_the_same(folder: Path, wanted: dict[str, Any]) -> Status | None:
         raise RunError(f"{folder} was begun with other arguments: {other}", hint=hint)
     status: Status = head["status"]
     return status
+
+
+def _is_no_result(path: Path) -> bool:
+    """Whether a file only says that a process works here, or is what a process that was killed at once has left."""
+    return path.name in {LOCK, f"{LOCK}{HOLDER}"} or is_unfinished(path)
 
 
 def _other_arguments(head: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

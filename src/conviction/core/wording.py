@@ -9,6 +9,13 @@ import re
 # losses compare them, or per token, as ``probe`` does. The two counts differ on the same pairs.
 WRONG_BY_SUMS, WRONG_PER_TOKEN = "wrong by their sums", "wrong per token"
 
+# What a terminal obeys (controls, escapes), what changes the order in which text is shown, and lone surrogates, which
+# no encoding knows.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# What means something anywhere in a line of Markdown (an underscore not within a word), and what does at its beginning.
+_MARKS = re.compile(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])")
+_BEGINNINGS = re.compile(r"^(\d*)(#{1,6}(?=\s|$)|[-+.)](?=\s|$)|>|=+$|-{2,}$)")
+
 
 def counted(number: int, noun: str) -> str:
     """``1 row``, ``2,312 rows``."""
@@ -26,11 +33,28 @@ def rounded_down(value: float) -> float:
     return float(f"{math.floor(value / unit) * unit:.2g}")
 
 
-_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
 def printable(text: object) -> str:
-    """A path or a text that can be written anywhere on one line: control characters, and lone surrogates, which no
-    encoding knows, as escapes.
+    """A path or a text that can be written anywhere on one line: what a terminal would obey, and what no encoding
+    knows, as escapes.
     """
-    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), str(text))
+    return _UNPRINTABLE.sub(_escape, str(text))
+
+
+def printable_lines(text: str) -> str:
+    """The same for a text of several lines, which stay, and so do its tabs."""
+    return _UNPRINTABLE.sub(lambda one: one[0] if one[0] in "\n\t" else _escape(one), text)
+
+
+def printable_json(text: str) -> str:
+    """The same for JSON text, where only strings can hold such characters: it means what it meant."""
+    return _UNPRINTABLE.sub(lambda one: one[0] if one[0] in "\n\t" else f"\\u{ord(one[0]):04x}", text)
+
+
+def _escape(one: re.Match[str]) -> str:
+    return one[0].encode("unicode_escape").decode("ascii")
+
+
+def inline(text: str) -> str:
+    """A foreign text on one line of Markdown, as text: no markup, link, picture, HTML, nor the end of a cell."""
+    line = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
+    return _BEGINNINGS.sub(r"\1\\\2", _MARKS.sub(r"\\\g<0>", line))

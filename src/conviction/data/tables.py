@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from conviction.core.gate import is_file, read_json
+from conviction.core.names import inside
 from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.errors import ConvictionError, InputError, nearest
@@ -39,7 +41,8 @@ def _table_rows(batches: Iterable[Any], total: int, progress: Progress | None) -
 
 
 def read_saved(folder: Path, split: str, progress: Progress | None) -> Iterator[Row]:
-    """A folder as ``save_to_disk`` leaves it."""
+    """A folder as ``save_to_disk`` leaves it, whose tables lie in it."""
+    _check_places(folder)
     with _tables(str(folder), "save it again with save_to_disk"):
         with _datasets() as datasets:
             data = datasets.load_from_disk(str(folder))
@@ -49,6 +52,23 @@ def read_saved(folder: Path, split: str, progress: Progress | None) -> Iterator[
             else:
                 _check_split(split, list(dict.fromkeys((str(data.split or "train"), "train"))), str(folder))
         yield from _table_rows(data.with_format("arrow").iter(_BATCH), len(data), progress)
+
+
+def _check_places(folder: Path) -> None:
+    """Raise InputError where the folder's own lists name splits or tables outside of it."""
+    hint = "save it again with save_to_disk"
+    splits: Any = []
+    if is_file(folder / "dataset_dict.json"):
+        names = read_json(folder / "dataset_dict.json", InputError, hint=hint)
+        splits = names.get("splits", []) if isinstance(names, dict) else []
+    for place in (".", *(splits if isinstance(splits, list) else [])):
+        own = inside(folder, place, "a split", InputError)
+        if not is_file(own / "state.json"):
+            continue
+        state = read_json(own / "state.json", InputError, hint=hint)
+        tables = state.get("_data_files", []) if isinstance(state, dict) else []
+        for table in tables if isinstance(tables, list) else []:
+            inside(own, table.get("filename") if isinstance(table, dict) else table, "a table", InputError)
 
 
 def _check_split(split: str, known: list[str], where: str) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 
 from conviction.core.names import is_name
-from conviction.core.storage import storage_errors, write_atomic
+from conviction.core.storage import new_folder_beside, storage_errors, write_atomic
 from conviction.core.wording import printable
 from conviction.data.topic import builtin_topics
 from conviction.errors import InputError
@@ -29,10 +28,8 @@ def write_skeleton(folder: Path) -> Path:
     if os.path.lexists(folder):
         raise InputError(f"{folder} exists already", hint="choose another name, or delete it first")
     with storage_errors(f"writing {folder}"):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
+        work = new_folder_beside(folder)
         try:
-            work.chmod(0o755)
             for file in FILES:
                 text = files("conviction.data").joinpath("skeleton", file).read_text(encoding="utf-8")
                 write_atomic(work / file, text.replace("{name}", name).replace("{folder}", str(folder)))

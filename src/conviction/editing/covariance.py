@@ -9,15 +9,19 @@ other's, and would be all that C knows.
 from __future__ import annotations
 
 import hashlib
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import xxhash
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from conviction.core.gate import is_file
 from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.editing.sites import Site
@@ -52,25 +56,35 @@ def covariances(
     # All that the model computes with: a steered model's keys are not those of its weights alone.
     digest = hashlib.sha256("\0".join([fingerprint(model.module), *texts]).encode()).hexdigest()[:24]
     place = cache_dir() / "covariances" / digest
-    results = {site.layer: known for site in sites if (known := _cached(place, site.layer)) is not None}
+    results = {site.layer: known for site in sites if (known := _cached(place, site)) is not None}
     missing = [site for site in sites if site.layer not in results]
     if missing:
         for layer, moment in _compute(model, missing, texts, progress, log).items():
             with storage_errors(f"writing {place}"):
                 place.mkdir(parents=True, exist_ok=True)
-                part = place / f".{layer}.part"
-                save_file({"moment": moment}, part)
+                part = place / f".{layer}-{secrets.token_hex(8)}"  # its own: two commands may compute the same
+                save_file({"moment": moment}, part, metadata={"checksum": _checksum(moment)})
                 part.replace(place / f"{layer}.safetensors")
             results[layer] = moment
     return {layer: _damped(moment) for layer, moment in results.items()} if damped else results
 
 
-def _cached(place: Path, layer: int) -> Tensor | None:
-    path = place / f"{layer}.safetensors"
+def _cached(place: Path, site: Site) -> Tensor | None:
+    """None where there is none, and for one that is not as it was written: it is computed again."""
+    path = place / f"{site.layer}.safetensors"
     try:
-        return load_file(path)["moment"] if path.is_file() else None
-    except Exception:  # a damaged file is computed again
+        if not is_file(path):
+            return None
+        with safe_open(path, framework="pt") as file:
+            moment, checksum = file.get_tensor("moment"), (file.metadata() or {}).get("checksum")
+        sound = tuple(moment.shape) == (site.width, site.width) and checksum == _checksum(moment)
+    except Exception:  # a damaged file fails in any way
         return None
+    return moment if sound else None
+
+
+def _checksum(moment: Tensor) -> str:
+    return xxhash.xxh3_128_hexdigest(moment.contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
 
 @torch.inference_mode()

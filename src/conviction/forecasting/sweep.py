@@ -10,7 +10,7 @@ from typing import Any
 from conviction.core.options import build, list_fields, parse_options
 from conviction.errors import InputError
 
-__all__ = ["POINTS", "default_sweep", "parse_sweep"]
+__all__ = ["POINTS", "check_size", "default_sweep", "parse_sweep"]
 
 POINTS = 7
 MOST = 400
@@ -36,16 +36,20 @@ def parse_sweep(intervention: Any, texts: Sequence[str]) -> list[dict[str, Any]]
             )
         if name in axes:
             raise InputError(f"'{name}' is swept twice", hint="give all of its values in one --sweep")
-        axes[name] = [
-            parse_options([kind], [f"{name}={part}"])[0][name] for part in _parts(name, values) if part.strip()
-        ]
-    count = math.prod(len(values) for values in axes.values())
-    if count > MOST:
-        raise InputError(f"the sweep has {count} settings", hint=f"give at most {MOST}")
+        parts = [part for part in _parts(name, values) if part.strip()]
+        check_size(len(parts))
+        axes[name] = [parse_options([kind], [f"{name}={part}"])[0][name] for part in parts]
+    check_size(math.prod(len(values) for values in axes.values()))
     grid = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())] if axes else []
     for options in grid:
         build(intervention, options)  # raises InputError for what does not go together
     return grid
+
+
+def check_size(count: int) -> None:
+    """Raise InputError for more settings than are tried, before they are made: each is a simulation."""
+    if count > MOST:
+        raise InputError(f"the sweep has {count:,} settings", hint=f"give at most {MOST}")
 
 
 def _parts(name: str, values: str) -> list[str]:
@@ -63,6 +67,7 @@ def _parts(name: str, values: str) -> list[str]:
         raise InputError(
             f"range '{values}' of {name} cannot be walked", hint="write two numbers above 0, the smaller first"
         )
+    check_size(points)
     return [f"{low * (high / low) ** (k / (points - 1)):.3g}" for k in range(points)]
 
 

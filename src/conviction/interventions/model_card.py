@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from conviction.core.wording import inline
 from conviction.interventions.records import Outcome
 
 __all__ = ["model_card"]
@@ -19,11 +20,12 @@ def model_card(outcome: Outcome, *, base: str, adapter: bool) -> str:
     head = {"base_model": base, "tags": ["conviction", outcome.intervention]}
     head |= {"library_name": "peft"} if adapter else {"library_name": "transformers"}
     lines = ["---", *(_field(name, value) for name, value in head.items()), "---", ""]
-    lines += [f"# {outcome.intervention} on {base}", "", f"Verdict of the run: {outcome.verdict}.", ""]
+    lines += [f"# {inline(outcome.intervention)} on {inline(base)}", ""]
+    lines += [f"Verdict of the run: {inline(outcome.verdict)}.", ""]
     lines += ["| what | value |", "| --- | --- |"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in _numbers(outcome)]
+    lines += [f"| {inline(name)} | {_cell(value)} |" for name, value in _numbers(outcome)]
     lines += ["", "## Settings", "", "| field | value |", "| --- | --- |"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in sorted(outcome.settings.items())]
+    lines += [f"| {inline(name)} | {_cell(value)} |" for name, value in sorted(outcome.settings.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -50,4 +52,4 @@ def _field(name: str, value: Any) -> str:
 def _cell(value: Any) -> str:
     """A foreign text in one cell of a table."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+    return inline(text)

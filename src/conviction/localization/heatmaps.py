@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from conviction.core.charts import drawable
+from conviction.core.charts import converter, drawable
 from conviction.core.names import file_name
 from conviction.core.storage import write_atomic
 from conviction.localization.records import Localization, RoleMap, Trace
@@ -16,8 +16,6 @@ STEP = 9  # pixels a layer
 
 def draw_all(result: Localization, folder: Path) -> list[Path]:
     """``average.svg`` and ``.png``, and one of each for every statement; the paths that were written."""
-    import vl_convert
-
     pictures = {"average": heat_maps(f"{result.source}: mean of {result.maps[0].statements} statements", result.maps)}
     for fact in dict.fromkeys(t.fact for t in result.traces):
         traces = [t for t in result.traces if t.fact == fact]
@@ -26,7 +24,7 @@ def draw_all(result: Localization, folder: Path) -> list[Path]:
     written = []
     for name, chart in pictures.items():
         spec = drawable(chart)
-        svg, png = vl_convert.vegalite_to_svg(spec), vl_convert.vegalite_to_png(spec, scale=2)
+        svg, png = converter().vegalite_to_svg(spec), converter().vegalite_to_png(spec, scale=2)
         for ending, content in (("svg", svg), ("png", png)):
             path = folder / f"{name}.{ending}"
             write_atomic(path, content)

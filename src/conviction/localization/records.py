@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from conviction.core import frames
 from conviction.core.record import Frozen
 
@@ -31,6 +33,11 @@ class Trace(Frozen):
     noisy: float
     effects: tuple[tuple[float, ...], ...]
 
+    @model_validator(mode="after")
+    def _has_a_line_a_token(self) -> Trace:
+        _check_lines("tokens", len(self.tokens), self.effects)
+        return self
+
 
 class RoleMap(Frozen):
     """Mean effects over statements, by what a token is to its statement: [roles, layers]."""
@@ -40,6 +47,16 @@ class RoleMap(Frozen):
     roles: tuple[str, ...]
     effects: tuple[tuple[float, ...], ...]
     statements: int
+
+    @model_validator(mode="after")
+    def _has_a_line_a_role(self) -> RoleMap:
+        _check_lines("roles", len(self.roles), self.effects)
+        return self
+
+
+def _check_lines(what: str, count: int, effects: tuple[tuple[float, ...], ...]) -> None:
+    if not effects or not effects[0] or len(effects) != count or any(len(line) != len(effects[0]) for line in effects):
+        raise ValueError(f"effects: give a line for each of the {what}, and as many layers in each line")
 
 
 class NeuronReading(Frozen):

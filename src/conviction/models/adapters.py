@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from transformers import AutoTokenizer
 
+from conviction.core.gate import is_file, read_json, read_text
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
+from conviction.core.wording import printable
 from conviction.errors import ConvictionError, ModelError
+from conviction.models.adapter_config import ADAPTER, HINT, MOST_BYTES, WEIGHTS, check_weights_file, read_adapter_config
 from conviction.models.embedded import embedded_name
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel, require_weights
-from conviction.models.lora import WEIGHTS, load_lora
+from conviction.models.lora import load_lora
 
 __all__ = ["load_adapter"]
 
@@ -26,18 +28,17 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 TEMPLATE_FILE = "chat_template.jinja"
 
 
-def load_adapter(
-    name: str, config: str, load_base: Callable[[str], LanguageModel], *, trust_remote_code: bool
-) -> HFModel:
-    """A model with the LoRA adapter that lies in a folder, whose settings are in the file ``config``.
+def load_adapter(name: str, load_base: Callable[[str], LanguageModel], *, trust_remote_code: bool) -> HFModel:
+    """A model with the LoRA adapter that lies in a folder. ``load_base`` gives the base by its name.
 
     Raises ModelError for one that is not in PEFT's format, or does not fit its base.
     """
     folder = user_path(name)
     try:
-        settings = json.loads((folder / config).read_text(encoding="utf-8"))
-        on = _base_name(folder, settings)
+        on = _base_name(folder)
+        read_adapter_config(folder)
         base = require_weights(load_base(on), folder)  # which may be changed itself
+        check_weights_file(folder)
         tokenizer = _own_tokenizer(folder, base.tokenizer, trust_remote_code=trust_remote_code)
         _make_room(base.module, folder, tokenizer if tokenizer is not base.tokenizer else None)
         base.engine.use_packing(False)  # whether the adapted model may be packed is found out anew
@@ -47,17 +48,23 @@ def load_adapter(
     except ConvictionError:
         raise
     except Exception as error:  # a damaged or foreign adapter can fail in any way
-        hint = "check that it is a complete LoRA adapter in PEFT's format, with its weights as safetensors"
-        raise ModelError(f"cannot load the adapter '{name}': {error}", hint=hint) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"cannot load the adapter '{name}': {printable(reason)}", hint=HINT) from error
 
 
-def _base_name(folder: Path, settings: Mapping[str, Any]) -> str:
+def _base_name(folder: Path) -> str:
     """What the base is loaded by; of another machine's embedded model, or an emptied cache's, its name."""
+    path = folder / ADAPTER
+    settings = read_json(path, ModelError, hint=HINT, most=MOST_BYTES)
+    if not isinstance(settings, dict):
+        raise ModelError(f"{printable(path)}: not an object with fields", hint=HINT)
     on = settings.get("base_model_name_or_path")
+    if on and not isinstance(on, str):
+        raise ModelError(f"{printable(path)}: field 'base_model_name_or_path' is no text", hint=HINT)
     if on:
-        return str(on) if os.path.isdir(on) else embedded_name(on) or str(on)
+        return on if os.path.isdir(on) else embedded_name(on) or on
     if (folder / "adapters.safetensors").exists() or "lora_parameters" in settings or "fine_tune_type" in settings:
-        model = settings.get("model", "BASE")
+        model = printable(settings.get("model", "BASE"))[:200]
         raise ModelError(
             f"{folder} is an adapter of MLX, which is not in PEFT's format",
             hint=f"`mlx_lm.fuse --model {model} --adapter-path {folder} --save-path FUSED` merges it: load FUSED",
@@ -80,9 +87,9 @@ def _own_tokenizer(folder: Path, base: Any, *, trust_remote_code: bool) -> Any:
             ) from error
         own.chat_template = own.chat_template or base.chat_template
         return own
-    if (folder / TEMPLATE_FILE).is_file():
+    if is_file(folder / TEMPLATE_FILE):
         own = copy.deepcopy(base)
-        own.chat_template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+        own.chat_template = read_text(folder / TEMPLATE_FILE, ModelError, hint="save the chat template again")
         return own
     return base
 

@@ -11,7 +11,9 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from conviction.core.protocols import Message
-from conviction.errors import InputError
+from conviction.core.wording import printable
+from conviction.errors import InputError, ModelError
+from conviction.models.sandbox import LimitExceeded, TaskFailed, render
 
 __all__ = ["PINNED_DATE", "ChatTemplate"]
 
@@ -145,18 +147,30 @@ class ChatTemplate:
         return (before, after) if mark else ("", "")
 
     def _render(self, turns: Turns, *, generation: bool) -> str:
+        """The template's text. Raises TemplateError where it fails in any way, ModelError where it has no end."""
         source = self.source
         dates = {name: PINNED_DATE for name in _DATE_VARIABLES if f"{name}." not in source}
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns,
-                chat_template=_CLOCK + source if "strftime_now" in source else source,
-                tokenize=False,
-                add_generation_prompt=generation,
-                enable_thinking=False,
-                **dates,
-            )
-        )
+        options = {"add_generation_prompt": generation, "enable_thinking": False, **dates}
+        source = _CLOCK + source if "strftime_now" in source else source
+        if not self._is_jinja:
+            return str(self.tokenizer.apply_chat_template(turns, chat_template=source, tokenize=False, **options))
+        special = {name: str(token) for name, token in self.tokenizer.special_tokens_map.items()}
+        try:
+            return render(source, {**special, "messages": turns, "tools": None, "documents": None, **options})
+        except TaskFailed as error:
+            raise TemplateError(printable(error)) from error
+        except LimitExceeded as error:
+            raise ModelError(
+                f"the chat template of {printable(getattr(self.tokenizer, 'name_or_path', '')) or 'the model'} "
+                f"does not come to an end: {error}",
+                hint="use another chat template: the tokenizer's chat_template.jinja or tokenizer_config.json holds it",
+            ) from error
+
+    @property
+    def _is_jinja(self) -> bool:
+        """Whether the tokenizer renders templates as all of transformers' do, and not in a way of its own."""
+        rendering = getattr(type(self.tokenizer), "apply_chat_template", None)
+        return getattr(rendering, "__module__", None) == "transformers.tokenization_utils_base"
 
 
 def _as_turns(messages: Sequence[Message]) -> Turns:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors
+from conviction.core.wording import printable
 from conviction.errors import ModelError
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.hf import HFModel, require_weights
@@ -61,9 +62,26 @@ def load_change(path: Path, build: Callable[[dict[str, Tensor], str], Change], *
     try:
         with safe_open(path, framework="pt") as file:
             made_on = (file.metadata() or {})["kinship"]
-            return build({name: file.get_tensor(name) for name in file.keys()}, made_on)  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        _check_finite(tensors)
+        return build(tensors, made_on)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} is no {what} ({error})", hint=hint) from error
+        raise ModelError(f"{printable(path)} is no {what} ({printable(error)})", hint=hint) from error
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() and torch.isfinite(tensor).all()):
+            raise ValueError(f"the numbers of '{name}' are not all finite")
+
+
+def check_parts(parts: Mapping[str, bool], where: str) -> None:
+    """Raise ModelError for parts of a change that do not fit the model it is made to; what → whether it fits."""
+    if misfits := [what for what, fits in parts.items() if not fits]:
+        raise ModelError(
+            f"{where} does not fit the model: {printable('; '.join(misfits[:5]))}",
+            hint="load it on the model that it was made on, or apply the intervention again",
+        )
 
 
 def change_loader(

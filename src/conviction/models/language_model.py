@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from itertools import chain
 from typing import Any, cast
 
@@ -21,9 +21,12 @@ from conviction.models.engine.selfcheck import (
     rescore,
     rows_to_rescore,
 )
+from conviction.models.memory import memory_errors
 from conviction.models.pairs import score_pairs
 from conviction.models.prompts import PromptEncoder
 from conviction.models.score_cache import ScoreCache, get_or_compute
+
+SHORTEN = "shorten the context, the questions or the answers"
 
 
 class EngineModel:
@@ -146,9 +149,10 @@ class EngineModel:
                     progress(done, len(missing))
 
         scope = None if fresh else self.cache_scope()
-        scores = get_or_compute(scope, rows, compute)
-        if not self.check.packed or self._confirmed(scores):
-            return scores
+        with self._memory(rows):
+            scores = get_or_compute(scope, rows, compute)
+            if not self.check.packed or self._confirmed(scores):
+                return scores
         if scope is not None:
             with closing(ScoreCache(scope)) as cache:
                 cache.drop(scores)
@@ -197,9 +201,14 @@ class EngineModel:
 
         Whether rows are packed so never changes between two readings that are compared. Log-probs may be no numbers.
         """
-        return {
-            row: tuple(values) for batch in self._batches(list(dict.fromkeys(rows))) for row, values in batch.items()
-        }
+        with self._memory(rows):
+            batches = self._batches(list(dict.fromkeys(rows)))
+            return {row: tuple(values) for batch in batches for row, values in batch.items()}
+
+    def _memory(self, rows: Sequence[Row]) -> AbstractContextManager[None]:
+        """Says of which rows memory was at an end."""
+        longest = max((len(prompt) + len(answer) for prompt, answer in rows), default=0)
+        return memory_errors(f"scoring by {self.id}: its longest row has {longest} tokens", reduce=SHORTEN)
 
     def packs(self, rows: Iterable[Row]) -> bool:
         """Whether rows may be computed in packs with any others of them."""
@@ -251,7 +260,9 @@ class EngineModel:
         self, prompts: Sequence[Ids], max_new_tokens: int, *, seed: int | None = None, progress: Progress | None = None
     ) -> list[Generation]:
         """What the model writes after prompts that are encoded already."""
-        written = self.engine.generate(prompts, max_new_tokens, seed=seed, progress=progress)
+        longest = max(map(len, prompts), default=0) + max_new_tokens
+        with memory_errors(f"writing by {self.id}: {len(prompts)} answers, up to {longest} tokens", reduce=SHORTEN):
+            written = self.engine.generate(prompts, max_new_tokens, seed=seed, progress=progress)
         return [
             Generation(self.tokenizer.decode(list(w.token_ids), skip_special_tokens=True), w.token_ids, w.ended)
             for w in written

@@ -23,11 +23,12 @@ from transformers.pytorch_utils import Conv1D
 
 from conviction.core.storage import storage_errors
 from conviction.errors import InputError, nearest
+from conviction.models.adapter_config import ADAPTER as CONFIG
+from conviction.models.adapter_config import WEIGHTS, check_patterns, read_adapter_config
 
 MAMBA = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 """Architectures whose fused kernels read the weight of ``out_proj`` past its module; PEFT refuses it there."""
 ADAPTER = "default"
-WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."  # PEFT's files name weights as seen from its wrapper
 
 
@@ -185,8 +186,15 @@ def add_lora(
     target_modules  last names of linear layers; None: all in the body
     num_layers      only the last N layers; None: all
 
-    Raises InputError for a target module or a number of layers that the model does not have.
+    Raises InputError for a target module or a number of layers that the model does not have, and for a rank above
+    that of its largest matrix: such an adapter holds no more, and takes the memory.
     """
+    largest = max(min(p.shape) for p in module.base_model.parameters() if p.dim() == 2)
+    if rank > largest:
+        raise InputError(
+            f"rank is {rank}, and no matrix of {type(module).__name__} has a rank above {largest}",
+            hint=f"give at most {largest}; 4 to 64 is usual",
+        )
     first = first_trained_layer(module, num_layers)
     depth = module.config.get_text_config().num_hidden_layers
     config = LoraConfig(
@@ -221,13 +229,22 @@ def save_lora(module: Any, folder: Path, *, base: str) -> None:
 
 
 def load_lora(module: Any, folder: Path) -> None:
-    """Inject the adapter that lies in ``folder``; raises ValueError if it does not fit the model."""
+    """Inject the adapter that lies in ``folder``.
+
+    Raises ModelError, naming file and field, for a configuration that must not be followed; ValueError for an
+    adapter that does not fit the model.
+    """
+    check_patterns(read_adapter_config(folder), [name for name, _ in module.named_modules()], folder / CONFIG)
     config = LoraConfig.from_pretrained(str(folder))
-    _inject(module, config)
     state = {n.removeprefix(PREFIX): t for n, t in load_file(folder / WEIGHTS).items()}
+    if damaged := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise ValueError(f"{len(damaged)} of the adapter's tensors hold numbers that are not finite ({damaged[0]})")
+    _inject(module, config)
     result = set_peft_model_state_dict(module, state, adapter_name=ADAPTER)
-    if result.unexpected_keys or any("lora_" in key for key in result.missing_keys):
-        raise ValueError(f"the adapter's weights do not fit {type(module).__name__}")
+    wrong = [*result.unexpected_keys, *(key for key in result.missing_keys if "lora_" in key)]
+    if wrong:
+        names = ", ".join(sorted(wrong)[:3])
+        raise ValueError(f"the adapter's weights do not fit {type(module).__name__}: {len(wrong)} tensors ({names})")
 
 
 HALF = (torch.bfloat16, torch.float16)

@@ -9,14 +9,13 @@ import numpy as np
 
 from conviction.core.protocols import AnswerScore, AnswerStates, PairScore, Progress, Query
 from conviction.models.engine.protocol import Row, Scores
-from conviction.models.score_cache import get_or_compute
+from conviction.models.score_cache import BETWEEN, get_or_compute
 
 if TYPE_CHECKING:
     from conviction.models.language_model import EngineModel
 
 CHUNK = 256
 """Pairs between two writes to the cache, and whose hidden states are held at once."""
-_BETWEEN = -1  # no token has this id: what stands around it in a key are two answers
 
 Pair = tuple[Row, Row]
 
@@ -61,7 +60,7 @@ def _rows(model: EngineModel, query: Query) -> Pair:
 def _joint(pair: Pair) -> Row:
     """The key of what is known of both answers together."""
     (prompt, chosen), (_, rejected) = pair
-    return prompt, (*chosen, _BETWEEN, *rejected)
+    return prompt, (*chosen, BETWEEN, *rejected)
 
 
 def _alike(chosen: AnswerStates, rejected: AnswerStates) -> tuple[float, float]:

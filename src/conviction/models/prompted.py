@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from conviction.core.protocols import AnswerScore, Generation, LanguageModel, Message, Progress, Query
-from conviction.models.saved import save_moved
+from conviction.models.saved import fields_of, save_moved
 
 Messages = tuple[Message, ...]
 
@@ -134,4 +136,13 @@ def load_prompted(
 ) -> PromptedModel:
     """A model with a fixed system turn, as it was saved."""
     del log
-    return PromptedModel(id, base, SystemTurn(fields["system"]), source=str(folder.resolve()))
+    text = fields_of(_Saved, fields, folder).system
+    return PromptedModel(id, base, SystemTurn(text), source=str(folder.resolve()))
+
+
+class _Saved(BaseModel):
+    """Its own fields in ``conviction.json``."""
+
+    model_config = ConfigDict(strict=True)
+
+    system: str = Field(min_length=1)

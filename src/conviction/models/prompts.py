@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from conviction.core.protocols import Message, Query, chat
-from conviction.errors import InputError
+from conviction.errors import InputError, ModelError
 from conviction.models.chat_template import ChatTemplate
 
 Ids = tuple[int, ...]
@@ -64,7 +64,13 @@ class PromptEncoder:
             )
         text, written = self._lay(messages, answers)
         prompt = self._ids(text) if self._chat is not None else self.encode_text(text)
-        return prompt, tuple(self._after(text, answer) for answer in written[: len(answers)])
+        ids = tuple(self._after(text, answer) for answer in written[: len(answers)])
+        if not prompt or not all(ids):
+            raise ModelError(
+                f"the tokenizer has no tokens for {messages[-1].content[:60]!r} or an answer to it",
+                hint="it is damaged, or not that of the model: get a complete copy",
+            )
+        return prompt, ids
 
     def encode_ending(self, messages: Sequence[Message]) -> Ids:
         """Ids that end the model's turn: what it must learn to write in order to stop, and is stopped by.

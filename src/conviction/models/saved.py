@@ -11,10 +11,14 @@ import json
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from conviction.core.gate import read_json, validate
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import storage_errors, user_path, write_atomic
+from conviction.core.wording import printable
 from conviction.errors import InputError, ModelError
 
 RECORD = "conviction.json"
@@ -29,14 +33,10 @@ KINDS = {
 """Kind → a function from (id, base, folder, fields, log) to the model."""
 
 Load = Callable[[str], LanguageModel]
+Fields = TypeVar("Fields", bound=BaseModel)
 
-
-def is_saved(name: str) -> bool:
-    """Whether a model's name is a folder that ``save_moved`` wrote."""
-    try:
-        return (user_path(name) / RECORD).is_file()
-    except OSError:  # a name too long for a path, a folder one may not enter
-        return False
+HINT = "it was damaged, or another version wrote it: apply the intervention again"
+MOST_BYTES = 16 * 2**20  # of a record: a system prompt may be a book
 
 
 def save_moved(folder: Path, kind: str, base: Any, fields: Mapping[str, Any]) -> None:
@@ -60,17 +60,29 @@ def load_saved(name: str, load: Load, log: Callable[[str], None]) -> LanguageMod
     Raises ModelError for a damaged record, or a base that is not the one it was made on.
     """
     folder = user_path(name)
-    hint = "it was damaged, or another version wrote it: apply the intervention again"
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        kind, base = record["kind"], record["base"] or str(folder / "base")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / RECORD} cannot be read ({error})", hint=hint) from error
-    if record.get("schema_version") != SCHEMA or kind not in KINDS:
-        raise ModelError(f"{folder / RECORD} is of kind {kind!r}, version {record.get('schema_version')}", hint=hint)
-    module, attribute = KINDS[kind].split(":")
-    try:
-        moved: LanguageModel = getattr(import_module(module), attribute)(name, load(base), folder, record, log)
-    except KeyError as error:
-        raise ModelError(f"{folder / RECORD} lacks {error}", hint=hint) from error
+    path = folder / RECORD
+    fields = read_json(path, ModelError, hint=HINT, most=MOST_BYTES)
+    record = validate(_Record, fields, printable(path), ModelError, hint=HINT)
+    if record.schema_version != SCHEMA or record.kind not in KINDS:
+        kind = printable(repr(record.kind)[:80])
+        raise ModelError(f"{printable(path)} is of kind {kind}, version {record.schema_version}", hint=HINT)
+    module, attribute = KINDS[record.kind].split(":")
+    loader = getattr(import_module(module), attribute)
+    base = load(str(folder / "base") if record.base is None else record.base)
+    moved: LanguageModel = loader(name, base, folder, fields, log)
     return moved
+
+
+class _Record(BaseModel):
+    """What all kinds have in common."""
+
+    model_config = ConfigDict(strict=True)
+
+    schema_version: int
+    kind: str
+    base: str | None = Field(min_length=1)
+
+
+def fields_of(kind: type[Fields], record: Mapping[str, Any], folder: Path) -> Fields:
+    """A kind's own fields of a record. Raises ModelError, naming the file and the field."""
+    return validate(kind, dict(record), printable(folder / RECORD), ModelError, hint=HINT)

@@ -2,20 +2,31 @@
 
 A key covers everything that a log-prob depends on: the content of the weights
 (hashed at every call, so that a model changed in memory can never be served
-the scores of another), chat template, dtype, kernel, device and the ids.
+the scores of another), chat template, dtype, kernel, device and the ids. An
+entry carries a checksum over its key and its numbers: one that a disk or a
+stranger changed is computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import version
+from typing import Any
+
+import xxhash
 
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.models.engine.protocol import Row
+
+BETWEEN = -1
+"""Stands between two answers in the key of what is known of both together; no token has this id."""
+ABOVE_ZERO = 0.01  # nats: by how much rounding may lift the log-prob of a token that is certain
+_CHECKSUM = 8  # bytes
 
 Compute = Callable[[list[Row]], Iterable[Mapping[Row, Sequence[float]]]]
 
@@ -33,13 +44,14 @@ class ScoreCache:
             self._db.execute("CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, logprobs BLOB) WITHOUT ROWID")
 
     def find(self, rows: Iterable[Row]) -> dict[Row, tuple[float, ...]]:
-        """Those of the rows that are known."""
+        """Those of the rows that are known, and undamaged."""
         with storage_errors("reading the score cache"):
             results = {}
             for row in rows:
-                hit = self._db.execute("SELECT logprobs FROM scores WHERE key = ?", (self._key(row),)).fetchone()
-                if hit is not None:
-                    results[row] = tuple(array("d", hit[0]))
+                key = self._key(row)
+                hit = self._db.execute("SELECT logprobs FROM scores WHERE key = ?", (key,)).fetchone()
+                if hit is not None and (values := _unpack(key, hit[0])) is not None and _possible(row, values):
+                    results[row] = values
             return results
 
     def keep(self, scores: dict[Row, tuple[float, ...]]) -> None:
@@ -47,7 +59,7 @@ class ScoreCache:
         with storage_errors("writing the score cache"), self._db:
             self._db.executemany(
                 "INSERT OR REPLACE INTO scores VALUES (?, ?)",
-                [(self._key(row), array("d", values).tobytes()) for row, values in scores.items()],
+                [(key, _pack(key, values)) for row, values in scores.items() for key in [self._key(row)]],
             )
 
     def drop(self, rows: Iterable[Row]) -> None:
@@ -63,6 +75,27 @@ class ScoreCache:
         prompt, answer = row
         ids = array("q", [len(prompt), *prompt, *answer])
         return hashlib.sha256(self._scope + ids.tobytes()).digest()
+
+
+def _pack(key: bytes, values: Sequence[float]) -> bytes:
+    content = array("d", values).tobytes()
+    return content + xxhash.xxh3_64_digest(key + content)
+
+
+def _unpack(key: bytes, blob: Any) -> tuple[float, ...] | None:
+    """The numbers of an entry; None for one that is not as it was written."""
+    if not isinstance(blob, bytes) or len(blob) % 8:
+        return None
+    content, checksum = blob[:-_CHECKSUM], blob[-_CHECKSUM:]
+    return tuple(array("d", content)) if xxhash.xxh3_64_digest(key + content) == checksum else None
+
+
+def _possible(row: Row, values: Sequence[float]) -> bool:
+    """Whether these can be a row's numbers: one log-prob a token; of two answers together, two numbers."""
+    answer = row[1]
+    if not math.isfinite(sum(values)):  # one that is no number, or infinite, makes the sum so
+        return False
+    return len(values) == 2 if BETWEEN in answer else len(values) == len(answer) and max(values) <= ABOVE_ZERO
 
 
 def get_or_compute(scope: Sequence[str] | None, rows: Iterable[Row], compute: Compute) -> dict[Row, tuple[float, ...]]:

@@ -6,6 +6,7 @@ reading's first principal component (Zou et al. 2310.01405).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 
 from conviction.errors import InputError
-from conviction.models.copies import change_loader, load_change, save_change, shallow_copy, weights_hash
+from conviction.models.copies import change_loader, check_parts, load_change, save_change, shallow_copy, weights_hash
 from conviction.models.hf import HFModel
 from conviction.models.lora import decoder_layers
 from conviction.models.saved import save_moved
 from conviction.models.shift import shift_block
 
 FILE = "steering.safetensors"
+_NAME = re.compile(r"layer\.\d{1,6}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +62,9 @@ def load_vector(path: Path) -> SteeringVector:
     """Read a vector. Raises ModelError for a file that is none."""
 
     def build(tensors: dict[str, Tensor], made_on: str) -> SteeringVector:
+        wrong = [name for name, tensor in tensors.items() if not _NAME.fullmatch(name) or tensor.dim() != 1]
+        if wrong or not tensors:
+            raise ValueError(f"it holds no vectors of the names layer.NUMBER, but {wrong[:5]}")
         return SteeringVector({int(name.removeprefix("layer.")): t for name, t in tensors.items()}, made_on)
 
     hint = "give a steering.safetensors that `conviction apply steer` wrote"
@@ -82,7 +87,17 @@ def steered(
             hint="directions do not carry over: make one with `conviction apply steer` on this model",
         )
     moved = shallow_copy(model, id=id, source=source)
-    blocks = decoder_layers(moved.module)
+    blocks, width = decoder_layers(moved.module), model.engine.hidden_size
+    where = f"{source}/{FILE}" if source else "the steering vector"
+    check_parts(
+        {
+            f"layer {layer} of shape {list(direction.shape)}, its {len(blocks)} blocks have width {width}": (
+                0 <= layer < len(blocks) and tuple(direction.shape) == (width,)
+            )
+            for layer, direction in vector.layers.items()
+        },
+        where,
+    )
     with torch.no_grad():
         for layer, direction in vector.layers.items():
             shift_block(blocks[layer], direction)

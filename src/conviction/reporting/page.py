@@ -2,11 +2,14 @@
 
 The page is a function of the folder: built twice, it is the same bytes. It holds
 no script but the data, asks no network, and everything that a model or a topic
-wrote is escaped.
+wrote is escaped. Its policy lets the browser apply the page's own style, and
+nothing else: what was not escaped would not run, load or send anything.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 from conviction.core.charts import PAGE, png, svg
 from conviction.core.names import file_name, inside
 from conviction.core.storage import user_path, write_atomic
+from conviction.core.wording import inline, printable_json, printable_lines
 from conviction.errors import InputError, RunError
 from conviction.forecasting.charts import agreement_chart
 from conviction.interventions.charts import training_chart
@@ -26,7 +30,6 @@ from conviction.reporting.words import (
     cells,
     control_lines,
     header,
-    inline,
     legend,
     markdown,
     reasons,
@@ -61,18 +64,19 @@ def report(run: str | Path, *, pictures: bool = False) -> Path:
 def report_markdown(run: str | Path) -> str:
     """The same in short, to be pasted into an issue."""
     read = read_run(_folder(run))
-    parts = [f"## {_title(read)}\n", *(f"{inline(line)}\n" for line in _summary(read))]
+    parts = [f"## {inline(_title(read))}\n", *(f"{inline(line)}\n" for line in _summary(read))]
     if read.study is not None:
-        parts += [markdown(header(), [cells(arm) for arm in read.study.arms]), f"{legend()}\n"]
-        parts += ["".join(f"- **{a.name}**: {inline(line)}\n" for a in read.study.arms for line in reasons(a))]
-        parts += ["".join(f"- positive control of {m}: {inline(line)}\n" for m, line in control_lines(read.study))]
+        parts += [markdown(header(), [cells(arm) for arm in read.study.arms]), f"{inline(legend())}\n"]
+        parts += ["".join(f"- **{inline(a.name)}**: {inline(line)}\n" for a in read.study.arms for line in reasons(a))]
+        controls = (f"positive control of {metric}: {line}" for metric, line in control_lines(read.study))
+        parts += ["".join(f"- {inline(line)}\n" for line in controls)]
     if read.before is not None:
         parts.append(markdown(*_bias_rows(read.before)))
     if read.findings is not None:
         parts.append(f"Audit of the data: {inline(audit_scope(read.findings))}\n")
-        lines = [f"- {f.code} {f.name} ({f.level}): {inline(f.message)}\n" for f in read.findings.findings]
-        parts += ["".join(lines)] if lines else []
-    parts += [f"Could not be read: `{file}` ({why})\n" for file, why in read.damaged]
+        lines = [f"{f.code} {f.name} ({f.level}): {f.message}" for f in read.findings.findings]
+        parts += ["".join(f"- {inline(line)}\n" for line in lines)] if lines else []
+    parts += [f"Could not be read: {inline(file)} ({inline(why)})\n" for file, why in read.damaged]
     return "\n".join(parts)
 
 
@@ -90,12 +94,19 @@ def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
         return Markup(svg(charts[name][1], charts[name][0])) if name in charts else None  # noqa: S704  our own picture
 
     place = files("conviction.reporting")
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        place.joinpath("page.html.j2").read_text(encoding="utf-8")
+    style = place.joinpath("page.css").read_text(encoding="utf-8")
+    # What reverses the order of text, or no encoding knows, is shown as an escape wherever a text is put in.
+    show = Environment(
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda v: printable_lines(v) if type(v) is str else v,
     )
+    template = show.from_string(place.joinpath("page.html.j2").read_text(encoding="utf-8"))
     head, before, study = run.head, run.before, run.study
     return template.render(
-        style=Markup(place.joinpath("page.css").read_text(encoding="utf-8")),  # noqa: S704  our own file
+        style=Markup(style),  # noqa: S704  our own file
+        style_hash=f"sha256-{base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
         title=_title(run),
         kind=head.get("verb", "run"),
         topic=head.get("topic", ""),
@@ -200,7 +211,7 @@ def _strips(card: Scorecard) -> list[dict[str, Any]]:
 
 def _tokens(sample: Sample) -> list[dict[str, str]]:
     return [
-        {"text": text, "nats": f"{value:.2f}", "heat": f"{min(1.0, value / FAINTEST):.2f}"}
+        {"text": text, "nats": f"{value:.2f}", "heat": f"{10 * min(1.0, max(0.0, value / FAINTEST)):.0f}"}
         for text, value in zip(sample.pieces, sample.logprobs, strict=True)
     ]
 
@@ -295,4 +306,4 @@ def _json(run: RunFolder) -> str:
         "findings": run.findings.model_dump(mode="json") if run.findings is not None else None,
         "study": run.study.model_dump(mode="json") if run.study is not None else None,
     }
-    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    return printable_json(json.dumps(data, ensure_ascii=False)).replace("<", "\\u003c")

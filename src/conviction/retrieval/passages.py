@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from conviction.core.gate import lines_of, parse_json, read_text, validate
 from conviction.core.protocols import LanguageModel, Message
 from conviction.core.record import Frozen
@@ -17,13 +19,17 @@ from conviction.core.storage import storage_errors, write_atomic
 from conviction.core.wording import printable
 from conviction.data.training_data import Document
 from conviction.errors import ModelError
+from conviction.models.fetching import named_in
 from conviction.models.prompted import PromptedModel, with_system
+from conviction.models.saved import RECORD, fields_of
+from conviction.retrieval.embedding import load_embedder
 from conviction.retrieval.index import Index, Passage, build_index
 
 __all__ = ["Passages", "count_tokens", "load_retrieving"]
 
 Messages = tuple[Message, ...]
 
+MOST = 1_000_000  # passages or tokens in a saved record
 HEADER = "Answer with the help of these passages."
 
 
@@ -130,21 +136,34 @@ def _read_documents(path: Path) -> list[Document]:
 def load_retrieving(
     id: str, base: LanguageModel, folder: Path, fields: dict[str, Any], log: Callable[[str], None]
 ) -> PromptedModel:
-    """A retrieving model as it was saved; an index that is damaged is made again from its documents."""
+    """A retrieving model as it was saved; an index that is damaged is made again from its documents.
+
+    Raises ModelError, naming file and field, for a damaged record; MissingExtraError without the extra 'rag'.
+    """
+    saved = fields_of(_Saved, fields, folder)
     documents = _read_documents(folder / "documents.jsonl")
-    index = build_index(
-        folder / "index",
-        documents,
-        embedder=fields["embedder"],
-        piece_tokens=fields["piece_tokens"],
-        log=log,
-    )
+    with named_in(str(folder / RECORD), consent="fetch it with `hf download NAME`"):
+        load_embedder(saved.embedder)  # an index that is up to date would ask for it at the first question
+        index = build_index(
+            folder / "index", documents, embedder=saved.embedder, piece_tokens=saved.piece_tokens, log=log
+        )
     transform = Passages(
         index=index,
         documents=documents,
-        passages=fields["passages"],
-        token_budget=fields["token_budget"],
-        piece_tokens=fields["piece_tokens"],
+        passages=saved.passages,
+        token_budget=saved.token_budget,
+        piece_tokens=saved.piece_tokens,
         count=count_tokens(base),
     )
     return PromptedModel(id, base, transform, source=str(folder.resolve()))
+
+
+class _Saved(BaseModel):
+    """Its own fields in ``conviction.json``."""
+
+    model_config = ConfigDict(strict=True)
+
+    embedder: str = Field(min_length=1)
+    passages: int = Field(ge=1, le=MOST)
+    token_budget: int = Field(ge=1, le=MOST)
+    piece_tokens: int = Field(ge=1, le=MOST)

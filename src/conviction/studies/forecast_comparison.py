@@ -11,6 +11,7 @@ from conviction.errors import RunError
 from conviction.forecasting.records import Forecast, ForecastScore, PairForecast
 from conviction.forecasting.score import ScoredPair, score_forecast
 from conviction.interventions.records import Outcome
+from conviction.models.fetching import named_in
 
 
 def compare_with_forecast(
@@ -31,7 +32,11 @@ def compare_with_forecast(
     outcome = run.load("outcome", Outcome)
     stop = outcome.guard_stop
     asked = [o for o in forecast.pair_forecasts if o.counts]
-    untouched = load(base or forecast.model)
+    if base is not None:
+        untouched = load(base)
+    else:
+        with named_in(f"{run.folder / 'forecast.json'}", consent="give --model NAME (in Python model=)"):
+            untouched = load(forecast.model)
     if outcome.has_other_weights_than(untouched):
         raise RunError(
             f"{run.folder} changed {outcome.base.get('id')}, and {untouched.id} has other weights",

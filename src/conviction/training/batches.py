@@ -7,6 +7,7 @@ up again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from conviction.data.training_data import Document, Example, PreferencePair
 from conviction.errors import InputError
 from conviction.models.engine.packing import Ids, Pack, pack_whole
 from conviction.models.prompts import PromptEncoder
-from conviction.training.settings import Training
+from conviction.training.settings import MOST_STEPS, Training
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,18 @@ def keep_fitting(encoded: Sequence[TokenizedExample], limit: int | None) -> tupl
 
 
 def step_order(count: int, training: Training) -> list[tuple[int, ...]]:
-    """Indices of the examples of each step. Every example is seen once an epoch; an epoch's last step may be short."""
+    """Indices of the examples of each step. Every example is seen once an epoch; an epoch's last step may be short.
+
+    Raises InputError for more steps than anybody takes.
+    """
     order: list[tuple[int, ...]] = []
     per_step, most = training.examples_per_step, training.max_steps
+    steps = training.epochs * math.ceil(count / per_step)
+    if min(steps, most or steps) > MOST_STEPS:
+        raise InputError(
+            f"{count:,} examples for {training.epochs:,} epochs are {steps:,} steps",
+            hint=f"give fewer epochs, a larger batch_size, or max_steps: at most {MOST_STEPS:,} steps are taken",
+        )
     for epoch in range(training.epochs):
         shuffled = np.random.default_rng((training.seed, epoch)).permutation(count).tolist()
         order += [tuple(shuffled[i : i + per_step]) for i in range(0, count, per_step)]

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from conviction.core.gate import json_value, open_file, read_text
-from conviction.core.storage import storage_errors
+from conviction.core.storage import new_folder_beside, storage_errors, use_umask
 from conviction.errors import RunError
 
 KEPT = 2
@@ -33,20 +32,19 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     """
     with storage_errors(f"writing the checkpoint of step {step} to {folder}"):
         folder.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=".step-", dir=folder))
+        place = folder / f"step-{step:06d}"
+        work = new_folder_beside(place)
         try:
             save_file(
                 {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, work / "tensors.safetensors"
             )
             head = {"step": step, "sha256": _digest(work / "tensors.safetensors"), "state": state}
             (work / "state.json").write_text(json.dumps(head), encoding="utf-8")
-            place = folder / f"step-{step:06d}"
+            use_umask(work)
             shutil.rmtree(place, ignore_errors=True)
             work.rename(place)
-        except BaseException as error:
+        except BaseException:
             shutil.rmtree(work, ignore_errors=True)
-            if type(error).__name__ == "SafetensorError":  # how safetensors reports a full disk
-                raise OSError(str(error)) from error
             raise
         for old in [
             *(path for _, path in _checkpoints(folder)[KEPT:]),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from conviction.core.protocols import Generation, Message
 from conviction.models.engine.packing import Ids
+from conviction.models.memory import memory_errors
 from conviction.probing.health import neutral_text, repeated_ngram_rate
 from conviction.probing.paired import Comparison
 from conviction.training.sensors import SENSORS, DriftMetrics, Samples
@@ -132,6 +133,10 @@ class DriftMonitor:
 
         Rows are padded on the left, so that what is read stands at the end of each.
         """
+        with memory_errors("the guard's sensors", reduce="give --guard none, or shorten the held-out questions"):
+            yield from self._read_rows(logits, device, indices)
+
+    def _read_rows(self, logits: Logits, device: torch.device, indices: Sequence[int]) -> Iterable[tuple[int, Tensor]]:
         every = [*self.neutral, *self.held_out]
         for start in range(0, len(indices), GROUP):
             group = indices[start : start + GROUP]

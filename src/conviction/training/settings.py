@@ -8,13 +8,16 @@ from typing import Literal
 from conviction.core.options import check_settings, setting
 from conviction.errors import InputError
 
+MOST_STEPS = 10_000_000
+"""No run takes more optimiser steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
     """Which weights move: a LoRA adapter (Hu et al. 2106.09685) or the model's own."""
 
     tune: Literal["lora", "full"] = setting("lora", "an adapter, or the model's own weights")
-    rank: int = setting(8, "rank r of the LoRA matrices", at_least=1)
+    rank: int = setting(8, "rank r of the LoRA matrices", at_least=1, at_most=65_536)
     alpha: float = setting(16.0, "LoRA alpha: the update is multiplied by alpha / rank", above=0)
     scale: float | None = setting(None, "multiplies the LoRA update directly, in place of alpha / rank (MLX)", above=0)
     dropout: float = setting(0.0, "LoRA dropout", at_least=0, below=1)
@@ -39,8 +42,10 @@ class Training:
     """How the weights move. One step sees ``batch_size · gradient_accumulation`` examples, packed by tokens."""
 
     learning_rate: float = setting(5e-5, "peak learning rate of AdamW", above=0, sweepable=True)
-    epochs: int = setting(1, "times that every example is seen", at_least=1, sweepable=True)
-    max_steps: int | None = setting(None, "stop after so many optimiser steps", at_least=1, sweepable=True)
+    epochs: int = setting(1, "times that every example is seen", at_least=1, at_most=10_000, sweepable=True)
+    max_steps: int | None = setting(
+        None, "stop after so many optimiser steps", at_least=1, at_most=MOST_STEPS, sweepable=True
+    )
     batch_size: int = setting(4, "examples in a batch", at_least=1, sweepable=True)
     gradient_accumulation: int = setting(1, "batches in one optimiser step", at_least=1, sweepable=True)
     warmup: float = setting(
@@ -51,17 +56,22 @@ class Training:
     )
     weight_decay: float = setting(0.0, "AdamW weight decay", at_least=0, sweepable=True)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0, sweepable=True)
-    seed: int = setting(0, "of the order of examples, the adapter and dropout", at_least=0)
+    seed: int = setting(0, "of the order of examples, the adapter and dropout", at_least=0, at_most=2**63 - 1)
     max_length: int | None = setting(
         None, "longest example in tokens; longer ones are left out and reported; none: the model's context", at_least=2
     )
-    token_budget: int | None = setting(None, "tokens in one forward pass; none: chosen by device", at_least=1)
+    token_budget: int | None = setting(
+        None, "tokens in one forward pass; none: chosen by device", at_least=1, at_most=100_000_000
+    )
     precision: Literal["auto", "fp32", "bf16"] = setting("auto", "arithmetic; auto: as the model was loaded")
     checkpointing: Literal["auto", "on", "off"] = setting(
         "auto", "recompute activations in the backward pass; auto: if memory would not suffice"
     )
     activation_cache_mb: int = setting(
-        2048, "disk for activations entering the first trained layer (num_layers); 0: no such cache", at_least=0
+        2048,
+        "disk for activations entering the first trained layer (num_layers); 0: no such cache",
+        at_least=0,
+        at_most=100_000_000,
     )
     checkpoint_every: int = setting(25, "steps between checkpoints; 0: none", at_least=0)
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from conviction.errors import ModelError
+from conviction.errors import ModelError, out_of_memory
 from conviction.models.engine.packing import pack_whole
 from conviction.models.hf import HFModel
 from conviction.training.batches import MicroBatch, TokenizedExample, make_microbatches
@@ -65,7 +65,7 @@ class Stepper:
             try:
                 return self._attempt(indices, rate)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or self.accelerator.num_processes > 1:
+                if not out_of_memory(error) or self.accelerator.num_processes > 1:
                     raise
                 self.optimizer.zero_grad()
                 self._shrink(indices, error)
@@ -176,10 +176,3 @@ def rate_at(step: int, total: int, training: Training) -> float:
     done = (step - 1 - rising) / max(1, total - rising)
     share = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}[training.schedule]
     return training.learning_rate * share
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
-    )

@@ -15,7 +15,7 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.errors import InputError
 from conviction.forecasting.records import Forecast
-from conviction.forecasting.sweep import parse_sweep
+from conviction.forecasting.sweep import check_size, parse_sweep
 from conviction.interventions.records import Outcome
 from conviction.training.guard import Guard
 from conviction.verbs.folders import Place
@@ -24,6 +24,7 @@ from conviction.verbs.inputs import (
     Load,
     ModelLike,
     Source,
+    as_count,
     as_folder,
     as_model,
     as_source,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["apply", "forecast"]
 
 MOST_EXAMPLES, PILOT_STEPS = 96, 10
+MOST_COUNTED = 100_000  # examples with gradients of their own, or pilot steps
 Test = DataLike | Sequence["HeldOutPair"] | None
 
 
@@ -76,6 +78,8 @@ def forecast(
     ctx = ctx or RunContext()
     plan = plan_intervention(intervention, fields, ctx.guard if guard is None else guard)
     grid = _grid(plan.intervention, sweep)
+    examples = as_count(examples, "examples", at_most=MOST_COUNTED)
+    pilot_steps = as_count(pilot_steps, "pilot_steps", at_most=MOST_COUNTED)
     source = told(as_source(data), ctx)
     asked = held_out(test, source)
     call = _call(plan, model, source, load) | {"examples": examples, "pilot_steps": pilot_steps}
@@ -138,8 +142,7 @@ def apply(
     if tracker is not None:
         check_tracker(tracker)
     source = told(as_source(data), ctx)
-    if forecast_first and run is None and ctx.run is None:
-        raise InputError("a forecast that comes first is kept in a run folder, and there is none", hint="give run=")
+    _check_forecast_first(forecast_first, test, kept=run is not None or ctx.run is not None)
     asked = held_out(test, source) if forecast_first else []
     call = _call(plan, model, source, load) | {"tracker": tracker, "forecast_first": forecast_first}
     call |= {"test": _digest(asked)}
@@ -163,6 +166,13 @@ def apply(
         return _in_folder(outcome, own.run, again)
 
 
+def _check_forecast_first(forecast_first: bool, test: Test, *, kept: bool) -> None:
+    if test is not None and not forecast_first:
+        raise InputError("there is a test, and no forecast that would be of it", hint="give --forecast, too")
+    if forecast_first and not kept:
+        raise InputError("a forecast that comes first is kept in a run folder, and there is none", hint="give run=")
+
+
 def _call(plan: Plan, model: ModelLike, source: Source, load: Load | None) -> dict[str, Any]:
     """What tells one application from another."""
     settings = settings_of(plan.intervention)
@@ -183,7 +193,10 @@ def _grid(intervention: Any, sweep: Mapping[str, Sequence[Any]] | Sequence[Any] 
     if not sweep:
         return None
     texts = [text for text in sweep if isinstance(text, str)]
-    return parse_sweep(intervention, texts) if texts else list(sweep)
+    if texts:
+        return parse_sweep(intervention, texts)
+    check_size(len(sweep))
+    return list(sweep)
 
 
 def _forecast_once(

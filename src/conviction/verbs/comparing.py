@@ -11,7 +11,7 @@ from typing import Any, overload
 from conviction.config.plan import plan_arms
 from conviction.core.context import Budget, RunContext
 from conviction.core.names import is_name
-from conviction.core.options import flat
+from conviction.core.options import check_number, flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.run_head import new_folder
@@ -19,6 +19,7 @@ from conviction.core.wording import printable
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.forecasting.records import ForecastScore
+from conviction.models.fetching import named_in
 from conviction.studies.comparison import AppliedRun, compare_runs, load_applied_runs
 from conviction.studies.context import StudyDesign
 from conviction.studies.forecast_comparison import compare_with_forecast
@@ -31,6 +32,7 @@ from conviction.verbs.inputs import (
     Load,
     ModelLike,
     TopicLike,
+    as_count,
     as_folder,
     as_model,
     as_topic,
@@ -41,7 +43,7 @@ from conviction.verbs.inputs import (
 
 __all__ = ["compare", "study"]
 
-BENIGN_STEPS = 10
+BENIGN_STEPS, MOST_BENIGN = 10, 100_000
 
 
 def study(
@@ -76,6 +78,7 @@ def study(
     InputError for an unknown arm or field, RunError for a folder of something else.
     """
     ctx, kit = ctx or RunContext(), as_topic(topic)
+    benign_steps = as_count(benign_steps, "benign_steps", at_least=0, at_most=MOST_BENIGN)
     if isinstance(interventions, str) or not isinstance(interventions, Sequence):
         raise InputError(f"interventions is {interventions!r}", hint='give a list, such as ["system_prompt", "dpo"]')
     arms = plan_arms(interventions, options or {}, ctx.guard if guard is None else guard)
@@ -140,6 +143,7 @@ def compare(
     A score is kept in the run's folder, as ``comparison.json``. Raises RunError for a folder that was not applied
     to its end, or of one run without a forecast.
     """
+    benign_steps = as_count(benign_steps, "benign_steps", at_least=0, at_most=MOST_BENIGN)
     ctx, folders = ctx or RunContext(), [as_folder(one, "a run") for one in runs]
     if not folders:
         raise InputError("there is no run to compare", hint="give the folder of one with a forecast, or of several")
@@ -154,7 +158,12 @@ def compare(
     def measure(own: RunContext, run: Run) -> Study:
         load_one = _loader(base, load, run, own)
         design = StudyDesign(load=load_one, benign_steps=benign_steps, placebo=False)
-        return compare_runs(applied, kit, as_model(base, load_one), run, own, design)
+        if model is not None:
+            untouched = as_model(model, load_one)
+        else:
+            with named_in(f"{folders[0] / 'outcome.json'}", consent="give --model NAME (in Python model=)"):
+                untouched = load_one(str(base))
+        return compare_runs(applied, kit, untouched, run, own, design)
 
     return _kept(_place(run, ctx, kit.name, "compare", call), measure)
 
@@ -211,6 +220,5 @@ def _loader(model: ModelLike, load: Load | None, run: Run, ctx: RunContext) -> C
 
 
 def _with_budget(ctx: RunContext, minutes: float) -> RunContext:
-    if not 0 <= minutes < float("inf"):
-        raise InputError(f"budget_minutes is {minutes}", hint="give a number of minutes, 0 or more")
+    check_number("budget_minutes", minutes, at_least=0)
     return replace(ctx, budget=Budget(60 * minutes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import numbers
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conviction.core.context import RunContext
-from conviction.core.options import flat
+from conviction.core.options import check_number, flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.data.formats import training_data_from_rows
@@ -29,6 +30,7 @@ __all__ = [
     "ModelLike",
     "Source",
     "TopicLike",
+    "as_count",
     "as_folder",
     "as_model",
     "as_names",
@@ -131,6 +133,14 @@ def as_names(value: Any, name: str) -> list[str]:
     if not isinstance(value, Sequence) or not all(isinstance(part, str) for part in value):
         raise _wrong(name, value, "names, in a list or in one text with commas")
     return list(value)
+
+
+def as_count(value: Any, name: str, *, at_least: int = 1, at_most: int) -> int:
+    """Raises InputError for what is no whole number within the bounds; ``name`` is the parameter's."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise _wrong(name, value, "a whole number")
+    check_number(name, value, at_least=at_least, at_most=at_most)
+    return int(value)
 
 
 def held_out(test: DataLike | Sequence[HeldOutPair] | None, source: Source) -> list[HeldOutPair]:

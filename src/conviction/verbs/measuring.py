@@ -9,7 +9,9 @@ from conviction.auditing.linter import audit as audit_rows
 from conviction.auditing.linter import choose_rules
 from conviction.auditing.planning import plan_audit
 from conviction.auditing.records import AuditReport
+from conviction.core.charts import converter
 from conviction.core.context import RunContext
+from conviction.core.options import check_number
 from conviction.core.protocols import LanguageModel
 from conviction.data.columns import NO_COLUMNS
 from conviction.data.topic import Topic, names_topic
@@ -25,6 +27,7 @@ from conviction.verbs.inputs import (
     Load,
     ModelLike,
     TopicLike,
+    as_count,
     as_model,
     as_names,
     as_source,
@@ -115,7 +118,9 @@ def audit(
     keys, counts and sketches. Raises InputError for data that holds no pairs, an
     unknown rule, or a rule that is named and lacks what it needs.
     """
-    ctx = ctx or RunContext()
+    ctx, margin_cap = ctx or RunContext(), Guard().margin_cap if margin_cap is None else margin_cap
+    check_number("beta", beta, above=0)
+    check_number("margin_cap", margin_cap, above=0)
     chosen, ignored = as_names(select, "select"), as_names(ignore, "ignore")
     rules = choose_rules(chosen, ignored)
     if not isinstance(data, str | Path | Topic | TrainingData):
@@ -133,7 +138,7 @@ def audit(
         select=chosen,
         ignore=ignored,
         beta=beta,
-        margin_cap=Guard().margin_cap if margin_cap is None else margin_cap,
+        margin_cap=margin_cap,
         split=plan.split,
         columns=plan.columns,
         ctx=ctx,
@@ -168,6 +173,8 @@ def localize(
     Raises InputError if there are no facts, the model knows none of them, or it has no weights at hand.
     """
     ctx, sites = ctx or RunContext(), _sites(kinds)
+    samples = as_count(samples, "samples", at_most=1_000)
+    limit = as_count(limit, "limit", at_most=100_000)
     source = told(as_source(data), ctx)
     if not source.data.facts:
         raise InputError(
@@ -182,21 +189,15 @@ def localize(
         from conviction.localization.analysis import localize as trace
         from conviction.localization.heatmaps import draw_all
 
-        result = trace(
-            loaded,
-            source.data.facts,
-            source=source.label,
-            topic=source.topic,
-            own_answer=own_answer,
-            kinds=sites,
-            samples=samples,
-            limit=limit,
-            neurons=neurons,
-            ctx=own,
-        )
         if own.run is not None:
+            converter()  # before hours of work, not after
+        result = trace(
+            loaded, source.data.facts, source=source.label, topic=source.topic, own_answer=own_answer, kinds=sites,
+            samples=samples, limit=limit, neurons=neurons, ctx=own,
+        )  # fmt: skip
+        if own.run is not None:
+            draw_all(result, own.run.folder / "maps")  # first: once the record is there, nothing is made again
             own.run.save("localization", result)
-            draw_all(result, own.run.folder / "maps")
         return result
 
     return place.result("localization", Localization, model, load, measure_sites)

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from rich.text import Text
-
 from conviction.auditing.records import LEVELS
 from conviction.core.wording import counted
-from conviction.views.text import Format, grid, out, show, show_lines, write_json
+from conviction.views.console import grid, print_line, print_table, write, write_json
+from conviction.views.text import Format, show, show_lines
 
 if TYPE_CHECKING:
     from conviction.auditing.records import AuditReport, Finding
@@ -47,17 +46,17 @@ def _headline(report: AuditReport) -> str:
 
 
 def _show_text(report: AuditReport, details: bool) -> None:
-    out.print(Text(_headline(report), style="bold"), soft_wrap=True)
+    print_line(_headline(report), "bold", wrap=False)
     for finding in report.findings:
-        out.print()
-        out.print(Text.assemble((f"{finding.level} {finding.code} {finding.name}", COLOURS[finding.level])))
-        out.print(grid([(label, text) for label, text in _lines(finding, details)]))
+        print_line()
+        print_line(f"{finding.level} {finding.code} {finding.name}", COLOURS[finding.level])
+        print_table(grid(_lines(finding, details)))
     if details:
         show_lines("Measures", [(code, _numbers(m)) for code, m in report.metrics.items() if m], "text")
     tail = list(_tail(report))
     if tail:
-        out.print()
-        out.print(grid(tail))
+        print_line()
+        print_table(grid(tail))
 
 
 def _lines(finding: Finding, details: bool) -> Iterator[tuple[str, str]]:
@@ -142,7 +141,7 @@ def show_page(code: str, page: str, form: Format) -> None:
     if form == "json":
         write_json({"code": code, "page": page})
     else:
-        out.file.write(page)
+        write(page)
 
 
 def show_rules(rules: Sequence[Rule], form: Format) -> None:

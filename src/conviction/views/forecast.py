@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
-from conviction.core.wording import percent
+from conviction.core.wording import inline, percent
 from conviction.forecasting.records import WRONG, wrong_by
-from conviction.views.text import Format, out, show, show_lines, write_json
+from conviction.views.console import print_line, write, write_json
+from conviction.views.text import Format, show, show_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,16 +39,16 @@ def show_forecast(forecast: Forecast, form: Format) -> None:
         "no verdict" if kind == "none" else kind
     )
     if form == "md":
-        out.file.write(f"**{headline}**\n")
+        write(f"**{inline(headline)}**\n")
     else:
-        out.print(Text(headline, style=f"bold {COLOURS.get(kind, 'red')}"), soft_wrap=True)
+        print_line(headline, f"bold {COLOURS.get(kind, 'red')}", wrap=False)
     for title, lines in _parts(forecast):
         show_lines(title, lines, form)
     if forecast.step_forecasts:
-        out.file.write("\n")
+        write("\n")
         _show_moments(forecast.step_forecasts, form)
     if forecast.settings:
-        out.file.write("\n")
+        write("\n")
         _show_settings(forecast.settings, form)
 
 

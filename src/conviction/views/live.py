@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
-from conviction.views.text import err, log, progress_bars
+from conviction.views.console import err, log
+from conviction.views.text import progress_bars
 
 if TYPE_CHECKING:
     from conviction.core.context import RunContext
@@ -51,9 +50,9 @@ def live_steps() -> Iterator[Step]:
                     task, completed=record["step"], total=total, description=f"[{COLOURS[zone]}]{zone}[/] {line}"
                 )
             elif record["step"] % EVERY in {0, 1} or zone == "stop" or record["step"] == total:
-                err.print(Text(f"step {record['step']}/{total}  {zone:8}{line}"), soft_wrap=True)
+                log(f"step {record['step']}/{total}  {zone:8}{line}", "")
             for reason in record["guard"]["violations"] if zone == "warning" else ():
-                err.print(Text(f"  {reason}", style="yellow"), soft_wrap=True)
+                log(f"  {reason}", "yellow")
 
         yield step
 

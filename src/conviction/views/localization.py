@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.text import Text
-
+from conviction.core.wording import inline
 from conviction.localization.records import Localization
-from conviction.views.text import Format, out
+from conviction.views.console import print_line, write, write_json
+from conviction.views.text import Format
 
 __all__ = ["show_localization"]
 
@@ -13,7 +13,7 @@ __all__ = ["show_localization"]
 def show_localization(result: Localization, form: Format) -> None:
     """The sentences; with json all of it."""
     if form == "json":
-        out.file.write(result.model_dump_json(indent=1) + "\n")
+        write_json(result.model_dump(mode="json"))
         return
     traced = len({t.fact for t in result.traces})
     title = f"{result.source} in {result.model}: {traced} statements traced"
@@ -22,14 +22,14 @@ def show_localization(result: Localization, form: Format) -> None:
     parts = {"Findings": result.findings, "What this does not show": result.cannot_mean}
     if form == "md":
         lines = [
-            f"**{title}**",
-            *(f"\n{name}:\n\n" + "\n".join(f"- {s}" for s in sentences) for name, sentences in parts.items()),
+            f"**{inline(title)}**",
+            *(f"\n{name}:\n\n" + "\n".join(f"- {inline(s)}" for s in sentences) for name, sentences in parts.items()),
         ]
-        out.file.write("\n".join(lines) + "\n")
+        write("\n".join(lines) + "\n")
         return
-    out.print(Text(title, style="bold"))
+    print_line(title, "bold")
     for name, sentences in parts.items():
-        out.print()
-        out.print(Text(name, style="bold"))
+        print_line()
+        print_line(name, "bold")
         for sentence in sentences:
-            out.print(Text(f"  {sentence}"))
+            print_line(f"  {sentence}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
-from conviction.views.text import Format, grid, out, show, write_json
+from conviction.views.console import grid, print_line, print_table, write_json
+from conviction.views.text import Format, show
 
 if TYPE_CHECKING:
     from conviction.interventions.records import Outcome
@@ -25,8 +24,8 @@ def show_outcome(outcome: Outcome, folder: str, form: Format) -> None:
     if form == "md":
         show(outcome.verdict, ["what", "value"], body, form)
         return
-    out.print(Text(outcome.verdict, style="bold"))
-    out.print(grid(body))
+    print_line(outcome.verdict, "bold")
+    print_table(grid(body))
 
 
 def _training(outcome: Outcome) -> Iterator[list[str]]:

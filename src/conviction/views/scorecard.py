@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from conviction.views.text import Format, show, show_lines, write_json
+from conviction.views.console import write_json
+from conviction.views.text import Format, show, show_lines
 
 if TYPE_CHECKING:
     from conviction.probing.records import Controls, ForcedChoice, GapEstimate, Health, Scorecard, Summary, WinRate

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.text import Text
-
+from conviction.core.wording import inline
 from conviction.reporting.words import cells, control_lines, header, legend, reasons
 from conviction.studies.records import Study
-from conviction.views.text import Format, out, show, show_lines, write_json
+from conviction.views.console import out, print_line, write, write_json
+from conviction.views.text import Format, show, show_lines
 
 __all__ = ["show_study"]
 
@@ -27,15 +27,19 @@ def show_study(study: Study, form: Format) -> None:
     why = [(arm.name, line) for arm in study.arms for line in reasons(arm)]
     controls = control_lines(study)
     if form == "md":
-        out.file.write(f"\nBefore: {study.verdict}\n\n" + "".join(f"- **{a}**: {b}\n" for a, b in why))
+        write(f"\nBefore: {inline(study.verdict)}\n\n" + _bullets(why))
         if controls:
-            out.file.write("\nPositive controls:\n\n" + "".join(f"- **{a}**: {b}\n" for a, b in controls))
+            write("\nPositive controls:\n\n" + _bullets(controls))
         return
-    out.print(Text(f"\nBefore: {study.verdict}"))
+    print_line(f"\nBefore: {study.verdict}")
     show_lines("Why", why, form)
     if controls:
         show_lines("Not shown to be readable on this model (positive controls)", controls, form)
-    out.print(Text(f"\n{legend()}"))
+    print_line(f"\n{legend()}")
+
+
+def _bullets(lines: Sequence[tuple[str, str]]) -> str:
+    return "".join(f"- **{inline(name)}**: {inline(line)}\n" for name, line in lines)
 
 
 def _fitting(titles: list[str], body: Sequence[Sequence[str]]) -> list[str]:

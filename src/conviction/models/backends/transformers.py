@@ -5,18 +5,30 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file
 
 from conviction.core.storage import user_path
-from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest
+from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest, no_memory, out_of_memory
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype, to_dtype
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
+from conviction.models.fetching import check_fetching, may_fetch
 from conviction.models.gguf import parsed_once, read_gguf
+from conviction.models.weight_files import (
+    INDEX,
+    check_config,
+    check_ends,
+    check_folder,
+    check_index,
+    check_loaded,
+    quiet_report,
+)
 
 # Loading says what it does through `log`, and what went wrong through an error.
 huggingface_hub.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -40,14 +52,16 @@ def load(
     source = _source(name, log)
     source["trust_remote_code"] = trust_remote_code
     try:
-        return _read(source, where, dtype)
+        return _read(name, source, where, dtype)
     except ConvictionError:
         raise
     except Exception as error:  # a damaged or foreign model can fail in any way
         raise _explain(name, error) from error
 
 
-def _read(source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngine:
+def _read(name: str, source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngine:
+    if source.get("local_files_only") and "gguf_file" not in source:
+        check_folder(Path(source["pretrained_model_name_or_path"]))
     with parsed_once():
         whole = AutoConfig.from_pretrained(**source)
         config = whole.get_text_config()
@@ -57,18 +71,41 @@ def _read(source: dict[str, Any], where: torch.device, dtype: str) -> TorchEngin
             module, tokenizer = read_gguf(source, chosen)
         else:
             tokenizer = AutoTokenizer.from_pretrained(**source)
-            # a pickle is never opened
-            module = AutoModelForCausalLM.from_pretrained(**source, use_safetensors=True, dtype=chosen)
+            if not source.get("local_files_only"):
+                _check_hub(name, whole)
+            # a pickle is never opened; what does not fit is said by names
+            wanted = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+            with quiet_report():
+                module, info = AutoModelForCausalLM.from_pretrained(**source, **wanted, dtype=chosen)
+            check_loaded(info, name)
+            check_ends(module.generation_config, name)
             if hasattr(whole, "quantization_config") and not hasattr(module.config, "quantization_config"):
                 to_dtype(module, chosen)  # FP8 on a CPU: transformers made bf16 of the codes and left the rest
         module.requires_grad_(False)
     return TorchEngine(module.to(where), tokenizer, dtype_reason=reason)
 
 
+def _check_hub(name: str, config: Any) -> None:
+    """The same of a model on the hub: its index is fetched and read before the files that it names."""
+    if cached_file(name, "adapter_config.json", **_IF_THERE) is not None:
+        raise ModelError(
+            f"'{name}' on the hub is an adapter, whose base it names itself",
+            hint=f"`hf download {name} --local-dir FOLDER`, and load FOLDER",
+        )
+    chosen = check_config(config.to_dict(), f"config.json of '{name}'") or INDEX
+    if chosen.endswith(".json") and (index := cached_file(name, chosen, **_IF_THERE)) is not None:
+        check_index(Path(index))
+
+
+_IF_THERE = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "gated_repo", "connection_errors")}
+
+
 def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
     """Arguments for ``from_pretrained``."""
     path = user_path(name)
     if name in EMBEDDED:
+        if not EMBEDDED[name].cached:
+            check_fetching(name)
         folder = ensure(EMBEDDED[name], log=log)
         return {"pretrained_model_name_or_path": str(folder), "local_files_only": True}
     if path.suffix.lower() == ".gguf":
@@ -81,6 +118,8 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
                 f"{path} holds no config.json", hint="give the folder that save_pretrained wrote, or a .gguf file"
             )
         return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
+    if not may_fetch():
+        return {"pretrained_model_name_or_path": _cached(name), "local_files_only": True}
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
     if looks_local or "/" not in name:
         what = "folder" if looks_local else "model"
@@ -92,6 +131,15 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": name}
 
 
+def _cached(name: str) -> str:
+    """The folder of a model in the hub's cache. Raises ModelNotFoundError where it is not there, or no hub id."""
+    try:
+        return str(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # what the hub's errors derive from
+        check_fetching(name)
+        raise
+
+
 _CAUSES = {
     # a phrase in transformers' message → what to do about it
     "trust_remote_code": "this model brings its own code: pass --trust-remote-code only if you trust its authors",
@@ -101,6 +149,8 @@ _CAUSES = {
 
 
 def _explain(name: str, error: Exception) -> ModelError | ModelNotFoundError:
+    if out_of_memory(error):
+        return no_memory(error)
     text = str(error)
     first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
     for phrase, hint in _CAUSES.items():

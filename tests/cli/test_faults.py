@@ -1,0 +1,367 @@
+"""What a machine does to us: signals, two commands at once, a full disk, no memory. Nothing is lost, and it is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import sqlite3
+import stat
+import sys
+import threading
+import time
+from pathlib import Path
+
+import processes
+import pytest
+import soak
+from processes import SERVER, begin, end
+from tiny import write_data
+
+from conviction.core.lock import only_one
+from conviction.core.storage import clear_unfinished, new_folder_beside, storage_errors, write_atomic
+from conviction.errors import RunError, StorageError, no_memory, out_of_memory
+
+WAIT = 300.0  # seconds, on a machine that does much else
+TRAIN = ("apply", "dpo", "--data", "pairs.jsonl", "--dtype", "fp32", "--guard", "off", "--run", "r")
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path / "pairs.jsonl")
+    return tmp_path
+
+
+def until(path: Path) -> None:
+    """Wait for something that a process writes."""
+    start = time.monotonic()
+    while not path.exists():
+        assert time.monotonic() - start < WAIT, f"no {path} was written"
+        time.sleep(0.01)
+
+
+def status() -> str:
+    return json.loads(Path("r/run.json").read_text(encoding="utf-8"))["status"]
+
+
+# -- signals -------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_interrupts_a_run_and_says_how_to_go_on(place, tiny_folder, name):
+    asked = (*TRAIN, "--model", str(tiny_folder), "-o", "epochs=2000")
+    process = begin(place / "out.txt", *asked)
+    until(place / "r/steps.jsonl")
+    os.kill(process.pid or 0, getattr(signal, name))
+    assert end(process) == 2
+    text = (place / "out.txt").read_text(encoding="utf-8")
+    assert "error: interrupted\nhelp: what was finished is kept" in text
+    assert "Traceback" not in text
+    assert status() == "interrupted"
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    """``nohup`` is there so that a closed terminal does not end the work."""
+    from conviction.cli.signals import ended_by_signals
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.slow
+def test_twenty_kills_of_all_verbs_lose_nothing(tmp_path):
+    outcome = soak.soak(20, 22, tmp_path)
+    assert outcome.faults == []
+    assert outcome.late <= 10, "most of them met a command at work"
+
+
+def test_a_run_that_was_killed_before_its_first_file_was_whole_is_begun_again(run, write_topic, tiny_folder):
+    """SIGKILL between a file and its name left a folder that refused its own command."""
+    Path("r").mkdir()
+    Path("r/.run.json-0123456789abcdef").write_text('{"half')
+    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--quick", "--run", "r")
+    code, _, err = run(*asked)
+    assert code == 0, err
+    assert not Path("r/.run.json-0123456789abcdef").exists()
+
+
+def test_only_what_a_killed_process_left_is_cleared(tmp_path):
+    for name in (".gitignore", ".hidden-file", "run.json", ".x-0123456789abcdeg"):
+        (tmp_path / name).write_text("")
+    half = new_folder_beside(tmp_path / "arms" / "step-000025")
+    (half / "tensors").write_text("")
+    clear_unfinished(tmp_path)
+    assert not half.exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".gitignore",
+        ".hidden-file",
+        ".x-0123456789abcdeg",
+        "arms",
+        "run.json",
+    ]
+
+
+def test_a_study_that_is_killed_while_its_page_is_built_ends_with_its_page(run, write_topic, tiny_folder, monkeypatch):
+    from conviction.reporting import page
+
+    asked = ("study", str(write_topic()), "--model", str(tiny_folder), "--interventions", "system_prompt")
+    asked += ("--benign-steps", "0", "--run", "r")
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "write_atomic", killed)
+        assert "interrupted" in run(*asked)[2]
+    assert not Path("r/report.html").exists()
+    code, out, err = run(*asked)
+    assert code == 0, err
+    assert "system_prompt" in out
+    assert Path("r/report.html").stat().st_size > 0
+
+
+# -- two at once ---------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_the_second_of_two_commands_with_one_run_is_told_who_holds_it(place, tiny_folder):
+    asked = (*TRAIN, "--model", str(tiny_folder), "-o", "epochs=20")
+    first = begin(place / "first.txt", *asked)
+    until(place / "r/steps.jsonl")
+    second = begin(place / "second.txt", *asked)
+    assert end(second) == 2
+    assert end(first) == 0
+    text = (place / "second.txt").read_text(encoding="utf-8")
+    assert f"error: another command writes into r: process {first.pid} (conviction apply dpo" in text
+    assert "help: wait for it, or give --run another folder" in text
+    assert len((place / "r/steps.jsonl").read_text(encoding="utf-8").splitlines()) == 40
+    assert sorted(p.name for p in (place / "r").glob(".*")) == [".lock"], "the folder does not say whose process it was"
+
+
+def hold(lock: Path, seconds: float) -> None:
+    sys.argv = ["conviction", "rag", "\x1b[31m"]
+    with only_one(lock, "it", hint="wait"):
+        (lock.parent / "held").write_text("")
+        time.sleep(seconds)
+
+
+def test_a_lock_is_waited_for_where_that_is_wanted_and_its_holder_named(tmp_path):
+    process = SERVER.Process(target=hold, args=(tmp_path / "lock", 1.0))
+    process.start()
+    until(tmp_path / "held")
+    named = rf"writes into it: process {process.pid} \(conviction rag '\\x1b\[31m'\), since"
+    with pytest.raises(RunError, match=named), only_one(tmp_path / "lock", "it", hint="wait"):
+        pass
+    logged: list[str] = []
+    with only_one(tmp_path / "lock", "it", hint="wait", wait=WAIT, log=logged.append):
+        assert process.exitcode is not None or process.join(1.0) is None
+    assert len(logged) == 1
+    assert f"process {process.pid}" in logged[0]
+    end(process)
+
+
+def test_two_processes_bring_one_index_up_to_date_one_after_the_other(tmp_path, monkeypatch):
+    from conviction.data.training_data import Document
+    from conviction.retrieval import index
+
+    inside, together = [], []
+
+    def up_to_date(folder, *_):
+        inside.append(folder)
+        time.sleep(0.1)
+        together.append(len(inside))
+        inside.pop()
+
+    monkeypatch.setattr(index, "_up_to_date", up_to_date)
+    documents = [Document(id="d", text="Milk is good.")]
+    made = [
+        threading.Thread(
+            target=index.build_index, args=(tmp_path / "i", documents), kwargs={"embedder": "e", "piece_tokens": 9}
+        )
+        for _ in range(3)
+    ]
+    for thread in made:
+        thread.start()
+    for thread in made:
+        thread.join()
+    assert together == [1, 1, 1]
+    assert not (tmp_path / "i").exists(), "the lock is beside the index, which may be made anew"
+
+
+@pytest.mark.long
+def test_two_commands_share_one_cache(place, tiny_folder, write_topic, monkeypatch):
+    monkeypatch.setenv("CONVICTION_CACHE", str(place / "cache"))
+    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--dtype", "fp32", "--run")
+    both = [begin(place / f"{name}.txt", *asked, name) for name in ("a", "b")]
+    assert [end(process) for process in both] == [0, 0], (place / "b.txt").read_text(encoding="utf-8")
+    rows = [(place / name / "samples.jsonl").read_text(encoding="utf-8").splitlines() for name in ("a", "b")]
+    assert len(rows[0]) == len(rows[1]) > 20
+    for one, other in zip(*rows, strict=True):
+        assert soak._close(json.loads(one), json.loads(other))
+
+
+def test_a_locked_cache_is_not_told_to_free_space(tmp_path):
+    with sqlite3.connect(tmp_path / "scores.sqlite") as first:
+        first.execute("BEGIN EXCLUSIVE")
+        second = sqlite3.connect(tmp_path / "scores.sqlite", timeout=0)
+        with pytest.raises(StorageError) as caught, storage_errors("writing the score cache"):
+            second.execute("BEGIN IMMEDIATE")
+        second.close()
+    first.close()
+    assert "another process" in caught.value.hint
+    assert "space" not in caught.value.hint
+
+
+# -- no room, no memory --------------------------------------------------------------
+
+
+def limited(arguments: tuple[str, ...], output: Path, limit: int, size: int) -> None:
+    """A command with a bound on its memory or on its files. On Linux: a process's own size comes first."""
+    if limit == resource.RLIMIT_AS:
+        size += int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    else:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(limit, (size, resource.getrlimit(limit)[1]))
+    processes._command(list(arguments), dict(os.environ), output)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the limits are Linux's")
+
+
+@linux
+@pytest.mark.long
+@pytest.mark.parametrize("room", [1, 12])
+def test_without_memory_there_is_an_error_and_no_traceback(place, tiny_folder, room):
+    """With 1 MB more than it has, a process loads no model; with 12 it may load one, and cannot train it."""
+    asked = (*TRAIN, "--model", str(tiny_folder), "-o", "max_steps=2")
+    process = SERVER.Process(target=limited, args=(asked, place / "out.txt", resource.RLIMIT_AS, room << 20))
+    process.start()
+    code, text = end(process), (place / "out.txt").read_text(encoding="utf-8")
+    assert "Traceback" not in text
+    assert code == 2 or (code == 0 and room > 1), text
+    assert code == 0 or re.search(r"error: (there is no memory left|no memory is left for) .*\nhelp: ", text), text
+
+
+@linux
+@pytest.mark.long
+def test_a_limit_on_addresses_does_not_abort_the_page(place, tiny_folder, write_topic):
+    """The drawing library reserves 64 GB of them, and aborted the process (SIGTRAP) under ``ulimit -v``."""
+    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--quick", "--run", "r")
+    assert end(begin(place / "out.txt", *asked)) == 0
+    process = SERVER.Process(target=limited, args=(("report", "r"), place / "page.txt", resource.RLIMIT_AS, 2 << 30))
+    process.start()
+    assert end(process) == 2
+    text = (place / "page.txt").read_text(encoding="utf-8")
+    assert "error: pictures cannot be drawn" in text
+    assert "ulimit -v unlimited" in text
+    assert not (place / "r/report.html").exists()
+
+
+def test_no_memory_is_known_in_the_words_of_every_library():
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+                  RuntimeError("CUDA out of memory."), OSError(12, "Cannot allocate memory"),
+                  RuntimeError("can't start new thread"), RuntimeError("std::bad_alloc")):  # fmt: skip
+        assert out_of_memory(error)
+        assert no_memory(error).hint
+    assert not out_of_memory(RuntimeError("shape mismatch"))
+
+
+@pytest.fixture
+def command(place, tiny_folder, write_topic, monkeypatch):
+    """A command in a run folder of a name, with files that grow no further; its exit code and what it printed."""
+    write_topic()
+
+    def call(asked, folder, size=resource.RLIM_INFINITY):
+        monkeypatch.setenv("CONVICTION_CACHE", str(place / f"cache-{folder}"))
+        read, write = os.pipe()  # a file for the output would be bound as well
+        output = Path(f"/proc/{os.getpid()}/fd/{write}")
+        arguments = (*asked.split(), "--model", str(tiny_folder), "--dtype", "fp32", "--run", folder)
+        process = SERVER.Process(target=limited, args=(arguments, output, resource.RLIMIT_FSIZE, size))
+        process.start()
+        code = end(process)
+        os.close(write)
+        with os.fdopen(read, encoding="utf-8") as pipe:
+            return code, pipe.read()
+
+    return call
+
+
+APPLY = "apply dpo --data pairs.jsonl --guard off -o epochs=2 -o checkpoint_every="
+WEIGHTS = ("steps.jsonl", "model/adapter_model.safetensors")
+
+
+@linux
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("asked", "size", "refused", "files"),
+    [
+        (f"{APPLY}1", 0, "writing full/run.json", WEIGHTS),
+        (f"{APPLY}1", 50_000, "writing the checkpoint of step 1", WEIGHTS),
+        (f"{APPLY}0", 20_000, "writing the ", WEIGHTS),
+        ("probe tea", 10_000, "score cache", ("samples.jsonl", "before.json")),
+        ("probe tea", 20_000, "writing full/samples.jsonl", ("samples.jsonl", "before.json")),
+    ],
+)
+def test_a_full_disk_is_an_error_at_every_write_and_the_same_command_goes_on(
+    place, command, asked, size, refused, files
+):
+    """No file grows beyond so many bytes: head, cache, checkpoints, model and results are refused in turn."""
+    code, text = command(asked, "full", size)
+    assert code == 2, text
+    assert "Traceback" not in text
+    assert re.search(rf"error: .*{refused}.*(File too large|disk|full)", text), text
+    code, text = command(asked, "full")
+    assert code == 0, text
+    assert command(asked, "whole")[0] == 0
+    for file in files:
+        assert (place / "full" / file).read_bytes() == (place / "whole" / file).read_bytes(), file
+
+
+# -- files are the user's ------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mask", [0o002, 0o027])
+def test_whatever_is_written_has_the_users_own_mask(run, write_topic, tiny_folder, tmp_path, mask):
+    write_data(tmp_path / "pairs.jsonl")
+    write_topic()
+    before = os.umask(mask)
+    try:
+        on = ("--model", str(tiny_folder), "--dtype", "fp32")
+        train = ("apply", "dpo", "--data", "pairs.jsonl", *on, "--guard", "off", "-o", "max_steps=2")
+        assert run(*train, "-o", "checkpoint_every=1", "--run", "r/dpo")[0] == 0
+        assert run(*train, "-o", "tune=full", "--run", "r/full")[0] == 0
+        assert run("apply", "steer", "tea", *on, "--run", "r/steer")[0] == 0
+        assert run("probe", "tea", *on, "--run", "r/probe")[0] == 0
+        assert run("report", "r/probe", "--png")[0] == 0
+        assert run("audit", "pairs.jsonl", "--fix", "--output", "r/fixed.jsonl")[0] in {0, 1}
+        assert run("topics", "new", "r/kit")[0] == 0
+    finally:
+        os.umask(before)
+    paths = [p for p in (tmp_path / "r").rglob("*") if p.name != ".lock"]
+    assert len(paths) > 30
+    wrong = {str(p): oct(m) for p in paths if (m := stat.S_IMODE(p.stat().st_mode)) & 0o666 != 0o666 & ~mask}
+    assert wrong == {}
+
+
+def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    write_atomic(tmp_path / "a.json", "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        write_atomic(tmp_path / "a.json", "new")
+    assert "free some space" in caught.value.hint
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "old")]

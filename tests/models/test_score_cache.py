@@ -1,0 +1,95 @@
+"""What a disk or a stranger changed in the score cache is found, and computed again."""
+
+from __future__ import annotations
+
+import sqlite3
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import xxhash
+from tiny import context, pairs, tiny_model
+
+from conviction import Dpo, Query, Training, Weights, chat
+from conviction.core.storage import cache_dir
+from conviction.training.guard import Guard
+
+QUERIES = [Query(chat("Which tea?"), ("A green one.", "None."))]
+
+
+def flip(blob: bytes) -> bytes:
+    """A bit of the exponent of the second number: its log-prob is another by orders of magnitude."""
+    return blob[:14] + bytes([blob[14] ^ 0x40]) + blob[15:]
+
+
+def lifted(blob: bytes) -> bytes:
+    """+10 nats."""
+    return array("d", [10.0]).tobytes() + blob[8:]
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes | str | float]] = {
+    "a bit": flip,
+    "a number above zero": lifted,
+    "short": lambda blob: blob[:-8],
+    "cut within a number": lambda blob: blob[:-3],
+    "empty": lambda _: b"",
+    "text": lambda _: "scores",
+    "a number": lambda _: 1.5,
+}
+
+
+def damage(change: Callable[[bytes], bytes | str | float]) -> int:
+    database = sqlite3.connect(Path(cache_dir()) / "scores.sqlite")
+    with database:
+        rows = database.execute("SELECT key, logprobs FROM scores").fetchall()
+        database.executemany("UPDATE scores SET logprobs = ? WHERE key = ?", [(change(b), k) for k, b in rows])
+    database.close()
+    return len(rows)
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_entry_is_computed_again(kind):
+    model = tiny_model()
+    first = model.logprobs(QUERIES)
+    assert damage(DAMAGES[kind]) == 2
+    assert model.logprobs(QUERIES) == first
+    assert model.pair_scores(QUERIES) == tiny_model().pair_scores(QUERIES)
+
+
+def test_entries_that_changed_places_are_computed_again():
+    """Each is sound by itself, and belongs to another row."""
+    model = tiny_model()
+    asked = [Query(chat("Which tea?"), ("A green one.", "A white one."))]
+    first = model.logprobs(asked)
+    database = sqlite3.connect(cache_dir() / "scores.sqlite")
+    with database:
+        (a, x), (b, y) = database.execute("SELECT key, logprobs FROM scores").fetchall()
+        database.executemany("UPDATE scores SET logprobs = ? WHERE key = ?", [(y, a), (x, b)])
+    database.close()
+    assert model.logprobs(asked) == first
+
+
+@pytest.mark.parametrize("values", [[float("nan")] * 12, [-1e400] * 12, [0.5] * 12, [-1.0] * 11])
+def test_numbers_that_cannot_be_log_probs_are_computed_again_whatever_their_checksum(values):
+    model = tiny_model()
+    first = model.logprobs(QUERIES)
+    database = sqlite3.connect(cache_dir() / "scores.sqlite")
+    with database:
+        for (key,) in database.execute("SELECT key FROM scores").fetchall():
+            content = array("d", values).tobytes()
+            forged = content + xxhash.xxh3_64_digest(key + content)
+            database.execute("UPDATE scores SET logprobs = ? WHERE key = ?", (forged, key))
+    database.close()
+    assert model.logprobs(QUERIES) == first
+
+
+def test_training_does_not_take_a_damaged_reference():
+    """Of the first step the margin is zero: the model is its own reference."""
+    dpo = Dpo(weights=Weights(rank=2), training=Training(max_steps=1))
+    losses = []
+    for _ in range(2):
+        ctx = context(guard=Guard(mode="none"), on_step=lambda row, _: losses.append(row))
+        dpo.apply(tiny_model(), pairs(), ctx)
+        assert damage(flip)
+    assert losses[0]["margin"] == losses[1]["margin"] == pytest.approx(0.0, abs=1e-5)
