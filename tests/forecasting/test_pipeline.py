@@ -32,6 +32,7 @@ from conviction.forecasting.records import (
     PairForecast,
     PilotReport,
     PredictedStop,
+    Question,
     Signal,
     StepForecast,
     SweepPoint,
@@ -527,7 +528,11 @@ def test_a_forecast_is_frozen_once_and_before_training(tmp_path):
 
 
 def outlook(name: str, start: float, gap: float, p_correct: float) -> PairForecast:
-    moved = {"chosen_nats": 1.0, "rejected_nats": -1.0}
+    moved = {
+        "chosen_nats": 1.0,
+        "rejected_nats": -1.0,
+        "question": Question(turns=(("user", name),), wanted="x", other="y"),
+    }
     return PairForecast(
         id=name, split="test", role="target", start_nats=start, gap_nats=gap, p_correct=p_correct, **moved
     )

@@ -246,7 +246,7 @@ class TestGuard:
         assert outcome.training.steps == 8
 
     def test_a_step_that_is_not_a_number_stops_even_then(self, tmp_path):
-        wild = Training(learning_rate=1e30, epochs=4, warmup=0.0)
+        wild = Training(learning_rate=1e9, epochs=4, warmup=0.0)
         trained = Dpo(training=wild).apply(tiny_model(), pairs(), ctx=context(guard=OFF, folder=tmp_path))
         assert trained.guard_stop is not None
         assert "not a number" in trained.guard_stop.reasons[0]
