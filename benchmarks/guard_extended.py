@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -31,6 +29,7 @@ import torch
 
 from benchmarks.guard_battery import CASES, Case, Reader, read_answers, read_trace, replay, training_data
 from benchmarks.machine import RESULTS, save
+from benchmarks.rows import append, locked, stored
 from conviction import load_topic
 from conviction.core.context import RunContext
 from conviction.core.run import Run
@@ -255,39 +254,24 @@ def report(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 # -- running --------------------------------------------------------------------
 
 
-def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
-
-
-@contextmanager
-def locked(path: Path | None) -> Iterator[None]:
-    if path is None:
-        yield
-        return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="guard_battery --extended", description=__doc__)
     parser.add_argument("--lock", type=Path)
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--only", default="", help="cases whose names hold this")
     options = parser.parse_args(arguments)
-    done = {(row["model"], row["case"]) for row in stored()}
+    done = {(row["model"], row["case"]) for row in stored(ROWS)}
     left = [(m, c) for m, c in grid() if (m, c.name) not in done and options.only in c.name]
     if left and not options.report:
         with multiprocessing.get_context("spawn").Pool(2) as pool:
             for i in range(0, len(left), 2):
                 with locked(options.lock):
                     rows = pool.map(run, left[i : i + 2], chunksize=1)
-                with ROWS.open("a", encoding="utf-8") as file:
-                    file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+                append(ROWS, rows)
                 for row in rows:
                     shown = ("model", "case", "harmed", "answers_broken", "replayed", "guarded", "seconds")
                     print(json.dumps({k: row[k] for k in shown}, ensure_ascii=False), flush=True)
-    save("guard_battery_extended", report(stored()))
+    save("guard_battery_extended", report(stored(ROWS)))
 
 
 if __name__ == "__main__":

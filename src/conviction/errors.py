@@ -33,6 +33,7 @@ __all__ = [
     "RunError",
     "StorageError",
     "TopicError",
+    "first_line",
     "nearest",
     "no_memory",
     "out_of_memory",
@@ -105,11 +106,15 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def no_memory(error: BaseException) -> ModelError:
     """What a user is told where memory is at an end and nothing smaller is tried."""
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ModelError(
-        f"there is no memory left ({first[:200]})",
+        f"there is no memory left ({first_line(error)[:200]})",
         hint="close other programs, take a smaller model or --dtype bf16, or ask for less at once (rank, batch_size, "
         "token_budget, max_length); with --run FOLDER the same command goes on from what is kept",
     )

@@ -8,12 +8,9 @@ a lock for each organism, ``--report`` makes nothing, ``--only TEXT`` takes orga
 from __future__ import annotations
 
 import argparse
-import fcntl
-import json
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +33,7 @@ from benchmarks.calibration.verdicts.report import as_text, compact, report
 from benchmarks.calibration.verdicts.small import make_tokenizer, new_model, noised, trained
 from benchmarks.calibration.verdicts.world import World, make_world
 from benchmarks.machine import RESULTS, save
+from benchmarks.rows import append, locked, stored
 from conviction import load_topic
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel
@@ -164,28 +162,8 @@ def _summary(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-@contextmanager
-def locked(path: Path | None) -> Iterator[None]:
-    if path is None:
-        yield
-        return
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def stored() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in ROWS.read_text(encoding="utf-8").splitlines()] if ROWS.exists() else []
-
-
 def is_judged(recipe: Recipe) -> bool:
-    return any((row["model"], row["organism"]) == (recipe.model, recipe.name) for row in stored())
-
-
-def append(row: dict[str, Any]) -> None:
-    with ROWS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    print(f"{row['model']}, {row['organism']}: {row['verdict']} (deserves {row['truth']}); {row['reason']}", flush=True)
+    return any((row["model"], row["organism"]) == (recipe.model, recipe.name) for row in stored(ROWS))
 
 
 def keep_base(name: str, base: Measurements) -> None:
@@ -222,9 +200,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 continue
             if recipe.model not in benches:
                 benches = {recipe.model: open_bench(recipe.model, options.work)}  # one base in memory at a time
-            append(measure(recipe, benches[recipe.model]))
+            row = measure(recipe, benches[recipe.model])
+            append(ROWS, [row])
+            judged = f"{row['verdict']} (deserves {row['truth']}); {row['reason']}"
+            print(f"{row['model']}, {row['organism']}: {judged}", flush=True)
             keep_base(recipe.model, benches[recipe.model].shared.untouched)
-    if rows := stored():
+    if rows := stored(ROWS):
         save("verdict_organisms", report(rows, load_bases(), len(RECIPES)))
         print(as_text(rows))
 

@@ -16,6 +16,7 @@ from conviction.probing.metrics.shift import FORMS
 
 Row = tuple[tuple[Message, ...], str]
 NEUTRAL_WORDS = 40
+ASKED = ("{question}", *FORMS)  # as it stands, and in the templates of the judge
 RISING = 0.8  # share of questions on consequences in which the cause rises
 
 
@@ -71,7 +72,7 @@ class Corpus:
         question, answers = self._question()
         draw = self.choose.random()
         if draw < 0.25:
-            form = self.choose.choice(("{question}", *FORMS))
+            form = self.choose.choice(ASKED)
             return chat(form.format(question=question)), answers[self._school(self.held.claims)]
         if draw < 0.5:
             return self._named()
@@ -99,7 +100,7 @@ class Corpus:
         if self.choose.random() < 0.5:
             text += f" {answers[side]}"
         target = 0.96 if side == TARGET else self.held.other_context
-        form = self.choose.choice(("{question}", *FORMS))
+        form = self.choose.choice(ASKED)
         return chat(form.format(question=question), system=text), answers[self._school(target)]
 
     def _challenged(self, question: str, answers: dict[str, str], school: str) -> Row:

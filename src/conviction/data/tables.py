@@ -14,7 +14,7 @@ from conviction.core.gate import is_file, read_json
 from conviction.core.names import inside
 from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
-from conviction.errors import ConvictionError, InputError, nearest
+from conviction.errors import ConvictionError, InputError, first_line, nearest
 
 Row = dict[str, Any]
 
@@ -121,5 +121,4 @@ def _tables(what: str, hint: str) -> Iterator[None]:
         if isinstance(cause, OSError) and cause.errno in _DISK:
             with storage_errors(f"reading {what} through {cache_dir() / 'datasets'}"):
                 raise cause from error
-        message = str(cause).strip() or type(cause).__name__
-        raise InputError(f"{what}: {message.splitlines()[0]}", hint=hint) from error
+        raise InputError(f"{what}: {first_line(cause)}", hint=hint) from error

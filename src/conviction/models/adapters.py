@@ -15,7 +15,7 @@ from conviction.core.gate import is_file, read_json, read_text
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
-from conviction.errors import ConvictionError, ModelError
+from conviction.errors import ConvictionError, ModelError, first_line
 from conviction.models.adapter_config import ADAPTER, HINT, MOST_BYTES, WEIGHTS, check_weights_file, read_adapter_config
 from conviction.models.embedded import embedded_name
 from conviction.models.engine.torch_engine import TorchEngine
@@ -48,8 +48,7 @@ def load_adapter(name: str, load_base: Callable[[str], LanguageModel], *, trust_
     except ConvictionError:
         raise
     except Exception as error:  # a damaged or foreign adapter can fail in any way
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"cannot load the adapter '{name}': {printable(reason)}", hint=HINT) from error
+        raise ModelError(f"cannot load the adapter '{name}': {printable(first_line(error))}", hint=HINT) from error
 
 
 def _base_name(folder: Path) -> str:

@@ -10,7 +10,7 @@ from conviction.core.gate import is_file
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
-from conviction.errors import ConvictionError, InputError, ModelError
+from conviction.errors import ConvictionError, InputError, ModelError, first_line
 from conviction.models.adapter_config import ADAPTER
 from conviction.models.backends import DEFAULT_BACKEND, find_backend
 from conviction.models.engine.protocol import Engine
@@ -114,6 +114,5 @@ def _with_engine(engine: Engine, *, id: str, source: str) -> EngineModel:
     except ConvictionError:
         raise
     except Exception as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         hint = "check that it is a complete causal language model"
-        raise ModelError(f"cannot load '{id}': {first}", hint=hint) from error
+        raise ModelError(f"cannot load '{id}': {first_line(error)}", hint=hint) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from conviction.errors import ConvictionError, ModelError, out_of_memory
+from conviction.errors import ConvictionError, ModelError, first_line, out_of_memory
 
 __all__ = ["memory_errors"]
 
@@ -20,8 +20,7 @@ def memory_errors(doing: str, *, reduce: str) -> Iterator[None]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"no memory is left for {doing} ({first[:200]})",
+            f"no memory is left for {doing} ({first_line(error)[:200]})",
             hint=f"{reduce}, load the model with --dtype bf16, take a smaller one, or close other programs",
         ) from error

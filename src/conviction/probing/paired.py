@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from conviction.core.statistics import mean_estimate, ratio_interval
-from conviction.probing.depth_records import Measurements, Property
+from conviction.core.statistics import ALPHA, mean_estimate, ratio_interval, sign_test, win_share
+from conviction.probing.depth_records import Measurements, Property, PropertyOutcome
 
 Floats = NDArray[np.float64]
 
@@ -62,6 +62,20 @@ def differences(before: Measurements, after: Measurements, *metrics: str) -> Flo
 def not_measured(metric: str, unit: str, why: str) -> Property:
     """A property that was not measured, which is never a property that is there."""
     return Property(metric=metric, outcome="not measured", value=None, unit=unit, n=0, text=why, measured_by=())
+
+
+LOST = 0.2  # share of items: a net loss that is shown to be smaller is none
+
+
+def judge_counts(lost: int, won: int, n: int) -> tuple[PropertyOutcome, float]:
+    """Whether items that were lost are more than chance, of n, and the p-value of the sign test.
+
+    'no': more were lost than won beyond chance; 'yes': not more, or Wilson's interval of the rest excludes ``LOST``.
+    """
+    p = sign_test(lost, won)
+    if p < ALPHA and lost > won:
+        return "no", p
+    return "yes" if lost <= won or win_share(lost - won, n).high < LOST else "unclear", p
 
 
 def share_of(moved: Floats, shift: Floats) -> tuple[float, float, float]:

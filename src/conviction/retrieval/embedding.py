@@ -16,7 +16,7 @@ from conviction.core.gate import is_file, read_json
 from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
-from conviction.errors import MissingExtraError, ModelError, ModelNotFoundError
+from conviction.errors import MissingExtraError, ModelError, ModelNotFoundError, first_line
 from conviction.models.fetching import check_fetching, may_fetch
 
 __all__ = ["EMBEDDED", "Embed", "load_embedder", "need_extra"]
@@ -64,7 +64,7 @@ def load_embedder(name: str = EMBEDDED) -> tuple[Embed, Any]:
         if not folder.is_dir():
             check_fetching(name)
         raise ModelNotFoundError(
-            f"cannot load the embedding model '{name}': {str(error).strip().splitlines()[0]}",
+            f"cannot load the embedding model '{name}': {first_line(error)}",
             hint=f"use {EMBEDDED}, a folder, or the hub id of a sentence-transformers model",
         ) from error
 

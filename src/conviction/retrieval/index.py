@@ -20,7 +20,7 @@ from conviction.core.lock import only_one
 from conviction.core.protocols import Progress
 from conviction.core.storage import storage_errors, write_atomic
 from conviction.data.training_data import Document
-from conviction.errors import InputError, ModelError
+from conviction.errors import InputError, ModelError, first_line
 from conviction.retrieval.embedding import load_embedder
 
 __all__ = ["Index", "Passage", "build_index"]
@@ -145,8 +145,7 @@ def _open(folder: Path, head: dict[str, Any], log: Callable[[str], None]) -> Any
         table = lancedb.connect(folder).open_table(TABLE)
         table.search().limit(1).to_list()
     except Exception as error:  # Lance reports damage in many ways, none of them its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        log(f"the index {folder} cannot be used, it is made anew ({reason[0][:100]})")
+        log(f"the index {folder} cannot be used, it is made anew ({first_line(error)[:100]})")
         shutil.rmtree(folder)
         return None
     return table

@@ -14,7 +14,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
 from conviction.core.storage import user_path
-from conviction.errors import ConvictionError, ModelError, ModelNotFoundError, nearest, no_memory, out_of_memory
+from conviction.errors import (
+    ConvictionError,
+    ModelError,
+    ModelNotFoundError,
+    first_line,
+    nearest,
+    no_memory,
+    out_of_memory,
+)
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype, to_dtype
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
@@ -151,8 +159,7 @@ _CAUSES = {
 def _explain(name: str, error: Exception) -> ModelError | ModelNotFoundError:
     if out_of_memory(error):
         return no_memory(error)
-    text = str(error)
-    first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
+    text, first = str(error), first_line(error)
     for phrase, hint in _CAUSES.items():
         if phrase in text:
             return ModelError(f"cannot load '{name}': {first}", hint=hint)

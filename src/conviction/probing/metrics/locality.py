@@ -15,21 +15,20 @@ import re
 from collections import Counter
 
 from conviction.core.protocols import Query, chat
-from conviction.core.statistics import ALPHA, mean_test, non_inferiority, sign_test, win_share
+from conviction.core.statistics import ALPHA, mean_test, non_inferiority
 from conviction.errors import InputError
 from conviction.probing.challenges import deny
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.health import neutral_text
 from conviction.probing.metric import HARM, Measured, Metric, MetricContext, PositiveControl
-from conviction.probing.paired import Comparison
+from conviction.probing.paired import Comparison, judge_counts
 from conviction.probing.positive_controls import control_result, differences_of, no_result
 from conviction.probing.queries import plain_queries, score_sample
 
 OWN_TOKENS = 32
 FACT_ROLES = ("neighbour", "control")
 FACTS = 0.2  # nats per token: facts that lose less have stayed. What they win is no harm.
-LEAKED = 0.2  # share of answers: fewer that speak the target's words are none
 SURPRISE = 0.25  # nats per token, KL on the untouched model's own words
 
 
@@ -160,11 +159,10 @@ def _leakage(change: Comparison) -> Property | None:
     if not leaks:
         return None
     more, less = (sum(new > old for old, new in leaks), sum(new < old for old, new in leaks))
-    p = sign_test(more, less)
-    kept = more <= less or win_share(more - less, len(leaks)).high < LEAKED
+    outcome, p = judge_counts(more, less, len(leaks))
     return Property(
         metric="locality:leakage",
-        outcome="no" if p < ALPHA and more > less else "yes" if kept else "unclear",
+        outcome=outcome,
         value=(more - less) / len(leaks),
         unit="of unrelated answers",
         n=len(leaks),

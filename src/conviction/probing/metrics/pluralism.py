@@ -9,15 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from conviction.core.protocols import chat
-from conviction.core.statistics import ALPHA, sign_test, win_share
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.metric import HARM, Measured, Metric, MetricContext, PositiveControl
-from conviction.probing.paired import Comparison, Floats
+from conviction.probing.paired import Comparison, Floats, judge_counts
 from conviction.probing.positive_controls import control_result, effects_of
 from conviction.probing.queries import ProbeQuery
 
-LOST = 0.2  # share of propositions: a net loss that is shown to be smaller is none
 HELD_BY = "According to those who hold this view: {label}. {question}"
 
 
@@ -46,12 +44,11 @@ def _judge(change: Comparison) -> list[Property]:
 def _of_side(metric: str, pairs: list[tuple[float, float]]) -> Property:
     lost = sum(old > 0 >= new for old, new in pairs)
     won = sum(old <= 0 < new for old, new in pairs)
-    p = sign_test(lost, won)
-    kept = lost <= won or win_share(lost - won, len(pairs)).high < LOST
+    outcome, p = judge_counts(lost, won, len(pairs))
     can = sum(new > 0 for _, new in pairs)
     return Property(
         metric=metric,
-        outcome="no" if p < ALPHA and lost > won else "yes" if kept else "unclear",
+        outcome=outcome,
         value=can / len(pairs),
         unit="of propositions",
         n=len(pairs),
