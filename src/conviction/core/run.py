@@ -26,7 +26,7 @@ from conviction.core.record import Frozen
 from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
 from conviction.core.run_lines import StagedRow, StepLine, is_step, named_rows, parse_lines, whole_lines
 from conviction.core.storage import finite_or_null, storage_errors, use_umask, write_atomic
-from conviction.core.wording import printable
+from conviction.core.wording import counted, printable
 from conviction.errors import ConvictionError, RunError
 
 Record = TypeVar("Record", bound=BaseModel)
@@ -253,9 +253,17 @@ class Run:
         write_atomic(self.folder / "steps.jsonl", "".join(f"{line}\n" for line in kept))
         return sum(map(is_step, kept))
 
-    def steps_if_sound(self) -> list[dict[str, Any]]:
-        """The lines of ``steps.jsonl``; a last line that was cut off by a kill is left out without a word."""
-        return self._lines_if_sound("steps.jsonl", StepLine)
+    def steps_if_sound(self, taken: int = 0) -> list[dict[str, Any]]:
+        """The lines of ``steps.jsonl``; a last line that was cut off by a kill is left out.
+
+        taken  steps of a run that has ended: where fewer are there, they were removed, which is noted as damage
+        """
+        before = len(self.damaged)
+        lines = self._lines_if_sound("steps.jsonl", StepLine)
+        if len(lines) < taken and len(self.damaged) == before:
+            lost = f"it lacks {counted(taken - len(lines), 'step')} of {taken}"
+            self.damaged.append((str(self.folder / "steps.jsonl"), lost))
+        return lines
 
     def samples_if_sound(self, kind: type[Record]) -> list[tuple[str, Record]]:
         """(stage, sample) of all evidence, up to the first row that cannot be read."""

@@ -89,11 +89,12 @@ def _arm(run: Run, arm: Arm, sides: tuple[str, str]) -> ArmFolder:
 
 
 def _applied(run: Run, name: str) -> ArmFolder:
+    outcome = run.load_if_sound("outcome", Outcome)
     return ArmFolder(
         name=name,
         forecast=run.load_if_sound("forecast", Forecast),
-        steps=tuple(run.steps_if_sound()),
-        outcome=run.load_if_sound("outcome", Outcome),
+        steps=tuple(run.steps_if_sound()) if outcome is None else outcome.steps_in(run),
+        outcome=outcome,
     )
 
 
