@@ -89,15 +89,15 @@ def test_twenty_kills_of_all_verbs_lose_nothing(tmp_path):
 def test_a_run_that_was_killed_before_its_first_file_was_whole_is_begun_again(run, write_topic, tiny_folder):
     """SIGKILL between a file and its name left a folder that refused its own command."""
     Path("r").mkdir()
-    Path("r/.run.json-0123456789abcdef").write_text('{"half')
+    Path("r/.unfinished-0123456789abcdef").write_text('{"half')
     asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--quick", "--run", "r")
     code, _, err = run(*asked)
     assert code == 0, err
-    assert not Path("r/.run.json-0123456789abcdef").exists()
+    assert not Path("r/.unfinished-0123456789abcdef").exists()
 
 
 def test_only_what_a_killed_process_left_is_cleared(tmp_path):
-    for name in (".gitignore", ".hidden-file", "run.json", ".x-0123456789abcdeg"):
+    for name in (".gitignore", ".hidden-file", "run.json", ".x-0123456789abcdef"):
         (tmp_path / name).write_text("")
     half = new_folder_beside(tmp_path / "arms" / "step-000025")
     (half / "tensors").write_text("")
@@ -106,7 +106,7 @@ def test_only_what_a_killed_process_left_is_cleared(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         ".gitignore",
         ".hidden-file",
-        ".x-0123456789abcdeg",
+        ".x-0123456789abcdef",
         "arms",
         "run.json",
     ]
@@ -353,6 +353,17 @@ def test_whatever_is_written_has_the_users_own_mask(run, write_topic, tiny_folde
     assert len(paths) > 30
     wrong = {str(p): oct(m) for p in paths if (m := stat.S_IMODE(p.stat().st_mode)) & 0o666 != 0o666 & ~mask}
     assert wrong == {}
+
+
+@pytest.mark.parametrize("name", ["🫖" * 63, "茶" * 85, "a" * 255, "ä" * 127])
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path, name):
+    write_atomic(tmp_path / name, "tea")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "tea")]
+    new_folder_beside(tmp_path / name).rmdir()
+    with pytest.raises(StorageError) as caught:
+        write_atomic(tmp_path / f"{name}aaaa", "tea")
+    assert "shorter name" in caught.value.hint
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -137,16 +137,17 @@ def is_unfinished(path: Path) -> bool:
 
 def clear_unfinished(folder: Path) -> None:
     """Remove what killed processes have left half-written in a folder and below. Nobody may be writing there."""
-    for path in [path for path in folder.rglob(".*-*") if is_unfinished(path)]:
+    for path in [path for path in folder.rglob(".unfinished-*") if is_unfinished(path)]:
         with storage_errors(f"removing {path}"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-_UNFINISHED = re.compile(r"\..{1,80}-[0-9a-f]{16}", re.DOTALL)
+_UNFINISHED = re.compile(r"\.unfinished-[0-9a-f]{16}")
 
 
 def _work_name(place: Path) -> Path:
-    return place.with_name(f".{place.name[:80]}-{secrets.token_hex(8)}")
+    """Independent of the place's own name, which may have as many bytes as the file system allows."""
+    return place.with_name(f".unfinished-{secrets.token_hex(8)}")
 
 
 def finite_or_null(value: Any) -> Any:
