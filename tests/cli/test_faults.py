@@ -9,6 +9,7 @@ import resource
 import signal
 import sqlite3
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -77,6 +78,28 @@ def test_a_signal_that_is_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("imported", ["inspect", "typer.models", "rich.text", "conviction.cli.study"])
+def test_a_signal_before_everything_is_imported_shows_no_traceback(name, imported):
+    """A command imports for up to half a second; it prints what was imported, and is then killed."""
+    command = [sys.executable, "-X", "importtime", "-m", "conviction", "topics", "--format"]
+    form = "json" if name == "SIGTERM" else "text"
+    with subprocess.Popen([*command, form], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == imported:
+                break
+        process.send_signal(getattr(signal, name))
+        text = process.stderr.read()
+    assert process.returncode == 2, text
+    assert "Traceback" not in text
+    lines = [line for line in text.splitlines() if not line.startswith("import time:")]
+    if form == "json":
+        assert json.loads(lines[-1])["error"] == "interrupted"
+    else:
+        assert "\n".join(lines).startswith("error: interrupted\nhelp: what was finished is kept")
 
 
 @pytest.mark.slow
