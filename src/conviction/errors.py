@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "BudgetSpent",
@@ -34,6 +35,7 @@ __all__ = [
     "StorageError",
     "TopicError",
     "first_line",
+    "memory_errors_said",
     "nearest",
     "no_memory",
     "out_of_memory",
@@ -109,6 +111,18 @@ def out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def memory_errors_said() -> Iterator[None]:
+    """Turn what any library says of memory at an end into a ModelError; one that says it in our words stays."""
+    try:
+        yield
+    except Exception as error:
+        in_our_words = isinstance(error, ConvictionError) and "memory" in error.message
+        if in_our_words or not out_of_memory(error):
+            raise
+        raise no_memory(error) from error
 
 
 def no_memory(error: BaseException) -> ModelError:

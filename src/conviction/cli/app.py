@@ -25,7 +25,7 @@ from conviction.cli.signals import EXIT_ERROR, HINT, ended_by_signals, wants_jso
 from conviction.cli.signals import INTERRUPTED as MESSAGE
 from conviction.cli.study import study
 from conviction.cli.topics import topics_app
-from conviction.errors import ConvictionError, InputError, no_memory, out_of_memory
+from conviction.errors import ConvictionError, InputError, memory_errors_said
 from conviction.views import console
 from conviction.views.text import show_error
 
@@ -65,17 +65,15 @@ def main() -> None:
 def _run() -> tuple[int, ConvictionError | None]:
     """The exit code, and the error to be shown, if there is one."""
     try:
-        code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
-        console.flush()
+        with memory_errors_said():
+            code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
+            console.flush()
     except ConvictionError as error:
-        told_already = "memory" in error.message
-        return EXIT_ERROR, no_memory(error) if out_of_memory(error) and not told_already else error
+        return EXIT_ERROR, error
     except Exception as error:
         if hasattr(error, "format_message"):  # click's usage errors have one
             hint = "`conviction --help` and `conviction VERB --help` show usage"
             return EXIT_ERROR, InputError(error.format_message(), hint=hint)
-        if out_of_memory(error):
-            return EXIT_ERROR, no_memory(error)
         traceback.print_exc()  # a bug: Python's own exit code would be 1, which means findings
         return EXIT_ERROR, None
     return (EXIT_ERROR, INTERRUPTED) if code == TYPER_INTERRUPTED else (code, None)

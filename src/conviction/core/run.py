@@ -27,7 +27,7 @@ from conviction.core.run_head import locked, make_head, new_folder, read_head, s
 from conviction.core.run_lines import StagedRow, StepLine, is_step, named_rows, parse_lines, whole_lines
 from conviction.core.storage import finite_or_null, storage_errors, use_umask, write_atomic
 from conviction.core.wording import counted, printable
-from conviction.errors import ConvictionError, RunError
+from conviction.errors import ConvictionError, RunError, memory_errors_said
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -308,7 +308,8 @@ class Run:
         """
         attempt = Attempt()
         try:
-            yield attempt
+            with memory_errors_said():
+                yield attempt
         except ConvictionError as error:
             attempt.failure = Failure(kind=type(error).__name__, message=str(error), hint=error.hint)
         except Exception as error:
