@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sqlite3
 import stat
@@ -22,7 +23,7 @@ from processes import SERVER, begin, end
 from tiny import write_data
 
 from conviction.core.lock import only_one
-from conviction.core.storage import clear_unfinished, new_folder_beside, storage_errors, write_atomic
+from conviction.core.storage import clear_unfinished, is_unfinished, new_folder_beside, storage_errors, write_atomic
 from conviction.errors import RunError, StorageError, no_memory, out_of_memory
 
 WAIT = 300.0  # seconds, on a machine that does much else
@@ -349,6 +350,118 @@ def test_a_full_disk_is_an_error_at_every_write_and_the_same_command_goes_on(
     assert command(asked, "whole")[0] == 0
     for file in files:
         assert (place / "full" / file).read_bytes() == (place / "whole" / file).read_bytes(), file
+
+
+def mount(place: Path, options: str) -> subprocess.CompletedProcess[str]:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 kB, and what makes it larger."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if sys.platform != "linux" or (made := mount(place, "size=64k")).returncode:
+        pytest.skip("no file system can be mounted here" + (f": {made.stderr}" if sys.platform == "linux" else ""))
+    try:
+        yield place, lambda kilobytes: mount(place, f"remount,size={kilobytes}k").check_returncode()
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_study_on_a_disk_that_is_full_again_and_again_ends_as_on_a_large_one(small_disk, run, tmp_path, monkeypatch):
+    """The disk grows by 96 kB after each attempt: one write after another is refused, those of the cache as well."""
+    place, grow = small_disk
+    soak.make_world(tmp_path, applied=False)
+    asked = [str(tmp_path / part) if part in {"tea", "m"} else part for part in soak.VERBS["study"]]
+    (tmp_path / "whole").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "whole-cache"))
+    assert run(*asked)[0] == 0
+    wanted = soak.state(tmp_path / "whole")
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("CONVICTION_CACHE", str(place / "cache"))
+    refused, size = set(), 64
+    while (ended := run(*asked))[0] != 0:
+        code, out, err = ended
+        assert "Traceback" not in out + err
+        assert code == 2 or re.search("No space left|disk is full", out + err), out + err
+        refused.update(re.findall(r"writing (\S+?)[:,]|(score cache|checkpoint)", err))
+        assert [p for p in place.rglob("*") if is_unfinished(p)] == []
+        for path in place.rglob("*.json"):
+            json.loads(path.read_text(encoding="utf-8"))
+        size += 96
+        assert size < 4096, err
+        grow(size)
+    now = soak.state(place)
+    monkeypatch.setattr(soak, "ROUNDING", 1e-4)  # a relative error of the forecast is one of small numbers
+    assert [path for path in {**wanted, **now} if not soak._close(wanted.get(path), now.get(path))] == []
+    assert len(refused) > 3, refused
+
+
+# -- what may not be read or written -------------------------------------------------
+
+DENIED = {
+    "data": ("audit", "no.jsonl"),
+    "data in a folder": ("audit", "shut/pairs.jsonl"),
+    "a folder of data": ("audit", "shut"),
+    "a split of a folder": ("audit", "split"),
+    "a copy": ("audit", "pairs.jsonl", "--fix", "--output", "readonly/x.jsonl"),
+    "a run folder": ("probe", "tea", "--run", "readonly"),
+    "a run folder in one": ("probe", "tea", "--run", "shut/r"),
+    "a run": ("report", "run"),
+    "a run in a folder": ("report", "shut/r"),
+    "runs": ("compare", "run", "run-2"),
+    "a topic": ("probe", "no-topic"),
+    "a topic's texts": ("probe", "no-texts"),
+    "a model": ("probe", "tea", "--model", "no-model", "--backend", "transformers"),
+    "a model in a folder": ("probe", "tea", "--model", "./shut/m", "--backend", "transformers"),
+    "a model's weights": ("probe", "tea", "--model", "no-weights", "--backend", "transformers"),
+    "an adapter": ("probe", "tea", "--model", "no-adapter", "--backend", "transformers"),
+    "documents": ("apply", "rag", "--data", "pairs.jsonl", "-o", "documents=documents"),
+    "a system prompt": ("apply", "system_prompt", "--data", "pairs.jsonl", "-o", "file=no.jsonl"),
+    "a config": ("apply", "dpo", "--data", "pairs.jsonl", "--config", "shut/c.yaml"),
+    "a new topic": ("topics", "new", "readonly/x"),
+}
+
+
+@linux
+@pytest.mark.long
+def test_what_may_not_be_read_or_written_is_an_error_that_names_it(place, tiny_folder, write_topic):
+    write_data(place / "no.jsonl")
+    (place / "s.json").write_text('{"likes": {"Milky": -1.0}, "otherwise": -2.0}')
+    for folder in ("shut", "readonly", "split", "no-adapter", "documents", "run", "run-2"):
+        (place / folder).mkdir()
+    write_data(place / "shut/pairs.jsonl")
+    write_data(place / "split/train.jsonl")
+    (place / "documents/a.md").write_text("Milk is good.")
+    for folder in ("run", "run-2"):
+        for name in ("run.json", "outcome.json"):
+            (place / folder / name).write_text("{}")
+            (place / folder / name).chmod(0)
+    for name in ("tea", "no-topic", "no-texts"):
+        write_topic(name=name)
+    shutil.copytree(tiny_folder, place / "no-model")
+    shutil.copytree(tiny_folder, place / "no-weights")
+    (place / "no-adapter/adapter_config.json").write_text("{}")
+    hidden = ("no.jsonl", "shut", "split/train.jsonl", "no-topic/topic.yaml", "no-texts/plain.md", "documents/a.md")
+    for name in (*hidden, "no-model/config.json", "no-weights/model.safetensors", "no-adapter/adapter_config.json"):
+        (place / name).chmod(0)
+    (place / "readonly").chmod(0o555)
+    scripted = ("--model", "s.json", "--backend", "scripted")
+    takes_model = {"probe", "apply"}
+    commands = [(*a, *(() if "--model" in a or a[0] not in takes_model else scripted)) for a in DENIED.values()]
+    ended = processes.run_without_privileges(place / "out.json", *commands)
+    for folder in ("shut", "readonly"):
+        (place / folder).chmod(0o755)
+    for kind, (code, _, err) in zip(DENIED, ended, strict=True):
+        assert code == 2, (kind, err)
+        assert re.search(r"^error: .+\nhelp: .+", err, re.DOTALL), (kind, err)
+        assert "Traceback" not in err, (kind, err)
+        assert "Permission denied" in err or kind.endswith("in a folder"), (kind, err)  # what is in it is not seen
+        assert "space" not in err, (kind, err)
 
 
 # -- files are the user's ------------------------------------------------------------

@@ -129,7 +129,7 @@ class Run:
     @property
     def changed_model(self) -> str:
         """The name that the changed model is loaded by. Raises RunError where it was removed."""
-        if not self.model_path.is_dir():
+        if not os.path.isdir(self.model_path):
             raise RunError(
                 f"{self.folder} holds no model/: it was removed, or nothing was applied to the end here",
                 hint="remove outcome.json beside it, if it is there, and the same command makes both again",
@@ -150,7 +150,7 @@ class Run:
     def save(self, stage: str, record: Record) -> Record:
         """Write ``<stage>.json`` and its evidence, if it has any; returns the record, so that calls can be chained."""
         path = self.folder / f"{stage}.json"
-        if path.exists() and not self.resumed:
+        if os.path.lexists(path) and not self.resumed:
             raise RunError(f"{path} exists already: files of a run are written once", hint="use another --run folder")
         self._add_samples(stage, record)
         return self.update(stage, record)
@@ -204,12 +204,12 @@ class Run:
 
     def save_forecast(self, forecast: Record) -> Record:
         """Write ``forecast.json``. Raises RunError once a step has been taken: no forecast after the fact."""
-        if (self.folder / "steps.jsonl").exists():
+        if os.path.lexists(self.folder / "steps.jsonl"):
             raise RunError(
                 f"{self.folder} has trained already: a forecast comes before", hint="use another --run folder"
             )
         path = self.folder / "forecast.json"
-        if path.exists():
+        if os.path.lexists(path):
             raise RunError(f"{path} exists already: a forecast is written once", hint="use another --run folder")
         return self.save("forecast", forecast)
 

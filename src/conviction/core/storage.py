@@ -45,6 +45,7 @@ def storage_errors(doing: str) -> Iterator[None]:
 _RUST = re.compile(r"\(os error (\d+)\)")
 """How safetensors, tokenizers and Lance pass on what the operating system said."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _CHOICE = "(CONVICTION_CACHE and --run choose others)"
 
 
@@ -58,6 +59,8 @@ def _storage_hint(error: Exception) -> str:
         return "there is no memory left: close other programs, or take a smaller model"
     if number == errno.ENAMETOOLONG:
         return "give a shorter name"
+    if number in _DENIED:
+        return f"make it writable, or write elsewhere {_CHOICE}"
     if number in _FULL or "is full" in text:
         return f"free some space, or write elsewhere {_CHOICE}; the same command then goes on"
     return f"free some space or make the folder writable {_CHOICE}; a damaged cache may be deleted"

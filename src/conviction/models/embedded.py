@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -63,7 +64,7 @@ class EmbeddedModel:
     @property
     def cached(self) -> bool:
         """Whether it has been converted already (the folder appears in one step, complete)."""
-        return self.folder.is_dir()
+        return os.path.isdir(self.folder)
 
 
 _GEMMA = (
@@ -256,7 +257,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     """XXH3 keeps up with the memory: it tells what a disk did, and is no proof against forgery."""
     result = {}
     for path in sorted(folder.iterdir()):
-        if path.name != CHECKSUMS and path.is_file():
+        if path.name != CHECKSUMS and is_file(path):
             digest = xxhash.xxh3_128()
             with path.open("rb") as file:
                 while piece := file.read(2**22):

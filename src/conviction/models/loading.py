@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def load_model(
 
     def load_plain(plain: str) -> LanguageModel:
         engine, place = load(plain, **how), user_path(plain)
-        loaded = _with_engine(engine, id=plain, source=str(place.resolve()) if place.exists() else plain)
+        loaded = _with_engine(engine, id=plain, source=str(place.resolve()) if os.path.lexists(place) else plain)
         loaded.backend = backend
         return loaded
 

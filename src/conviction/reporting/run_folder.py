@@ -61,7 +61,7 @@ def read_run(folder: Path) -> RunFolder:
     if study is not None:
         sides = (study.target, study.other)
         arms = [_arm(run, arm, sides) for arm in study.arms]
-    elif run.has("outcome") or run.has("forecast") or (folder / "steps.jsonl").exists():
+    elif run.has("outcome") or run.has("forecast") or os.path.lexists(folder / "steps.jsonl"):
         arms = [_applied(run, str(head.get("verb", "")).removeprefix("apply-"))]
     return RunFolder(
         head=head,

