@@ -201,3 +201,32 @@ def test_a_damaged_list_of_tables_is_named(tmp_path, state, field):
     (tmp_path / "state.json").write_text(state)
     with pytest.raises(InputError, match=rf"state\.json: {field}"):
         read_training_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("probe", "{}", "--model", "s.json", "--backend", "scripted"),
+        ("audit", "{}"),
+        ("audit", "pairs.jsonl", "--topic", "{}"),
+        ("forecast", "dpo", "{}", "--model", "nothing"),
+        ("apply", "system_prompt", "{}", "--model", "s.json", "--backend", "scripted"),
+        ("apply", "dpo", "--data", "pairs.jsonl", "--forecast", "--test", "{}", "--model", "nothing"),
+        ("study", "{}", "--model", "s.json", "--backend", "scripted", "--interventions", "system_prompt"),
+        ("localize", "{}", "--model", "nothing"),
+    ],
+)
+def test_every_command_reads_a_topic_with_files_elsewhere_only_where_it_is_allowed(write_topic, run, tmp_path, asked):
+    folder = write_topic(yaml=YAML.replace("context: plain.md", "context: ../shared.md"))
+    (tmp_path / "shared.md").write_text("Tea is best plain.")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}')
+    (tmp_path / "s.json").write_text('{"likes": {"Milky": -1.0}, "otherwise": -2.0}')
+    command = [part.format(folder) for part in asked]
+    code, _, err = run(*command)
+    assert code == 2
+    assert "poles.plain.context is '../shared.md', which is not in that folder" in err
+    assert "give --allow-outside" in err
+    code, _, err = run(*command, "--allow-outside")
+    assert "not in that folder" not in err
+    assert code in {0, 1} or "nothing" in asked or "localize" in asked, err
+    assert "not in that folder" in run(*command)[2], "it holds for one command"
