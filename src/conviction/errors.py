@@ -35,7 +35,7 @@ __all__ = [
     "StorageError",
     "TopicError",
     "first_line",
-    "memory_errors_said",
+    "library_errors",
     "nearest",
     "no_memory",
     "out_of_memory",
@@ -114,11 +114,19 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def memory_errors_said() -> Iterator[None]:
-    """Turn what any library says of memory at an end into a ModelError; one that says it in our words stays."""
+def library_errors() -> Iterator[None]:
+    """Turn what any library says of memory at an end, and the panic of one in Rust, into a ModelError.
+
+    One that says it in our words stays. A panic, as of tokenizers over a damaged file, is no Exception in Python.
+    """
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ModelError(
+                f"a library gave up over a file of the model, most likely tokenizer.json ({first_line(error)[:200]})",
+                hint="the folder is damaged, or was made to do harm: get a complete copy of the model",
+            ) from error
         in_our_words = isinstance(error, ConvictionError) and "memory" in error.message
         if in_our_words or not out_of_memory(error):
             raise

@@ -230,3 +230,19 @@ def test_every_command_reads_a_topic_with_files_elsewhere_only_where_it_is_allow
     assert "not in that folder" not in err
     assert code in {0, 1} or "nothing" in asked or "localize" in asked, err
     assert "not in that folder" in run(*command)[2], "it holds for one command"
+
+
+def test_a_table_with_what_python_has_no_value_of_is_an_error(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    day = pa.array([10**8], pa.int32()).cast(pa.date32())
+    twice = pa.table([["a"], ["b"], ["c"]], names=["prompt", "chosen", "chosen"])
+    for table in (pa.table({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"], "day": day}), twice):
+        parquet.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=r"a\.parquet: "):
+            read_training_data(tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"prompt", b"prom\xff\xfe"))
+    with pytest.raises(InputError, match=r"a\.parquet: "):
+        read_training_data(tmp_path / "a.parquet")

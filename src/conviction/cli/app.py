@@ -25,7 +25,7 @@ from conviction.cli.signals import EXIT_ERROR, HINT, ended_by_signals, wants_jso
 from conviction.cli.signals import INTERRUPTED as MESSAGE
 from conviction.cli.study import study
 from conviction.cli.topics import topics_app
-from conviction.errors import ConvictionError, InputError, memory_errors_said
+from conviction.errors import ConvictionError, InputError, library_errors
 from conviction.views import console
 from conviction.views.text import show_error
 
@@ -65,7 +65,7 @@ def main() -> None:
 def _run() -> tuple[int, ConvictionError | None]:
     """The exit code, and the error to be shown, if there is one."""
     try:
-        with memory_errors_said():
+        with library_errors():
             code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
             console.flush()
     except ConvictionError as error:

@@ -27,7 +27,7 @@ from conviction.core.run_head import locked, make_head, new_folder, read_head, s
 from conviction.core.run_lines import StagedRow, StepLine, is_step, named_rows, parse_lines, whole_lines
 from conviction.core.storage import finite_or_null, storage_errors, use_umask, write_atomic
 from conviction.core.wording import counted, printable
-from conviction.errors import ConvictionError, RunError, memory_errors_said
+from conviction.errors import ConvictionError, RunError, library_errors
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -195,7 +195,7 @@ class Run:
         try:
             return self.load(stage, kind)
         except RunError as error:
-            self._note(f"{stage}.json", error)
+            self._note(f"{stage}.json", error.message)
             return None
 
     def cached(self, stage: str, kind: type[Record], make: Callable[..., Record], *args: Any, **kwargs: Any) -> Record:
@@ -258,11 +258,9 @@ class Run:
 
         taken  steps of a run that has ended: where fewer are there, they were removed, which is noted as damage
         """
-        before = len(self.damaged)
-        lines = self._lines_if_sound("steps.jsonl", StepLine)
+        before, lines = len(self.damaged), self._lines_if_sound("steps.jsonl", StepLine)
         if len(lines) < taken and len(self.damaged) == before:
-            lost = f"it lacks {counted(taken - len(lines), 'step')} of {taken}"
-            self.damaged.append((str(self.folder / "steps.jsonl"), lost))
+            self._note("steps.jsonl", f"it lacks {counted(taken - len(lines), 'step')} of {taken}")
         return lines
 
     def samples_if_sound(self, kind: type[Record]) -> list[tuple[str, Record]]:
@@ -274,7 +272,7 @@ class Run:
             try:
                 samples.append((stage, validate(kind, line, where, RunError, hint=_AGAIN)))
             except RunError as error:
-                self._note("samples.jsonl", error)
+                self._note("samples.jsonl", error.message)
                 break
         return samples
 
@@ -308,7 +306,7 @@ class Run:
         """
         attempt = Attempt()
         try:
-            with memory_errors_said():
+            with library_errors():
                 yield attempt
         except ConvictionError as error:
             attempt.failure = Failure(kind=type(error).__name__, message=str(error), hint=error.hint)
@@ -335,8 +333,8 @@ class Run:
         path = inside(self.folder, name, "a file of the run", RunError)
         return read_text(path, RunError, hint="the run has to be made again")
 
-    def _note(self, name: str, error: RunError) -> None:
-        wrong = error.message.removeprefix(printable(self.folder / name))
+    def _note(self, name: str, problem: str) -> None:
+        wrong = problem.removeprefix(printable(self.folder / name))
         self.damaged.append(
             (str(self.folder / name), re.sub(r"^:(\d+):", r"line \1:", wrong).removeprefix(": ").strip())
         )
@@ -346,7 +344,7 @@ class Run:
         try:
             return parse_lines(whole_lines(self._text(name) or ""), where, hint, kind)
         except RunError as error:
-            self._note(name, error)
+            self._note(name, error.message)
             return []
 
     def _add_samples(self, stage: str, record: BaseModel) -> None:

@@ -60,7 +60,8 @@ def named_rows(value: Any) -> set[str]:
             if isinstance(part, dict | list):
                 waiting.append(part)
                 if name in ("samples", "foreign_samples"):
-                    names.update(part.values() if isinstance(part, dict) else part)
+                    ids = part.values() if isinstance(part, dict) else part
+                    names.update(one for one in ids if isinstance(one, str))
     return names
 
 

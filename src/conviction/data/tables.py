@@ -22,7 +22,7 @@ from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
 from conviction.core.wording import printable
 from conviction.data import tables_worker
-from conviction.errors import ConvictionError, InputError, first_line, nearest
+from conviction.errors import ConvictionError, InputError, first_line, nearest, out_of_memory
 
 Row = dict[str, Any]
 
@@ -50,7 +50,7 @@ def _unpacked(kind: str, path: Path, hint: str, progress: Progress | None) -> It
             if "rows" in line:
                 total = line["rows"]
             elif "batch" in line:
-                rows = pyarrow.ipc.open_stream(answers.read(line["batch"])).read_all().to_pylist()
+                rows = _plain(pyarrow, answers.read(line["batch"]), path, hint)
                 yield from rows
                 done += len(rows)
                 if progress is not None:
@@ -58,6 +58,17 @@ def _unpacked(kind: str, path: Path, hint: str, progress: Progress | None) -> It
             else:
                 problem = line.get("error", "it is damaged: what unpacked it came to an end")
                 raise InputError(f"{printable(path)}: {printable(problem)}", hint=hint)
+
+
+def _plain(pyarrow: Any, content: bytes, path: Path, hint: str) -> list[Row]:
+    """Rows of an Arrow stream. Raises InputError for what Python has no value of, such as a date of the year 20000."""
+    try:
+        rows: list[Row] = pyarrow.ipc.open_stream(content).read_all().to_pylist()
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise InputError(f"{printable(path)}: {printable(first_line(error))}", hint=hint) from error
+    return rows
 
 
 @contextmanager

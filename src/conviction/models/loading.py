@@ -11,7 +11,7 @@ from conviction.core.gate import is_file
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
-from conviction.errors import ConvictionError, InputError, ModelError, first_line
+from conviction.errors import ConvictionError, InputError, ModelError, first_line, library_errors
 from conviction.models.adapter_config import ADAPTER
 from conviction.models.backends import DEFAULT_BACKEND, find_backend
 from conviction.models.engine.protocol import Engine
@@ -77,7 +77,8 @@ def load_model(
 
     if base is not None:
         check_has_base(name)
-    return load_changed(name, base, ())
+    with library_errors():
+        return load_changed(name, base, ())
 
 
 def change_record(name: str) -> Path | None:

@@ -212,6 +212,7 @@ def _rows(
     embed, tokenizer = load_embedder(embedder)
     counting = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     counting.no_truncation()
+    counting.no_padding()  # a file may ask for any length
     splitter = TextSplitter.from_huggingface_tokenizer(counting, piece_tokens)
     pieces = []
     for d in documents:

@@ -15,7 +15,7 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.run_lines import lost_rows
 from conviction.core.wording import printable
-from conviction.errors import InputError, RunError, memory_errors_said
+from conviction.errors import InputError, RunError, library_errors
 from conviction.verbs.inputs import Load, ModelLike, as_folder, as_model, loading
 
 __all__ = ["Place"]
@@ -98,7 +98,7 @@ class Place:
 
         Memory that comes to an end in the work is a ModelError, whichever library it was that said so.
         """
-        with memory_errors_said(), self._open() as ctx:
+        with library_errors(), self._open() as ctx:
             yield ctx
 
     @contextmanager
