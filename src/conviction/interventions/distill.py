@@ -1,0 +1,170 @@
+"""Context distillation: the model that reads a context teaches the one that does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from conviction.core.context import RunContext
+from conviction.core.options import fill_fields, flat_fields, setting
+from conviction.core.protocols import LanguageModel, chat
+from conviction.core.wording import counted
+from conviction.data.training_data import Document, PreferencePair, TrainingData
+from conviction.errors import InputError
+from conviction.interventions.context_text import check_one_source, context_text
+from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.trained import Prepared, training_task
+from conviction.training.settings import Training, Weights
+
+if TYPE_CHECKING:
+    from conviction.models.hf import HFModel
+    from conviction.training.batches import TokenizedExample
+    from conviction.training.loop import TrainingResult, TrainingTask
+
+__all__ = ["Distill"]
+
+NEUTRAL_TOKENS = 64  # of each neutral paragraph: its beginning
+
+
+@flat_fields
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """Predict what the untouched model predicts after the target's context, without the context.
+
+    Context distillation (Askell et al. 2112.00861, Snell et al. 2209.15189): the loss is KL(teacher || student) over
+    the whole vocabulary, at every token of both answers of the pairs. Anchors, of which the untouched model alone is
+    the teacher, keep the rest: facts of the topic that both sides accept, and neutral text.
+    """
+
+    name: ClassVar[str] = "distill"
+    changes: ClassVar[str] = "weights (LoRA adapter, or all)"
+    needs: ClassVar[str] = "pairs, and a context (a topic's target has one), or text or file"
+    costs: ClassVar[str] = "a training run before; nothing at run time"
+    trains: ClassVar[bool] = True
+    forecastable: ClassVar[bool] = False
+    cost_rank: ClassVar[int] = 75
+    placebo: ClassVar[PlaceboKind | None] = "context"
+
+    text: str | None = setting(None, "what the teacher reads; none: the target pole's context")
+    file: str | None = setting(None, "a file with what the teacher reads")
+    strength: float = setting(
+        1.0,
+        "the teacher's logits are base + strength · (context - base); 1: those after the context",
+        above=0,
+        at_most=10,
+    )
+    anchor_weight: float = setting(
+        1.0, "weight of a token whose prediction is to stay; 0: no anchors", at_least=0, at_most=1000
+    )
+    neutral: int = setting(24, "neutral paragraphs among the anchors", at_least=0, at_most=50)
+    weights: Weights = field(default_factory=Weights)
+    training: Training = field(default_factory=lambda: Training(learning_rate=5e-4, epochs=4))
+
+    def __init__(self, **fields: Any) -> None:
+        fill_fields(self, fields)
+        check_one_source(self.text, self.file)
+
+    task = training_task
+
+    def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
+        """Train on the pairs, and report what the teacher does with them and how much of it the student does.
+
+        The given model stays as it is. Raises InputError if there are no pairs or no context, or none that fits.
+        """
+        from conviction.interventions.training_run import run_training
+
+        ctx = ctx or RunContext()
+        task = training_task(self, model, data, ctx)
+        return run_training(self, task, data, ctx, report=lambda result: _report(self, task, result))
+
+    def prepare(self, model: HFModel, data: TrainingData, ctx: RunContext) -> Prepared:
+        """The pairs with what the teacher reads before each, and the anchors. Raises InputError as ``apply`` does."""
+        from conviction.interventions.training_run import fit
+        from conviction.models.prompted import system_notes, with_system
+        from conviction.training.batches import encode_pairs, step_order
+        from conviction.training.objectives import Divergence
+        from conviction.training.teacher import TeacherPrompts
+
+        if not data.pairs:
+            raise InputError(f"{data.name} holds no preference pairs", hint="give rows of prompt, chosen, rejected")
+        text = context_text(data, text=self.text, file=self.file)
+        with_context = [replace(pair, messages=with_system(text, pair.messages)) for pair in data.pairs]
+        read = {e.id: e for e in encode_pairs(model.encoder, with_context)}
+        limit = model.encoder.context_length
+        fitting = [pair for pair in data.pairs if limit is None or read[pair.id].longest <= limit]
+        if not fitting:
+            raise InputError(f"no pair fits {model.id}'s {limit} tokens together with the context", hint="shorten it")
+        pairs, notes = fit(model, encode_pairs(model.encoder, fitting), self.training, ctx)
+        if (left := len(data.pairs) - len(fitting)) > 0:
+            notes.append(f"{left} of {counted(len(data.pairs), 'pair')} do not fit with the context, left out")
+        anchors = self._anchors(model, data)
+        if not anchors and self.anchor_weight:
+            notes.append("there are no anchors: nothing keeps what the context is not about")
+        examples = [*pairs, *anchors]
+        return Prepared(
+            examples=examples,
+            order=step_order(len(examples), self.training),
+            objective=Divergence(context=text, strength=self.strength, anchor_weight=self.anchor_weight),
+            notes=(*notes, *system_notes(model)),
+            teacher=TeacherPrompts(
+                (*(read[pair.id].prompt for pair in pairs), *(anchor.prompt for anchor in anchors)), self.strength
+            ),
+        )
+
+    def _anchors(self, model: HFModel, data: TrainingData) -> list[TokenizedExample]:
+        """Facts of the train split that are not taught, with both answers, and beginnings of neutral paragraphs."""
+        from conviction.training.batches import encode_documents, encode_pairs
+        from conviction.training.drift import unread_paragraphs
+
+        if not self.anchor_weight:
+            return []
+        taught = {pair.messages for pair in data.pairs}
+        items = () if data.topic is None else data.topic.of_role("neighbour", "control")
+        facts = [
+            PreferencePair(item.id, chat(item.question), item.answers["true"], item.answers["false"])
+            for item in items
+            if item.split == "train" and chat(item.question) not in taught
+        ]
+        encoded = encode_pairs(model.encoder, facts)
+        for i, paragraph in enumerate(unread_paragraphs(self.neutral)):
+            encoded += encode_documents(model.encoder, [Document(f"neutral-{i}", paragraph)], NEUTRAL_TOKENS)[:1]
+        most = min(n for n in (self.training.max_length, model.encoder.context_length, math.inf) if n is not None)
+        return [replace(example, weight=self.anchor_weight) for example in encoded if example.longest <= most]
+
+
+def _report(distill: Distill, task: TrainingTask, result: TrainingResult) -> Mapping[str, Any]:
+    """Mean gaps of the training pairs, nats per token: untouched, of the teacher, and of the student."""
+    examples = {i: task.examples[i] for i in result.teacher}
+    scores = result.model.computed([(e.prompt, answer) for e in examples.values() for answer in e.answers])
+    student = {i: [math.fsum(scores[e.prompt, answer]) for answer in e.answers] for i, e in examples.items()}
+    gaps = {
+        "untouched": _gap(examples, {i: s.untouched for i, s in result.teacher.items()}),
+        "context": _gap(examples, {i: s.context for i, s in result.teacher.items()}),
+        "teacher": _gap(examples, {i: s.teacher for i, s in result.teacher.items()}),
+        "student": _gap(examples, student),
+    }
+    wanted, reached = gaps["teacher"] - gaps["untouched"], gaps["student"] - gaps["untouched"]
+    share = reached / wanted if wanted > 0 else None
+    with_context = gaps["context"] - gaps["untouched"]
+    dial = f"; at strength {distill.strength:g} {gaps['teacher']:+.3f}: {wanted:+.3f}" if distill.strength != 1 else ""
+    teacher = (
+        f"gap of {counted(len(examples), 'training pair')} {gaps['untouched']:+.3f}, with the context "
+        f"{gaps['context']:+.3f} nats per token: {with_context:+.3f}{dial}"
+    )
+    learned = f"{gaps['student']:+.3f}: {reached:+.3f}"
+    learned += (
+        f", {share:.0%} of its teacher's" if share is not None else "; its teacher does not move towards the target"
+    )
+    numbers = {f"gap_{name}_nats": gap for name, gap in gaps.items()}
+    return {
+        "report": (("teacher", teacher), ("student", learned)),
+        "evidence": {"teacher": {"pairs": len(examples), **numbers, "share_reached": share}},
+    }
+
+
+def _gap(examples: Mapping[int, TokenizedExample], sums: Mapping[int, Sequence[float]]) -> float:
+    """Mean over pairs of log p(chosen) - log p(rejected), each per token of its answer, nats."""
+    gaps = [sums[i][0] / len(e.answers[0]) - sums[i][1] / len(e.answers[1]) for i, e in examples.items()]
+    return math.fsum(gaps) / len(gaps)
