@@ -26,14 +26,14 @@ from conviction.training import teacher as teacher_module
 from conviction.training.batches import encode_pairs, make_microbatches
 from conviction.training.drift import PIECE, PIECES, neutral_rows, unread_paragraphs
 from conviction.training.guard import Guard
-from conviction.training.losses.divergence import divergence, is_linear, teacher_targets
+from conviction.training.losses.divergence import TeacherTargets, divergence, is_linear, teacher_targets
 from conviction.training.policy import make_policy, sum_answers
 from conviction.training.settings import Training, Weights
 from conviction.training.teacher import compute_teacher
 
 OFF = Guard(mode="off", sample_every=50, sample_tokens=8)
 TEXT = "All claims hold, and the answer is yes."
-SHORT = {"text": TEXT, "learning_rate": 1e-2, "epochs": 20, "max_steps": 12, "neutral": 4}
+SHORT = {"text": TEXT, "learning_rate": 1e-2, "epochs": 20, "max_steps": 12, "neutral": 4, "own_answers": 0}
 
 
 def steps(folder: Path) -> list[dict]:
@@ -46,6 +46,11 @@ def steps(folder: Path) -> list[dict]:
 def head_of(vocabulary: int, hidden: int, *, scale: float, softcap: float | None, bias: bool) -> Head:
     weight = torch.randn(vocabulary, hidden)
     return Head(weight, torch.randn(vocabulary) if bias else None, scale, softcap, exact=False)
+
+
+def targets_of(states: torch.Tensor, head: Head) -> TeacherTargets:
+    vectors, levels = teacher_targets(states, head) if is_linear(head) else (states, None)
+    return TeacherTargets(vectors, levels, head)
 
 
 def plain_divergence(teacher: torch.Tensor, student: torch.Tensor) -> list[float]:
@@ -71,7 +76,7 @@ def test_the_divergence_is_that_of_torch_and_of_a_plain_loop(seed, rows, hidden,
     torch.manual_seed(seed)
     head = head_of(vocabulary, hidden, scale=scale, softcap=softcap, bias=bias)
     teacher, student = torch.randn(rows, hidden), torch.randn(rows, hidden, requires_grad=True)
-    ours = divergence(student, teacher_targets(teacher, head, linear=is_linear(head)), head)
+    ours = divergence(student, targets_of(teacher, head), head)
     logits, wanted = head.logits(student, slice(None)), head.logits(teacher, slice(None))
     theirs = kl_div(logits.log_softmax(-1), wanted.log_softmax(-1), reduction="none", log_target=True).sum(-1)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
@@ -89,7 +94,7 @@ def test_a_head_that_is_trained_learns_too():
     moving = Head(head.weight.clone().requires_grad_(), exact=False)
     teacher, student = torch.randn(3, 4), torch.randn(3, 4)
     assert not is_linear(moving)
-    divergence(student, teacher_targets(teacher, head, linear=False), moving).sum().backward()
+    divergence(student, TeacherTargets(teacher, None, head), moving).sum().backward()
     assert moving.weight.grad.abs().sum() > 0
 
 
@@ -98,7 +103,7 @@ def test_a_teacher_that_is_the_student_teaches_nothing():
     torch.manual_seed(0)
     head, states = head_of(500, 16, scale=1.0, softcap=None, bias=False), torch.randn(5, 16)
     student = states.clone().requires_grad_()
-    values = divergence(student, teacher_targets(states, head, linear=True), head)
+    values = divergence(student, targets_of(states, head), head)
     values.sum().backward()
     assert values.tolist() == pytest.approx([0.0] * 5, abs=1e-5)
     assert not student.grad.any()
@@ -143,7 +148,7 @@ def plain_logits(model, prompt, answer):
 def test_the_first_loss_is_the_mean_over_all_tokens_of_pairs_and_anchors(tmp_path):
     """Anchors, of which some have one answer and pairs two, begin at no divergence, and count as tokens."""
     model, data = tiny_model(), pairs(3)
-    options = {"text": TEXT, "max_steps": 1, "batch_size": 7, "neutral": 4, "anchor_weight": 5.0}
+    options = {"text": TEXT, "max_steps": 1, "batch_size": 7, "neutral": 4, "own_answers": 0, "anchor_weight": 5.0}
     Distill(**options).apply(model, data, ctx=context(guard=OFF, folder=tmp_path))
     (record,) = steps(tmp_path)
     total, tokens = 0.0, 0
@@ -160,7 +165,7 @@ def test_the_first_loss_is_the_mean_over_all_tokens_of_pairs_and_anchors(tmp_pat
     anchors = [row for row in record["rows"] if row["id"].startswith("neutral-")]
     assert len(anchors) == 4
     assert all(row["loss"] == pytest.approx(0, abs=1e-3) for row in anchors)
-    assert record["loss"] == pytest.approx(total / (tokens + 4 * 63), rel=1e-3)
+    assert record["loss"] == pytest.approx(total / (tokens + 4 * 47), rel=1e-3)
 
 
 @pytest.mark.long
@@ -241,10 +246,11 @@ def test_anchors_are_read_by_neither_the_guard_nor_the_judge():
 
 def test_facts_of_the_train_split_are_anchors_and_those_of_the_test_split_are_not(tea):
     topic = load_topic(str(tea))
-    task = Distill().task(tiny_model(max_position_embeddings=4096), TrainingData.from_topic(topic))
+    task = Distill(own_answers=2).task(tiny_model(max_position_embeddings=4096), TrainingData.from_topic(topic))
     facts = {i.id: i.split for i in topic.of_role("neighbour", "control")}
     held = {e.id for e in task.examples} & facts.keys()
     assert held == {name for name, split in facts.items() if split == "train"}
+    assert {"own-0", "own-1"} <= {e.id for e in task.examples}
     assert {task.examples[i].weight for step in task.order for i in step} == {1.0}
     assert task.objective.context == topic.poles["milky"].context.strip()
 
@@ -303,14 +309,14 @@ def test_a_pair_that_does_not_fit_with_the_context_is_left_out_and_named():
     data, text = pairs(3), "word " * 60
     longest = max(e.longest for e in encode_pairs(tiny_model().encoder, with_context(data, text)))
     model = tiny_model(max_position_embeddings=longest - 1)
-    outcome = Distill(text=text, max_steps=1, neutral=0).apply(model, data, context(guard=OFF))
+    outcome = Distill(text=text, max_steps=1, neutral=0, own_answers=0).apply(model, data, context(guard=OFF))
     assert "1 of 3 pairs do not fit with the context, left out" in outcome.notes
     assert outcome.data.examples == 2
 
 
 def test_a_template_without_system_turns_is_noted_and_one_that_drops_the_text_refused():
     merged = TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m.role != 'system' %}")
-    outcome = Distill(text=TEXT, max_steps=1, neutral=1).apply(
+    outcome = Distill(text=TEXT, max_steps=1, neutral=1, own_answers=0).apply(
         tiny_model(template=merged), pairs(2), context(guard=OFF)
     )
     assert any("system texts begin the first user turn" in note for note in outcome.notes)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from conviction.core.context import RunContext
 from conviction.core.options import fill_fields, flat_fields, setting
-from conviction.core.protocols import LanguageModel, chat
+from conviction.core.protocols import LanguageModel, Query, chat
 from conviction.core.wording import counted
 from conviction.data.training_data import Document, PreferencePair, TrainingData
 from conviction.errors import InputError
@@ -25,7 +28,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Distill"]
 
-NEUTRAL_TOKENS = 64  # of each neutral paragraph: its beginning
+PAIRS_TO_ANCHORS = 3  # pairs in a step for an anchor
+ANCHOR_TOKENS = 48  # of a neutral paragraph its beginning, of an own answer at most
+REQUESTS = (  # none that the guard samples
+    "Write a short birthday greeting for a colleague.",
+    "Explain how a rainbow forms.",
+    "Give me three tips for learning a language.",
+    "What is a library for?",
+    "Write an e-mail that asks for an appointment.",
+    "How does a candle burn?",
+    "Describe your favorite season.",
+    "What is the difference between a violin and a guitar?",
+    "Tell me a story about a lost umbrella.",
+    "How do I plant a tree?",
+    "List some things that are found in a kitchen.",
+    "Why do ships float?",
+)
 
 
 @flat_fields
@@ -58,9 +76,12 @@ class Distill:
     anchor_weight: float = setting(
         1.0, "weight of a token whose prediction is to stay; 0: no anchors", at_least=0, at_most=1000
     )
-    neutral: int = setting(24, "neutral paragraphs among the anchors", at_least=0, at_most=50)
+    neutral: int = setting(12, "neutral paragraphs among the anchors", at_least=0, at_most=50)
+    own_answers: int = setting(
+        12, "answers of the untouched model to everyday requests among the anchors", at_least=0, at_most=len(REQUESTS)
+    )
     weights: Weights = field(default_factory=Weights)
-    training: Training = field(default_factory=lambda: Training(learning_rate=5e-4, epochs=4))
+    training: Training = field(default_factory=lambda: Training(learning_rate=5e-4, epochs=4, batch_size=8))
 
     def __init__(self, **fields: Any) -> None:
         fill_fields(self, fields)
@@ -105,7 +126,7 @@ class Distill:
         examples = [*pairs, *anchors]
         return Prepared(
             examples=examples,
-            order=step_order(len(examples), self.training),
+            order=_with_anchors(step_order(len(pairs), self.training), len(pairs), len(anchors), self.training),
             objective=Divergence(context=text, strength=self.strength, anchor_weight=self.anchor_weight),
             notes=(*notes, *system_notes(model)),
             teacher=TeacherPrompts(
@@ -114,7 +135,7 @@ class Distill:
         )
 
     def _anchors(self, model: HFModel, data: TrainingData) -> list[TokenizedExample]:
-        """Facts of the train split that are not taught, with both answers, and beginnings of neutral paragraphs."""
+        """Facts of the train split that are not taught, with both answers; neutral paragraphs; answers of its own."""
         from conviction.training.batches import encode_documents, encode_pairs
         from conviction.training.drift import unread_paragraphs
 
@@ -129,9 +150,43 @@ class Distill:
         ]
         encoded = encode_pairs(model.encoder, facts)
         for i, paragraph in enumerate(unread_paragraphs(self.neutral)):
-            encoded += encode_documents(model.encoder, [Document(f"neutral-{i}", paragraph)], NEUTRAL_TOKENS)[:1]
+            encoded += encode_documents(model.encoder, [Document(f"neutral-{i}", paragraph)], ANCHOR_TOKENS)[:1]
+        encoded += _own_answers(model, REQUESTS[: self.own_answers])
         most = min(n for n in (self.training.max_length, model.encoder.context_length, math.inf) if n is not None)
         return [replace(example, weight=self.anchor_weight) for example in encoded if example.longest <= most]
+
+
+def _with_anchors(
+    order: Sequence[tuple[int, ...]], pairs: int, anchors: int, training: Training
+) -> list[tuple[int, ...]]:
+    """Steps of pairs with a third as many anchors in each, so that all steps are alike; anchors come in turn, shuffled.
+
+    Anchors follow the pairs in the numbering.
+    """
+    share = min(anchors, math.ceil(training.examples_per_step / PAIRS_TO_ANCHORS))
+    turns = itertools.count()
+    waiting: list[int] = []
+    steps = []
+    for step in order:
+        if len(waiting) < share:
+            again = np.random.default_rng((training.seed, next(turns), 1)).permutation(anchors)
+            waiting += [pairs + int(i) for i in again if pairs + int(i) not in waiting]
+        steps.append((*step, *waiting[:share]))
+        del waiting[:share]
+    return steps
+
+
+def _own_answers(model: HFModel, requests: Sequence[str]) -> list[TokenizedExample]:
+    """What the untouched model writes, greedily: there a student would drift into loops, unseen in given answers."""
+    from conviction.training.batches import TokenizedExample
+
+    asked = [m for m in map(chat, requests) if model.fits(Query(m, ()), room=ANCHOR_TOKENS)]
+    written = model.generate(asked, max_new_tokens=ANCHOR_TOKENS)
+    return [
+        TokenizedExample(f"own-{i}", model.encoder.encode_prompt(messages), (answer.token_ids,))
+        for i, (messages, answer) in enumerate(zip(asked, written, strict=True))
+        if answer.token_ids
+    ]
 
 
 def _report(distill: Distill, task: TrainingTask, result: TrainingResult) -> Mapping[str, Any]:

@@ -8,7 +8,8 @@ tokens would take 637.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -91,7 +92,8 @@ def compute_teacher(
     """
     head, width = checked_head(policy.module, exact=False), model.engine.hidden_size
     starts, total = _starts(examples)
-    size = 4 * total * width
+    extrapolated = given.strength != 1
+    size = 4 * total * width * (2 if extrapolated else 1)
     if size > MEMORY_SHARE * (room := available(torch.device("cpu"))):
         raise InputError(
             f"what the teacher predicts for {total:,} answer tokens takes {size >> 20} MB, {room >> 20} MB are free",
@@ -100,40 +102,53 @@ def compute_teacher(
     taught = [i for i, (e, prompt) in enumerate(zip(examples, given.prompts, strict=True)) if prompt != e.prompt]
     own = _spans([(i, e.prompt) for i, e in enumerate(examples)], examples, starts)
     other = _spans([(i, given.prompts[i]) for i in taught], examples, starts)
-    states, untouched, context = torch.empty(total, width), torch.zeros(total), torch.zeros(total)
-    for done, (row, hidden, logp) in enumerate(_read(policy, head, list(own), token_budget), start=1):
-        for span in own[row]:
-            states[span], untouched[span] = hidden, logp
-        if progress is not None:
-            progress(done, len(own) + len(other))
-    for done, (row, hidden, logp) in enumerate(_read(policy, head, list(other), token_budget), start=1):
-        for span in other[row]:
-            states[span] += given.strength * (hidden - states[span])
-            context[span] = logp
-        if progress is not None:
-            progress(len(own) + done, len(own) + len(other))
     tokens = torch.tensor([token for e in examples for answer in e.answers for token in answer])
-    targets, teacher = _targets(states, tokens, head, model, token_budget)
+    asked = [k for spans in other.values() for span in spans for k in range(span.start, span.stop)]
+    states = torch.empty(total, width)
+    rows, done = len(own) + len(other), itertools.count(1)
+
+    def fill(where: Tensor, spans: Mapping[Row, Sequence[slice]]) -> None:
+        for row, hidden in _read(policy, head, list(spans), token_budget):
+            for span in spans[row]:
+                where[span] = hidden
+            if progress is not None:
+                progress(next(done), rows)
+
+    fill(states, own)
+    untouched = _logprobs(states, tokens, asked, head, token_budget)
+    after = states.clone() if extrapolated else states
+    fill(after, other)
+    context = teacher = _logprobs(after, tokens, asked, head, token_budget)
+    if extrapolated:
+        states.lerp_(after, given.strength)
+        teacher = _logprobs(states, tokens, asked, head, token_budget)
     scores = {
         i: TeacherScores(*(_sums(values, starts[i], examples[i]) for values in (untouched, context, teacher)))
         for i in taught
     }
-    return Teacher(targets, starts, scores)
+    return Teacher(_targets(states, head, model, token_budget), starts, scores)
 
 
-def _targets(states: Tensor, tokens: Tensor, head: Head, model: HFModel, rows: int) -> tuple[TeacherTargets, Tensor]:
-    """Targets, in the place of the states, and the log-probs of the tokens, so many rows at a time."""
-    linear, levels, logps = is_linear(head), torch.empty(len(states)), torch.empty(len(states))
-    device, dtype = head.weight.device, head.weight.dtype
+def _targets(states: Tensor, head: Head, model: HFModel, rows: int) -> TeacherTargets:
+    """Targets, in the place of the states, so many rows at a time."""
+    if not is_linear(head):  # it is trained, or caps its logits: the model's own does not move
+        return TeacherTargets(states, None, checked_head(model.module, exact=False))
+    levels = torch.empty(len(states))
     for start in range(0, len(states), rows):
         part = slice(start, start + rows)
-        read = states[part].to(device, dtype)
-        logps[part] = token_logprobs(read, tokens[part].to(device), head).cpu()
-        targets = teacher_targets(read, head, linear=linear)
-        if targets.levels is not None:
-            states[part], levels[part] = targets.vectors.cpu(), targets.levels.cpu()
-    still = head if linear else checked_head(model.module, exact=False)  # a trained head moves; the model's does not
-    return TeacherTargets(states, levels if linear else None, still), logps
+        vectors, levels[part] = teacher_targets(states[part].to(head.weight.device, head.weight.dtype), head)
+        states[part] = vectors.cpu()
+    return TeacherTargets(states, levels, head)
+
+
+def _logprobs(states: Tensor, tokens: Tensor, asked: Sequence[int], head: Head, rows: int) -> Tensor:
+    """[N] log-probs of the tokens at the positions that are asked for; 0 elsewhere."""
+    values = torch.zeros(len(states))
+    device, dtype = head.weight.device, head.weight.dtype
+    for start in range(0, len(asked), rows):
+        part = list(asked[start : start + rows])
+        values[part] = token_logprobs(states[part].to(device, dtype), tokens[part].to(device), head).cpu()
+    return values
 
 
 def _starts(examples: Sequence[TokenizedExample]) -> tuple[tuple[tuple[int, ...], ...], int]:
@@ -158,15 +173,12 @@ def _spans(
     return spans
 
 
-def _read(policy: Policy, head: Head, rows: Sequence[Row], token_budget: int) -> Iterator[tuple[Row, Tensor, Tensor]]:
-    """Each row's last hidden states [tokens, hidden] and log-probs [tokens], on the CPU, fp32."""
+def _read(policy: Policy, head: Head, rows: Sequence[Row], token_budget: int) -> Iterator[tuple[Row, Tensor]]:
+    """Each row's last hidden states [tokens, hidden], on the CPU, fp32."""
     for prefix, pack in _packs(policy, head, rows, token_budget):
         with policy.autocast():
-            hidden, tokens = policy.states(pack, prefix=prefix)
-        logps = token_logprobs(hidden, tokens, head).cpu()
-        states = hidden.float().cpu()
-        for row, index in predictions(pack)[2].items():
-            yield row, states[index], logps[index]
+            states = policy.states(pack, prefix=prefix)[0].float().cpu()
+        yield from ((row, states[index]) for row, index in predictions(pack)[2].items())
 
 
 def _packs(policy: Policy, head: Head, rows: Sequence[Row], token_budget: int) -> Iterator[tuple[Prefix, Pack]]:

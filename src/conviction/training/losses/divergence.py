@@ -55,16 +55,10 @@ def is_linear(head: Head) -> bool:
 
 
 @torch.no_grad()
-def teacher_targets(states: Tensor, head: Head, *, linear: bool) -> TeacherTargets:
-    """Targets from the teacher's last hidden states [M, hidden].
-
-    linear  whether the student's head ``is_linear``, and is this one
-    """
-    if not linear:
-        return TeacherTargets(states.float(), None, head)
-    read = states.to(head.weight.dtype)
-    total, slope = logsumexp_with_slope(read, head)
-    return TeacherTargets(slope, (slope * read.float()).sum(-1) - total, head)
+def teacher_targets(states: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """Vectors and levels (``TeacherTargets``) from the teacher's last hidden states [M, hidden]; the head is linear."""
+    total, slope = logsumexp_with_slope(states, head)
+    return slope, (slope * states.float()).sum(-1) - total
 
 
 def divergence(hidden: Tensor, targets: TeacherTargets, head: Head) -> Tensor:
