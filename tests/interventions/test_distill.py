@@ -131,12 +131,13 @@ def test_the_teacher_is_the_models_own_forward_after_the_context(architecture, s
             prompt = model.encoder.encode_prompt(with_system(TEXT, pair.messages))
             for k, answer in enumerate(example.answers):
                 base, after = (plain_logits(model, before, answer) for before in (example.prompt, prompt))
+                after[-1:] = base[-1:]  # the token that ends the turn
                 wanted = (base + strength * (after - base)).log_softmax(-1)
                 expected = kl_div(base.log_softmax(-1), wanted, reduction="sum", log_target=True)
                 assert float(own[k]) == pytest.approx(float(expected), abs=1e-3, rel=1e-4)
-                target = torch.tensor(answer)[:, None]
+                target = torch.tensor(answer[:-1])[:, None]
                 for logits, scored in zip((base, after, wanted), vars(teacher.scores[i]).values(), strict=True):
-                    logp = logits.log_softmax(-1).gather(1, target).sum()
+                    logp = logits[:-1].log_softmax(-1).gather(1, target).mean()
                     assert scored[k] == pytest.approx(float(logp), abs=1e-3, rel=1e-4)
 
 
@@ -160,12 +161,13 @@ def test_the_first_loss_is_the_mean_over_all_tokens_of_pairs_and_anchors(tmp_pat
         )
         for answer in (a + ending for a in answers):
             base, after = (plain_logits(model, before, answer).log_softmax(-1) for before in (prompt, other))
+            after[-1:] = base[-1:]
             total += float(kl_div(base, after, reduction="sum", log_target=True))
             tokens += len(answer)
     anchors = [row for row in record["rows"] if row["id"].startswith("neutral-")]
-    assert len(anchors) == 4
+    assert len(anchors) == 3, "a third as many as pairs may be"
     assert all(row["loss"] == pytest.approx(0, abs=1e-3) for row in anchors)
-    assert record["loss"] == pytest.approx(total / (tokens + 4 * 47), rel=1e-3)
+    assert record["loss"] == pytest.approx(total / (tokens + 3 * 47), rel=1e-3)
 
 
 @pytest.mark.long
@@ -213,12 +215,12 @@ def test_the_outcome_says_how_much_of_the_teacher_the_student_reached():
 
 
 def gap(model, data, text):
-    """Mean over pairs of log p per token, chosen less rejected, the end of the turn included."""
+    """Mean over pairs of log p per token, chosen less rejected."""
     values = []
     for pair in data.pairs:
         messages = pair.messages if text is None else with_system(text, pair.messages)
         prompt, answers = model.encoder.encode(messages, (pair.chosen, pair.rejected))
-        rows = [(prompt, answer + model.encoder.encode_ending(messages)) for answer in answers]
+        rows = [(prompt, answer) for answer in answers]
         chosen, rejected = (sum(s) / len(s) for s in map(model.computed(rows).__getitem__, rows))
         values.append(chosen - rejected)
     return sum(values) / len(values)
@@ -251,8 +253,16 @@ def test_facts_of_the_train_split_are_anchors_and_those_of_the_test_split_are_no
     held = {e.id for e in task.examples} & facts.keys()
     assert held == {name for name, split in facts.items() if split == "train"}
     assert {"own-0", "own-1"} <= {e.id for e in task.examples}
-    assert {task.examples[i].weight for step in task.order for i in step} == {1.0}
+    assert {e.weight for e in task.examples} == {1.0, Distill().anchor_weight}
     assert task.objective.context == topic.poles["milky"].context.strip()
+
+
+def test_every_step_has_its_anchors_and_they_come_in_turn():
+    task = Distill(text=TEXT, batch_size=4, epochs=6, neutral=5, own_answers=0).task(tiny_model(), pairs())
+    assert [len([i for i in step if i < 8]) for step in task.order] == [4] * 12
+    turns = [i for step in task.order for i in step if i >= 8]
+    assert [len(set(step)) for step in task.order] == [6] * 12
+    assert {turns.count(i) for i in range(8, 13)} <= {4, 5, 6}
 
 
 @pytest.mark.long
@@ -306,7 +316,7 @@ def with_context(data, text):
 
 
 def test_a_pair_that_does_not_fit_with_the_context_is_left_out_and_named():
-    data, text = pairs(3), "word " * 60
+    data, text = pairs(3), ("word " * 60).strip()
     longest = max(e.longest for e in encode_pairs(tiny_model().encoder, with_context(data, text)))
     model = tiny_model(max_position_embeddings=longest - 1)
     outcome = Distill(text=text, max_steps=1, neutral=0, own_answers=0).apply(model, data, context(guard=OFF))

@@ -120,6 +120,7 @@ class Distill:
         pairs, notes = fit(model, encode_pairs(model.encoder, fitting), self.training, ctx)
         if (left := len(data.pairs) - len(fitting)) > 0:
             notes.append(f"{left} of {counted(len(data.pairs), 'pair')} do not fit with the context, left out")
+        endings = {pair.id: len(model.encoder.encode_ending(pair.messages)) for pair in fitting}
         anchors = self._anchors(model, data)
         if not anchors and self.anchor_weight:
             notes.append("there are no anchors: nothing keeps what the context is not about")
@@ -130,7 +131,9 @@ class Distill:
             objective=Divergence(context=text, strength=self.strength, anchor_weight=self.anchor_weight),
             notes=(*notes, *system_notes(model)),
             teacher=TeacherPrompts(
-                (*(read[pair.id].prompt for pair in pairs), *(anchor.prompt for anchor in anchors)), self.strength
+                (*(read[pair.id].prompt for pair in pairs), *(anchor.prompt for anchor in anchors)),
+                (*(endings[pair.id] for pair in pairs), *(0 for _ in anchors)),
+                self.strength,
             ),
         )
 
@@ -191,21 +194,19 @@ def _own_answers(model: HFModel, requests: Sequence[str]) -> list[TokenizedExamp
 
 def _report(distill: Distill, task: TrainingTask, result: TrainingResult) -> Mapping[str, Any]:
     """Mean gaps of the training pairs, nats per token: untouched, of the teacher, and of the student."""
-    examples = {i: task.examples[i] for i in result.teacher}
-    scores = result.model.computed([(e.prompt, answer) for e in examples.values() for answer in e.answers])
-    student = {i: [math.fsum(scores[e.prompt, answer]) for answer in e.answers] for i, e in examples.items()}
+    scores = result.teacher.values()
     gaps = {
-        "untouched": _gap(examples, {i: s.untouched for i, s in result.teacher.items()}),
-        "context": _gap(examples, {i: s.context for i, s in result.teacher.items()}),
-        "teacher": _gap(examples, {i: s.teacher for i, s in result.teacher.items()}),
-        "student": _gap(examples, student),
+        "untouched": _gap([one.untouched for one in scores]),
+        "context": _gap([one.context for one in scores]),
+        "teacher": _gap([one.teacher for one in scores]),
+        "student": _gap(_means(task, result)),
     }
     wanted, reached = gaps["teacher"] - gaps["untouched"], gaps["student"] - gaps["untouched"]
     share = reached / wanted if wanted > 0 else None
     with_context = gaps["context"] - gaps["untouched"]
     dial = f"; at strength {distill.strength:g} {gaps['teacher']:+.3f}: {wanted:+.3f}" if distill.strength != 1 else ""
     teacher = (
-        f"gap of {counted(len(examples), 'training pair')} {gaps['untouched']:+.3f}, with the context "
+        f"gap of {counted(len(scores), 'training pair')} {gaps['untouched']:+.3f}, with the context "
         f"{gaps['context']:+.3f} nats per token: {with_context:+.3f}{dial}"
     )
     learned = f"{gaps['student']:+.3f}: {reached:+.3f}"
@@ -215,11 +216,22 @@ def _report(distill: Distill, task: TrainingTask, result: TrainingResult) -> Map
     numbers = {f"gap_{name}_nats": gap for name, gap in gaps.items()}
     return {
         "report": (("teacher", teacher), ("student", learned)),
-        "evidence": {"teacher": {"pairs": len(examples), **numbers, "share_reached": share}},
+        "evidence": {"teacher": {"pairs": len(scores), **numbers, "share_reached": share}},
     }
 
 
-def _gap(examples: Mapping[int, TokenizedExample], sums: Mapping[int, Sequence[float]]) -> float:
+def _means(task: TrainingTask, result: TrainingResult) -> list[list[float]]:
+    """The student's log-probs of each pair's answers without the turn's end, per token, nats."""
+    if task.teacher is None:
+        return []
+    rows = []
+    for i in result.teacher:
+        example, ending = task.examples[i], task.teacher.endings[i]
+        rows.append([(example.prompt, answer[: len(answer) - ending]) for answer in example.answers])
+    scores = result.model.computed([row for pair in rows for row in pair])
+    return [[math.fsum(scores[row]) / len(row[1]) for row in pair] for pair in rows]
+
+
+def _gap(means: Sequence[Sequence[float]]) -> float:
     """Mean over pairs of log p(chosen) - log p(rejected), each per token of its answer, nats."""
-    gaps = [sums[i][0] / len(e.answers[0]) - sums[i][1] / len(e.answers[1]) for i, e in examples.items()]
-    return math.fsum(gaps) / len(gaps)
+    return math.fsum(chosen - rejected for chosen, rejected in means) / len(means)

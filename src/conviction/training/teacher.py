@@ -34,16 +34,19 @@ MEMORY_SHARE = 0.5  # of the memory that is free, which a teacher may take
 class TeacherPrompts:
     """What the teacher reads before the answers of each example; the example's own prompt: nothing else, an anchor.
 
+    endings   of each example, how many tokens end the turn of an answer: there the teacher reads nothing else, either.
+              After a long context a model goes on where it would have ended, and a student that learns this loops
     strength  α: the teacher's logits are base + α·(context - base), with the base's after the example's own prompt
     """
 
     prompts: tuple[Ids, ...]
+    endings: tuple[int, ...]
     strength: float
 
 
 @dataclass(frozen=True)
 class TeacherScores:
-    """Log-probs of one example's answers, summed over tokens, nats: one number an answer.
+    """Log-probs of one example's answers without the turn's end, per token, nats: one number an answer.
 
     untouched  after its own prompt; context: after the teacher's; teacher: under the extrapolated distribution
     """
@@ -100,8 +103,8 @@ def compute_teacher(
             hint="give fewer pairs, or set max_length lower",
         )
     taught = [i for i, (e, prompt) in enumerate(zip(examples, given.prompts, strict=True)) if prompt != e.prompt]
-    own = _spans([(i, e.prompt) for i, e in enumerate(examples)], examples, starts)
-    other = _spans([(i, given.prompts[i]) for i in taught], examples, starts)
+    own = _spans([(i, e.prompt, 0) for i, e in enumerate(examples)], examples, starts)
+    other = _spans([(i, given.prompts[i], given.endings[i]) for i in taught], examples, starts)
     tokens = torch.tensor([token for e in examples for answer in e.answers for token in answer])
     asked = [k for spans in other.values() for span in spans for k in range(span.start, span.stop)]
     states = torch.empty(total, width)
@@ -123,7 +126,7 @@ def compute_teacher(
         states.lerp_(after, given.strength)
         teacher = _logprobs(states, tokens, asked, head, token_budget)
     scores = {
-        i: TeacherScores(*(_sums(values, starts[i], examples[i]) for values in (untouched, context, teacher)))
+        i: TeacherScores(*(_means(v, starts[i], examples[i], given.endings[i]) for v in (untouched, context, teacher)))
         for i in taught
     }
     return Teacher(_targets(states, head, model, token_budget), starts, scores)
@@ -163,13 +166,17 @@ def _starts(examples: Sequence[TokenizedExample]) -> tuple[tuple[tuple[int, ...]
 
 
 def _spans(
-    prompts: Sequence[tuple[int, Ids]], examples: Sequence[TokenizedExample], starts: Sequence[Sequence[int]]
+    prompts: Sequence[tuple[int, Ids, int]], examples: Sequence[TokenizedExample], starts: Sequence[Sequence[int]]
 ) -> dict[Row, list[slice]]:
-    """Rows to be read, and where what is read of each belongs."""
+    """Rows to be read, and where what is read of each belongs.
+
+    prompts  which example, what to read before its answers, and how many of their last tokens to leave out
+    """
     spans: dict[Row, list[slice]] = {}
-    for i, prompt in prompts:
+    for i, prompt, ending in prompts:
         for start, answer in zip(starts[i], examples[i].answers, strict=True):
-            spans.setdefault((prompt, answer), []).append(slice(start, start + len(answer)))
+            count = len(answer) - ending
+            spans.setdefault((prompt, answer[:count]), []).append(slice(start, start + count))
     return spans
 
 
@@ -193,7 +200,8 @@ def _packs(policy: Policy, head: Head, rows: Sequence[Row], token_budget: int) -
         yield from ((prefix, pack) for pack in block.packs)
 
 
-def _sums(values: Tensor, starts: Sequence[int], example: TokenizedExample) -> tuple[float, ...]:
+def _means(values: Tensor, starts: Sequence[int], example: TokenizedExample, ending: int) -> tuple[float, ...]:
     return tuple(
-        float(values[start : start + count].sum()) for start, count in zip(starts, example.counts, strict=True)
+        float(values[start : start + count - ending].mean())
+        for start, count in zip(starts, example.counts, strict=True)
     )
