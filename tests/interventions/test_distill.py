@@ -18,13 +18,14 @@ from conviction import Distill, Query, forecast, load_model, load_topic
 from conviction.core.protocols import chat
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
+from conviction.interventions.distill import REQUESTS
 from conviction.models.engine.logprobs import Head
 from conviction.models.prompted import with_system
 from conviction.probing.health import neutral_excerpts
 from conviction.probing.metrics.health import PARAGRAPH_WORDS, PARAGRAPHS
 from conviction.training import teacher as teacher_module
 from conviction.training.batches import encode_pairs, make_microbatches
-from conviction.training.drift import PIECE, PIECES, neutral_rows, unread_paragraphs
+from conviction.training.drift import EVERYDAY, PIECE, PIECES, neutral_rows, short_questions, unread_paragraphs
 from conviction.training.guard import Guard
 from conviction.training.losses.divergence import TeacherTargets, divergence, is_linear, teacher_targets
 from conviction.training.policy import make_policy, sum_answers
@@ -165,9 +166,9 @@ def test_the_first_loss_is_the_mean_over_all_tokens_of_pairs_and_anchors(tmp_pat
             total += float(kl_div(base, after, reduction="sum", log_target=True))
             tokens += len(answer)
     anchors = [row for row in record["rows"] if row["id"].startswith("neutral-")]
-    assert len(anchors) == 3, "a third as many as pairs may be"
+    assert len(anchors) == 4, "half as many as pairs may be"
     assert all(row["loss"] == pytest.approx(0, abs=1e-3) for row in anchors)
-    assert record["loss"] == pytest.approx(total / (tokens + 3 * 47), rel=1e-3)
+    assert record["loss"] == pytest.approx(total / (tokens + 4 * 47), rel=1e-3)
 
 
 @pytest.mark.long
@@ -244,6 +245,7 @@ def test_anchors_are_read_by_neither_the_guard_nor_the_judge():
     assert len(anchors) == 50
     assert len(set(anchors)) == 50
     assert not {ids[:PIECE] for ids in anchors} & {ids[:PIECE] for ids in read}
+    assert not {*REQUESTS} & {*EVERYDAY, *short_questions()}
 
 
 def test_facts_of_the_train_split_are_anchors_and_those_of_the_test_split_are_not(tea):
@@ -262,7 +264,7 @@ def test_every_step_has_its_anchors_and_they_come_in_turn():
     assert [len([i for i in step if i < 8]) for step in task.order] == [4] * 12
     turns = [i for step in task.order for i in step if i >= 8]
     assert [len(set(step)) for step in task.order] == [6] * 12
-    assert {turns.count(i) for i in range(8, 13)} <= {4, 5, 6}
+    assert {turns.count(i) for i in range(8, 13)} <= {4, 5, 6}, "24 turns of five"
 
 
 @pytest.mark.long

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Distill"]
 
-PAIRS_TO_ANCHORS = 3  # pairs in a step for an anchor
+PAIRS_TO_ANCHORS = 2  # pairs in a step for an anchor
 ANCHOR_TOKENS = 48  # of a neutral paragraph its beginning, of an own answer at most
 REQUESTS = (  # none that the guard samples
     "Write a short birthday greeting for a colleague.",
@@ -43,6 +43,14 @@ REQUESTS = (  # none that the guard samples
     "How do I plant a tree?",
     "List some things that are found in a kitchen.",
     "Why do ships float?",
+    "What is the capital of Italy?",
+    "How many months are there in a year?",
+    "What is the opposite of big?",
+    "What color is snow?",
+    "Which animal says moo?",
+    "What is two plus three?",
+    "What do bees make?",
+    "Is fire hot or cold?",
 )
 
 
@@ -68,20 +76,20 @@ class Distill:
     text: str | None = setting(None, "what the teacher reads; none: the target pole's context")
     file: str | None = setting(None, "a file with what the teacher reads")
     strength: float = setting(
-        1.0,
+        1.5,
         "the teacher's logits are base + strength · (context - base); 1: those after the context",
         above=0,
         at_most=10,
     )
     anchor_weight: float = setting(
-        1.0, "weight of a token whose prediction is to stay; 0: no anchors", at_least=0, at_most=1000
+        3.0, "weight of a token whose prediction is to stay; 0: no anchors", at_least=0, at_most=1000
     )
     neutral: int = setting(12, "neutral paragraphs among the anchors", at_least=0, at_most=50)
     own_answers: int = setting(
-        12, "answers of the untouched model to everyday requests among the anchors", at_least=0, at_most=len(REQUESTS)
+        20, "answers of the untouched model to everyday requests among the anchors", at_least=0, at_most=len(REQUESTS)
     )
     weights: Weights = field(default_factory=Weights)
-    training: Training = field(default_factory=lambda: Training(learning_rate=5e-4, epochs=4, batch_size=8))
+    training: Training = field(default_factory=lambda: Training(learning_rate=6e-4, epochs=4, batch_size=6, warmup=0.2))
 
     def __init__(self, **fields: Any) -> None:
         fill_fields(self, fields)
@@ -162,7 +170,7 @@ class Distill:
 def _with_anchors(
     order: Sequence[tuple[int, ...]], pairs: int, anchors: int, training: Training
 ) -> list[tuple[int, ...]]:
-    """Steps of pairs with a third as many anchors in each, so that all steps are alike; anchors come in turn, shuffled.
+    """Steps of pairs with half as many anchors in each, so that all steps are alike; anchors come in turn, shuffled.
 
     Anchors follow the pairs in the numbering.
     """
