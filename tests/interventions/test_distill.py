@@ -150,7 +150,15 @@ def plain_logits(model, prompt, answer):
 def test_the_first_loss_is_the_mean_over_all_tokens_of_pairs_and_anchors(tmp_path):
     """Anchors, of which some have one answer and pairs two, begin at no divergence, and count as tokens."""
     model, data = tiny_model(), pairs(3)
-    options = {"text": TEXT, "max_steps": 1, "batch_size": 7, "neutral": 4, "own_answers": 0, "anchor_weight": 5.0}
+    options = {
+        "text": TEXT,
+        "max_steps": 1,
+        "batch_size": 7,
+        "neutral": 4,
+        "own_answers": 0,
+        "anchor_weight": 5.0,
+        "strength": 1.0,
+    }
     Distill(**options).apply(model, data, ctx=context(guard=OFF, folder=tmp_path))
     (record,) = steps(tmp_path)
     total, tokens = 0.0, 0
