@@ -76,7 +76,7 @@ class Distill:
     text: str | None = setting(None, "what the teacher reads; none: the target pole's context")
     file: str | None = setting(None, "a file with what the teacher reads")
     strength: float = setting(
-        1.5,
+        1.3,
         "the teacher's logits are base + strength · (context - base); 1: those after the context",
         above=0,
         at_most=10,
