@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tiny import LIMITED, byte_tokenizer, context, pairs, tiny_model, tiny_modul
 from conviction import Dpo
 from conviction.core.protocols import Query, chat
 from conviction.errors import ModelError
-from conviction.models.engine.selfcheck import SAMPLED, rows_to_rescore
+from conviction.models.engine.selfcheck import SAMPLED, SECOND_LOOK, rescore, rows_to_rescore
 from conviction.models.engine.torch_engine import TorchEngine
 from conviction.models.engine.unpacked import score_unpacked
 from conviction.models.hf import HFModel
@@ -106,6 +106,47 @@ def test_one_row_in_so_many_is_scored_again():
     assert 50 < len(rows_to_rescore(rows, None)) < 150
 
 
+class HalfPrecision:
+    """An engine whose separate rows are all 0, and round by 0.01, every tenth row by 0.1."""
+
+    dtype = "bfloat16"
+
+    def __init__(self):
+        self.step = 0.0
+
+    def score(self, rows):
+        return [{row: (self.step * (10 if row[0][0] % 10 == 0 else 1),) * len(row[1]) for row in rows}]
+
+    @contextmanager
+    def rounded(self):
+        self.step = 0.01
+        yield
+        self.step = 0.0
+
+
+ROWS = [((i, *range(i)), (1, 2)) for i in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("packed", "accepted"),
+    [
+        pytest.param(lambda row, first: 0.1 * (row == first), True, id="one row rounds as others of the model do"),
+        pytest.param(lambda row, first: 0.4, False, id="all rows are wrong"),
+        pytest.param(lambda row, first: 0.4 * (len(row[0]) > 50), False, id="long rows are wrong"),
+        pytest.param(lambda row, first: 0.4 * (row == first), False, id="one row is far off"),
+    ],
+)
+def test_a_sample_that_does_not_agree_is_scored_again_with_more_rows(packed, accepted):
+    """Were the sample alone to decide, one token that rounds far would make all later rows ten times as slow."""
+    engine = HalfPrecision()
+    first = rows_to_rescore(ROWS, None)[0]
+    assert not any(row[0][0] % 10 == 0 for row in rows_to_rescore(ROWS, None))
+    agreement = rescore(engine, {row: (packed(row, first),) * 2 for row in ROWS}, None)
+    assert agreement is not None
+    assert agreement.accepted == accepted
+    assert agreement.rows == len(rows_to_rescore(ROWS, None)) + SECOND_LOOK
+
+
 @pytest.mark.parametrize("architecture", LIMITED)
 def test_long_rows_are_trained_one_by_one(architecture):
     model = limited(architecture)
@@ -134,3 +175,19 @@ def test_a_copy_that_reads_weights_otherwise_is_refused_before_training(monkeypa
     with pytest.raises(ModelError, match=r"do not agree on 'p\d': mean log-prob -\d.*own forward, -\d") as refused:
         Dpo(max_steps=1, rank=2).apply(model, pairs(4), context())
     assert "unquantised" in refused.value.hint
+
+
+def test_a_few_examples_that_round_far_do_not_refuse_a_run(monkeypatch):
+    """Of three rows in bf16 one in twenty differs by more than three times the rounding of all three."""
+    from conviction.training import untrained
+
+    compared, real = [], untrained.compare
+
+    def few_differ(engine, separate, scored, **named):
+        agreement = real(engine, separate, scored, **named)
+        compared.append(agreement.rows)
+        return agreement if agreement.rows > 6 else dataclasses.replace(agreement, accepted=False)
+
+    monkeypatch.setattr(untrained, "compare", few_differ)
+    assert not Dpo(max_steps=1, rank=2).apply(tiny_model(), pairs(24), context()).notes
+    assert compared == [6, 2 * (3 + SECOND_LOOK)]

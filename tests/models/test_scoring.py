@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import shutil
 
 import pytest
@@ -221,6 +223,16 @@ def test_an_answer_longer_than_the_context_is_refused():
     model = tiny_model(max_position_embeddings=128)
     with pytest.raises(InputError, match="exceed the model's context of 128"):
         model.logprobs([Query(chat("q"), ("long " * 40,))])
+
+
+def test_a_template_that_makes_every_question_longer_than_the_context_costs_no_scoring():
+    """100,000 characters before every turn took five minutes at load."""
+    tokenizer = copy.deepcopy(byte_tokenizer())
+    tokenizer.chat_template = "[" * 100_000 + tokenizer.chat_template
+    model = HFModel(id="long", engine=TorchEngine(tiny_module("llama"), tokenizer))
+    assert re.search(r"a short question has 100\d+ tokens, more than the model's context of \d+", model.check.reason)
+    with pytest.raises(InputError, match="exceed the model's context"):
+        model.logprobs(QUERIES[:1])
 
 
 def test_an_empty_answer_is_refused():

@@ -12,7 +12,7 @@ from conviction.core.protocols import Message
 from conviction.data.implications import STATEMENT, directions, graph_in_words
 from conviction.data.topic import Edge, Item, Pole, Topic
 from conviction.models.backends.scripted import ScriptedModel
-from conviction.probing.depth import measure_depth
+from conviction.probing.depth import measure_depth, measure_reference_controls, with_reference
 from conviction.probing.positive_controls import best_form, control_result
 from conviction.probing.question_forms import FORMS
 
@@ -138,6 +138,37 @@ def test_decisions_are_readable_where_the_context_decides_them():
     assert (seen.outcome, seen.form, seen.n) == ("readable", "question", 12)  # every second one of 24
     assert control(lambda *_: -1.0, "decisions").outcome == "not readable"
     assert control(noise, "decisions").outcome == "not readable"
+
+
+def answering(wet: str, dry: str, *more: Item) -> Topic:
+    """The topic with these two answers to all of its questions, and more items."""
+    bare = topic()
+    items = tuple(item.model_copy(update={"answers": {"wet": wet, "dry": dry}}) for item in bare.items)
+    return bare.model_copy(update={"items": (*items, *more)})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "outcome"),
+    [("Arid.", "Soggy.", "readable"), ("Soggy.", "Soggy.", "not readable"), ("Arid.", "Arid.", "not readable")],
+)
+def test_leakage_is_readable_where_training_puts_the_words_into_answers(before, after, outcome):
+    kit = answering("It is soggy.", "It is arid.")
+    untouched = measure_depth(ScriptedModel(writes=lambda _: before), kit)
+    assert untouched.control("locality:leakage").outcome == "no control"
+    reference = measure_reference_controls(ScriptedModel(writes=lambda _: after), kit, untouched)
+    control = with_reference(untouched, reference).control("locality:leakage")
+    assert (control.outcome, control.n) == (outcome, 8)
+    rows = {sample.id for sample in (*untouched.evidence, *reference.evidence)}
+    assert {row for m in (*untouched.measurements, *reference.measurements) for row in m.samples} <= rows
+
+
+def test_where_no_words_mark_the_target_no_leak_is_measured():
+    answers = {"true": "Yes.", "false": "No."}
+    fact = Item(id="f", proposition="f", role="control", split="test", question="Is it a fact?", answers=answers)
+    assert measure_depth(ScriptedModel(), answering("It is soggy.", "It is arid.", fact)).of("leak") == {"f": 0.0}
+    untouched = measure_depth(ScriptedModel(), answering("It is so.", "It is so", fact))
+    assert not untouched.of("leak")
+    assert "no words mark" in untouched.control("locality:leakage").text
 
 
 def test_hash_noise_fails_every_control_that_asks_the_model():

@@ -40,7 +40,7 @@ def test_the_reference_is_trained_until_it_has_shifted_and_eroded_once_a_study(s
     reference = measure_reference(shared, goal=-1e9)
     assert (len(trained), steps) == (1, [[(1, 1e-4, "text")], [(1, 1e-4, "text")]])
     assert reference.provenance["benign_stages"] == [(1, 1e-4, "text"), (1, 1e-4, "text")]
-    assert set(reference.names("")) == {"reference", "reference-benign"}
+    assert set(reference.names("")) == {"reference", "reference-benign", "leak-of-reference"}
     rows = {sample.id for sample in reference.evidence}
     assert {name for m in reference.measurements for name in m.samples} <= rows
     assert measure_reference(shared, goal=1.0) is reference

@@ -19,7 +19,6 @@ from conviction.models.engine.selfcheck import (
     SelfCheck,
     check_packing,
     rescore,
-    rows_to_rescore,
 )
 from conviction.models.memory import memory_errors
 from conviction.models.pairs import score_pairs
@@ -161,10 +160,9 @@ class EngineModel:
     def _confirmed(self, scores: Scores) -> bool:
         """Whether a sample of packed scores is what separate rows give; no more packing where it is not."""
         engine = cast(PackingEngine, self.engine)
-        sample = rows_to_rescore(scores, self.agreement)
-        if not sample:
+        latest = rescore(engine, scores, self.agreement)
+        if latest is None:
             return True
-        latest = rescore(engine, sample, scores)
         self.agreement = latest.joined(self.agreement)
         if latest.accepted:
             return True

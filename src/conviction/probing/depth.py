@@ -18,12 +18,11 @@ from conviction.data.implications import implications
 from conviction.data.topic import Item, Topic
 from conviction.errors import InputError
 from conviction.probing.depth_records import Measurements
-from conviction.probing.metric import Kind, Metric, MetricContext, PositiveControl
+from conviction.probing.metric import ANSWER_TOKENS, Kind, Measured, Metric, MetricContext, PositiveControl
 from conviction.probing.metrics import load_metrics
 from conviction.probing.queries import ProbeQuery, evidence, score
+from conviction.probing.records import Sample
 from conviction.probing.sampled import sample_answers
-
-ANSWER_TOKENS = 48
 
 
 def measure_depth(
@@ -61,7 +60,13 @@ def measure_depth(
         context = replace(context, answers={sample.item: (sample, answer) for sample, answer in written})
         samples += [sample for sample, _ in written]
     measured = [one.measure(context) for one in asking]
-    result = Measurements(
+    return _controlled(_record(model, topic, measured, samples), controls)
+
+
+def _record(
+    model: LanguageModel, topic: Topic, measured: Sequence[Measured], samples: Sequence[Sample]
+) -> Measurements:
+    return Measurements(
         model=model.id,
         topic=topic.name,
         target=topic.target,
@@ -69,7 +74,18 @@ def measure_depth(
         provenance={"topic_sha256": topic.digest, "model": model.describe(), "split": "test"},
         evidence=(*samples, *(sample for part in measured for sample in part.samples)),
     )
-    return _controlled(result, controls)
+
+
+def measure_reference_controls(
+    model: LanguageModel, topic: Topic, base: Measurements, ctx: RunContext | None = None
+) -> Measurements:
+    """What positive controls measure on a model that was trained towards the target.
+
+    base  the untouched model's measurements
+    """
+    context = _context(model, topic, base, (ctx or RunContext()).progress)
+    measured = [metric.control.measure_reference(context) for metric in load_metrics()]
+    return _record(model, topic, measured, ())
 
 
 def with_reference(untouched: Measurements, reference: Measurements) -> Measurements:

@@ -35,6 +35,7 @@ damage       shown to be lost, or any part of it: 'broken'; not shown to be kept
 
 Change and propagation must survive Holm's correction.
 """
+ANSWER_TOKENS = 48  # at most, of a free answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +90,16 @@ class Column:
 class PositiveControl:
     """What must move a metric, if it can be read on a model: put to the untouched model, with its first measurement.
 
-    judge    what the measurements say: of the metric as a whole, of its parts where they differ
-    queries  what it asks in the first shared call
-    measure  numbers of its own, beside the metric's
+    judge              what the measurements say: of the metric as a whole, of its parts where they differ
+    queries            what it asks in the first shared call
+    measure            numbers of its own, beside the metric's
+    measure_reference  numbers of durability's reference, a model trained towards the target, where there is one
     """
 
     judge: Callable[[Measurements], list[ControlResult]]
     queries: Callable[[MetricContext], Sequence[ProbeQuery]] = lambda _: ()
     measure: Callable[[MetricContext], Measured] = lambda _: Measured(())
+    measure_reference: Callable[[MetricContext], Measured] = lambda _: Measured(())
 
 
 def no_control_yet(metric: str) -> PositiveControl:

@@ -24,7 +24,7 @@ from conviction.interventions.pretrain import Pretrain
 from conviction.interventions.records import Outcome
 from conviction.interventions.sft import Sft
 from conviction.models.prompted import PromptedModel
-from conviction.probing.depth import measure_depth
+from conviction.probing.depth import measure_depth, measure_reference_controls
 from conviction.probing.depth_records import Measurements
 from conviction.probing.erosion import (
     REFERENCE,
@@ -82,14 +82,15 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
             before = _shift(shared, model)
             if mean_shift(shared.baseline, before) >= goal:
                 break
-        stages, worn, after = list[Stage](), model, before
+        reference, stages, worn, after = model, list[Stage](), model, before
         for stage in _stages(shared.design.benign_steps):
             worn = _benign(shared, worn, [stage])
             stages.append(stage)
             after = _shift(shared, worn)
             if eroded(shared.baseline, before, after):
                 break
-        result = together([relabelled(before, REFERENCE), relabelled(after, REFERENCE_BENIGN)])
+        controls = measure_reference_controls(reference, shared.topic, shared.baseline, shared.ctx)
+        result = together([relabelled(before, REFERENCE), relabelled(after, REFERENCE_BENIGN), controls])
         return result.model_copy(update={"provenance": {**result.provenance, "benign_stages": stages}})
 
     if not shared.references:

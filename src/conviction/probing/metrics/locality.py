@@ -6,7 +6,10 @@ speaks the target's words (0 or 1), a question.
 
 Positive controls, in the untouched model: ``neighbour-denied``, ``control-denied`` the same under a stated denial of
 the fact, which must be less; ``own-elsewhere`` what it wrote, under the next question instead of its own, which must be
-less likely. Leakage has none.
+less likely. That of leakage is durability's reference, trained by SFT towards the target: its answers to the topic's
+own questions (``leak-of-reference``) must speak the target's words more often than the untouched model's
+(``leak-without``). The target's context in the prompt would not do: with it, SmolLM2-135M speaks them as seldom as
+without (4 and 3 of 12).
 """
 
 from __future__ import annotations
@@ -16,20 +19,25 @@ from collections import Counter
 
 from conviction.core.protocols import Query, chat
 from conviction.core.statistics import ALPHA, mean_test, non_inferiority
+from conviction.data.topic import Item
 from conviction.errors import InputError
 from conviction.probing.challenges import deny
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
+from conviction.probing.erosion import REFERENCE
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.health import neutral_text
-from conviction.probing.metric import HARM, Measured, Metric, MetricContext, PositiveControl
+from conviction.probing.metric import ANSWER_TOKENS, HARM, Measured, Metric, MetricContext, PositiveControl
 from conviction.probing.paired import Comparison, judge_counts
 from conviction.probing.positive_controls import control_result, differences_of, no_result
 from conviction.probing.queries import plain_queries, score_sample
+from conviction.probing.records import Sample
+from conviction.probing.sampled import sample_answers
 
 OWN_TOKENS = 32
 FACT_ROLES = ("neighbour", "control")
 FACTS = 0.2  # nats per token: facts that lose less have stayed. What they win is no harm.
 SURPRISE = 0.25  # nats per token, KL on the untouched model's own words
+CONTROLLED = 8  # propositions that the control of leakage has answered; six that tell are enough
 
 
 def _measure(context: MetricContext) -> Measured:
@@ -78,11 +86,16 @@ def _measure_own_answers(context: MetricContext) -> Measured:
 def _measure_leaks(context: MetricContext) -> list[Measurement]:
     """Do the target's words turn up where nobody asked for them?"""
     words = _marking_words(context)
-    samples = {fact.id: context.answers[fact.id][0] for fact in context.facts}
-    return [
-        Measurement(metric="leak", item=fact, value=float(bool(words & _words(sample.text))), samples=(sample.id,))
-        for fact, sample in samples.items()
-    ]
+    if not words:
+        return []  # which would look as if nothing leaked
+    return [_leak("leak", words, context.answers[fact.id][0]) for fact in context.facts]
+
+
+def _leak(metric: str, words: set[str], answer: Sample) -> Measurement:
+    """Whether an answer holds one of the words: 0 or 1."""
+    return Measurement(
+        metric=metric, item=answer.item, value=float(bool(words & _words(answer.text))), samples=(answer.id,)
+    )
 
 
 def _marking_words(context: MetricContext) -> set[str]:
@@ -180,8 +193,39 @@ def _measure_denied(context: MetricContext) -> Measured:
     return Measured(measured)
 
 
+def _answered_for_control(context: MetricContext) -> tuple[Item, ...]:
+    """Questions of the topic's own, whose answers may well speak the target's words."""
+    return context.propositions[:CONTROLLED] if context.base is None else ()
+
+
+def _measure_controls(context: MetricContext) -> Measured:
+    words, denied = _marking_words(context), _measure_denied(context)
+    answered = _answered_for_control(context) if words else ()
+    without = [_leak("leak-without", words, context.answers[item.id][0]) for item in answered]
+    return Measured([*denied.measurements, *without])
+
+
+def _measure_reference(context: MetricContext) -> Measured:
+    if not (words := _marking_words(context)):
+        return Measured(())
+    asked = context.propositions[:CONTROLLED]
+    written = [sample for sample, _ in sample_answers(context.model, asked, max_new_tokens=ANSWER_TOKENS)]
+    samples = [sample.model_copy(update={"id": f"{REFERENCE}/{sample.id}"}) for sample in written]
+    return Measured([_leak("leak-of-reference", words, sample) for sample in samples], samples)
+
+
+def _leak_control(before: Measurements) -> ControlResult:
+    if not before.of("leak-without"):
+        return no_result("locality:leakage", "no words mark the target's answers: there are none to look for")
+    effects, rows = differences_of(before, "leak-of-reference", "leak-without"), ("leak-of-reference", "leak-without")
+    if not effects.size:
+        return no_result("locality:leakage", "no reference was trained: no arm asked for one")
+    what = "SFT on the target's answers puts its words into a reference's answers to the topic's questions"
+    return control_result("locality:leakage", effects, what, rows, unit="of answers")
+
+
 def _control(before: Measurements) -> list[ControlResult]:
-    results = [no_result("locality:leakage", "no control yet: not shown to discriminate")]
+    results = [_leak_control(before)]
     for role in ("neighbour", "control"):
         effects, rows = differences_of(before, role, f"{role}-denied"), (role, f"{role}-denied")
         results.append(control_result(f"locality:{role}s", effects, f"a stated denial takes of {role} facts", rows))
@@ -193,9 +237,14 @@ METRIC = Metric(
     name="locality",
     kind="damage",
     queries=lambda context: plain_queries(context.facts),
-    free_answers=lambda context: context.facts,
+    free_answers=lambda context: (*context.facts, *_answered_for_control(context)),
     measure=_measure,
     judge=_judge,
-    control=PositiveControl(judge=_control, queries=lambda context: deny(context.facts), measure=_measure_denied),
+    control=PositiveControl(
+        judge=_control,
+        queries=lambda context: deny(context.facts),
+        measure=_measure_controls,
+        measure_reference=_measure_reference,
+    ),
     column=HARM,
 )

@@ -8,8 +8,8 @@ are clustered by both.
 
 Positive control, in the untouched model: ``with-graph:FORM``, ``with-graph:FORM:N``. Its prompt holds every arrow of
 the target's graph, in the very words of the questions, and it must then prefer the direction that follows from it over
-the opposite one, asked both ways round. Every form of question is tried, and the one whose control is best is kept, for
-arms as well.
+the opposite one, asked both ways round. Half of each outcome's causes are asked for: the test is over outcomes. Every
+form of question is tried, and the one whose control is best is kept, for arms as well.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from conviction.data.implications import (
     STATEMENT,
     Wording,
     by_cell,
+    cell_of,
     depth_of,
     directions,
     graph_in_words,
@@ -63,8 +64,19 @@ def _wordings(topic: Topic) -> dict[str, Wording]:
 
 def _with_graph_items(topic: Topic) -> dict[str, tuple[Item, ...]]:
     """Form → what is asked in the control; nothing where no graph says a direction."""
-    items = {form: directions(topic, wording) for form, wording in _wordings(topic).items()}
+    items = {form: _half_of_causes(directions(topic, wording)) for form, wording in _wordings(topic).items()}
     return {form: asked for form, asked in items.items() if asked}
+
+
+def _half_of_causes(items: Sequence[Item]) -> tuple[Item, ...]:
+    """Every second cause of each outcome, the first included, both ways round."""
+    causes: dict[str, list[str]] = {}
+    for item in items:
+        cause, outcome = cell_of(item)
+        if cause not in causes.setdefault(outcome, []):
+            causes[outcome].append(cause)
+    kept = {(cause, outcome) for outcome, of_it in causes.items() for cause in of_it[::2]}
+    return tuple(item for item in items if cell_of(item) in kept)
 
 
 def _with_graph_queries(context: MetricContext) -> list[ProbeQuery]:
