@@ -389,6 +389,7 @@ def test_a_study_with_it_runs_and_its_placebo_reads_another_context(tea, tiny_fo
     assert arm["name"] == "distill"
     assert arm["failure"] is None
     assert arm["judgement"] is not None
+    assert (tmp_path / "s/arms/distill/placebo.json").is_file()
 
 
 @pytest.mark.slow
