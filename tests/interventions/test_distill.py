@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from conviction.models.engine.logprobs import Head
 from conviction.models.prompted import with_system
 from conviction.probing.health import neutral_excerpts
 from conviction.probing.metrics.health import PARAGRAPH_WORDS, PARAGRAPHS
+from conviction.studies.placebo import measure_placebo
 from conviction.training import teacher as teacher_module
 from conviction.training.batches import encode_pairs, make_microbatches
 from conviction.training.drift import EVERYDAY, PIECE, PIECES, neutral_rows, short_questions, unread_paragraphs
@@ -379,8 +381,29 @@ def test_the_command_on_a_topic_ends_with_an_outcome(tea, tiny_folder, run, tmp_
     assert code == 0, err
 
 
+def test_its_placebo_reads_another_context_as_long_and_never_the_given_text(tea, tmp_path, monkeypatch):
+    seen = []
+
+    def apply(self, _model, data, _ctx):
+        seen.append((self, data))
+        raise InputError("enough", hint="")
+
+    monkeypatch.setattr(Distill, "apply", apply)
+    topic, ctx = load_topic(str(tea)), context(folder=tmp_path)
+    plan = SimpleNamespace(intervention=Distill(text=TEXT, strength=2.0), guard=OFF)
+    outcome = SimpleNamespace(guard_stop=None, settings={"context": TEXT})
+    shared = SimpleNamespace(topic=topic, model=None, design=SimpleNamespace(placebo=True), ctx=ctx)
+    with pytest.raises(InputError, match="enough"):
+        measure_placebo(plan, outcome, TrainingData.from_topic(topic), shared, ctx.run)
+    ((intervention, data),) = seen
+    assert (intervention.text, intervention.strength) == (None, 2.0)
+    assert len(data.context.split()) == len(TEXT.split())
+    assert not {"claims", "milky", "Tea"} & set(data.context.split())
+    assert all(pair.id.startswith("placebo-") for pair in data.pairs)
+
+
 @pytest.mark.slow
-def test_a_study_with_it_runs_and_its_placebo_reads_another_context(tea, tiny_folder, run, tmp_path):
+def test_a_study_with_it_runs(tea, tiny_folder, run, tmp_path):
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "0"]
     steps = ("-o", "distill.max_steps=60", "-o", "distill.epochs=60", "-o", "distill.learning_rate=1e-2")
     code, out, err = run(*asked, "--interventions", "distill", *steps, "--run", "s", "--format", "json")
@@ -389,7 +412,6 @@ def test_a_study_with_it_runs_and_its_placebo_reads_another_context(tea, tiny_fo
     assert arm["name"] == "distill"
     assert arm["failure"] is None
     assert arm["judgement"] is not None
-    assert (tmp_path / "s/arms/distill/placebo.json").is_file()
 
 
 @pytest.mark.slow
