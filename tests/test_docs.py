@@ -346,7 +346,7 @@ def test_every_name_in_the_record_is_explained(tmp_path):
     def explained(section: str, first: str) -> set[str]:
         return {name for cell in table(section, first) for name in re.findall(r"`(\w+)`", cell)}
 
-    assert explained("steps.jsonl", "field") == {key for step in steps for key in step} | {"logp_mean"}
+    assert explained("steps.jsonl", "field") == {key for step in steps for key in step} | {"logp_mean", "kl_mean"}
     on_a_topic = {"topic"}  # a record of a run that has none, as this, has no such field
     assert explained("steps.jsonl", "field of `guard`") == {key for step in steps for key in step["guard"]} | on_a_topic
     recorded = outcome.model_dump(mode="json")

@@ -24,6 +24,7 @@ from .forecasting.records import Forecast as Forecast
 from .forecasting.records import ForecastScore as ForecastScore
 from .forecasting.rows import held_out_pairs as held_out_pairs
 from .interventions import find_intervention as find_intervention
+from .interventions.distill import Distill as Distill
 from .interventions.dpo import Dpo as Dpo
 from .interventions.memit import Memit as Memit
 from .interventions.pretrain import Pretrain as Pretrain

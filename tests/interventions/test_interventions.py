@@ -61,6 +61,7 @@ MATERIAL = TrainingData(
 )
 SMALL = Training(max_steps=1, learning_rate=1e-2)
 PLANS = {
+    "distill": {"training": SMALL, "neutral": 1, "own_answers": 1},
     "dpo": {"training": SMALL},
     "sft": {"training": SMALL},
     "pretrain": {"training": SMALL},

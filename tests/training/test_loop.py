@@ -259,10 +259,10 @@ class TestMemory:
 
         forward = Policy.forward
 
-        def limited(self, pack, entering=None):
+        def limited(self, pack, *more):
             if torch.is_grad_enabled() and len(pack.tokens) > 150:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return forward(self, pack, entering)
+            return forward(self, pack, *more)
 
         monkeypatch.setattr(Policy, "forward", limited)
         trained = Dpo(training=Training(max_steps=2, token_budget=100_000)).apply(
@@ -276,10 +276,10 @@ class TestMemory:
 
         forward = Policy.forward
 
-        def full(self, pack, entering=None):
+        def full(self, pack, *more):
             if torch.is_grad_enabled():
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-            return forward(self, pack, entering)
+            return forward(self, pack, *more)
 
         monkeypatch.setattr(Policy, "forward", full)
         with pytest.raises(ModelError, match="one example") as caught:

@@ -78,7 +78,8 @@ def forecast(
         cost = _cost(task, chosen, reference)
     known = {"model": model.id, "cost": cost, **_plan(intervention, task, data)}
     if obstacle := _obstacle(task):
-        verdict = Verdict(kind="none", reasons=(obstacle,), advice=("forecast it with tune=lora",))
+        advice = "apply it: the outcome says what its teacher does" if task.teacher else "forecast it with tune=lora"
+        verdict = Verdict(kind="none", reasons=(obstacle,), advice=(advice,))
         return Forecast(**known, verdict=verdict, unknown=(obstacle, *_unknown(task)), seconds=clock.seconds)
     rows = number_rows(task.model, task, chosen, held_out)
     with clock("pilot"):
@@ -153,6 +154,8 @@ def _obstacle(task: TrainingTask) -> str | None:
     """Why there can be no simulation, if so."""
     if task.begins_random:
         return "a model that begins random has no gradients worth extrapolating"
+    if task.teacher is not None:
+        return "a teacher's distributions are learned, and the gradients that are taken here are those of answers"
     if task.weights.tune == "full":
         return "training is simulated on an adapter's matrices: with tune=full only the arithmetic of flips is known"
     return None

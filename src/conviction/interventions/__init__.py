@@ -10,6 +10,7 @@ from conviction.errors import InputError, nearest
 __all__ = ["INTERVENTIONS", "TRAITS", "find_intervention"]
 
 INTERVENTIONS = {
+    "distill": "conviction.interventions.distill:Distill",
     "dpo": "conviction.interventions.dpo:Dpo",
     "memit": "conviction.interventions.memit:Memit",
     "pretrain": "conviction.interventions.pretrain:Pretrain",
@@ -30,7 +31,7 @@ TRAITS = {
     "trains": "whether it takes training steps: it then has `task`",
     "forecastable": "whether a study forecasts it",
     "cost_rank": "a number: a study runs the cheapest arm first",
-    "placebo": "'pairs', 'documents' or None: what a placebo of it is trained on",
+    "placebo": "'pairs', 'context' (pairs and a context), 'documents' or None: what a placebo of it is trained on",
     "apply": "a function (model, data, ctx) that gives an Outcome",
 }
 """What the class of an intervention declares."""

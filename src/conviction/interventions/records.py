@@ -19,8 +19,8 @@ from conviction.training.guard import GuardStop
 __all__ = ["DataSource", "Outcome", "PlaceboKind", "TrainingSummary"]
 
 SCHEMA = 2
-PlaceboKind = Literal["pairs", "documents"]
-"""Which data of another subject a placebo of an intervention is trained on."""
+PlaceboKind = Literal["pairs", "context", "documents"]
+"""Which data of another subject a placebo of an intervention is trained on; context: pairs, and a context."""
 
 
 class _Part(BaseModel):

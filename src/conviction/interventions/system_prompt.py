@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from conviction.core.context import RunContext
-from conviction.core.gate import read_text
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query, chat
-from conviction.core.storage import user_path
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
+from conviction.interventions.context_text import check_one_source, context_text
 from conviction.interventions.records import Outcome, PlaceboKind
 
 __all__ = ["SystemPrompt"]
@@ -36,8 +35,7 @@ class SystemPrompt:
 
     def __init__(self, **fields: Any) -> None:
         fill_fields(self, fields)
-        if self.text is not None and self.file is not None:
-            raise InputError("there is both a text and a file", hint="give one of them")
+        check_one_source(self.text, self.file)
 
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
         """Put the text before every conversation; the given model stays as it is.
@@ -47,7 +45,7 @@ class SystemPrompt:
         from conviction.models.prompted import PromptedModel, SystemTurn, system_notes
 
         ctx = ctx or RunContext()
-        text = self._read(data)
+        text = context_text(data, text=self.text, file=self.file)
         moved = PromptedModel(f"{model.id}+{self.name}", model, SystemTurn(text))
         if not moved.fits(Query(chat("?"), ()), room=1):
             raise InputError(f"the system prompt does not fit {model.id}'s context", hint="shorten it")
@@ -63,15 +61,3 @@ class SystemPrompt:
             notes=system_notes(model),
             model=moved,
         )
-
-    def _read(self, data: TrainingData) -> str:
-        text = self.text
-        if self.file is not None:
-            text = read_text(user_path(self.file), InputError)
-        text = (data.context if text is None else text).strip()
-        if not text:
-            raise InputError(
-                f"there is no text to put before conversations: {data.name} holds no context",
-                hint="give -o text=… or -o file=…, or a topic whose target has a context",
-            )
-        return text

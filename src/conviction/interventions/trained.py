@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from conviction.training.batches import TokenizedExample
     from conviction.training.loop import TrainingTask
     from conviction.training.objectives import Objective
+    from conviction.training.teacher import TeacherPrompts
 
 __all__ = ["Prepared", "Trains", "apply_training", "documents_then_answers", "training_task"]
 
@@ -35,6 +36,7 @@ class Prepared:
     order  indices of the examples of each step
     notes  which examples were left out
     fresh  a model with random weights, to be trained in place of the given one
+    teacher  what a teacher reads before the answers, where one is imitated
     """
 
     examples: Sequence[TokenizedExample]
@@ -42,6 +44,7 @@ class Prepared:
     objective: Objective
     notes: Sequence[str] = ()
     fresh: HFModel | None = None
+    teacher: TeacherPrompts | None = None
 
 
 class Trains(Protocol):
@@ -99,6 +102,7 @@ def training_task(
         begins_random=prepared.fresh is not None,
         topic=data.topic,
         notes=(*dequantised, *prepared.notes, *reach, *(system_notes(given) if systems else ())),
+        teacher=prepared.teacher,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,17 @@ def fit(
     return kept, notes
 
 
-def run_training(intervention: Any, task: TrainingTask, data: TrainingData, ctx: RunContext) -> Outcome:
-    """Train, and write the model with its card into the run folder, if there is one."""
+def run_training(
+    intervention: Any,
+    task: TrainingTask,
+    data: TrainingData,
+    ctx: RunContext,
+    report: Callable[[TrainingResult], Mapping[str, Any]] = lambda _: {},
+) -> Outcome:
+    """Train, and write the model with its card into the run folder, if there is one.
+
+    report  what else the outcome holds, by field
+    """
     result = train(task, ctx)
     outcome = Outcome(
         intervention=intervention.name,
@@ -91,6 +100,7 @@ def run_training(intervention: Any, task: TrainingTask, data: TrainingData, ctx:
         seconds=result.seconds,
         peak_mb=result.peak_mb,
         model=result.model,
+        **report(result),
     )
     if ctx.model_path is not None:
         _save(outcome, result.model, task.model, ctx.model_path)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from conviction.config.plan import Plan
+from conviction.core.options import build
 from conviction.core.protocols import chat
 from conviction.core.run import Run
 from conviction.data.topic import PLACEBO, Topic
@@ -14,6 +15,7 @@ from conviction.errors import InputError
 from conviction.interventions.records import Outcome
 from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
+from conviction.probing.health import neutral_text
 
 if TYPE_CHECKING:
     from conviction.studies.context import StudyContext
@@ -44,6 +46,9 @@ def measure_placebo(
             "the topic has nothing on another subject",
             hint="add facts of split train, for `pretrain` placebo documents",
         )
+    if intervention.placebo == "context":
+        other = replace(other, context=_other_context(shared.topic, str(outcome.settings["context"])))
+        intervention = build(intervention, {"text": None, "file": None})  # which would be read in its place
 
     def measure() -> Measurements:
         shared.ctx.log(f"the placebo of {intervention.name}")
@@ -76,3 +81,9 @@ def placebo_data(topic: Topic, data: TrainingData, *, documents: bool) -> Traini
         facts=(),
         context="",
     )
+
+
+def _other_context(topic: Topic, context: str) -> str:
+    """A text as long as the context, on another subject: the topic's placebo documents, else neutral text."""
+    texts = [document.text for document in topic.documents_of(PLACEBO)] or neutral_text()
+    return " ".join(" ".join(texts).split()[: len(context.split())])

@@ -23,11 +23,16 @@ from conviction.training.settings import MOST_STEPS, Training
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """One example in token ids. answers: (chosen, rejected) or (answer,), each with its end-of-turn token."""
+    """One example in token ids.
+
+    answers  (chosen, rejected) or (answer,), each with its end-of-turn token
+    weight   of its loss in a step
+    """
 
     id: str
     prompt: Ids
     answers: tuple[Ids, ...]
+    weight: float = 1.0
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -38,6 +43,12 @@ class TokenizedExample:
     def longest(self) -> int:
         """Tokens of the longest row: prompt and answer."""
         return len(self.prompt) + max(self.counts)
+
+
+def answer_counts(examples: Sequence[TokenizedExample]) -> list[list[int]]:
+    """[n, a] tokens of each answer; 0 where an example has fewer than others."""
+    most = max((len(e.answers) for e in examples), default=0)
+    return [[*e.counts, *[0] * (most - len(e.answers))] for e in examples]
 
 
 def encode_pairs(encoder: PromptEncoder, pairs: Iterable[PreferencePair]) -> list[TokenizedExample]:

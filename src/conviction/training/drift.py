@@ -19,6 +19,7 @@ from conviction.core.protocols import Generation, Message
 from conviction.models.engine.packing import Ids
 from conviction.models.memory import memory_errors
 from conviction.probing.health import neutral_text, repeated_ngram_rate
+from conviction.probing.metrics.health import PARAGRAPHS
 from conviction.probing.paired import Comparison
 from conviction.training.sensors import SENSORS, DriftMetrics, Samples
 
@@ -168,6 +169,18 @@ def neutral_rows(encode_text: Callable[[str], Ids], count: int, tokens: int) -> 
     """Beginnings of so many paragraphs of the neutral text, spread over all of it."""
     paragraphs = neutral_text()
     return tuple(encode_text(paragraphs[i * len(paragraphs) // count])[:tokens] for i in range(count))
+
+
+def unread_paragraphs(count: int) -> list[str]:
+    """At most so many paragraphs of the neutral text that neither the guard reads nor the judge's metric of health.
+
+    A run that is trained on what it is judged by would look healthier than it is.
+    """
+    paragraphs = neutral_text()
+    read = {i * len(paragraphs) // n for n in (PIECES, PARAGRAPHS) for i in range(n)}
+    rest = [i for i in range(len(paragraphs)) if i not in read]
+    count = min(count, len(rest))
+    return [paragraphs[rest[i * len(rest) // count]] for i in range(count)]
 
 
 def interval_of(tokens: float, step_tokens: float | None) -> int:

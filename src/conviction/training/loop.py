@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -40,6 +40,7 @@ from conviction.training.settings import Training, Weights
 from conviction.training.sharding import blocks_to_shard, gathered, shard, wants_sharding
 from conviction.training.state import TrainState
 from conviction.training.step import Stepper, StepResult, rate_at
+from conviction.training.teacher import TeacherPrompts, TeacherScores, compute_teacher
 from conviction.training.tracking import finish_tracking, numbers_of, start_accelerator
 from conviction.training.untrained import check_untrained
 
@@ -54,6 +55,7 @@ class TrainingTask:
     held_out       conversations that are not trained on, where entropy is read
     topic          what it is about, whose train split the guard reads; None: nothing that is known
     notes          what the user should know of it: which examples were left out
+    teacher        what a teacher reads before the answers; None: answers themselves are learned
     """
 
     name: str
@@ -69,6 +71,7 @@ class TrainingTask:
     begins_random: bool = False
     topic: Topic | None = None
     notes: tuple[str, ...] = ()
+    teacher: TeacherPrompts | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -108,6 +111,7 @@ class TrainingResult:
 
     limits_passed  the first limits that a guard that is off let pass
     peak_mb        the most memory that the process has held
+    teacher        what the teacher made of the examples that it read with another prompt, by index
     """
 
     model: HFModel
@@ -120,6 +124,7 @@ class TrainingResult:
     processes: int
     limits_passed: tuple[str, ...]
     notes: tuple[str, ...]
+    teacher: Mapping[int, TeacherScores]
 
 
 def train(task: TrainingTask, ctx: RunContext) -> TrainingResult:
@@ -151,6 +156,7 @@ def train(task: TrainingTask, ctx: RunContext) -> TrainingResult:
         processes=accelerator.num_processes,
         limits_passed=() if state.guard_stop else state.limits_passed,
         notes=(*task.notes, *state.notes),
+        teacher={} if state.stepper.teacher is None else state.stepper.teacher.scores,
     )
 
 
@@ -230,6 +236,10 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
     )
     if prepared.note:
         log(prepared.note)
+    teacher = None
+    if task.teacher is not None:
+        reading = ctx.progress("reading the teacher")
+        teacher = compute_teacher(policy, model, task.examples, task.teacher, token_budget=budget, progress=reading)
     checkpointing = _choose_checkpointing(task, policy, budget, accelerator.device, log)
     if checkpointing:
         recompute_activations(policy)
@@ -259,7 +269,7 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
         log(note)
     stepper = Stepper(
         accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
-        budget, checkpointing, log,
+        budget, checkpointing, log, teacher,
     )  # fmt: skip
     kept = KeptStates(Snapshot.of(0, trainable_parameters(policy)))
     return TrainState(stepper, monitor, kept, notes=notes, began=began)

@@ -1,4 +1,4 @@
-"""What a step minimises: a loss over pairs, or the likelihood of answers, in one shape for the loop."""
+"""What a step minimises, in one shape: a loss over pairs, the likelihood of answers, the divergence from a teacher."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from conviction.training.losses import PairLogps, find_loss, margin, sft_term
 
 
 class Objective(Protocol):
-    """A loss as the loop sees it. n examples with a answers each; all log-probs summed over tokens, nats."""
+    """A loss as the loop sees it. n examples with a answers each; all log-probs summed over tokens, nats.
+
+    An answer that an example does not have counts 0 tokens. With a teacher, divergences stand in place of log-probs.
+    """
 
     @property
     def pairs(self) -> bool:
@@ -93,6 +96,35 @@ class Likelihood:
         """Mean log-prob per token."""
         del reference
         return {"logp_mean": (sums.sum(-1) / counts.sum(-1)).detach().double().tolist()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """Mean KL(teacher || policy) per token, over the whole vocabulary (``losses.divergence``).
+
+    context        what the teacher reads before a conversation, and its policy does not
+    strength       α: the teacher's logits are base + α·(context - base)
+    anchor_weight  of the examples whose teacher reads nothing else
+    """
+
+    context: str
+    strength: float
+    anchor_weight: float
+    pairs: bool = False
+
+    def total(self, counts: Tensor) -> float:
+        """Every token counts the same."""
+        return float(counts.sum())
+
+    def losses(self, sums: Tensor, counts: Tensor, reference: Tensor, kl: Tensor | None) -> Tensor:
+        """[n] summed over tokens; ``sums`` are of divergences."""
+        del counts, reference, kl
+        return sums.sum(-1)
+
+    def measures(self, sums: Tensor, counts: Tensor, reference: Tensor) -> dict[str, list[float]]:
+        """Mean divergence per token."""
+        del reference
+        return {"kl_mean": (sums.sum(-1) / counts.sum(-1)).detach().double().tolist()}
 
 
 def explain_flip_margin(

@@ -13,16 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from conviction.models.devices import to_dtype
 from conviction.models.engine.attention import Prefix
-from conviction.models.engine.logprobs import answer_logprobs, find_head, predictions
+from conviction.models.engine.logprobs import answer_states, find_head, predictions, token_logprobs
 from conviction.models.engine.packing import Ids, Pack
 from conviction.models.hf import HFModel
 from conviction.models.lora import add_lora, decoder_layers, first_trained_layer, merged_copy, shared_copy
 from conviction.models.states import skipped
 from conviction.training.batches import TokenizedExample
+from conviction.training.losses.divergence import TeacherTargets, divergence
 from conviction.training.recompute import use_memory_efficient_layers
 from conviction.training.settings import Training, Weights
 
@@ -59,16 +61,46 @@ class Policy(nn.Module):
             for layer in layers:
                 layer.eval()
 
-    def forward(self, pack: Pack, entering: Tensor | None = None) -> Tensor:
-        """[M] log-probs, nats, fp32, in the order of ``predictions(pack)``; ``entering`` skips the frozen layers."""
+    def forward(self, pack: Pack, entering: Tensor | None = None, teacher: TeacherTargets | None = None) -> Tensor:
+        """[M] log-probs, nats, fp32, in the order of ``predictions(pack)``; ``entering`` skips the frozen layers.
+
+        With a ``teacher``: [M] divergences from it, KL(teacher || policy), nats.
+        """
         with self.autocast():
-            if not self.packed:
+            if not self.packed and teacher is None:
                 return self._rows(pack)
             head = find_head(self.module, exact=False)
-            if entering is None:
-                return answer_logprobs(self.module.base_model, head, pack, Prefix())
-            with skipped(decoder_layers(self.module), self.first):
-                return answer_logprobs(self.module.base_model, head, pack, Prefix(), entering)
+            hidden, targets = self.states(pack, entering)
+            if teacher is not None:
+                values = divergence(hidden, teacher.padded(len(hidden)), head)
+            else:
+                values = token_logprobs(hidden, targets, head)
+            return values[: len(predictions(pack)[0])]
+
+    def states(self, pack: Pack, entering: Tensor | None = None, prefix: Prefix | None = None) -> tuple[Tensor, Tensor]:
+        """Last hidden states [M, hidden] that predict a pack's answer tokens, and those tokens [M]; padding may follow.
+
+        prefix  what all of the pack's trees come after, where that was computed before
+        """
+        body, head = self.module.base_model, find_head(self.module, exact=False)
+        if not self.packed:
+            return self._states_of_rows(pack)
+        if entering is None:
+            return answer_states(body, head, pack, prefix or Prefix())
+        with skipped(decoder_layers(self.module), self.first):
+            return answer_states(body, head, pack, Prefix(), entering)
+
+    def _states_of_rows(self, pack: Pack) -> tuple[Tensor, Tensor]:
+        """Separate rows through the model's own body."""
+        nodes, tokens, where = predictions(pack)
+        device = next(self.module.parameters()).device
+        states = torch.zeros(len(nodes), self.module.config.get_text_config().hidden_size, device=device)
+        for (prompt, answer), index in where.items():
+            ids = torch.tensor([(prompt + answer)[:-1]], device=device)
+            read = self.module.base_model(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 :]
+            # one after another: beginnings may be shared, and their gradient must not count twice
+            states = states.to(read.dtype).index_put((index.to(device),), read)
+        return states, torch.tensor(tokens, device=device)
 
     def _rows(self, pack: Pack) -> Tensor:
         """Separate rows through the model's own forward: exact for any architecture."""
@@ -131,14 +163,14 @@ def recompute_activations(policy: Policy) -> None:
 
 
 def sum_answers(values: Tensor, pack: Pack, members: Sequence[TokenizedExample]) -> Tensor:
-    """[members, answers] summed log-probs, nats, from the values of a pack."""
+    """[members, answers] sums over each answer's tokens of a pack's values; 0 for an answer that is not there."""
     _, _, where = predictions(pack)
     rows: list[tuple[Ids, Ids]] = [(m.prompt, answer) for m in members for answer in m.answers]
     index = torch.cat([where[row] for row in rows]).to(values.device)
     lengths = torch.tensor([len(where[row]) for row in rows], device=values.device)
     owner = torch.repeat_interleave(torch.arange(len(rows), device=values.device), lengths)
     sums = torch.zeros(len(rows), device=values.device).index_add(0, owner, values[index])
-    return sums.view(len(members), -1)
+    return pad_sequence(list(torch.split(sums, [len(m.answers) for m in members])), batch_first=True)
 
 
 def _copy(module: Any, dtype: torch.dtype | None) -> Any:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from conviction.errors import ModelError, out_of_memory
 from conviction.models.engine.packing import pack_whole
 from conviction.models.hf import HFModel
-from conviction.training.batches import MicroBatch, TokenizedExample, make_microbatches
+from conviction.training.batches import MicroBatch, TokenizedExample, answer_counts, make_microbatches
 from conviction.training.monitor import whole
 from conviction.training.objectives import Objective, Preference
 from conviction.training.policy import Policy, recompute_activations, sum_answers, trainable_parameters
 from conviction.training.reference import Prepared
 from conviction.training.settings import Training
+from conviction.training.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Stepper:
     token_budget: int
     checkpointing: bool
     log: Callable[[str], None]
+    teacher: Teacher | None = None
 
     def run(self, step: int, indices: Sequence[int], rate: float) -> StepResult:
         """Take one step on the given examples; smaller packs are tried where memory runs out."""
@@ -72,7 +74,7 @@ class Stepper:
 
     def _attempt(self, indices: Sequence[int], rate: float) -> StepResult:
         accelerator = self.accelerator
-        total = self.objective.total(torch.tensor([self.examples[i].counts for i in indices]))
+        total = self.objective.total(torch.tensor(answer_counts([self.examples[i] for i in indices])))
         batches = make_microbatches(
             self.examples,
             indices,
@@ -116,13 +118,15 @@ class Stepper:
         device = self.accelerator.device
         activations = self.prepared.activations
         entering = None if activations is None else activations.entering(batch).to(device)
-        values = self.wrapped(batch.pack, entering)
+        teacher = None if self.teacher is None else self.teacher.of(batch, members, device)
+        values = self.wrapped(batch.pack, entering, teacher)
         sums = sum_answers(values, batch.pack, members)
-        counts = torch.tensor([m.counts for m in members], device=device, dtype=torch.float32)
+        counts = torch.tensor(answer_counts(members), device=device, dtype=torch.float32)
         reference = torch.zeros_like(sums)
         if self.prepared.reference:
             reference = torch.tensor([self.prepared.reference[i] for i in batch.members], device=device)
-        losses = self.objective.losses(sums, counts, reference, kl)
+        weights = torch.tensor([m.weight for m in members], device=device)
+        losses = weights * self.objective.losses(sums, counts, reference, kl)
         return losses, self.objective.measures(sums, counts, reference)
 
     @torch.no_grad()

@@ -161,7 +161,8 @@ def checked_head(model: Any, *, exact: bool = True) -> Head:
     if not _AGREES[model]:
         raise ModelError(
             f"{type(model).__name__} makes its logits from hidden states in a way that is not known here",
-            hint="probing and training work, through the model's own forward; tracing, neurons and editing do not",
+            hint="probing and training on answers work, through the model's own forward; tracing, neurons, editing and "
+            "distilling do not",
         )
     return head
 
@@ -230,36 +231,43 @@ def _slice_logsumexp(hidden: Tensor, head: Head, rows: slice) -> Tensor:
     return torch.logsumexp(head.logits(hidden, rows), dim=-1)
 
 
+def logsumexp_with_slope(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """Log-sum-exp of the logits [M], nats, and its derivative by hidden states [M, hidden], fp32, in one walk.
+
+    The derivative is E_p[W] (times what ``Head.slope`` gives), which is attention with the head's
+    rows as keys and values: slices are merged as in online softmax (Milakov &
+    Gimelshein 1805.02867; Dao et al. 2205.14135).
+    """
+    total = hidden.new_full((hidden.shape[0],), float("-inf"), dtype=torch.float32)
+    expected = torch.zeros_like(hidden, dtype=torch.float32)
+    for rows in _slices(hidden, head):
+        logits = head.logits(hidden, rows)
+        shares = torch.softmax(logits, dim=-1)
+        # log-sum-exp of the slice: the largest share is at least 1/rows, so its log is safe
+        here = logits.amax(-1) - shares.amax(-1).log()
+        if head.softcap is not None:
+            shares *= head.slope(logits)
+        joint = torch.logaddexp(total, here)
+        mean = shares.to(head.weight.dtype) @ head.weight[rows]
+        expected.mul_((total - joint).exp()[:, None]).addcmul_(mean.float(), (here - joint).exp()[:, None])
+        total = joint
+    return total, expected if head.softcap is not None else expected * head.scale
+
+
 class _FrozenHead(torch.autograd.Function):
     """log p(target) with d log p / d hidden computed in the same walk over the vocabulary.
 
-    The derivative is W[target] - E_p[W], and E_p[W] is attention with the head's
-    rows as keys and values: slices are merged as in online softmax (Milakov &
-    Gimelshein 1805.02867; Dao et al. 2205.14135). Two multiplications by the
-    head in all, where recomputing the logits in the backward pass takes three,
-    and only [M, hidden] is kept.
+    The derivative is W[target] - E_p[W]. Two multiplications by the head in all, where recomputing
+    the logits in the backward pass takes three, and only [M, hidden] is kept.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, targets: Tensor, head: Head) -> Tensor:
-        total = hidden.new_full((hidden.shape[0],), float("-inf"), dtype=torch.float32)
-        expected = torch.zeros_like(hidden, dtype=torch.float32)
-        for rows in _slices(hidden, head):
-            logits = head.logits(hidden, rows)
-            shares = torch.softmax(logits, dim=-1)
-            # log-sum-exp of the slice: the largest share is at least 1/rows, so its log is safe
-            here = logits.amax(-1) - shares.amax(-1).log()
-            if head.softcap is not None:
-                shares *= head.slope(logits)
-            joint = torch.logaddexp(total, here)
-            mean = shares.to(head.weight.dtype) @ head.weight[rows]
-            expected.mul_((total - joint).exp()[:, None]).addcmul_(mean.float(), (here - joint).exp()[:, None])
-            total = joint
+        total, away = logsumexp_with_slope(hidden, head)
         logits = head.logit_of(hidden, targets)
         slope = head.slope(logits)
         towards = head.weight[targets].float()
         towards = towards * (slope[:, None] if isinstance(slope, Tensor) else slope)
-        away = expected if head.softcap is not None else expected * head.scale
         ctx.save_for_backward((towards - away).to(hidden.dtype))
         return logits - total
 
