@@ -22,10 +22,11 @@ from conviction.training.guard import Guard
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An intervention, and the limits that it is applied under."""
+    """An intervention, and the limits that it is applied under. given: fields that the user set, which stay."""
 
     intervention: Any
     guard: Guard
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def plan_intervention(
         return Plan(intervention=intervention, guard=limits)
     own, of_guard = assign_fields([type(intervention), Guard], fields)
     _check_mode(of_guard)
-    return Plan(intervention=build(intervention, own), guard=build(limits, of_guard))
+    return Plan(intervention=build(intervention, own), guard=build(limits, of_guard), given=frozenset(own))
 
 
 def plan_arms(

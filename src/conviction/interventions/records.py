@@ -15,11 +15,13 @@ from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.training.guard import GuardStop
 
-__all__ = ["DataSource", "Outcome", "PlaceboKind", "TrainingSummary"]
+__all__ = ["DataSource", "Outcome", "PlaceboKind", "SearchSpace", "TrainingSummary"]
 
 SCHEMA = 2
 PlaceboKind = Literal["pairs", "documents"]
 """Which data of another subject a placebo of an intervention is trained on."""
+SearchSpace = Mapping[str, tuple[Any, ...]]
+"""Field → the values that a search for settings tries."""
 
 
 class _Part(BaseModel):

@@ -12,7 +12,7 @@ from conviction.core.protocols import LanguageModel, Query, chat
 from conviction.core.storage import user_path
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import Outcome, PlaceboKind, SearchSpace
 
 __all__ = ["SystemPrompt"]
 
@@ -30,6 +30,7 @@ class SystemPrompt:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 10
     placebo: ClassVar[PlaceboKind | None] = None
+    search: ClassVar[SearchSpace] = {}
 
     text: str | None = setting(None, "the system turn; none: the target pole's context")
     file: str | None = setting(None, "a file with the system turn")
