@@ -15,7 +15,7 @@ from conviction.errors import ModelError
 from conviction.models.engine.logprobs import predictions
 from conviction.models.engine.packing import pack_whole
 from conviction.models.engine.protocol import Row
-from conviction.models.engine.selfcheck import Agreement, compare
+from conviction.models.engine.selfcheck import SECOND_LOOK, Agreement, compare
 from conviction.models.hf import HFModel
 from conviction.training.batches import TokenizedExample
 from conviction.training.policy import Policy
@@ -27,18 +27,17 @@ COMPARED = 3  # examples: the longest and two others
 def check_untrained(policy: Policy, model: HFModel, examples: Sequence[TokenizedExample], token_budget: int) -> str:
     """Compare the policy with the model's own ``forward`` on the longest example and two others.
 
-    A packed policy that differs computes rows one by one from now on; what is returned
-    says so, and is empty otherwise. Raises ModelError, with both numbers, if it still differs.
+    Where these do not agree, ``SECOND_LOOK`` more decide: what rounding does is not known from three. A packed policy
+    that differs computes rows one by one from now on; what is returned says so, and is empty otherwise. Raises
+    ModelError, with both numbers, if it still differs.
     """
-    by_length = sorted(examples, key=lambda e: (-e.longest, e.id))
-    chosen = [by_length[0], *by_length[len(by_length) // 2 :][: COMPARED - 1]]
-    agreement, worst = _compare(policy, model, chosen, token_budget)
+    agreement, worst = _compare_twice(policy, model, examples, token_budget)
     if agreement.accepted:
         return ""
     if policy.packed:
         policy.packed = False
         apart = agreement.max_difference
-        agreement, worst = _compare(policy, model, chosen, token_budget)
+        agreement, worst = _compare_twice(policy, model, examples, token_budget)
         if agreement.accepted:
             return f"rows are trained one by one: packed, they differ by up to {apart:.2g} nats a token"
     name, ours, theirs = worst
@@ -47,6 +46,20 @@ def check_untrained(policy: Policy, model: HFModel, examples: Sequence[Tokenized
         f"model's own forward, {ours:.3f} by the copy that would be trained",
         hint="its weights cannot be trained as they are stored: load unquantised weights, or use --dtype fp32",
     )
+
+
+def _compare_twice(
+    policy: Policy, model: HFModel, examples: Sequence[TokenizedExample], token_budget: int
+) -> tuple[Agreement, tuple[str, float, float]]:
+    """``_compare`` on few examples; on more, where these do not agree."""
+    by_length = sorted(examples, key=lambda e: (-e.longest, e.id))
+    middle = by_length[len(by_length) // 2 :]
+    result = _compare(policy, model, [by_length[0], *middle[: COMPARED - 1]], token_budget)
+    if result[0].accepted:
+        return result
+    half = SECOND_LOOK // 2
+    more = {e.id: e for e in (*by_length[: 1 + half], *middle[: COMPARED - 1 + half])}
+    return _compare(policy, model, list(more.values()), token_budget)
 
 
 def _compare(
