@@ -18,6 +18,7 @@ from conviction.data.topic import Topic
 from conviction.data.validation import validation_topic
 from conviction.errors import InputError
 from conviction.interventions.dpo import Dpo
+from conviction.reporting.page import report
 from conviction.studies import tuning as module
 from conviction.studies.context import StudyDesign
 from conviction.studies.study import study
@@ -219,7 +220,10 @@ def test_a_study_and_a_run_apply_what_was_chosen(kit, model, tiny_folder, tmp_pa
     assert tuning.options["learning_rate"] == arm.settings["learning_rate"] == 5e-4
     outcome = apply("sft", model, kit, tune_minutes=5.0, rank=2, run=tmp_path / "run")
     assert outcome.settings["max_steps"] == arm.settings["max_steps"] == tuning.options["max_steps"]
-    assert (tmp_path / "run/tuning.json").exists()
+    page = report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "How its settings were chosen" in page
+    assert "learning_rate=0.0005" in page
+    assert "Shift along the runs" in page
 
 
 def test_settings_cannot_be_searched_without_a_topic(tmp_path, model, kit):

@@ -33,14 +33,13 @@ from conviction.probing.depth_records import Measurements
 from conviction.probing.metric import Kind
 from conviction.probing.paired import differences
 from conviction.studies.judge import judge
-from conviction.studies.tuning_records import Dose, Trial, Tuning
+from conviction.studies.tuning_records import STAGE, Dose, Trial, Tuning
 
 DOSES = 5  # readings along a run
 EPOCHS = 3  # of a trial, where the user gave none: a shorter run is one of its doses
 CONFIRMED = 2  # cells that are trained, of those that are forecast
 # Of a forecast: a kit's training split makes a short run, which one at full length would take longer than.
 PILOT_STEPS, EXAMPLES = 5, 16
-STAGE = "tuning"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from conviction.core.record import Frozen
 
 SCHEMA = 1
+STAGE = "tuning"  # its name in a run folder
 
 
 class Dose(Frozen):

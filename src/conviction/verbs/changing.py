@@ -138,13 +138,9 @@ def apply(
     The changed model is ``outcome.changed``; why the guard stopped it, if it did, ``outcome.guard_stop``.
     Raises InputError for an unknown field, or data that the intervention has no use for.
     """
-    from conviction.training.tracking import check_tracker
-
     ctx = ctx or RunContext()
     plan = plan_intervention(intervention, fields, ctx.guard if guard is None else guard)
-    tracker = ctx.tracker if tracker is None else tracker
-    if tracker is not None:
-        check_tracker(tracker)
+    tracker = _checked_tracker(ctx.tracker if tracker is None else tracker)
     source = told(as_source(data), ctx)
     _check_forecast_first(forecast_first, test, kept=run is not None or ctx.run is not None)
     asked = held_out(test, source) if forecast_first else []
@@ -157,8 +153,7 @@ def apply(
     loaded = as_model(model, loading(load, ctx))
     with place.open() as opened:
         own, steps = replace(opened, guard=plan.guard, tracker=tracker), list[dict[str, Any]]()
-        if tune_minutes is not None:
-            plan = _tuned(plan, loaded, source, own, tune_minutes)
+        plan = plan if tune_minutes is None else _tuned(plan, loaded, source, own, tune_minutes)
         if own.run is None:
             outcome = _carry_out(plan, loaded, source, _recording(own, steps))
             return outcome.model_copy(update={"steps": tuple(steps)})
@@ -170,6 +165,15 @@ def apply(
         if main_process():
             own.run.save("outcome", outcome)
         return _in_folder(outcome, own.run, again)
+
+
+def _checked_tracker(tracker: str | None) -> str | None:
+    """The tracker, or None for none. Raises InputError for an unknown one."""
+    from conviction.training.tracking import check_tracker
+
+    if tracker is not None:
+        check_tracker(tracker)
+    return tracker
 
 
 def _tuned(plan: Plan, model: LanguageModel, source: Source, ctx: RunContext, minutes: float) -> Plan:
