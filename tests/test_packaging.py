@@ -75,7 +75,7 @@ def test_the_description_is_whole(built, metadata):
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
     with zipfile.ZipFile(built[0]) as wheel:
         entry_points = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
-        assert "conviction = conviction.cli.app:main" in wheel.read(entry_points).decode()
+        assert "conviction = conviction.__main__:main" in wheel.read(entry_points).decode()
         assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
 
 

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "BudgetSpent",
@@ -34,6 +35,7 @@ __all__ = [
     "StorageError",
     "TopicError",
     "first_line",
+    "library_errors",
     "nearest",
     "no_memory",
     "out_of_memory",
@@ -109,6 +111,26 @@ def out_of_memory(error: BaseException) -> bool:
 def first_line(error: BaseException) -> str:
     """The first line of what an error says; its kind where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def library_errors() -> Iterator[None]:
+    """Turn what any library says of memory at an end, and the panic of one in Rust, into a ModelError.
+
+    One that says it in our words stays. A panic, as of tokenizers over a damaged file, is no Exception in Python.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ModelError(
+                f"a library gave up over a file of the model, most likely tokenizer.json ({first_line(error)[:200]})",
+                hint="the folder is damaged, or was made to do harm: get a complete copy of the model",
+            ) from error
+        in_our_words = isinstance(error, ConvictionError) and "memory" in error.message
+        if in_our_words or not out_of_memory(error):
+            raise
+        raise no_memory(error) from error
 
 
 def no_memory(error: BaseException) -> ModelError:

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sqlite3
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -21,7 +23,7 @@ from processes import SERVER, begin, end
 from tiny import write_data
 
 from conviction.core.lock import only_one
-from conviction.core.storage import clear_unfinished, new_folder_beside, storage_errors, write_atomic
+from conviction.core.storage import clear_unfinished, is_unfinished, new_folder_beside, storage_errors, write_atomic
 from conviction.errors import RunError, StorageError, no_memory, out_of_memory
 
 WAIT = 300.0  # seconds, on a machine that does much else
@@ -79,6 +81,28 @@ def test_a_signal_that_is_ignored_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("imported", ["inspect", "typer.models", "rich.text", "conviction.cli.study"])
+def test_a_signal_before_everything_is_imported_shows_no_traceback(name, imported):
+    """A command imports for up to half a second; it prints what was imported, and is then killed."""
+    command = [sys.executable, "-X", "importtime", "-m", "conviction", "topics", "--format"]
+    form = "json" if name == "SIGTERM" else "text"
+    with subprocess.Popen([*command, form], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == imported:
+                break
+        process.send_signal(getattr(signal, name))
+        text = process.stderr.read()
+    assert process.returncode == 2, text
+    assert "Traceback" not in text
+    lines = [line for line in text.splitlines() if not line.startswith("import time:")]
+    if form == "json":
+        assert json.loads(lines[-1])["error"] == "interrupted"
+    else:
+        assert "\n".join(lines).startswith("error: interrupted\nhelp: what was finished is kept")
+
+
 @pytest.mark.slow
 def test_twenty_kills_of_all_verbs_lose_nothing(tmp_path):
     outcome = soak.soak(20, 22, tmp_path)
@@ -89,15 +113,15 @@ def test_twenty_kills_of_all_verbs_lose_nothing(tmp_path):
 def test_a_run_that_was_killed_before_its_first_file_was_whole_is_begun_again(run, write_topic, tiny_folder):
     """SIGKILL between a file and its name left a folder that refused its own command."""
     Path("r").mkdir()
-    Path("r/.run.json-0123456789abcdef").write_text('{"half')
+    Path("r/.unfinished-0123456789abcdef").write_text('{"half')
     asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--quick", "--run", "r")
     code, _, err = run(*asked)
     assert code == 0, err
-    assert not Path("r/.run.json-0123456789abcdef").exists()
+    assert not Path("r/.unfinished-0123456789abcdef").exists()
 
 
 def test_only_what_a_killed_process_left_is_cleared(tmp_path):
-    for name in (".gitignore", ".hidden-file", "run.json", ".x-0123456789abcdeg"):
+    for name in (".gitignore", ".hidden-file", "run.json", ".x-0123456789abcdef"):
         (tmp_path / name).write_text("")
     half = new_folder_beside(tmp_path / "arms" / "step-000025")
     (half / "tensors").write_text("")
@@ -106,7 +130,7 @@ def test_only_what_a_killed_process_left_is_cleared(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         ".gitignore",
         ".hidden-file",
-        ".x-0123456789abcdeg",
+        ".x-0123456789abcdef",
         "arms",
         "run.json",
     ]
@@ -328,6 +352,118 @@ def test_a_full_disk_is_an_error_at_every_write_and_the_same_command_goes_on(
         assert (place / "full" / file).read_bytes() == (place / "whole" / file).read_bytes(), file
 
 
+def mount(place: Path, options: str) -> subprocess.CompletedProcess[str]:
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 64 kB, and what makes it larger."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if sys.platform != "linux" or (made := mount(place, "size=64k")).returncode:
+        pytest.skip("no file system can be mounted here" + (f": {made.stderr}" if sys.platform == "linux" else ""))
+    try:
+        yield place, lambda kilobytes: mount(place, f"remount,size={kilobytes}k").check_returncode()
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.slow
+def test_a_study_on_a_disk_that_is_full_again_and_again_ends_as_on_a_large_one(small_disk, run, tmp_path, monkeypatch):
+    """The disk grows by 96 kB after each attempt: one write after another is refused, those of the cache as well."""
+    place, grow = small_disk
+    soak.make_world(tmp_path, applied=False)
+    asked = [str(tmp_path / part) if part in {"tea", "m"} else part for part in soak.VERBS["study"]]
+    (tmp_path / "whole").mkdir()
+    monkeypatch.chdir(tmp_path / "whole")
+    monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "whole-cache"))
+    assert run(*asked)[0] == 0
+    wanted = soak.state(tmp_path / "whole")
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("CONVICTION_CACHE", str(place / "cache"))
+    refused, size = set(), 64
+    while (ended := run(*asked))[0] != 0:
+        code, out, err = ended
+        assert "Traceback" not in out + err
+        assert code == 2 or re.search("No space left|disk is full", out + err), out + err
+        refused.update(re.findall(r"writing (\S+?)[:,]|(score cache|checkpoint)", err))
+        assert [p for p in place.rglob("*") if is_unfinished(p)] == []
+        for path in place.rglob("*.json"):
+            json.loads(path.read_text(encoding="utf-8"))
+        size += 96
+        assert size < 4096, err
+        grow(size)
+    now = soak.state(place)
+    monkeypatch.setattr(soak, "ROUNDING", 1e-4)  # a relative error of the forecast is one of small numbers
+    assert [path for path in {**wanted, **now} if not soak._close(wanted.get(path), now.get(path))] == []
+    assert len(refused) > 3, refused
+
+
+# -- what may not be read or written -------------------------------------------------
+
+DENIED = {
+    "data": ("audit", "no.jsonl"),
+    "data in a folder": ("audit", "shut/pairs.jsonl"),
+    "a folder of data": ("audit", "shut"),
+    "a split of a folder": ("audit", "split"),
+    "a copy": ("audit", "pairs.jsonl", "--fix", "--output", "readonly/x.jsonl"),
+    "a run folder": ("probe", "tea", "--run", "readonly"),
+    "a run folder in one": ("probe", "tea", "--run", "shut/r"),
+    "a run": ("report", "run"),
+    "a run in a folder": ("report", "shut/r"),
+    "runs": ("compare", "run", "run-2"),
+    "a topic": ("probe", "no-topic"),
+    "a topic's texts": ("probe", "no-texts"),
+    "a model": ("probe", "tea", "--model", "no-model", "--backend", "transformers"),
+    "a model in a folder": ("probe", "tea", "--model", "./shut/m", "--backend", "transformers"),
+    "a model's weights": ("probe", "tea", "--model", "no-weights", "--backend", "transformers"),
+    "an adapter": ("probe", "tea", "--model", "no-adapter", "--backend", "transformers"),
+    "documents": ("apply", "rag", "--data", "pairs.jsonl", "-o", "documents=documents"),
+    "a system prompt": ("apply", "system_prompt", "--data", "pairs.jsonl", "-o", "file=no.jsonl"),
+    "a config": ("apply", "dpo", "--data", "pairs.jsonl", "--config", "shut/c.yaml"),
+    "a new topic": ("topics", "new", "readonly/x"),
+}
+
+
+@linux
+@pytest.mark.long
+def test_what_may_not_be_read_or_written_is_an_error_that_names_it(place, tiny_folder, write_topic):
+    write_data(place / "no.jsonl")
+    (place / "s.json").write_text('{"likes": {"Milky": -1.0}, "otherwise": -2.0}')
+    for folder in ("shut", "readonly", "split", "no-adapter", "documents", "run", "run-2"):
+        (place / folder).mkdir()
+    write_data(place / "shut/pairs.jsonl")
+    write_data(place / "split/train.jsonl")
+    (place / "documents/a.md").write_text("Milk is good.")
+    for folder in ("run", "run-2"):
+        for name in ("run.json", "outcome.json"):
+            (place / folder / name).write_text("{}")
+            (place / folder / name).chmod(0)
+    for name in ("tea", "no-topic", "no-texts"):
+        write_topic(name=name)
+    shutil.copytree(tiny_folder, place / "no-model")
+    shutil.copytree(tiny_folder, place / "no-weights")
+    (place / "no-adapter/adapter_config.json").write_text("{}")
+    hidden = ("no.jsonl", "shut", "split/train.jsonl", "no-topic/topic.yaml", "no-texts/plain.md", "documents/a.md")
+    for name in (*hidden, "no-model/config.json", "no-weights/model.safetensors", "no-adapter/adapter_config.json"):
+        (place / name).chmod(0)
+    (place / "readonly").chmod(0o555)
+    scripted = ("--model", "s.json", "--backend", "scripted")
+    takes_model = {"probe", "apply"}
+    commands = [(*a, *(() if "--model" in a or a[0] not in takes_model else scripted)) for a in DENIED.values()]
+    ended = processes.run_without_privileges(place / "out.json", *commands)
+    for folder in ("shut", "readonly"):
+        (place / folder).chmod(0o755)
+    for kind, (code, _, err) in zip(DENIED, ended, strict=True):
+        assert code == 2, (kind, err)
+        assert re.search(r"^error: .+\nhelp: .+", err, re.DOTALL), (kind, err)
+        assert "Traceback" not in err, (kind, err)
+        assert "Permission denied" in err or kind.endswith("in a folder"), (kind, err)  # what is in it is not seen
+        assert "space" not in err, (kind, err)
+
+
 # -- files are the user's ------------------------------------------------------------
 
 
@@ -353,6 +489,17 @@ def test_whatever_is_written_has_the_users_own_mask(run, write_topic, tiny_folde
     assert len(paths) > 30
     wrong = {str(p): oct(m) for p in paths if (m := stat.S_IMODE(p.stat().st_mode)) & 0o666 != 0o666 & ~mask}
     assert wrong == {}
+
+
+@pytest.mark.parametrize("name", ["🫖" * 63, "茶" * 85, "a" * 255, "ä" * 127])
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path, name):
+    write_atomic(tmp_path / name, "tea")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(name, "tea")]
+    new_folder_beside(tmp_path / name).rmdir()
+    with pytest.raises(StorageError) as caught:
+        write_atomic(tmp_path / f"{name}aaaa", "tea")
+    assert "shorter name" in caught.value.hint
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 from tea import YAML, items, tea_items
@@ -121,3 +122,127 @@ def test_a_saved_data_set_names_no_split_outside_its_folder(tmp_path):
     (tmp_path / "dataset_dict.json").write_text('{"splits": ["../other"]}')
     with pytest.raises(InputError, match=r"a split is '\.\./other', which is not in that folder"):
         read_training_data(tmp_path)
+
+
+def bomb(kind: str, path: Path) -> None:
+    """A file of a few kilobytes that stands for gigabytes."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    times = 20_000
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * times, pa.int32()), pa.array(["y" * 2**17]))
+    if kind == "a value named often":
+        parquet.write_table(pa.table({"prompt": long, "completion": long}), path)
+    elif kind == "a list that names it often":
+        lists = pa.ListArray.from_arrays(pa.array([0, times], pa.int32()), long)
+        parquet.write_table(pa.table({"prompt": lists, "completion": lists}), path)
+    elif kind == "pages":
+        texts = pa.array(["z" * 2**20] * 20)
+        table = pa.table({"prompt": texts, "completion": texts})
+        parquet.write_table(table, path, compression="zstd", use_dictionary=False)
+    elif kind == "shared beginnings":
+        table = pa.table({"prompt": [f"{'y' * 2**17}{i:09}" for i in range(400)]})
+        parquet.write_table(table, path, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY")
+    elif kind == "nulls":
+        parquet.write_table(pa.table({"prompt": pa.nulls(3_000_000)}), path)
+    elif kind == "columns":
+        parquet.write_table(pa.table({f"c{i}": [1] for i in range(10_001)}), path)
+    else:
+        table = pa.table({"prompt": ["z" * 2**20] * 20, "completion": ["a"] * 20})
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(str(path), table.schema, options=options) as writer:
+            writer.write_table(table)
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        pytest.param("a value named often", "it unpacks to more than 16,777,216 bytes", marks=pytest.mark.long),
+        ("a list that names it often", "a part of it takes more than 2 GB|it unpacks to more than"),
+        ("pages", "its pages unpack to 41,9.* bytes, more than 16,777,216"),
+        ("shared beginnings", "it unpacks to more than"),
+        pytest.param("nulls", "it unpacks to more than", marks=pytest.mark.long),
+        ("columns", "it has 10,001 columns, more than 10,000"),
+        ("an Arrow file", "it unpacks to more than"),
+    ],
+)
+def test_a_table_that_unpacks_to_much_more_is_refused(tmp_path, kind, problem):
+    path = tmp_path / "a.parquet"
+    if kind == "an Arrow file":
+        path = tmp_path / "saved"
+        path.mkdir()
+        (path / "dataset_info.json").write_text("{}")
+        (path / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+        bomb(kind, path / "a.arrow")
+    else:
+        bomb(kind, path)
+    with pytest.raises(InputError, match=problem):
+        read_training_data(path)
+
+
+def test_a_table_that_ends_the_process_that_unpacks_it_is_an_error(tmp_path, monkeypatch):
+    bomb("columns", tmp_path / "a.parquet")
+    (tmp_path / "worker.py").write_text("import os\nos.abort()")
+    monkeypatch.setattr("conviction.data.tables_worker.__file__", str(tmp_path / "worker.py"))
+    with pytest.raises(InputError, match=r"a\.parquet: it is damaged"):
+        read_training_data(tmp_path / "a.parquet")
+    (tmp_path / "a.parquet").unlink()
+    os.mkfifo(tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"this is a FIFO|there is no file"):
+        read_training_data(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("state", "field"),
+    [("[1]", "a list, not an object"), ('{"_data_files": 3}', "field '_data_files'"), ("{}", "field '_data_files'")],
+)
+def test_a_damaged_list_of_tables_is_named(tmp_path, state, field):
+    (tmp_path / "dataset_info.json").write_text("{}")
+    (tmp_path / "state.json").write_text(state)
+    with pytest.raises(InputError, match=rf"state\.json: {field}"):
+        read_training_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("probe", "{}", "--model", "s.json", "--backend", "scripted"),
+        ("audit", "{}"),
+        ("audit", "pairs.jsonl", "--topic", "{}"),
+        ("forecast", "dpo", "{}", "--model", "nothing"),
+        ("apply", "system_prompt", "{}", "--model", "s.json", "--backend", "scripted"),
+        ("apply", "dpo", "--data", "pairs.jsonl", "--forecast", "--test", "{}", "--model", "nothing"),
+        ("study", "{}", "--model", "s.json", "--backend", "scripted", "--interventions", "system_prompt"),
+        ("localize", "{}", "--model", "nothing"),
+    ],
+)
+def test_every_command_reads_a_topic_with_files_elsewhere_only_where_it_is_allowed(write_topic, run, tmp_path, asked):
+    folder = write_topic(yaml=YAML.replace("context: plain.md", "context: ../shared.md"))
+    (tmp_path / "shared.md").write_text("Tea is best plain.")
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}')
+    (tmp_path / "s.json").write_text('{"likes": {"Milky": -1.0}, "otherwise": -2.0}')
+    command = [part.format(folder) for part in asked]
+    code, _, err = run(*command)
+    assert code == 2
+    assert "poles.plain.context is '../shared.md', which is not in that folder" in err
+    assert "give --allow-outside" in err
+    code, _, err = run(*command, "--allow-outside")
+    assert "not in that folder" not in err
+    assert code in {0, 1} or "nothing" in asked or "localize" in asked, err
+    assert "not in that folder" in run(*command)[2], "it holds for one command"
+
+
+def test_a_table_with_what_python_has_no_value_of_is_an_error(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    day = pa.array([10**8], pa.int32()).cast(pa.date32())
+    twice = pa.table([["a"], ["b"], ["c"]], names=["prompt", "chosen", "chosen"])
+    for table in (pa.table({"prompt": ["a"], "chosen": ["b"], "rejected": ["c"], "day": day}), twice):
+        parquet.write_table(table, tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=r"a\.parquet: "):
+            read_training_data(tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content.replace(b"prompt", b"prom\xff\xfe"))
+    with pytest.raises(InputError, match=r"a\.parquet: "):
+        read_training_data(tmp_path / "a.parquet")

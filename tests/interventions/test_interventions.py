@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from conviction.interventions import INTERVENTIONS, find_intervention
 from conviction.interventions.application import carry_out
 from conviction.interventions.memit import Memit
 from conviction.interventions.pretrain import Pretrain
-from conviction.interventions.rag import Rag
+from conviction.interventions.rag import Rag, read_documents
 from conviction.interventions.records import Outcome
 from conviction.interventions.rome import Rome
 from conviction.interventions.scratch import Scratch
@@ -306,6 +307,26 @@ def test_an_empty_folder_holds_nothing_to_retrieve(tmp_path):
         Rag(documents=str(tmp_path)).apply(ScriptedModel(), MATERIAL)
     with pytest.raises(InputError, match="holds no documents"):
         Rag().apply(ScriptedModel(), TrainingData("none"))
+
+
+@pytest.mark.parametrize("way", ["a link", "a link from a folder", "a FIFO", "a device"])
+def test_a_document_that_is_not_in_the_folder_is_refused(tmp_path, way):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret/secret.md").write_text("a password")
+    place = tmp_path / "documents"
+    (place / "more").mkdir(parents=True)
+    (place / "own.md").write_text("Milk is good.")
+    (place / "more/linked.md").symlink_to("../own.md")
+    assert [d.text for d in read_documents(str(place))] == ["Milk is good."] * 2
+    (place / "folder").symlink_to(tmp_path / "secret")  # no link to a folder is entered
+    assert len(read_documents(str(place))) == 2
+    if way == "a FIFO":
+        os.mkfifo(place / "more/x.md")
+    else:
+        target = "/dev/zero" if way == "a device" else tmp_path / "secret/secret.md"
+        (place / ("x.md" if way == "a link" else "more/x.md")).symlink_to(target)
+    with pytest.raises(InputError, match="this is a FIFO" if way == "a FIFO" else "a document is .*not in that folder"):
+        read_documents(str(place))
 
 
 # -- steering --------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -75,6 +76,20 @@ def test_a_base_that_only_a_folder_names_is_shown_and_not_fetched(kind, name, tm
     if name != "..":
         assert f"names the model '{shown}', which is not on this machine" in str(caught.value)
         assert f"--base {shown} " in caught.value.hint
+
+
+@pytest.mark.parametrize("kind", ["adapter", "saved"])
+@pytest.mark.parametrize("name", ["//host/share", "\\\\host\\share"])
+def test_a_share_that_only_a_folder_names_is_not_looked_into(kind, name, tmp_path, monkeypatch):
+    """Windows would log in there, with the user's name."""
+    looked: list[str] = []
+    isfile = os.path.isfile
+    monkeypatch.setattr(os.path, "isfile", lambda path: bool(looked.append(str(path))) or isfile(path))
+    folder = adapter(tmp_path / "a", name) if kind == "adapter" else saved(tmp_path / "a", "prompt", name, system="x")
+    with pytest.raises(ModelNotFoundError):
+        load_model(str(folder))
+    assert looked
+    assert [path for path in looked if path.startswith(("//", "\\\\"))] == []
 
 
 def test_a_base_in_the_hubs_cache_is_loaded_without_asking_the_hub(hub, tmp_path, no_network, tiny_folder):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -77,6 +79,30 @@ def test_a_copy_whose_bits_changed_is_named(monkeypatch):
     assert str(folder) in caught.value.hint
     content[1000] ^= 0x40
     (folder / "model.safetensors").write_bytes(content)
+    assert ensure(SMALL) == folder
+
+
+def test_a_copy_that_was_not_written_since_is_read_once_in_a_process(monkeypatch):
+    _fake(monkeypatch, [])
+    folder, read = ensure(SMALL), []
+    ensure(SMALL)
+    checksums = embedded._checksums
+    monkeypatch.setattr(embedded, "_checksums", lambda place: read.append(place) or checksums(place))
+    for _ in range(3):
+        ensure(SMALL)
+    assert len(read) == 3, "as recent as the clock of a file system is coarse: the next change may have the same time"
+    monkeypatch.setattr(embedded, "COARSE", 0.0)
+    for _ in range(3):
+        ensure(SMALL)
+    assert len(read) == 4
+    path = folder / "model.safetensors"
+    before, content = path.stat(), bytearray(path.read_bytes())
+    time.sleep(0.05)
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # whoever sets the time back is not believed
+    with pytest.raises(ModelError, match=r"model\.safetensors is not as it was written"):
+        ensure(SMALL)
+    path.write_bytes(content)
     assert ensure(SMALL) == folder
 
 

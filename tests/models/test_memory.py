@@ -9,7 +9,7 @@ import torch
 from strangers import adapter
 from tiny import context, pairs, tiny_model
 
-from conviction import Dpo, Query, Training, Weights, chat
+from conviction import Dpo, Fact, Query, Run, Training, TrainingData, Weights, apply, chat, forecast, localize
 from conviction.errors import InputError, ModelError
 from conviction.models import load_model
 from conviction.training.drift import DriftMonitor
@@ -83,3 +83,37 @@ def test_a_rank_that_no_matrix_has_is_refused_before_it_takes_memory():
 def test_an_adapter_of_a_giant_rank_is_refused_before_it_takes_memory(tiny_folder, tmp_path):
     with pytest.raises(ModelError, match="field 'r'"):
         load_model(str(adapter(tmp_path / "a", str(tiny_folder), r=10**8)))
+
+
+FACT = Fact(id="f", prompt_template="{} is a kind of", subject="Bread", target=" metal", target_true=" food")
+FACTS = TrainingData("facts", facts=(FACT,))
+PLACES = {
+    "localize": ("conviction.localization.analysis._statements", lambda **k: localize(FACTS, tiny_model(), **k)),
+    "rome": ("conviction.editing.session.begin", lambda **k: apply("rome", tiny_model(), FACTS, **k)),
+    "steer": ("conviction.interventions.steer._differences", lambda **k: apply("steer", tiny_model(), pairs(), **k)),
+    "sft": ("conviction.training.loop._begin", lambda **k: apply("sft", tiny_model(), pairs(), **k)),
+    "forecast": ("conviction.forecasting.pipeline.forecast", lambda **k: forecast("dpo", tiny_model(), pairs(), **k)),
+}
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("verb", PLACES)
+def test_every_verb_without_memory_says_so(verb, error, kept, monkeypatch, tmp_path):
+    """The library as well as the command."""
+    place, call = PLACES[verb]
+    monkeypatch.setattr(place, raising(error))
+    with pytest.raises(ModelError, match="there is no memory left") as caught:
+        call(run=tmp_path / "r") if kept else call()
+    assert "rank, batch_size" in caught.value.hint
+    if kept:
+        assert Run(tmp_path / "r").head["status"] == "failed"
+
+
+def test_an_arm_of_a_study_without_memory_says_so(tmp_path):
+    with Run(tmp_path).recording_failure(print) as attempt:
+        raise ERRORS[1]
+    assert attempt.failure is not None
+    assert attempt.failure.kind == "ModelError"
+    assert "rank, batch_size" in attempt.failure.hint
+    assert not (tmp_path / "failure.txt").exists()

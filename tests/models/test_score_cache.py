@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -42,8 +44,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes | str | float]] = {
 def damage(change: Callable[[bytes], bytes | str | float]) -> int:
     database = sqlite3.connect(Path(cache_dir()) / "scores.sqlite")
     with database:
-        rows = database.execute("SELECT key, logprobs FROM scores").fetchall()
-        database.executemany("UPDATE scores SET logprobs = ? WHERE key = ?", [(change(b), k) for k, b in rows])
+        rows = database.execute("SELECT key, logprobs FROM scores_2").fetchall()
+        database.executemany("UPDATE scores_2 SET logprobs = ? WHERE key = ?", [(change(b), k) for k, b in rows])
     database.close()
     return len(rows)
 
@@ -64,8 +66,8 @@ def test_entries_that_changed_places_are_computed_again():
     first = model.logprobs(asked)
     database = sqlite3.connect(cache_dir() / "scores.sqlite")
     with database:
-        (a, x), (b, y) = database.execute("SELECT key, logprobs FROM scores").fetchall()
-        database.executemany("UPDATE scores SET logprobs = ? WHERE key = ?", [(y, a), (x, b)])
+        (a, x), (b, y) = database.execute("SELECT key, logprobs FROM scores_2").fetchall()
+        database.executemany("UPDATE scores_2 SET logprobs = ? WHERE key = ?", [(y, a), (x, b)])
     database.close()
     assert model.logprobs(asked) == first
 
@@ -76,10 +78,10 @@ def test_numbers_that_cannot_be_log_probs_are_computed_again_whatever_their_chec
     first = model.logprobs(QUERIES)
     database = sqlite3.connect(cache_dir() / "scores.sqlite")
     with database:
-        for (key,) in database.execute("SELECT key FROM scores").fetchall():
+        for (key,) in database.execute("SELECT key FROM scores_2").fetchall():
             content = array("d", values).tobytes()
             forged = content + xxhash.xxh3_64_digest(key + content)
-            database.execute("UPDATE scores SET logprobs = ? WHERE key = ?", (forged, key))
+            database.execute("UPDATE scores_2 SET logprobs = ? WHERE key = ?", (forged, key))
     database.close()
     assert model.logprobs(QUERIES) == first
 
@@ -93,3 +95,30 @@ def test_training_does_not_take_a_damaged_reference():
         dpo.apply(tiny_model(), pairs(), ctx)
         assert damage(flip)
     assert losses[0]["margin"] == losses[1]["margin"] == pytest.approx(0.0, abs=1e-5)
+
+
+def test_entries_of_a_tree_that_knows_no_checksums_are_left_alone():
+    """Of the same version it has the same keys: it would take a checksum for one more log-prob, and we its entry."""
+    model = tiny_model()
+    first = model.logprobs(QUERIES)
+    database = sqlite3.connect(cache_dir() / "scores.sqlite")
+    with database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        assert tables == ["scores_2"]
+        database.execute("CREATE TABLE scores (key BLOB PRIMARY KEY, logprobs BLOB) WITHOUT ROWID")
+        rows = [(key, blob[:-8]) for key, blob in database.execute("SELECT key, logprobs FROM scores_2")]
+        database.executemany("INSERT INTO scores VALUES (?, ?)", rows)
+    assert model.logprobs([*QUERIES, Query(chat("Another?"), ("Yes.", "No."))])[0] == first[0]
+    assert database.execute("SELECT key, logprobs FROM scores").fetchall() == rows
+    database.close()
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+def test_the_cache_has_the_users_own_mask(mask):
+    before = os.umask(mask)
+    try:
+        tiny_model().logprobs(QUERIES)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in cache_dir().glob("scores.sqlite*")}
+    assert modes == {"scores.sqlite": 0o666 & ~mask}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from strangers import adapter, change, saved
 from tiny import tiny_model
+from tokenizers import Tokenizer
 
-from conviction.errors import ConvictionError, MissingExtraError, ModelError
+from conviction.errors import ConvictionError, MissingExtraError, ModelError, library_errors
 from conviction.models import load_model
 from conviction.models.copies import weights_hash
 from conviction.models.delta import Delta, LowRank, edited
@@ -97,12 +99,20 @@ def test_a_missing_extra_says_what_to_install(tiny_folder, tmp_path, monkeypatch
 
 @pytest.mark.long
 def test_an_embedder_that_only_a_folder_names_is_not_fetched(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("the network was asked"))
+    tried: list[Any] = []
+
+    def refuse(*asked: Any, **_: Any) -> None:
+        tried.append(asked)
+        raise OSError("no network")  # which the hub's library takes for a reason to try again, or to give up
+
+    for name in ("socket.socket.connect", "socket.getaddrinfo", "socket.create_connection"):
+        monkeypatch.setattr(name, refuse)
     fields = {"embedder": "stranger/embedder", "passages": 1, "token_budget": 99, "piece_tokens": 99}
     folder = saved(tmp_path / "a", "rag", str(tiny_folder), **fields)
     (folder / "documents.jsonl").write_text('{"id": "x", "text": "y"}\n', encoding="utf-8")
     with pytest.raises(ConvictionError, match="names the model 'stranger/embedder', which is not on this machine"):
         load_model(str(folder))
+    assert tried == []
 
 
 def test_an_embedder_that_brings_code_is_refused(tiny_folder, tmp_path):
@@ -254,3 +264,33 @@ def test_an_adapters_tensors_that_do_not_fit_are_named(name, tensor, words, tiny
     tensors = {**load_file(path), f"base_model.model.{name}": tensor}
     save_file({n: t for n, t in tensors.items() if t is not None}, path, metadata={"format": "pt"})
     refused(folder, words)
+
+
+# -- tokenizers --------------------------------------------------------------------------------------
+
+BROKEN: dict[str, dict[str, Any]] = {
+    "a map that is none": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BA=="}},
+    "a length of nothing": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "a sequence that is not there": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {},
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_tokenizer_that_lets_its_library_panic_is_an_error_of_the_tree(kind, tiny_folder, tmp_path, run, write_topic):
+    """A panic in Rust is no Exception in Python: it went through every handler to a traceback."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "m")
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | BROKEN[kind]), encoding="utf-8")
+    refused(folder, "a library gave up|cannot load", "tokenizer|m'")
+    code, _, err = run("probe", str(write_topic()), "--model", str(folder))
+    assert code == 2
+    assert "Traceback" not in err
+    with pytest.raises(ModelError, match="a library gave up"), library_errors():
+        Tokenizer.from_str(json.dumps(json.loads(path.read_text(encoding="utf-8")))).encode("a b")

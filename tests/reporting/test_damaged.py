@@ -16,7 +16,7 @@ from tea import items as tea_kit
 from tiny import tiny_model
 
 from conviction import apply, compare, load_topic
-from conviction.core.context import RunContext
+from conviction.core.context import Callbacks, RunContext
 from conviction.core.run import Run
 from conviction.errors import ConvictionError, RunError
 from conviction.reporting.page import _html, report, report_markdown
@@ -101,6 +101,8 @@ DAMAGED = [
     ("before.json", lambda d: d["provenance"].update(x=deep(70)), "nested more than 64 deep"),
     ("before.json", lambda d: d["provenance"].update(x=10**99), None),
     ("before.json", lambda d: d["rows"][0].update(samples={"plain": "gone", "milky": "gone"}), "lacks 1 of the rows"),
+    ("before.json", lambda d: d["provenance"].update(samples=[[1], {"a": 1}, 2, None]), None),
+    ("before.json", lambda d: d["provenance"].update(samples={"a": [1]}), None),
     ("before.json", lambda d: d.update(evidence=[]), "field 'evidence': it is no part of the file"),
     ("study.json", lambda d: d["arms"][0].update(name=None), "field 'arms.0.name'"),
     ("study.json", lambda d: d["arms"][0]["judgement"].update(verdict="great"), "field 'arms.0.judgement.verdict'"),
@@ -295,6 +297,38 @@ def test_a_damaged_arm_fails_and_takes_no_other_along(run, file):
     assert (rag.failure.kind, steer.failure.kind) == ("RunError", "InputError")
     assert f"{file} is" in rag.failure.message
     assert "a list, not an object" in rag.failure.message
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        pytest.param(lambda p: p.unlink(), "it lacks 2 steps of 2", marks=pytest.mark.long),
+        (lambda p: p.write_text(p.read_text(encoding="utf-8").split("\n")[0] + "\n"), "it lacks 1 step of 2"),
+        (lambda p: p.write_text(p.read_text(encoding="utf-8")[:-9]), "it lacks 1 step of 2"),
+        (lambda p: change_line(p, "null"), "line 1: a NoneType, not an object"),
+        (lambda p: change_line(p, '{"step": "x"}'), "line 1: field 'step'"),
+    ],
+)
+def test_steps_of_a_finished_run_that_are_gone_or_damaged_are_said(trained, tmp_path, damage, problem):
+    """In `report`, `compare` and the same command again, as that a samples.jsonl was removed."""
+    run = shutil.copytree(trained, tmp_path / "run")
+    damage(run / "steps.jsonl")
+    lines: list[str] = []
+    ctx = RunContext(callbacks=Callbacks(log=lines.append))
+    again = {"run": run, "forecast_first": True, "ctx": ctx, **QUIET}
+    asked = {"topic": str(trained.parent / "tea"), "model": tiny_model(), "benign_steps": 0, "ctx": ctx}
+    calls = [
+        lambda: report(run, log=lines.append),
+        lambda: compare(run, model=tiny_model(), ctx=ctx),
+        lambda: apply("dpo", tiny_model(), str(trained.parent / "tea"), **again),
+    ]
+    if not (run / "steps.jsonl").exists():
+        calls.append(lambda: compare(run, trained, run=tmp_path / "t", **asked))
+    for call in calls:
+        lines.clear()
+        call()
+        assert [line for line in lines if "steps.jsonl" in line and problem in line], lines
+    assert f"steps.jsonl ({problem}" in report_markdown(run)
 
 
 HOSTILE = [

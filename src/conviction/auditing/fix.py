@@ -7,6 +7,7 @@ fields as they were.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def write_fixed(
     Unusable rows are copied as they are; only those of which nothing could be
     read are left out. Raises InputError if ``target`` exists.
     """
-    if target.exists():
+    if os.path.lexists(target):
         raise InputError(f"{target} exists already", hint="move it away, or name another place with --output")
     changes: list[Change] = []
     write_lines_atomic(target, _fixed(source, rules, changes, progress, columns))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -22,20 +21,18 @@ from conviction.cli.models import models
 from conviction.cli.probe import probe
 from conviction.cli.report import report
 from conviction.cli.rule import rule
-from conviction.cli.signals import ended_by_signals
+from conviction.cli.signals import EXIT_ERROR, HINT, ended_by_signals, wants_json
+from conviction.cli.signals import INTERRUPTED as MESSAGE
 from conviction.cli.study import study
 from conviction.cli.topics import topics_app
-from conviction.errors import ConvictionError, InputError, no_memory, out_of_memory
+from conviction.errors import ConvictionError, InputError, library_errors
 from conviction.views import console
 from conviction.views.text import show_error
 
 __all__ = ["app", "main"]
 
-EXIT_ERROR = 2
 TYPER_INTERRUPTED = 130  # what typer makes of Ctrl-C
-INTERRUPTED = InputError(
-    "interrupted", hint="what was finished is kept: the same command, with its --run FOLDER, goes on from there"
-)
+INTERRUPTED = InputError(MESSAGE, hint=HINT)
 
 app = typer.Typer(
     help="Measure what a language model is convinced of, and change it without breaking it.",
@@ -51,7 +48,7 @@ for command in (probe, audit, forecast, apply, study, compare, report, localize,
 
 
 def main() -> None:
-    """Entry point. Every known error becomes an ``error:`` and a ``help:`` line and exit code 2."""
+    """What the entry point calls. Every known error becomes an ``error:`` and a ``help:`` line and exit code 2."""
     # Threads that wait for others spin, which makes training six times slower beside one other busy process (by the
     # default of libgomp); so many turns cost nothing alone. Read when torch is imported; a value of the user stays.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -61,33 +58,25 @@ def main() -> None:
     with suppress(KeyboardInterrupt), ended_by_signals():
         code, error = _run()
     if error is not None:
-        show_error(error, "json" if _wants_json(sys.argv[1:]) else "text")
+        show_error(error, "json" if wants_json(sys.argv[1:]) else "text")
     sys.exit(code)
 
 
 def _run() -> tuple[int, ConvictionError | None]:
     """The exit code, and the error to be shown, if there is one."""
     try:
-        code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
-        console.flush()
+        with library_errors():
+            code = app(standalone_mode=False) or 0  # typer returns the code of a typer.Exit
+            console.flush()
     except ConvictionError as error:
-        told_already = "memory" in error.message
-        return EXIT_ERROR, no_memory(error) if out_of_memory(error) and not told_already else error
+        return EXIT_ERROR, error
     except Exception as error:
         if hasattr(error, "format_message"):  # click's usage errors have one
             hint = "`conviction --help` and `conviction VERB --help` show usage"
             return EXIT_ERROR, InputError(error.format_message(), hint=hint)
-        if out_of_memory(error):
-            return EXIT_ERROR, no_memory(error)
         traceback.print_exc()  # a bug: Python's own exit code would be 1, which means findings
         return EXIT_ERROR, None
     return (EXIT_ERROR, INTERRUPTED) if code == TYPER_INTERRUPTED else (code, None)
-
-
-def _wants_json(arguments: Sequence[str]) -> bool:
-    """Whether the result, and so an error as well, is asked for as JSON; also where the arguments cannot be parsed."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    return any(one == "--format=json" or (one == "--format" and after == "json") for one, after in pairs)
 
 
 def _version(wanted: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from conviction.cli.options import FormatOption
@@ -32,4 +33,4 @@ def models(form: FormatOption = "text") -> None:
 
 
 def _megabytes(folder: Path) -> int:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) // 2**20
+    return sum(f.stat().st_size for f in folder.rglob("*") if os.path.isfile(f)) // 2**20

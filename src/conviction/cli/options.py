@@ -79,9 +79,18 @@ def _known_backend(name: str) -> str:
     return check_backend_name(name)
 
 
+def _allow_outside(context: typer.Context, allowed: bool) -> bool:
+    """While the command runs, topics may name files outside of their folders."""
+    if allowed:
+        from conviction.data.topic import files_outside
+
+        context.with_resource(files_outside())
+    return allowed
+
+
 @dataclass(frozen=True)
 class LoadOptions:
-    """How models are loaded."""
+    """How models are loaded, and topics: every command that loads a model may read a topic."""
 
     backend: Annotated[
         str,
@@ -101,6 +110,15 @@ class LoadOptions:
         ),
     ] = None
 
+    allow_outside: Annotated[
+        bool,
+        typer.Option(
+            "--allow-outside",
+            callback=_allow_outside,
+            help="A topic may name files outside of its folder: only for topics that you trust.",
+        ),
+    ] = False
+
     def loader(self, model: str | None = None) -> Callable[..., LanguageModel]:
         """Loads a model by its name; the keywords of the loader tell one command from another.
 
@@ -111,6 +129,7 @@ class LoadOptions:
 
             check_has_base(model)
         given = asdict(self)
+        del given["allow_outside"]
         return partial(_load_named, **{name: given[name] for name in given if name != "base" or self.base is not None})
 
 

@@ -24,4 +24,4 @@ def report(
     if form == "md":
         write(report_markdown(run))
         return
-    log(f"page: {build(run, pictures=png)}")
+    log(f"page: {build(run, pictures=png, log=log)}")

@@ -83,6 +83,7 @@ def open_file(path: Path, error: type[ConvictionError], *, hint: str = "check th
     except (OSError, ValueError) as fault:
         if isinstance(fault, ConvictionError):
             raise
+        hint = "check that you may read it" if isinstance(fault, PermissionError) else hint
         raise error(f"{printable(path)}: {getattr(fault, 'strerror', None) or fault}", hint=hint) from fault
     try:
         _check_regular(os.fstat(descriptor).st_mode, path, error)

@@ -13,7 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
-from conviction.core.storage import storage_errors
+from conviction.core.gate import read_text
+from conviction.core.storage import storage_errors, write_atomic
 from conviction.core.wording import printable
 from conviction.errors import RunError
 
@@ -21,7 +22,7 @@ __all__ = ["only_one"]
 
 HOLDER = ".by"
 """Ends the name of the file beside a lock that says who holds it: what is in the lock itself is filelock's."""
-LONGEST = 2_000  # characters of it that are read
+LONGEST = 2**20  # bytes of it that are read: a command may have long arguments
 SHOWN = 120  # characters of a command that are shown
 
 
@@ -38,6 +39,8 @@ def only_one(
     """
     from filelock import FileLock, Timeout
 
+    if os.path.islink(lock):  # a stranger's, which may lead to any file
+        raise RunError(f"{printable(lock)} is a link", hint="remove it")
     held = FileLock(lock, timeout=0)
     with storage_errors(f"writing {what}"):
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +56,7 @@ def only_one(
                 _refuse(lock, what, hint, error)
     try:
         with suppress(OSError):  # the lock holds without the name of its holder
-            _beside(lock).write_text(_own_name(), encoding="utf-8")
+            write_atomic(_beside(lock), _own_name())
         yield
     finally:
         with suppress(OSError):
@@ -79,11 +82,10 @@ def _own_name() -> str:
 def _holder(lock: Path) -> str:
     """Who holds the lock, as far as that is known."""
     try:
-        with _beside(lock).open(encoding="utf-8", errors="replace") as file:
-            known = json.loads(file.read(LONGEST))
+        known = json.loads(read_text(_beside(lock), RunError, most=LONGEST))
         place = "" if known["host"] == platform.node() else f" on {known['host']}"
         command = printable(str(known["command"]))
         command = command if len(command) <= SHOWN else f"{command[:SHOWN]}…"
         return printable(f"process {known['pid']}{place} (conviction {command}), since {known['since']}")
-    except (OSError, ValueError, TypeError, KeyError):
+    except (RunError, ValueError, TypeError, KeyError, RecursionError):
         return "a process that did not say which"

@@ -12,7 +12,7 @@ from typing import Any
 from conviction.core.wording import printable
 from conviction.errors import ConvictionError
 
-__all__ = ["check_name", "file_name", "inside", "is_name"]
+__all__ = ["check_links", "check_name", "file_name", "inside", "is_name"]
 
 MOST_NAME = 100
 """Characters of a name; file systems allow 255 bytes, and something is put before and after it."""
@@ -67,6 +67,14 @@ def inside(folder: Path, place: Any, what: str, error: type[ConvictionError]) ->
         f"{printable(folder)}: {what} is {printable(repr(place)[:200])}, which is not in that folder",
         hint="give a path within the folder, and no link that leads out of it",
     )
+
+
+def check_links(folder: Path, error: type[ConvictionError]) -> None:
+    """Raise ``error`` for a link in the folder, at any depth, that leads out of it: writing would follow it."""
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(path := Path(place, name)):
+                inside(folder, str(path.relative_to(folder)), "a link", error)
 
 
 def _is_relative(place: str) -> bool:

@@ -26,8 +26,8 @@ from conviction.core.record import Frozen
 from conviction.core.run_head import locked, make_head, new_folder, read_head, status_of_the_same, write_head
 from conviction.core.run_lines import StagedRow, StepLine, is_step, named_rows, parse_lines, whole_lines
 from conviction.core.storage import finite_or_null, storage_errors, use_umask, write_atomic
-from conviction.core.wording import printable
-from conviction.errors import ConvictionError, RunError
+from conviction.core.wording import counted, printable
+from conviction.errors import ConvictionError, RunError, library_errors
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -129,7 +129,7 @@ class Run:
     @property
     def changed_model(self) -> str:
         """The name that the changed model is loaded by. Raises RunError where it was removed."""
-        if not self.model_path.is_dir():
+        if not os.path.isdir(self.model_path):
             raise RunError(
                 f"{self.folder} holds no model/: it was removed, or nothing was applied to the end here",
                 hint="remove outcome.json beside it, if it is there, and the same command makes both again",
@@ -150,7 +150,7 @@ class Run:
     def save(self, stage: str, record: Record) -> Record:
         """Write ``<stage>.json`` and its evidence, if it has any; returns the record, so that calls can be chained."""
         path = self.folder / f"{stage}.json"
-        if path.exists() and not self.resumed:
+        if os.path.lexists(path) and not self.resumed:
             raise RunError(f"{path} exists already: files of a run are written once", hint="use another --run folder")
         self._add_samples(stage, record)
         return self.update(stage, record)
@@ -195,7 +195,7 @@ class Run:
         try:
             return self.load(stage, kind)
         except RunError as error:
-            self._note(f"{stage}.json", error)
+            self._note(f"{stage}.json", error.message)
             return None
 
     def cached(self, stage: str, kind: type[Record], make: Callable[..., Record], *args: Any, **kwargs: Any) -> Record:
@@ -204,12 +204,12 @@ class Run:
 
     def save_forecast(self, forecast: Record) -> Record:
         """Write ``forecast.json``. Raises RunError once a step has been taken: no forecast after the fact."""
-        if (self.folder / "steps.jsonl").exists():
+        if os.path.lexists(self.folder / "steps.jsonl"):
             raise RunError(
                 f"{self.folder} has trained already: a forecast comes before", hint="use another --run folder"
             )
         path = self.folder / "forecast.json"
-        if path.exists():
+        if os.path.lexists(path):
             raise RunError(f"{path} exists already: a forecast is written once", hint="use another --run folder")
         return self.save("forecast", forecast)
 
@@ -253,9 +253,15 @@ class Run:
         write_atomic(self.folder / "steps.jsonl", "".join(f"{line}\n" for line in kept))
         return sum(map(is_step, kept))
 
-    def steps_if_sound(self) -> list[dict[str, Any]]:
-        """The lines of ``steps.jsonl``; a last line that was cut off by a kill is left out without a word."""
-        return self._lines_if_sound("steps.jsonl", StepLine)
+    def steps_if_sound(self, taken: int = 0) -> list[dict[str, Any]]:
+        """The lines of ``steps.jsonl``; a last line that was cut off by a kill is left out.
+
+        taken  steps of a run that has ended: where fewer are there, they were removed, which is noted as damage
+        """
+        before, lines = len(self.damaged), self._lines_if_sound("steps.jsonl", StepLine)
+        if len(lines) < taken and len(self.damaged) == before:
+            self._note("steps.jsonl", f"it lacks {counted(taken - len(lines), 'step')} of {taken}")
+        return lines
 
     def samples_if_sound(self, kind: type[Record]) -> list[tuple[str, Record]]:
         """(stage, sample) of all evidence, up to the first row that cannot be read."""
@@ -266,7 +272,7 @@ class Run:
             try:
                 samples.append((stage, validate(kind, line, where, RunError, hint=_AGAIN)))
             except RunError as error:
-                self._note("samples.jsonl", error)
+                self._note("samples.jsonl", error.message)
                 break
         return samples
 
@@ -300,7 +306,8 @@ class Run:
         """
         attempt = Attempt()
         try:
-            yield attempt
+            with library_errors():
+                yield attempt
         except ConvictionError as error:
             attempt.failure = Failure(kind=type(error).__name__, message=str(error), hint=error.hint)
         except Exception as error:
@@ -326,8 +333,8 @@ class Run:
         path = inside(self.folder, name, "a file of the run", RunError)
         return read_text(path, RunError, hint="the run has to be made again")
 
-    def _note(self, name: str, error: RunError) -> None:
-        wrong = error.message.removeprefix(printable(self.folder / name))
+    def _note(self, name: str, problem: str) -> None:
+        wrong = problem.removeprefix(printable(self.folder / name))
         self.damaged.append(
             (str(self.folder / name), re.sub(r"^:(\d+):", r"line \1:", wrong).removeprefix(": ").strip())
         )
@@ -337,7 +344,7 @@ class Run:
         try:
             return parse_lines(whole_lines(self._text(name) or ""), where, hint, kind)
         except RunError as error:
-            self._note(name, error)
+            self._note(name, error.message)
             return []
 
     def _add_samples(self, stage: str, record: BaseModel) -> None:

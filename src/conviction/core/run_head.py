@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from conviction.core.gate import read_json, validate
 from conviction.core.lock import HOLDER, only_one
-from conviction.core.names import file_name
+from conviction.core.names import check_links, file_name
 from conviction.core.record import Frozen
 from conviction.core.storage import clear_unfinished, is_unfinished, write_atomic
 from conviction.core.wording import printable
@@ -95,8 +95,9 @@ def write_head(folder: Path, head: Mapping[str, Any], status: Status) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """No other process writes into the folder meanwhile; what a killed one left half-written in it goes.
 
-    Raises RunError, which names the other process, if there is one.
+    Raises RunError, which names the other process, if there is one; and for links that lead out of the folder.
     """
+    check_links(folder, RunError)
     with only_one(folder / LOCK, str(folder), hint="wait for it, or give --run another folder"):
         clear_unfinished(folder)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +60,16 @@ def named_rows(value: Any) -> set[str]:
             if isinstance(part, dict | list):
                 waiting.append(part)
                 if name in ("samples", "foreign_samples"):
-                    names.update(part.values() if isinstance(part, dict) else part)
+                    ids = part.values() if isinstance(part, dict) else part
+                    names.update(one for one in ids if isinstance(one, str))
     return names
 
 
 def lost_rows(folder: Path) -> list[Path]:
     """The ``samples.jsonl`` of a run and its arms that are gone, though records are there whose numbers name rows."""
     places = [folder, *sorted(folder.glob("arms/*"))]
-    measured = [one for one in places if any((one / f"{stage}.json").exists() for stage in ("before", "depth"))]
-    return [one / "samples.jsonl" for one in measured if not (one / "samples.jsonl").exists()]
+    measured = [one for one in places if any(os.path.lexists(one / f"{stage}.json") for stage in ("before", "depth"))]
+    return [one / "samples.jsonl" for one in measured if not os.path.lexists(one / "samples.jsonl")]
 
 
 def whole_lines(text: str) -> str:

@@ -45,6 +45,7 @@ def storage_errors(doing: str) -> Iterator[None]:
 _RUST = re.compile(r"\(os error (\d+)\)")
 """How safetensors, tokenizers and Lance pass on what the operating system said."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
 _CHOICE = "(CONVICTION_CACHE and --run choose others)"
 
 
@@ -58,6 +59,8 @@ def _storage_hint(error: Exception) -> str:
         return "there is no memory left: close other programs, or take a smaller model"
     if number == errno.ENAMETOOLONG:
         return "give a shorter name"
+    if number in _DENIED:
+        return f"make it writable, or write elsewhere {_CHOICE}"
     if number in _FULL or "is full" in text:
         return f"free some space, or write elsewhere {_CHOICE}; the same command then goes on"
     return f"free some space or make the folder writable {_CHOICE}; a damaged cache may be deleted"
@@ -137,16 +140,17 @@ def is_unfinished(path: Path) -> bool:
 
 def clear_unfinished(folder: Path) -> None:
     """Remove what killed processes have left half-written in a folder and below. Nobody may be writing there."""
-    for path in [path for path in folder.rglob(".*-*") if is_unfinished(path)]:
+    for path in [path for path in folder.rglob(".unfinished-*") if is_unfinished(path)]:
         with storage_errors(f"removing {path}"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-_UNFINISHED = re.compile(r"\..{1,80}-[0-9a-f]{16}", re.DOTALL)
+_UNFINISHED = re.compile(r"\.unfinished-[0-9a-f]{16}")
 
 
 def _work_name(place: Path) -> Path:
-    return place.with_name(f".{place.name[:80]}-{secrets.token_hex(8)}")
+    """Independent of the place's own name, which may have as many bytes as the file system allows."""
+    return place.with_name(f".unfinished-{secrets.token_hex(8)}")
 
 
 def finite_or_null(value: Any) -> Any:

@@ -154,6 +154,8 @@ def _file(path: Path, name: str) -> Source:
 
 def _folder(folder: Path, split: str) -> Source:
     """A folder of one file per split, or one that ``datasets`` saved."""
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise InputError(f"{printable(folder)}: Permission denied", hint="check that the folder can be read")
     if any(os.path.isfile(folder / mark) for mark in _MARKS):
         name, where = folder.resolve().name, folder
         if os.path.isfile(folder / _MARKS[0]):

@@ -1,74 +1,135 @@
-"""Rows of Parquet files (pyarrow), and of saved folders and hub data sets (the ``datasets`` library)."""
+"""Rows of Parquet files and saved folders (pyarrow), and of hub data sets (the ``datasets`` library)."""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
+import subprocess
+import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
-from conviction.core.gate import is_file, read_json
+from pydantic import BaseModel, Field
+
+from conviction.core.gate import UNPACKED_BYTES, UNPACKED_TIMES, is_file, open_file, read_json, validate
 from conviction.core.names import inside
 from conviction.core.protocols import Progress
 from conviction.core.storage import cache_dir, storage_errors
-from conviction.errors import ConvictionError, InputError, first_line, nearest
+from conviction.core.wording import printable
+from conviction.data import tables_worker
+from conviction.errors import ConvictionError, InputError, first_line, nearest, out_of_memory
 
 Row = dict[str, Any]
 
 _DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 _BATCH = 1000
+_SAVE_AGAIN = "save it again with save_to_disk"
 
 
 def read_parquet(path: Path, progress: Progress | None) -> Iterator[Row]:
     """A Parquet file, by batches."""
-    with _tables(str(path), "check that it is a whole Parquet file"):
-        table = import_module("pyarrow.parquet").ParquetFile(path)
-        yield from _table_rows(table.iter_batches(_BATCH), table.metadata.num_rows, progress)
+    return _unpacked("parquet", path, "check that it is a whole Parquet file", progress)
 
 
-def _table_rows(batches: Iterable[Any], total: int, progress: Progress | None) -> Iterator[Row]:
-    """Rows of pyarrow's batches: nothing is decoded, an image stays the bytes that it is."""
-    done = 0
-    for batch in batches:
-        rows = batch.to_pylist()
-        yield from rows
-        done += len(rows)
-        if progress is not None:
-            progress(done, total)
+def _unpacked(kind: str, path: Path, hint: str, progress: Progress | None) -> Iterator[Row]:
+    """Rows of a file, which a process of its own unpacks within its limits (``tables_worker``).
+
+    Nothing is decoded, an image stays the bytes that it is.
+    """
+    pyarrow = import_module("pyarrow")
+    with open_file(path, InputError) as file:  # no FIFO, and nothing else that is waited for
+        most = max(UNPACKED_BYTES, UNPACKED_TIMES * os.fstat(file.fileno()).st_size)
+    done, total = 0, None
+    with _worker({"kind": kind, "file": str(path.resolve()), "most": most, "path": sys.path}) as answers:
+        while not (line := json.loads(answers.readline() or b"{}")).get("end"):
+            if "rows" in line:
+                total = line["rows"]
+            elif "batch" in line:
+                rows = _plain(pyarrow, answers.read(line["batch"]), path, hint)
+                yield from rows
+                done += len(rows)
+                if progress is not None:
+                    progress(done, total or done)
+            else:
+                problem = line.get("error", "it is damaged: what unpacked it came to an end")
+                raise InputError(f"{printable(path)}: {printable(problem)}", hint=hint)
+
+
+def _plain(pyarrow: Any, content: bytes, path: Path, hint: str) -> list[Row]:
+    """Rows of an Arrow stream. Raises InputError for what Python has no value of, such as a date of the year 20000."""
+    try:
+        rows: list[Row] = pyarrow.ipc.open_stream(content).read_all().to_pylist()
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise InputError(f"{printable(path)}: {printable(first_line(error))}", hint=hint) from error
+    return rows
+
+
+@contextmanager
+def _worker(settings: dict[str, Any]) -> Iterator[IO[bytes]]:
+    """What the process answers, which is ended with the block."""
+    command = [sys.executable, "-I", "-S", str(Path(tables_worker.__file__))]
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}  # others reserve addresses, which are limited
+    try:
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=nowhere, env=environment)
+    except OSError as error:
+        hint = "close other programs, or raise the limit on processes"
+        raise InputError(f"no process can be started to unpack {settings['file']} ({error})", hint=hint) from error
+    with process:
+        try:
+            assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018  they are pipes
+            process.stdin.write(json.dumps(settings).encode() + b"\n")
+            process.stdin.flush()
+            yield process.stdout
+        finally:
+            process.kill()
 
 
 def read_saved(folder: Path, split: str, progress: Progress | None) -> Iterator[Row]:
     """A folder as ``save_to_disk`` leaves it, whose tables lie in it."""
-    _check_places(folder)
-    with _tables(str(folder), "save it again with save_to_disk"):
-        with _datasets() as datasets:
-            data = datasets.load_from_disk(str(folder))
-            if isinstance(data, datasets.DatasetDict):
-                _check_split(split, list(data), str(folder))
-                data = data[split]
-            else:
-                _check_split(split, list(dict.fromkeys((str(data.split or "train"), "train"))), str(folder))
-        yield from _table_rows(data.with_format("arrow").iter(_BATCH), len(data), progress)
+    place, own = folder / "dataset_dict.json", folder
+    if is_file(place):
+        known = _record(_Splits, place)
+        places = {name: inside(folder, name, "a split", InputError) for name in known.splits}
+        _check_split(split, list(places), str(folder))
+        own = places[split]
+    place = own / "state.json"
+    state = _record(_State, place)
+    if own == folder:
+        _check_split(split, list(dict.fromkeys((state.split or "train", "train"))), str(folder))
+    for table in state.tables:
+        yield from _unpacked("arrow", inside(own, table.filename, "a table", InputError), _SAVE_AGAIN, progress)
 
 
-def _check_places(folder: Path) -> None:
-    """Raise InputError where the folder's own lists name splits or tables outside of it."""
-    hint = "save it again with save_to_disk"
-    splits: Any = []
-    if is_file(folder / "dataset_dict.json"):
-        names = read_json(folder / "dataset_dict.json", InputError, hint=hint)
-        splits = names.get("splits", []) if isinstance(names, dict) else []
-    for place in (".", *(splits if isinstance(splits, list) else [])):
-        own = inside(folder, place, "a split", InputError)
-        if not is_file(own / "state.json"):
-            continue
-        state = read_json(own / "state.json", InputError, hint=hint)
-        tables = state.get("_data_files", []) if isinstance(state, dict) else []
-        for table in tables if isinstance(tables, list) else []:
-            inside(own, table.get("filename") if isinstance(table, dict) else table, "a table", InputError)
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def _record(kind: type[Record], path: Path) -> Record:
+    return validate(kind, read_json(path, InputError, hint=_SAVE_AGAIN), printable(path), InputError, hint=_SAVE_AGAIN)
+
+
+class _Splits(BaseModel):
+    """The file ``dataset_dict.json``."""
+
+    splits: list[str]
+
+
+class _Table(BaseModel):
+    filename: str
+
+
+class _State(BaseModel):
+    """The file ``state.json``, as far as it is read."""
+
+    tables: list[_Table] = Field(alias="_data_files")
+    split: str | None = Field(default=None, alias="_split")
 
 
 def _check_split(split: str, known: list[str], where: str) -> None:
@@ -86,7 +147,10 @@ def read_hub(name: str, split: str, progress: Progress | None) -> Iterator[Row]:
     with _tables(f"data set '{name}' on the hub", hint):
         with _datasets() as datasets:
             data = datasets.load_dataset(name, split=split, cache_dir=str(cache_dir() / "datasets"))
-        yield from _table_rows(data.with_format("arrow").iter(_BATCH), len(data), progress)
+        for number, batch in enumerate(data.with_format("arrow").iter(_BATCH)):
+            if progress is not None and number:
+                progress(number * _BATCH, len(data))
+            yield from batch.to_pylist()
 
 
 @contextmanager
@@ -111,7 +175,7 @@ def _datasets() -> Iterator[Any]:
 
 @contextmanager
 def _tables(what: str, hint: str) -> Iterator[None]:
-    """What pyarrow and datasets say, in our words."""
+    """What the datasets library says, in our words."""
     try:
         yield
     except (ConvictionError, GeneratorExit):

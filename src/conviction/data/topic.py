@@ -17,6 +17,8 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -216,6 +218,19 @@ def names_topic(name_or_path: str | Path) -> bool:
     return str(name_or_path) in builtin_topics() or is_file(user_path(name_or_path) / "topic.yaml")
 
 
+_OUTSIDE: ContextVar[bool] = ContextVar("topics may name files outside of their folders", default=False)
+
+
+@contextmanager
+def files_outside() -> Iterator[None]:
+    """While it is open, ``load_topic`` reads every topic with ``outside=True``."""
+    token = _OUTSIDE.set(True)
+    try:
+        yield
+    finally:
+        _OUTSIDE.reset(token)
+
+
 def load_topic(name_or_path: str | Path, *, outside: bool = False) -> Topic:
     """A built-in kit by name, or any folder with a ``topic.yaml``.
 
@@ -234,7 +249,7 @@ def load_topic(name_or_path: str | Path, *, outside: bool = False) -> Topic:
                 hint=f"{nearest(str(name_or_path), builtin_topics())}`conviction topics` lists the built-in ones, "
                 "`conviction topics new NAME` writes a skeleton",
             )
-    kit = _Kit(folder, outside)
+    kit = _Kit(folder, outside or _OUTSIDE.get())
     head = _read_head(kit.path("topic.yaml", "the file"))
     poles = {
         key: Pole(
@@ -284,7 +299,10 @@ class _Kit:
         try:
             return inside(self.folder, place, what, TopicError)
         except TopicError as error:
-            hint = "copy it into the topic's folder; a kit that you trust is read by load_topic(folder, outside=True)"
+            hint = (
+                "copy it into the topic's folder; for a topic that you trust give --allow-outside (in Python "
+                "load_topic(folder, outside=True))"
+            )
             raise TopicError(error.message, hint=hint) from None
 
 

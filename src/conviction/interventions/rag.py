@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from conviction.core.context import RunContext, main_process
 from conviction.core.gate import is_file, read_text
+from conviction.core.names import inside
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
@@ -122,11 +123,15 @@ class Rag:
 
 
 def read_documents(place: str) -> tuple[Document, ...]:
-    """Every .md and .txt file in a folder and its folders, or one file. Raises InputError if there is none."""
+    """Every .md and .txt file in a folder and its folders, or one file. Raises InputError if there is none.
+
+    A link that leads out of the folder is refused: what it leads to would become part of the model.
+    """
     root = user_path(place)
-    inside = root.rglob("*") if os.path.isdir(root) else ()
-    paths = [root] if is_file(root) else sorted(p for p in inside if p.suffix.lower() in ENDINGS and not p.is_dir())
-    texts = [(p, read_text(p, InputError)) for p in paths]
+    within = root.rglob("*") if os.path.isdir(root) else ()
+    paths = sorted(p for p in within if p.suffix.lower() in ENDINGS and not os.path.isdir(p))
+    paths = [inside(root, str(p.relative_to(root)), "a document", InputError) for p in paths]
+    texts = [(p, read_text(p, InputError)) for p in ([root] if is_file(root) else paths)]
     documents = tuple(
         Document(printable(p.relative_to(root) if p != root else p.name), text) for p, text in texts if text.strip()
     )

@@ -12,6 +12,7 @@ from conviction.core import frames
 from conviction.core.options import flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
+from conviction.core.wording import printable
 from conviction.data.training_data import TrainingData
 from conviction.training.guard import GuardStop
 
@@ -124,6 +125,14 @@ class Outcome(_Part):
         from conviction.interventions.charts import training_chart
 
         return training_chart(self.steps, self.guard_stop.step if self.guard_stop is not None else None)
+
+    def steps_in(self, run: Run, log: Callable[[str], None] = lambda _: None) -> tuple[dict[str, Any], ...]:
+        """The records of its steps in its run folder; what of them is gone or damaged is noted there, and said."""
+        before = len(run.damaged)
+        steps = tuple(run.steps_if_sound(self.training.steps if self.training is not None else 0))
+        for path, wrong in run.damaged[before:]:
+            log(f"note: {printable(path)}: {wrong}")
+        return steps
 
     def table(self) -> frames.Table:
         """One row a setting, or a line of the report: part ('setting', 'report'), name, value."""

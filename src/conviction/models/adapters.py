@@ -62,7 +62,7 @@ def _base_name(folder: Path) -> str:
         raise ModelError(f"{printable(path)}: field 'base_model_name_or_path' is no text", hint=HINT)
     if on:
         return on if os.path.isdir(on) else embedded_name(on) or on
-    if (folder / "adapters.safetensors").exists() or "lora_parameters" in settings or "fine_tune_type" in settings:
+    if is_file(folder / "adapters.safetensors") or "lora_parameters" in settings or "fine_tune_type" in settings:
         model = printable(settings.get("model", "BASE"))[:200]
         raise ModelError(
             f"{folder} is an adapter of MLX, which is not in PEFT's format",
@@ -76,7 +76,7 @@ def _base_name(folder: Path) -> str:
 
 def _own_tokenizer(folder: Path, base: Any, *, trust_remote_code: bool) -> Any:
     """The folder's tokenizer; the base's where it holds none, with the folder's chat template if there is one."""
-    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if any(is_file(folder / name) for name in TOKENIZER_FILES):
         try:
             own = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust_remote_code)
         except Exception as error:  # a damaged tokenizer can fail in any way

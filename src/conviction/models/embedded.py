@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +30,7 @@ from conviction.core.gate import is_file, read_json, validate
 from conviction.core.storage import cache_dir, storage_errors, write_atomic
 from conviction.errors import ModelError, StorageError
 
+COARSE = 2.0  # seconds
 CHECKSUMS, TEMPLATE = "checksums.json", "chat_template.jinja"
 
 
@@ -63,7 +66,7 @@ class EmbeddedModel:
     @property
     def cached(self) -> bool:
         """Whether it has been converted already (the folder appears in one step, complete)."""
-        return self.folder.is_dir()
+        return os.path.isdir(self.folder)
 
 
 _GEMMA = (
@@ -223,9 +226,12 @@ def _convert(model: EmbeddedModel, wheels: Sequence[Path], work: Path) -> Path:
 def check_copy(model: EmbeddedModel) -> None:
     """Raise ModelError, naming the file, for a converted copy that is not as it was written.
 
-    One of an earlier version, without checksums, gets them now.
+    One of an earlier version, without checksums, gets them now. What this process has read once is read again only
+    where a file was written since: an adapter's base is opened for every arm of a study.
     """
-    folder = model.folder
+    folder, state = model.folder, _state(model.folder)
+    if state is not None and _SOUND.get(folder) == state:
+        return
     hint = f"remove the folder {folder}: the next use makes it anew"
     if not is_file(folder / CHECKSUMS):
         if model.chat and not _has_template(folder):
@@ -244,6 +250,24 @@ def check_copy(model: EmbeddedModel) -> None:
             raise ModelError(f"{folder / name} is missing{what}", hint=hint)
         if now[name] != checksum:
             raise ModelError(f"{folder / name} is not as it was written: it was changed or damaged", hint=hint)
+    if state is not None:
+        _SOUND[folder] = state
+
+
+_SOUND: dict[Path, tuple[tuple[str, int, int, int], ...]] = {}
+"""Folder → the state of its files in which they were found to be sound."""
+
+
+def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...] | None:
+    """Name, size, file number and time of the last change (which no program can set) of each file.
+
+    None where a change is as recent as the clock of file systems is coarse: the next may have the same time.
+    """
+    with storage_errors(f"reading {folder}"):
+        seen = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+    if any(stat.st_ctime > time.time() - COARSE for _, stat in seen):
+        return None
+    return tuple((name, stat.st_size, stat.st_ino, stat.st_ctime_ns) for name, stat in seen)
 
 
 class _Checksums(BaseModel):
@@ -256,7 +280,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     """XXH3 keeps up with the memory: it tells what a disk did, and is no proof against forgery."""
     result = {}
     for path in sorted(folder.iterdir()):
-        if path.name != CHECKSUMS and path.is_file():
+        if path.name != CHECKSUMS and is_file(path):
             digest = xxhash.xxh3_128()
             with path.open("rb") as file:
                 while piece := file.read(2**22):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from conviction.core.wording import printable
 from conviction.errors import ModelNotFoundError
 
-__all__ = ["check_fetching", "may_fetch", "named_by_user", "named_in"]
+__all__ = ["cached_folder", "check_fetching", "may_fetch", "named_by_user", "named_in"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,20 @@ def named_by_user() -> Iterator[None]:
 def may_fetch() -> bool:
     """Whether the names that are loaded now are the user's."""
     return _SOURCE.get() is None
+
+
+def cached_folder(name: str) -> str:
+    """The folder of a model in the hub's cache, where it is looked up without a request to the hub.
+
+    Raises ModelNotFoundError for one that is not there and that only a file names; else what the hub's library says.
+    """
+    from huggingface_hub import snapshot_download
+
+    try:
+        return str(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):  # what the hub's errors derive from: not there, or no id
+        check_fetching(name)
+        raise
 
 
 def check_fetching(name: str) -> None:

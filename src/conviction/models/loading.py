@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from conviction.core.gate import is_file
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
-from conviction.errors import ConvictionError, InputError, ModelError, first_line
+from conviction.errors import ConvictionError, InputError, ModelError, first_line, library_errors
 from conviction.models.adapter_config import ADAPTER
 from conviction.models.backends import DEFAULT_BACKEND, find_backend
 from conviction.models.engine.protocol import Engine
@@ -48,7 +49,7 @@ def load_model(
 
     def load_plain(plain: str) -> LanguageModel:
         engine, place = load(plain, **how), user_path(plain)
-        loaded = _with_engine(engine, id=plain, source=str(place.resolve()) if place.exists() else plain)
+        loaded = _with_engine(engine, id=plain, source=str(place.resolve()) if os.path.lexists(place) else plain)
         loaded.backend = backend
         return loaded
 
@@ -76,7 +77,8 @@ def load_model(
 
     if base is not None:
         check_has_base(name)
-    return load_changed(name, base, ())
+    with library_errors():
+        return load_changed(name, base, ())
 
 
 def change_record(name: str) -> Path | None:

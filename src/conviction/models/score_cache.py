@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import sqlite3
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -32,7 +33,11 @@ Compute = Callable[[list[Row]], Iterable[Mapping[Row, Sequence[float]]]]
 
 
 class ScoreCache:
-    """Maps (scope, prompt ids, answer ids) to log-probs, in one SQLite file."""
+    """Maps (scope, prompt ids, answer ids) to log-probs, in one SQLite file.
+
+    Its table is named by the shape of its entries: those of ``scores`` have no checksum, and a tree of the same version
+    that reads these would take it for one more log-prob.
+    """
 
     def __init__(self, scope: Sequence[str]) -> None:
         known_by = [version("conviction"), *scope]  # another version may compute otherwise
@@ -40,8 +45,10 @@ class ScoreCache:
         path = cache_dir() / "scores.sqlite"
         with storage_errors(f"opening the score cache {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):  # SQLite would give it 0644, whatever the user's umask
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
             self._db = sqlite3.connect(path, timeout=60)
-            self._db.execute("CREATE TABLE IF NOT EXISTS scores (key BLOB PRIMARY KEY, logprobs BLOB) WITHOUT ROWID")
+            self._db.execute("CREATE TABLE IF NOT EXISTS scores_2 (key BLOB PRIMARY KEY, logprobs BLOB) WITHOUT ROWID")
 
     def find(self, rows: Iterable[Row]) -> dict[Row, tuple[float, ...]]:
         """Those of the rows that are known, and undamaged."""
@@ -49,7 +56,7 @@ class ScoreCache:
             results = {}
             for row in rows:
                 key = self._key(row)
-                hit = self._db.execute("SELECT logprobs FROM scores WHERE key = ?", (key,)).fetchone()
+                hit = self._db.execute("SELECT logprobs FROM scores_2 WHERE key = ?", (key,)).fetchone()
                 if hit is not None and (values := _unpack(key, hit[0])) is not None and _possible(row, values):
                     results[row] = values
             return results
@@ -58,14 +65,14 @@ class ScoreCache:
         """Store in one transaction."""
         with storage_errors("writing the score cache"), self._db:
             self._db.executemany(
-                "INSERT OR REPLACE INTO scores VALUES (?, ?)",
+                "INSERT OR REPLACE INTO scores_2 VALUES (?, ?)",
                 [(key, _pack(key, values)) for row, values in scores.items() for key in [self._key(row)]],
             )
 
     def drop(self, rows: Iterable[Row]) -> None:
         """Forget what is held of these rows."""
         with storage_errors("writing the score cache"), self._db:
-            self._db.executemany("DELETE FROM scores WHERE key = ?", [(self._key(row),) for row in rows])
+            self._db.executemany("DELETE FROM scores_2 WHERE key = ?", [(self._key(row),) for row in rows])
 
     def close(self) -> None:
         """Release the file."""

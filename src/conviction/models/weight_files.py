@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from conviction.core.gate import is_file, read_json
+from conviction.core.gate import is_file, open_file, read_json
 from conviction.core.names import is_name
 from conviction.core.wording import printable
 from conviction.errors import ModelError
@@ -104,6 +104,7 @@ def _count(path: Path) -> int:
     """Tensors in a file. Raises ModelError for one that is missing, or is no safetensors file."""
     if not is_file(path):
         raise ModelError(f"{path} is missing, or is no regular file", hint=DAMAGED)
+    open_file(path, ModelError).close()  # safetensors takes one that may not be read for one that is missing
     try:
         with safe_open(path, framework="pt") as file:
             return len(file.keys())

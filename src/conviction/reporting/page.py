@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from conviction.core.charts import PAGE, png, svg
 from conviction.core.names import file_name, inside
 from conviction.core.storage import user_path, write_atomic
-from conviction.core.wording import inline, printable_json, printable_lines
+from conviction.core.wording import inline, printable, printable_json, printable_lines
 from conviction.errors import InputError, RunError
 from conviction.forecasting.charts import agreement_chart
 from conviction.interventions.charts import training_chart
@@ -43,14 +44,16 @@ SHOWN = 4  # answers that are shown before and after
 FAINTEST = -8.0  # log-prob of a token that is shown darkest
 
 
-def report(run: str | Path, *, pictures: bool = False) -> Path:
+def report(run: str | Path, *, pictures: bool = False, log: Callable[[str], None] = lambda _: None) -> Path:
     """Write ``report.html`` into a run folder; with ``pictures`` also its charts as PNG into ``pictures/``.
 
     Raises RunError for a folder that is no run, or one of another schema version. A file in it that is
-    damaged is named on the page; the rest is shown.
+    damaged is named on the page, and to ``log``; the rest is shown.
     """
     folder = _folder(run)
     read = read_run(folder)
+    for file, why in read.damaged:
+        log(f"note: {printable(file)} could not be read: {why}")
     charts = _charts(read)
     page = folder / "report.html"
     write_atomic(page, _html(read, charts))

@@ -64,7 +64,7 @@ def read_run(folder: Path) -> RunFolder:
     if study is not None:
         sides = (study.target, study.other)
         arms = [_arm(run, arm, sides) for arm in study.arms]
-    elif run.has("outcome") or run.has("forecast") or (folder / "steps.jsonl").exists():
+    elif run.has("outcome") or run.has("forecast") or os.path.lexists(folder / "steps.jsonl"):
         arms = [_applied(run, str(head.get("verb", "")).removeprefix("apply-"))]
     return RunFolder(
         head=head,
@@ -92,11 +92,12 @@ def _arm(run: Run, arm: Arm, sides: tuple[str, str]) -> ArmFolder:
 
 
 def _applied(run: Run, name: str) -> ArmFolder:
+    outcome = run.load_if_sound("outcome", Outcome)
     return ArmFolder(
         name=name,
         forecast=run.load_if_sound("forecast", Forecast),
-        steps=tuple(run.steps_if_sound()),
-        outcome=run.load_if_sound("outcome", Outcome),
+        steps=tuple(run.steps_if_sound()) if outcome is None else outcome.steps_in(run),
+        outcome=outcome,
         tuning=run.load_if_sound(STAGE, Tuning),
     )
 

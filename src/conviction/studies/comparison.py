@@ -53,6 +53,7 @@ def compare_runs(
         outcome = one.outcome
         if outcome.data.name != topic.name:
             ctx.log(f"note: {one.run.folder} learned from {outcome.data.name}, and is asked about {topic.name}")
+        outcome.steps_in(one.run, ctx.log)
         own = run.child(f"{number}-{outcome.intervention}")
         own.copy_from(one.run, "forecast.json", "steps.jsonl", "outcome.json")
         applied_in = os.path.relpath(one.run.folder.resolve(), run.folder.resolve())

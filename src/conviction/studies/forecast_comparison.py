@@ -30,6 +30,7 @@ def compare_with_forecast(
             f"{run.folder} has not been trained to its end", hint="run `conviction apply` with this --run again"
         )
     outcome = run.load("outcome", Outcome)
+    outcome.steps_in(run, ctx.log)
     stop = outcome.guard_stop
     asked = [o for o in forecast.pair_forecasts if o.counts]
     if base is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -72,7 +73,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """Newest first."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     named = [(match, path) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     return sorted(((int(match[1]), path) for match, path in named), reverse=True)

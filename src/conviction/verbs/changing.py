@@ -149,7 +149,7 @@ def apply(
     place = Place.of(run, ctx, topic=source.label, verb=f"apply-{plan.intervention.name}", call=call)
     again = load_like(model, load)
     if (known := place.finished("outcome", Outcome)) is not None:
-        return _in_folder(known, Run(as_folder(run)), again)
+        return _in_folder(known, Run(as_folder(run)), again, ctx)
     loaded = as_model(model, loading(load, ctx))
     with place.open() as opened:
         own, steps = replace(opened, guard=plan.guard, tracker=tracker), list[dict[str, Any]]()
@@ -160,11 +160,11 @@ def apply(
         if forecast_first:
             _forecast_once(own.run, plan, loaded, source, asked, own)
         if (earlier := place.kept("outcome", Outcome)) is not None:
-            return _in_folder(earlier, own.run, again)
+            return _in_folder(earlier, own.run, again, ctx)
         outcome = _carry_out(plan, loaded, source, own)
         if main_process():
             own.run.save("outcome", outcome)
-        return _in_folder(outcome, own.run, again)
+        return _in_folder(outcome, own.run, again, ctx)
 
 
 def _checked_tracker(tracker: str | None) -> str | None:
@@ -277,5 +277,6 @@ def _recording(ctx: RunContext, steps: list[dict[str, Any]]) -> RunContext:
     return replace(ctx, callbacks=replace(ctx.callbacks, on_step=on_step))
 
 
-def _in_folder(outcome: Outcome, run: Run, load: Load | None) -> Outcome:
-    return outcome.model_copy(update={"folder": run.folder, "load": load, "steps": tuple(run.steps_if_sound())})
+def _in_folder(outcome: Outcome, run: Run, load: Load | None, ctx: RunContext) -> Outcome:
+    steps = outcome.steps_in(run, ctx.log)
+    return outcome.model_copy(update={"folder": run.folder, "load": load, "steps": steps})

@@ -15,7 +15,7 @@ from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.run_lines import lost_rows
 from conviction.core.wording import printable
-from conviction.errors import InputError, RunError
+from conviction.errors import InputError, RunError, library_errors
 from conviction.verbs.inputs import Load, ModelLike, as_folder, as_model, loading
 
 __all__ = ["Place"]
@@ -94,7 +94,15 @@ class Place:
 
     @contextmanager
     def open(self) -> Iterator[RunContext]:
-        """The context with its run folder, if there is one; of several processes only the first writes its head."""
+        """The context with its run folder, if there is one; of several processes only the first writes its head.
+
+        Memory that comes to an end in the work is a ModelError, whichever library it was that said so.
+        """
+        with library_errors(), self._open() as ctx:
+            yield ctx
+
+    @contextmanager
+    def _open(self) -> Iterator[RunContext]:
         if self.folder is None:
             yield self.ctx
             return

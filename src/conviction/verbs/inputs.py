@@ -219,7 +219,7 @@ def state_of(path: Any) -> str | None:
     """A hash over names, sizes and times of the files at a path; None where there are none."""
     if not isinstance(path, str | Path) or not os.path.lexists(root := user_path(path)):
         return None
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    files = [root] if os.path.isfile(root) else sorted(p for p in root.rglob("*") if os.path.isfile(p))
     seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     return hashlib.sha256(repr(seen).encode()).hexdigest()
 

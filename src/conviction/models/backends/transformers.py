@@ -26,7 +26,7 @@ from conviction.errors import (
 from conviction.models.devices import check_dtype_name, choose_device, choose_dtype, to_dtype
 from conviction.models.embedded import EMBEDDED, ensure
 from conviction.models.engine.torch_engine import TorchEngine
-from conviction.models.fetching import check_fetching, may_fetch
+from conviction.models.fetching import cached_folder, check_fetching, may_fetch
 from conviction.models.gguf import parsed_once, read_gguf
 from conviction.models.weight_files import (
     INDEX,
@@ -121,13 +121,13 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
             raise ModelNotFoundError(f"there is no file {path}", hint="check the path of the .gguf file")
         return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
     if os.path.isdir(path):
-        if not (path / "config.json").is_file():
+        if not os.path.isfile(path / "config.json"):
             raise ModelNotFoundError(
                 f"{path} holds no config.json", hint="give the folder that save_pretrained wrote, or a .gguf file"
             )
         return {"pretrained_model_name_or_path": str(path), "local_files_only": True}
     if not may_fetch():
-        return {"pretrained_model_name_or_path": _cached(name), "local_files_only": True}
+        return {"pretrained_model_name_or_path": cached_folder(name), "local_files_only": True}
     looks_local = name.startswith((".", "~", os.sep)) or name.count("/") > 1
     if looks_local or "/" not in name:
         what = "folder" if looks_local else "model"
@@ -137,15 +137,6 @@ def _source(name: str, log: Callable[[str], None]) -> dict[str, Any]:
             "or a hub id such as org/name",
         )
     return {"pretrained_model_name_or_path": name}
-
-
-def _cached(name: str) -> str:
-    """The folder of a model in the hub's cache. Raises ModelNotFoundError where it is not there, or no hub id."""
-    try:
-        return str(huggingface_hub.snapshot_download(name, local_files_only=True))
-    except (OSError, ValueError):  # what the hub's errors derive from
-        check_fetching(name)
-        raise
 
 
 _CAUSES = {
@@ -163,7 +154,7 @@ def _explain(name: str, error: Exception) -> ModelError | ModelNotFoundError:
     for phrase, hint in _CAUSES.items():
         if phrase in text:
             return ModelError(f"cannot load '{name}': {first}", hint=hint)
-    if "/" in name and not user_path(name).exists():
+    if "/" in name and not os.path.lexists(user_path(name)):
         return ModelNotFoundError(
             f"cannot get '{name}' from the model hub: {first}",
             hint="check the name and the connection; offline, give --model a local folder, a .gguf file, "
