@@ -111,6 +111,7 @@ class Move:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 0
     placebo: ClassVar[None] = None
+    search: ClassVar[dict[str, tuple[object, ...]]] = {}
 
     def apply(self, model, data, ctx):
         if self.error == "a bug":

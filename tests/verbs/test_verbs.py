@@ -379,6 +379,7 @@ class Whisper:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 5
     placebo: ClassVar[None] = None
+    search: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     word: str = setting("Milk.", "what is said")
 

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import EXIT_FINDINGS, FormatOption, JobOptions, LoadOptions, RunOption, TestOption
+from conviction.cli.options import (
+    EXIT_FINDINGS,
+    FormatOption,
+    JobOptions,
+    LoadOptions,
+    RunOption,
+    TestOption,
+    TuneOption,
+    minutes_of,
+)
 from conviction.errors import InputError
 from conviction.views.live import watched
 from conviction.views.text import log
@@ -21,6 +30,7 @@ def apply(
         bool, typer.Option("--forecast", help="Write a forecast into the run folder first.")
     ] = False,
     test: TestOption = None,
+    tune: TuneOption = "off",
     track: Annotated[str | None, typer.Option(help="tensorboard, wandb, mlflow or trackio.")] = None,
     load: LoadOptions,
     form: FormatOption = "text",
@@ -38,8 +48,9 @@ def apply(
     folder = run or new_folder(source.label, f"apply-{asked.name}")
     with watched(steps=True) as ctx:
         outcome = changing.apply(
-            job.plan.intervention, job.model, source.topic or source.data, guard=job.plan.guard, run=folder,
-            tracker=track, forecast_first=forecast_first, test=test, load=load.loader(job.model), ctx=ctx,
+            job.plan, job.model, source.topic or source.data, guard=job.plan.guard, run=folder, tracker=track,
+            tune_minutes=minutes_of(tune), forecast_first=forecast_first, test=test, load=load.loader(job.model),
+            ctx=ctx,
         )  # fmt: skip
     if main_process():
         show_outcome(outcome, str(folder), form)

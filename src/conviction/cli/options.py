@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from conviction.errors import InputError
 from conviction.views.text import Format, log
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ __all__ = [
     "RunOption",
     "TestOption",
     "TopicArgument",
+    "TuneOption",
+    "minutes_of",
 ]
 
 EXIT_FINDINGS = 1
@@ -48,9 +51,25 @@ ColumnsOption = Annotated[
 BaseOption = Annotated[str | None, typer.Option(help="An embedded model, a local folder or a hub id.")]
 ModelOption = Annotated[str, typer.Option(help="An embedded model, a local folder, a .gguf file or a hub id.")]
 GuardOption = Annotated[str, typer.Option(help="strict, default, off or none.")]
+TuneOption = Annotated[
+    str,
+    typer.Option(
+        metavar="MINUTES|off", help="Search for settings so long first, on a part of the topic's train split."
+    ),
+]
 TestOption = Annotated[
     str | None, typer.Option(help="A topic, or pairs that are not trained on, to forecast flips of.")
 ]
+
+
+def minutes_of(tune: str) -> float | None:
+    """Minutes of ``--tune``; None: off. Raises InputError for what is neither."""
+    if tune == "off":
+        return None
+    try:
+        return float(tune)
+    except ValueError:
+        raise InputError(f"--tune is '{tune}'", hint="give minutes, or off") from None
 
 
 def _known_backend(name: str) -> str:

@@ -14,6 +14,8 @@ from conviction.cli.options import (
     LoadOptions,
     ModelOption,
     RunOption,
+    TuneOption,
+    minutes_of,
 )
 from conviction.views.live import watched
 from conviction.views.text import Format, log
@@ -37,6 +39,7 @@ def study(
     budget: Annotated[float | None, typer.Option(help="Minutes after which no arm is begun.")] = None,
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
+    tune: TuneOption = "off",
     guard: GuardOption = "default",
     load: LoadOptions,
     form: FormatOption = "text",
@@ -57,6 +60,7 @@ def study(
             budget_minutes=budget,
             benign_steps=benign_steps,
             placebo=placebo,
+            tune_minutes=minutes_of(tune),
             run=run,
             load=load.loader(model),
             ctx=ctx,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from conviction.config.foreign import read_config
 from conviction.config.presets import find_preset
-from conviction.core.options import assign_fields, build, list_fields, parse_options
+from conviction.core.options import assign_fields, build, flat, list_fields, parse_options
 from conviction.data.columns import NO_COLUMNS
 from conviction.data.reading import check_one_source, read_source
 from conviction.data.topic import Topic
@@ -22,10 +23,11 @@ from conviction.training.guard import Guard
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """An intervention, and the limits that it is applied under."""
+    """An intervention, and the limits that it is applied under. given: fields that the user set, which stay."""
 
     intervention: Any
     guard: Guard
+    given: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +49,14 @@ class Job:
 def plan_intervention(
     intervention: Any, fields: Mapping[str, Any] | None = None, guard: str | Guard | None = None
 ) -> Plan:
-    """An intervention by name, or one that is there already, with some fields of it and of its guard replaced.
+    """An intervention by name, one that is there already, or a plan, with some fields of it and of its guard replaced.
 
     Raises InputError for an unknown name or field, a value out of its range, or what is no intervention.
     """
     fields = fields or {}
+    given: frozenset[str] = frozenset()
+    if isinstance(intervention, Plan):
+        intervention, given = intervention.intervention, intervention.given
     if isinstance(intervention, str):
         intervention = find_intervention(intervention)()
     if isinstance(intervention, type) or not hasattr(intervention, "apply"):
@@ -61,11 +66,24 @@ def plan_intervention(
     if guard is not None and not isinstance(guard, str | Guard):
         raise InputError(f"guard is {guard!r}", hint='give "strict", "default", "off", "none" or a Guard')
     limits = Guard(mode=guard) if isinstance(guard, str) else guard or Guard()
+    given |= _changed_fields(intervention)
     if not fields:
-        return Plan(intervention=intervention, guard=limits)
+        return Plan(intervention=intervention, guard=limits, given=given)
     own, of_guard = assign_fields([type(intervention), Guard], fields)
     _check_mode(of_guard)
-    return Plan(intervention=build(intervention, own), guard=build(limits, of_guard))
+    return Plan(intervention=build(intervention, own), guard=build(limits, of_guard), given=given | own.keys())
+
+
+def _changed_fields(intervention: Any) -> frozenset[str]:
+    """Fields that an intervention does not have by default: somebody set them."""
+    if not dataclasses.is_dataclass(intervention):
+        return frozenset()
+    kind: Any = type(intervention)
+    try:
+        default = flat(kind())
+    except TypeError:  # one that has no defaults was given all of them
+        return frozenset(flat(intervention))
+    return frozenset(name for name, value in flat(intervention).items() if value != default.get(name))
 
 
 def plan_arms(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from conviction.core.protocols import Progress
+from conviction.core.protocols import LanguageModel, Progress
 from conviction.core.run import Run
 from conviction.errors import BudgetSpent
 
@@ -34,11 +34,14 @@ class Callbacks:
     log       one line of what is going on
     progress  given the name of a stage, returns a (done, total) callback, or None
     on_step   every training step's record, and the number of steps
+    on_model  after a step that the guard let pass: its number, the number of steps, and the model, which the next
+              step changes
     """
 
     log: Callable[[str], None] = lambda _: None
     progress: Callable[[str], Progress | None] = lambda _: None
     on_step: Callable[[Mapping[str, Any], int], None] = lambda _record, _total: None
+    on_model: Callable[[int, int, LanguageModel], None] = lambda _step, _total, _model: None
 
 
 @dataclass(frozen=True)

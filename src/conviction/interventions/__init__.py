@@ -32,6 +32,7 @@ TRAITS = {
     "forecastable": "whether a study forecasts it",
     "cost_rank": "a number: a study runs the cheapest arm first",
     "placebo": "'pairs', 'context' (pairs and a context), 'documents' or None: what a placebo of it is trained on",
+    "search": "a mapping: field → values that `--tune` tries; empty: nothing is tried",
     "apply": "a function (model, data, ctx) that gives an Outcome",
 }
 """What the class of an intervention declares."""

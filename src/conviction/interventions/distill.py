@@ -17,7 +17,7 @@ from conviction.core.wording import counted
 from conviction.data.training_data import Document, PreferencePair, TrainingData
 from conviction.errors import InputError
 from conviction.interventions.context_text import check_one_source, context_text
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import Outcome, PlaceboKind, SearchSpace
 from conviction.interventions.trained import Prepared, training_task
 from conviction.training.settings import Training, Weights
 
@@ -72,6 +72,7 @@ class Distill:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 75
     placebo: ClassVar[PlaceboKind | None] = "context"
+    search: ClassVar[SearchSpace] = {"strength": (1.0, 1.3, 2.0)}
 
     text: str | None = setting(None, "what the teacher reads; none: the target pole's context")
     file: str | None = setting(None, "a file with what the teacher reads")

@@ -9,7 +9,7 @@ from conviction.core.context import RunContext
 from conviction.core.options import fill_fields, flat, flat_fields, setting
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import PlaceboKind
+from conviction.interventions.records import PlaceboKind, SearchSpace
 from conviction.interventions.trained import Prepared, apply_training, training_task
 from conviction.training.losses import LOSSES, find_loss, loss_parameters
 from conviction.training.settings import Training, Weights
@@ -34,6 +34,7 @@ class Dpo:
     forecastable: ClassVar[bool] = True
     cost_rank: ClassVar[int] = 70
     placebo: ClassVar[PlaceboKind | None] = "pairs"
+    search: ClassVar[SearchSpace] = {"learning_rate": (5e-5, 1e-4, 2.5e-4, 5e-4), "beta": (0.05, 0.1)}
 
     loss: str = setting("dpo", "which preference loss; see conviction.training.losses", choices=LOSSES, sweepable=True)
     parameters: Any = field(default_factory=loss_parameters)

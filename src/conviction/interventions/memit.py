@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.editing.descent import Descent
 from conviction.interventions.edited import apply_edit
-from conviction.interventions.records import PlaceboKind
+from conviction.interventions.records import PlaceboKind, SearchSpace
 from conviction.training.guard import GuardStop
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Memit:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 30
     placebo: ClassVar[PlaceboKind | None] = None
+    search: ClassVar[SearchSpace] = {}
 
     layer: int | None = setting(None, "the last block written to; none: at 0.3 of the depth", at_least=0)
     layers: int = setting(4, "how many blocks, up to the last", at_least=1)

@@ -9,7 +9,7 @@ from conviction.core.context import RunContext
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import PlaceboKind
+from conviction.interventions.records import PlaceboKind, SearchSpace
 from conviction.interventions.trained import Prepared, apply_training, documents_then_answers, training_task
 from conviction.training.settings import Training, Weights
 
@@ -32,6 +32,7 @@ class Pretrain:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 80
     placebo: ClassVar[PlaceboKind | None] = "documents"
+    search: ClassVar[SearchSpace] = {"learning_rate": (5e-5, 1.5e-4, 5e-4)}
 
     piece_tokens: int = setting(512, "documents are cut into pieces of so many tokens", at_least=2)
     sft_epochs: int = setting(0, "epochs over the data's answers after the documents", at_least=0)

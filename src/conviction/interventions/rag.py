@@ -19,7 +19,7 @@ from conviction.core.storage import user_path
 from conviction.core.wording import printable
 from conviction.data.training_data import Document, TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import Outcome, PlaceboKind, SearchSpace
 
 __all__ = ["Rag"]
 
@@ -39,6 +39,7 @@ class Rag:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 20
     placebo: ClassVar[PlaceboKind | None] = None
+    search: ClassVar[SearchSpace] = {"passages": (1, 3, 6)}
 
     passages: int = setting(3, "at most so many before a question", at_least=1)
     token_budget: int = setting(400, "tokens of all of them together, as the model counts", at_least=16)

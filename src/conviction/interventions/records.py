@@ -16,11 +16,13 @@ from conviction.core.wording import printable
 from conviction.data.training_data import TrainingData
 from conviction.training.guard import GuardStop
 
-__all__ = ["DataSource", "Outcome", "PlaceboKind", "TrainingSummary"]
+__all__ = ["DataSource", "Outcome", "PlaceboKind", "SearchSpace", "TrainingSummary"]
 
 SCHEMA = 2
 PlaceboKind = Literal["pairs", "context", "documents"]
 """Which data of another subject a placebo of an intervention is trained on; context: pairs, and a context."""
+SearchSpace = Mapping[str, tuple[Any, ...]]
+"""Field → the values that a search for settings tries."""
 
 
 class _Part(BaseModel):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.editing.descent import Descent
 from conviction.interventions.edited import apply_edit
-from conviction.interventions.records import PlaceboKind
+from conviction.interventions.records import PlaceboKind, SearchSpace
 from conviction.training.guard import GuardStop
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Rome:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 40
     placebo: ClassVar[PlaceboKind | None] = None
+    search: ClassVar[SearchSpace] = {}
 
     layer: int | None = setting(None, "which block; none: of three depths the best on the first facts", at_least=0)
     text: str | None = setting(None, "a file with ordinary prose for the covariance; none: the bundled text")

@@ -9,7 +9,7 @@ from conviction.core.context import RunContext
 from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import PlaceboKind
+from conviction.interventions.records import PlaceboKind, SearchSpace
 from conviction.interventions.trained import Prepared, apply_training, documents_then_answers, training_task
 from conviction.training.settings import Training, Weights
 
@@ -39,6 +39,7 @@ class Scratch:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 90
     placebo: ClassVar[PlaceboKind | None] = None
+    search: ClassVar[SearchSpace] = {}
 
     hidden_size: int = setting(128, "width of the model", at_least=8)
     layers: int = setting(4, "number of blocks", at_least=1)

@@ -9,7 +9,7 @@ from conviction.core.context import RunContext
 from conviction.core.options import fill_fields, flat_fields
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import PlaceboKind
+from conviction.interventions.records import PlaceboKind, SearchSpace
 from conviction.interventions.trained import Prepared, apply_training, training_task
 from conviction.training.settings import Training, Weights
 
@@ -32,6 +32,7 @@ class Sft:
     forecastable: ClassVar[bool] = True
     cost_rank: ClassVar[int] = 60
     placebo: ClassVar[PlaceboKind | None] = "pairs"
+    search: ClassVar[SearchSpace] = {"learning_rate": (5e-5, 1.5e-4, 5e-4)}
 
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-4))

@@ -20,7 +20,7 @@ from conviction.core.options import fill_fields, flat_fields, setting
 from conviction.core.protocols import LanguageModel, Query
 from conviction.data.training_data import PreferencePair, TrainingData
 from conviction.errors import InputError
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import Outcome, PlaceboKind, SearchSpace
 from conviction.training.guard import Guard, GuardStop
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Steer:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 50
     placebo: ClassVar[PlaceboKind | None] = None
+    search: ClassVar[SearchSpace] = {}
 
     direction: Literal["mean", "component"] = setting(
         "mean", "mean difference of chosen and rejected answers, or the first principal component of the differences"

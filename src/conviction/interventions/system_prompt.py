@@ -11,7 +11,7 @@ from conviction.core.protocols import LanguageModel, Query, chat
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
 from conviction.interventions.context_text import check_one_source, context_text
-from conviction.interventions.records import Outcome, PlaceboKind
+from conviction.interventions.records import Outcome, PlaceboKind, SearchSpace
 
 __all__ = ["SystemPrompt"]
 
@@ -29,6 +29,7 @@ class SystemPrompt:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 10
     placebo: ClassVar[PlaceboKind | None] = None
+    search: ClassVar[SearchSpace] = {}
 
     text: str | None = setting(None, "the system turn; none: the target pole's context")
     file: str | None = setting(None, "a file with the system turn")

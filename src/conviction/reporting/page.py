@@ -36,7 +36,7 @@ from conviction.reporting.words import (
     reasons,
     sentence,
 )
-from conviction.studies.charts import comparison_chart
+from conviction.studies.charts import comparison_chart, dose_chart
 from conviction.training.guard import summarize_warnings
 
 STRIPS = 2  # questions that are shown token by token
@@ -158,6 +158,8 @@ def _charts(run: RunFolder) -> dict[str, tuple[str, Any]]:
         stop = arm.outcome.guard_stop if arm.outcome is not None else None
         if (chart := training_chart(arm.steps, stop.step if stop is not None else None, PAGE)) is not None:
             charts[f"{arm.name}-training"] = (f"Training curves of {arm.name}", chart)
+        if arm.tuning is not None and (chart := dose_chart(arm.tuning, PAGE)) is not None:
+            charts[f"{arm.name}-doses"] = (f"Shift along the runs that settings of {arm.name} were searched by", chart)
         if (chart := agreement_chart(_moved(run, arm), PAGE)) is not None:
             charts[f"{arm.name}-forecast"] = (f"Expected and real movement under {arm.name}", chart)
     return charts
@@ -239,6 +241,8 @@ def _arm(run: RunFolder, arm: ArmFolder, drawn: Any) -> dict[str, Any]:
             }
             for p in (judged.properties if judged is not None else ())
         ],
+        "tuning": _tuning(arm),
+        "doses": drawn(f"{arm.name}-doses"),
         "training": drawn(f"{arm.name}-training"),
         "forecast": _forecast(arm),
         "forecast_picture": drawn(f"{arm.name}-forecast"),
@@ -266,6 +270,29 @@ def _forecast(arm: ArmFolder) -> list[str]:
     if arm.forecast is None:
         return []
     return [f"Expected, before the first step: {arm.forecast.verdict.kind}.", *arm.forecast.verdict.reasons]
+
+
+def _tuning(arm: ArmFolder) -> dict[str, Any] | None:
+    """How settings were chosen: a sentence, and one row for each that was tried or forecast."""
+    tuning = arm.tuning
+    if tuning is None:
+        return None
+    header = ["settings", "expected", "reached", "after", "seconds", "why"]
+    body = []
+    for trial in tuning.trials:
+        best = trial.best
+        body.append(
+            [
+                ", ".join(f"{name}={value}" for name, value in trial.options.items()),
+                "—" if trial.forecast_nats is None else f"{trial.forecast_nats:+.2f}",
+                "—" if best is None else f"{best.shift_nats:+.2f} ({best.low:+.2f} to {best.high:+.2f})",
+                "—" if best is None or not trial.steps else f"{best.step} of {trial.steps} steps",
+                f"{trial.seconds:.0f}",
+                f"chosen: {trial.reason}" if trial.chosen else trial.reason,
+            ]
+        )
+    where = f"Trained on {tuning.fitted} propositions of the train split, read on {tuning.asked} others of it."
+    return {"summary": tuning.summary, "where": where, "header": header, "body": body}
 
 
 def _generations(run: RunFolder, arm: ArmFolder) -> list[dict[str, str]]:

@@ -16,12 +16,14 @@ from conviction.forecasting.records import Forecast
 from conviction.interventions.records import Outcome
 from conviction.probing.records import Sample, Scorecard
 from conviction.studies.records import Arm, Study
+from conviction.studies.tuning_records import STAGE, Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmFolder:
     """One intervention: its files, where there are any.
 
+    tuning   how its settings were searched, if they were
     written  condition and item → what the changed model wrote; gaps: item → gap in it, nats per token
     """
 
@@ -30,6 +32,7 @@ class ArmFolder:
     steps: tuple[dict[str, Any], ...]
     outcome: Outcome | None
     arm: Arm | None = None
+    tuning: Tuning | None = None
     written: Mapping[str, Sample] = field(default_factory=dict)
     gaps: Mapping[str, float] = field(default_factory=dict)
 
@@ -95,6 +98,7 @@ def _applied(run: Run, name: str) -> ArmFolder:
         forecast=run.load_if_sound("forecast", Forecast),
         steps=tuple(run.steps_if_sound()) if outcome is None else outcome.steps_in(run),
         outcome=outcome,
+        tuning=run.load_if_sound(STAGE, Tuning),
     )
 
 

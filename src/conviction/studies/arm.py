@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -27,9 +27,8 @@ from conviction.studies.context import StudyContext, check_questions
 from conviction.studies.forecast_comparison import compare_with_forecast
 from conviction.studies.judge import judge
 from conviction.studies.records import DEPTHS, Arm, Judgement
+from conviction.studies.tuning import EXAMPLES, PILOT_STEPS, search_cells, tune, tuned
 
-# A kit's training split makes a short run, which a forecast at full length would take longer than.
-PILOT_STEPS, EXAMPLES = 5, 16
 Measured = TypeVar("Measured")
 
 
@@ -57,6 +56,19 @@ def forecast_arm(plan: Plan, topic: Topic, model: LanguageModel, data: TrainingD
     """What the arm is expected to do to the topic's test questions."""
     asked = [pair for pair in held_out_pairs(topic) if pair.role == "target"]
     return forecast(plan.intervention, model, data, held_out=asked, pilot_steps=PILOT_STEPS, examples=EXAMPLES, ctx=ctx)
+
+
+def tuned_arm(
+    plan: Plan, arms: Sequence[Plan], topic: Topic, model: LanguageModel, ctx: RunContext, minutes: float
+) -> Plan:
+    """The plan with settings that were searched for its share of the minutes; kept as ``tuning.json``.
+
+    arms  of the study, which share the minutes where they have settings to search
+    """
+    share = minutes / max(1, sum(len(search_cells(arm)) > 1 for arm in arms))
+    tuning = tune(plan, topic, model, ctx, minutes=share, kept=ctx.run)
+    ctx.log(f"settings of {plan.intervention.name}: {tuning.summary}")
+    return tuned(plan, tuning)
 
 
 def measure_and_judge(

@@ -1,4 +1,4 @@
-"""A study as a picture."""
+"""A study, and a search for settings, as pictures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from conviction.core.charts import ON_WHITE, WIDTH, Palette, altair
 from conviction.studies.records import Study
+from conviction.studies.tuning_records import Tuning
 
 
 def comparison_chart(study: Study, palette: Palette = ON_WHITE) -> Any | None:
@@ -29,3 +30,31 @@ def comparison_chart(study: Study, palette: Palette = ON_WHITE) -> Any | None:
     interval = base.mark_rule(color=palette.ink, strokeWidth=1.5).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     points = base.mark_point(color=palette.towards, filled=True, size=70, opacity=1).encode(x="moved:Q")
     return alt.layer(zero, interval, points).properties(width=WIDTH - 160, height=26 * len(rows))
+
+
+def dose_chart(tuning: Tuning, palette: Palette = ON_WHITE) -> Any | None:
+    """The shift at every dose of every trial that was trained; None where none was."""
+    rows: list[dict[str, Any]] = [
+        {
+            "trial": ", ".join(f"{name}={value}" for name, value in trial.options.items()),
+            "step": dose.step,
+            "shift": dose.shift_nats,
+            "zone": palette.of_zone(dose.zone),
+        }
+        for trial in tuning.trials
+        for dose in trial.doses
+        if trial.steps
+    ]
+    if not rows:
+        return None
+    alt = altair()
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("step:Q", title="steps", axis=alt.Axis(tickMinStep=1)),
+        y=alt.Y("shift:Q", title="shift on validation propositions, nats per token"),
+    )
+    lines = base.mark_line(color=palette.faint).encode(detail="trial:N")
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(color=alt.Color("zone:N", scale=None))
+    ends = {row["trial"]: row for row in rows}  # the last dose of each
+    names = alt.Chart(alt.Data(values=list(ends.values()))).mark_text(align="right", dy=-10, color=palette.ink)
+    labels = names.encode(x="step:Q", y="shift:Q", text="trial:N")
+    return alt.layer(lines, points, labels).properties(width=WIDTH - 160, height=220)

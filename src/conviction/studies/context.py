@@ -31,11 +31,13 @@ class StudyDesign:
     load          gives a model by the name of its folder, in the dtype of the untouched one
     benign_steps  benign training steps after which durability is measured; 0: it is not
     placebo       train each trained arm once more on another subject, to take that shift off
+    tune_minutes  of searching for settings, shared by the arms that have some to search; None: no search
     """
 
     load: Callable[[str], LanguageModel]
     benign_steps: int = 10
     placebo: bool = True
+    tune_minutes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +95,7 @@ def study_config(
         "applied": list(applied),
         "benign_steps": design.benign_steps,
         "placebo": design.placebo,
+        "tune_minutes": design.tune_minutes,
         "metrics": [metric.name for metric in load_metrics()],
     }
 

@@ -32,7 +32,7 @@ from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.records import Scorecard
 from conviction.probing.scorecard import probe
-from conviction.studies.arm import describe_arm, forecast_arm, measure_and_judge
+from conviction.studies.arm import describe_arm, forecast_arm, measure_and_judge, tuned_arm
 from conviction.studies.context import StudyContext, StudyDesign, study_config, summarize
 from conviction.studies.placebo import measure_placebo
 from conviction.studies.records import Arm, Study
@@ -53,13 +53,16 @@ def study(
         _log_audit(report, ctx)
     baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
     shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx, run=run)
-    for number, plan in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
-        arm, own = describe_arm(plan), run.child(plan.intervention.name)
+    for number, given in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
+        plan, arm, own = given, describe_arm(given), run.child(given.intervention.name)
         own_ctx = replace(ctx, run=own, guard=plan.guard)
         ctx.log(f"arm {number} of {len(arms)}: {arm.name} ({time.perf_counter() - started:.0f} s so far)")
         with own.recording_failure(ctx.log) as attempt:
             if not own.has("depth"):
                 ctx.check_budget()  # raises; recorded as left out
+            if design.tune_minutes is not None:
+                plan = tuned_arm(given, arms, topic, model, own_ctx, design.tune_minutes)
+                arm = describe_arm(plan)
             if plan.intervention.forecastable and not own.has("forecast"):
                 own.save_forecast(forecast_arm(plan, topic, model, data, own_ctx))
             outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)

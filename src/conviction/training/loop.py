@@ -189,6 +189,8 @@ def _advance(state: TrainState, task: TrainingTask, step: int, accelerator: Acce
         return False
     if all(healthy for _, healthy in verdicts):
         state.keep(step)
+    with state.stepper.policy.autocast(), gathered(state.stepper.policy):
+        ctx.callbacks.on_model(step, len(order), state.monitor.model)
     if ctx.run is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
         state.save(ctx.run, step, task.digest, write=main)
     return True

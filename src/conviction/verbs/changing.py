@@ -26,6 +26,7 @@ from conviction.verbs.inputs import (
     Source,
     as_count,
     as_folder,
+    as_minutes,
     as_model,
     as_source,
     described,
@@ -112,6 +113,7 @@ def apply(
     guard: str | Guard | None = None,
     run: str | Path | None = None,
     tracker: str | None = None,
+    tune_minutes: float | None = None,
     forecast_first: bool = False,
     test: Test = None,
     load: Load | None = None,
@@ -129,23 +131,21 @@ def apply(
     run             a folder that everything is kept in, the changed model in its ``model/``; an unfinished one is
                     continued, one that is finished with the same arguments is read; None: nothing is written
     tracker         tensorboard, wandb, mlflow or trackio
+    tune_minutes    search for settings so long, on a part of the topic's train split, then apply what was chosen;
+                    fields that are given stay as they are. What was tried is in ``tuning.json``
     forecast_first  write a forecast into the run folder before the first step, of ``test`` as ``forecast`` takes it
 
     The changed model is ``outcome.changed``; why the guard stopped it, if it did, ``outcome.guard_stop``.
     Raises InputError for an unknown field, or data that the intervention has no use for.
     """
-    from conviction.training.tracking import check_tracker
-
     ctx = ctx or RunContext()
     plan = plan_intervention(intervention, fields, ctx.guard if guard is None else guard)
-    tracker = ctx.tracker if tracker is None else tracker
-    if tracker is not None:
-        check_tracker(tracker)
+    tracker = _checked_tracker(ctx.tracker if tracker is None else tracker)
     source = told(as_source(data), ctx)
     _check_forecast_first(forecast_first, test, kept=run is not None or ctx.run is not None)
     asked = held_out(test, source) if forecast_first else []
     call = _call(plan, model, source, load) | {"tracker": tracker, "forecast_first": forecast_first}
-    call |= {"test": _digest(asked)}
+    call |= {"test": _digest(asked), "tune_minutes": as_minutes(tune_minutes)}
     place = Place.of(run, ctx, topic=source.label, verb=f"apply-{plan.intervention.name}", call=call)
     again = load_like(model, load)
     if (known := place.finished("outcome", Outcome)) is not None:
@@ -153,6 +153,7 @@ def apply(
     loaded = as_model(model, loading(load, ctx))
     with place.open() as opened:
         own, steps = replace(opened, guard=plan.guard, tracker=tracker), list[dict[str, Any]]()
+        plan = plan if tune_minutes is None else _tuned(plan, loaded, source, own, tune_minutes)
         if own.run is None:
             outcome = _carry_out(plan, loaded, source, _recording(own, steps))
             return outcome.model_copy(update={"steps": tuple(steps)})
@@ -164,6 +165,30 @@ def apply(
         if main_process():
             own.run.save("outcome", outcome)
         return _in_folder(outcome, own.run, again, ctx)
+
+
+def _checked_tracker(tracker: str | None) -> str | None:
+    """The tracker, or None for none. Raises InputError for an unknown one."""
+    from conviction.training.tracking import check_tracker
+
+    if tracker is not None:
+        check_tracker(tracker)
+    return tracker
+
+
+def _tuned(plan: Plan, model: LanguageModel, source: Source, ctx: RunContext, minutes: float) -> Plan:
+    """The plan with settings that were searched. Raises InputError where there is no topic to search on."""
+    from conviction.studies.tuning import tune, tuned
+
+    if source.topic is None:
+        raise InputError("settings are searched on a topic's propositions, and there is none", hint="give a topic")
+    if several_processes():
+        raise InputError(
+            "settings are searched by one process", hint="leave --tune out, or leave accelerate launch out"
+        )
+    tuning = tune(plan, source.topic, model, ctx, minutes=minutes, kept=ctx.run)
+    ctx.log(f"settings: {tuning.summary}")
+    return tuned(plan, tuning)
 
 
 def _check_forecast_first(forecast_first: bool, test: Test, *, kept: bool) -> None:

@@ -34,6 +34,7 @@ from conviction.verbs.inputs import (
     TopicLike,
     as_count,
     as_folder,
+    as_minutes,
     as_model,
     as_topic,
     described,
@@ -56,6 +57,7 @@ def study(
     budget_minutes: float | None = None,
     benign_steps: int = BENIGN_STEPS,
     placebo: bool = True,
+    tune_minutes: float | None = None,
     run: str | Path | None = None,
     load: Load | None = None,
     ctx: RunContext | None = None,
@@ -70,6 +72,7 @@ def study(
     options         fields of an arm and of its guard, by the arm's name
     budget_minutes  after which no arm is begun; benign_steps: of training before durability is read, 0: none
     placebo         train each trained arm on another subject, too
+    tune_minutes    of searching settings on a part of the train split, shared by the arms; None: no search
     run             the study's folder, which it needs: its arms lie there; None: a new one in ``runs/``
     load            how models are loaded by name, the arms' folders too: called with ``dtype=`` of the first one
 
@@ -83,7 +86,7 @@ def study(
         raise InputError(f"interventions is {interventions!r}", hint='give a list, such as ["system_prompt", "dpo"]')
     arms = plan_arms(interventions, options or {}, ctx.guard if guard is None else guard)
     call = described(model, load) | {"topic_sha256": kit.digest, "target": kit.target, "placebo": placebo}
-    call |= {"benign_steps": benign_steps}
+    call |= {"benign_steps": benign_steps, "tune_minutes": as_minutes(tune_minutes)}
     call |= {"data_sha256": TrainingData.from_topic(kit).digest}
     call |= {arm.intervention.name: repr([settings_of(arm.intervention), flat(arm.guard)]) for arm in arms}
     if budget_minutes is not None:
@@ -91,7 +94,7 @@ def study(
 
     def measure(own: RunContext, run: Run) -> Study:
         load_one = _loader(model, load, run, own)
-        design = StudyDesign(load=load_one, benign_steps=benign_steps, placebo=placebo)
+        design = StudyDesign(load=load_one, benign_steps=benign_steps, placebo=placebo, tune_minutes=tune_minutes)
         return run_study(kit, as_model(model, load_one), arms, run, own, design)
 
     return _kept(_place(run, ctx, kit.name, "study", call), measure)

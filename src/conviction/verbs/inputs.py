@@ -119,6 +119,13 @@ def as_model(value: Any, load: Load, name: str = "model") -> LanguageModel:
     return value
 
 
+def as_minutes(value: float | None) -> float | None:
+    """Minutes of searching for settings; None: no search. Raises InputError for what is no time."""
+    if value is not None:
+        check_number("tune_minutes", value, at_least=0)
+    return value
+
+
 def as_folder(value: Any, name: str = "run") -> Path:
     """Raises InputError for what is no path; ``name`` is the parameter's."""
     if not isinstance(value, str | Path):

@@ -1,0 +1,233 @@
+"""A search for settings: on a part of the train split, with doses along a run; nothing of the test split is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tea import YAML, tea_items
+
+from conviction import load_model, load_topic
+from conviction.config.plan import plan_intervention
+from conviction.core.context import RunContext
+from conviction.core.run import Run
+from conviction.data.topic import Topic
+from conviction.data.validation import validation_topic
+from conviction.errors import InputError
+from conviction.interventions.dpo import Dpo
+from conviction.reporting.page import report
+from conviction.studies import tuning as module
+from conviction.studies.context import StudyDesign
+from conviction.studies.study import study
+from conviction.studies.tuning import search_cells, tune, tuned
+from conviction.studies.tuning_records import Dose, Trial
+from conviction.verbs.changing import apply
+
+CELLS = [{"learning_rate": 5e-5}, {"learning_rate": 1.5e-4}, {"learning_rate": 5e-4}]
+
+
+@pytest.fixture
+def kit(write_topic) -> Topic:
+    """24 propositions, 16 of them of the train split."""
+    return load_topic(str(write_topic(yaml=YAML, items=tea_items(24))))
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder):
+    return load_model(str(tiny_folder), dtype="fp32")
+
+
+def ids(topic: Topic, split: str) -> set[str]:
+    return {item.id for item in topic.items if item.split == split}
+
+
+def test_what_settings_are_chosen_on_is_divided_by_proposition_and_holds_no_test_item(kit):
+    small = validation_topic(kit)
+    assert small is not None
+    assert ids(small, "train") | ids(small, "test") == ids(kit, "train")
+    asked = {item.proposition for item in small.items if item.split == "test"}
+    assert not asked & {item.proposition for item in small.items if item.split == "train"}
+    assert len(asked) == 16 // 3
+    assert small.digest != kit.digest
+
+
+@given(st.integers(1, 30))
+def test_a_small_train_split_is_not_divided(n):
+    kit = load_topic("obesity")
+    train = [item for item in kit.items if item.split == "train" and item.role == "target"][:n]
+    small = validation_topic(kit.model_copy(update={"items": tuple(train)}))
+    assert (small is None) == (len(train) < 8)
+
+
+def test_given_fields_are_not_searched():
+    plan = plan_intervention("dpo", {"beta": 0.1})
+    assert {"beta"} <= plan.given
+    assert [set(cell) for cell in search_cells(plan)] == [{"learning_rate"}] * 4
+    assert len(search_cells(plan_intervention("dpo"))) == 8
+    assert search_cells(plan_intervention(Dpo(learning_rate=1e-5, beta=0.2))) == [{}]
+    assert plan_intervention(plan).given == plan.given
+
+
+def readings(*shifts: float, zone: str = "healthy") -> tuple[Dose, ...]:
+    warnings = () if zone == "healthy" else ("neutral text lost 0.2",)
+    return tuple(
+        Dose(step=5 * (n + 1), shift_nats=shift, low=shift - 0.1, high=shift + 0.1, zone=zone, warnings=warnings)
+        for n, shift in enumerate(shifts)
+    )
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Trials that do not train: learning rate → doses, and how many were made."""
+    doses: dict[float, tuple[Dose, ...]] = {}
+    made: list[float] = []
+
+    def tried(_bench, trial: Trial) -> Trial:
+        rate = trial.options["learning_rate"]
+        made.append(rate)
+        return trial.model_copy(update={"doses": doses[rate], "steps": 10 * len(doses[rate])})
+
+    monkeypatch.setattr(module, "_tried", tried)
+    monkeypatch.setattr(module, "_planned", lambda _bench, cells: [Trial(options=dict(cell)) for cell in cells])
+    return SimpleNamespace(doses=doses, made=made)
+
+
+def search(kit, model, kept=None, minutes=60.0, guard=None, **fields):
+    return tune(plan_intervention("sft", fields, guard), kit, model, RunContext(), minutes=minutes, kept=kept)
+
+
+def test_the_largest_healthy_dose_is_chosen_and_scaled_to_the_whole_split(kit, model, scripted):
+    scripted.doses |= {
+        5e-5: readings(0.1, 0.2),
+        1.5e-4: (*readings(0.3, 0.5), *readings(0.9, zone="warning")),
+        5e-4: readings(2.0, zone="warning"),
+    }
+    tuning = search(kit, model)
+    assert [trial.chosen for trial in tuning.trials] == [False, True, False]
+    chosen = tuning.trials[1].best
+    assert chosen is not None
+    assert (chosen.step, chosen.shift_nats) == (10, 0.5)
+    plan = tuned(plan_intervention("sft"), tuning)
+    steps = len(plan_intervention("sft", {"epochs": 3}).intervention.task(model, data(kit), RunContext()).order)
+    assert plan.intervention.max_steps == round(steps * 10 / 30)
+    assert (plan.intervention.learning_rate, plan.intervention.schedule) == (1.5e-4, "constant")
+    assert tuning.trials[2].reason == "no healthy dose: neutral text lost 0.2"
+    assert tuning.trials[0].reason.startswith("less: +0.20")
+
+
+def data(kit):
+    from conviction.data.training_data import TrainingData
+
+    return TrainingData.from_topic(kit)
+
+
+def test_where_no_cell_is_healthy_nothing_is_chosen_and_the_limit_is_named(kit, model, scripted):
+    scripted.doses |= {cell["learning_rate"]: readings(0.5, zone="warning") for cell in CELLS}
+    tuning = search(kit, model)
+    assert tuning.options == {}
+    assert "neutral text lost 0.2" in tuning.summary
+    assert tuned(plan := plan_intervention("sft"), tuning) is plan
+
+
+def test_a_shift_away_from_the_target_is_not_chosen(kit, model, scripted):
+    scripted.doses |= {cell["learning_rate"]: readings(-0.5) for cell in CELLS}
+    assert search(kit, model).options == {}
+
+
+def test_no_time_is_no_search(kit, model, scripted):
+    tuning = search(kit, model, minutes=0.0)
+    assert (scripted.made, tuning.options) == ([], {})
+    assert "no time" in tuning.summary
+
+
+def test_a_search_that_was_cut_off_repeats_no_trial(kit, model, scripted, tmp_path, monkeypatch):
+    scripted.doses |= {cell["learning_rate"]: readings(0.1) for cell in CELLS}
+    kept, real = Run(tmp_path, resumed=True), module._tried
+
+    def cut(bench, trial):
+        if len(scripted.made) == 1:
+            raise KeyboardInterrupt
+        return real(bench, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_tried", cut)
+        with pytest.raises(KeyboardInterrupt):
+            search(kit, model, kept)
+    tuning = search(kit, model, kept)
+    assert scripted.made == [5e-5, 1.5e-4, 5e-4]
+    assert search(kit, model, kept) == tuning  # read back
+    assert len(scripted.made) == 3
+
+
+def test_a_small_topic_is_not_tuned_and_says_so(model, write_topic):
+    tuning = search(load_topic(str(write_topic(yaml=YAML, items=tea_items(9)))), model)
+    assert tuning.options == {}
+    assert "fewer than 8 propositions" in tuning.summary
+
+
+@pytest.mark.long
+def test_a_real_search_trains_reads_doses_and_never_asks_a_test_item(kit, model, monkeypatch):
+    seen: set[str] = set()
+    real = module.measure_depth
+
+    def measure(model, topic, **named):
+        seen.update(item.id for item in topic.items)
+        return real(model, topic, **named)
+
+    monkeypatch.setattr(module, "measure_depth", measure)
+    tuning = search(kit, model, guard="off", rank=2)
+    tried = [trial for trial in tuning.trials if trial.doses]
+    assert [len(trial.doses) for trial in tried] == [5, 5]  # the best two by their forecast
+    assert all(trial.forecast_nats is not None for trial in tuning.trials)
+    expected = [trial.forecast_nats for trial in tuning.trials]
+    assert expected == sorted(expected, reverse=True)
+    assert seen == ids(kit, "train")
+    doses = tried[0].doses
+    assert [dose.step for dose in doses] == sorted({dose.step for dose in doses})
+    assert doses[-1].step == tried[0].steps
+    assert len({dose.shift_nats for dose in doses}) == 5, "every reading is of another model"
+
+
+@pytest.mark.long
+def test_a_dose_is_what_a_run_of_so_many_steps_gives(kit, model):
+    """Read in the middle of a run, and by itself after a run that ends there."""
+    bench = module._bench(
+        plan_intervention("sft", {"rank": 2, "warmup": 0.0}, "off"), validation_topic(kit), model, RunContext()
+    )
+    trial = module._tried(bench, Trial(options={"learning_rate": 1e-2}))
+    dose = trial.doses[1]
+    short = bench.intervention({"learning_rate": 1e-2, "max_steps": dose.step})
+    after = module.measure_depth(
+        short.apply(model, bench.data, bench.guarded).changed, bench.topic, base=bench.untouched, kinds=["change"]
+    )
+    shift = module.differences(bench.untouched, after, "shift").mean()
+    assert dose.shift_nats == pytest.approx(shift, abs=1e-5)
+
+
+@pytest.mark.long
+def test_a_study_and_a_run_apply_what_was_chosen(kit, model, tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_planned", lambda _bench, cells: [Trial(options=dict(cells[-1]))])
+    design = StudyDesign(
+        load=lambda name: load_model(name, dtype="fp32"), benign_steps=0, placebo=False, tune_minutes=5.0
+    )
+    plans = [plan_intervention("sft", {"rank": 2})]
+    (arm,) = study(kit, model, plans, Run(tmp_path / "study"), RunContext(), design).arms
+    assert arm.failure is None
+    tuning = Run(tmp_path / "study/arms/sft").load("tuning", module.Tuning)
+    assert tuning.options["learning_rate"] == arm.settings["learning_rate"] == 5e-4
+    outcome = apply("sft", model, kit, tune_minutes=5.0, rank=2, run=tmp_path / "run")
+    assert outcome.settings["max_steps"] == arm.settings["max_steps"] == tuning.options["max_steps"]
+    page = report(tmp_path / "run").read_text(encoding="utf-8")
+    assert "How its settings were chosen" in page
+    assert "learning_rate=0.0005" in page
+    assert "Shift along the runs" in page
+
+
+def test_settings_cannot_be_searched_without_a_topic(tmp_path, model, kit):
+    with pytest.raises(InputError, match="settings are searched on a topic's propositions"):
+        apply("sft", model, dataclasses.replace(data(kit), topic=None), tune_minutes=1.0, run=tmp_path / "run")
+    with pytest.raises(InputError, match="tune_minutes"):
+        apply("sft", model, kit, tune_minutes=-1.0)
