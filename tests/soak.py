@@ -103,7 +103,12 @@ def state(folder: Path) -> dict[str, Any]:
 
 def _results(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        known = path.name.startswith(".lock") or path.relative_to(folder).parts[0] in {"cache", "m", "tea"}
+        # A page that was half-written is cleared by the next command that writes into the folder under its lock.
+        known = path.name.startswith((".lock", ".unfinished-")) or path.relative_to(folder).parts[0] in {
+            "cache",
+            "m",
+            "tea",
+        }
         if path.is_file() and not known:
             yield path
 

@@ -27,9 +27,9 @@ from conviction.probing.metrics.health import PARAGRAPH_WORDS, PARAGRAPHS
 from conviction.studies.placebo import measure_placebo
 from conviction.training import teacher as teacher_module
 from conviction.training.batches import encode_pairs, make_microbatches
+from conviction.training.divergence import TeacherTargets, divergence, is_linear, teacher_targets
 from conviction.training.drift import EVERYDAY, PIECE, PIECES, neutral_rows, short_questions, unread_paragraphs
 from conviction.training.guard import Guard
-from conviction.training.losses.divergence import TeacherTargets, divergence, is_linear, teacher_targets
 from conviction.training.policy import make_policy, sum_answers
 from conviction.training.settings import Training, Weights
 from conviction.training.teacher import compute_teacher

@@ -58,6 +58,17 @@ def test_many_at_once_convert_once(monkeypatch):
     assert not [p for p in result[0].parent.iterdir() if p.name.startswith(".small")]
 
 
+def test_a_file_that_another_is_just_writing_is_no_part_of_the_copy(monkeypatch):
+    _fake(monkeypatch, [])
+    ensure(SMALL)
+    (SMALL.folder / embedded.CHECKSUMS).unlink(missing_ok=True)
+    other = SMALL.folder / ".unfinished-0123456789abcdef"
+    other.write_text("{}")
+    ensure(SMALL)  # which writes the checksums
+    other.unlink()
+    assert ensure(SMALL) == SMALL.folder
+
+
 def test_a_failure_leaves_nothing_behind(monkeypatch):
     _fake(monkeypatch, [])
     monkeypatch.setattr(embedded, "_convert", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

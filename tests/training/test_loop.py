@@ -351,6 +351,8 @@ def launch(arguments: list[str], processes: int = 1, *, kill_after: int | None =
         if log.exists() and log.read_text(encoding="utf-8").count("\n") >= kill_after:
             break
         time.sleep(0.002)
+    for one in group if kill_after is not None else ():
+        one.kill()  # all of them first: one that waits for a dead one ends by itself, with an error
     codes = {end(one, kill=kill_after is not None) for one in group}
     assert codes == ({-signal.SIGKILL} if kill_after is not None else {0}), output.read_text(encoding="utf-8")[-3000:]
     return steps(folder)

@@ -27,7 +27,7 @@ import xxhash
 from pydantic import BaseModel, Field
 
 from conviction.core.gate import is_file, read_json, validate
-from conviction.core.storage import cache_dir, storage_errors, write_atomic
+from conviction.core.storage import cache_dir, is_unfinished, storage_errors, write_atomic
 from conviction.errors import ModelError, StorageError
 
 COARSE = 2.0  # seconds
@@ -264,7 +264,7 @@ def _state(folder: Path) -> tuple[tuple[str, int, int, int], ...] | None:
     None where a change is as recent as the clock of file systems is coarse: the next may have the same time.
     """
     with storage_errors(f"reading {folder}"):
-        seen = [(path.name, path.stat()) for path in sorted(folder.iterdir())]
+        seen = [(path.name, path.stat()) for path in sorted(folder.iterdir()) if not is_unfinished(path)]
     if any(stat.st_ctime > time.time() - COARSE for _, stat in seen):
         return None
     return tuple((name, stat.st_size, stat.st_ino, stat.st_ctime_ns) for name, stat in seen)
@@ -280,7 +280,7 @@ def _checksums(folder: Path) -> dict[str, str]:
     """XXH3 keeps up with the memory: it tells what a disk did, and is no proof against forgery."""
     result = {}
     for path in sorted(folder.iterdir()):
-        if path.name != CHECKSUMS and is_file(path):
+        if path.name != CHECKSUMS and is_file(path) and not is_unfinished(path):  # another may write them meanwhile
             digest = xxhash.xxh3_128()
             with path.open("rb") as file:
                 while piece := file.read(2**22):

@@ -100,7 +100,7 @@ class Likelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Divergence:
-    """Mean KL(teacher || policy) per token, over the whole vocabulary (``losses.divergence``).
+    """Mean KL(teacher || policy) per token, over the whole vocabulary (``training.divergence``).
 
     context        what the teacher reads before a conversation, and its policy does not
     strength       α: the teacher's logits are base + α·(context - base)

@@ -24,7 +24,7 @@ from conviction.models.hf import HFModel
 from conviction.models.lora import add_lora, decoder_layers, first_trained_layer, merged_copy, shared_copy
 from conviction.models.states import skipped
 from conviction.training.batches import TokenizedExample
-from conviction.training.losses.divergence import TeacherTargets, divergence
+from conviction.training.divergence import TeacherTargets, divergence
 from conviction.training.recompute import use_memory_efficient_layers
 from conviction.training.settings import Training, Weights
 

@@ -2,7 +2,7 @@
 
 What it predicts never changes, and is computed once, before the first step: a context that all prompts begin with is
 read once for all of them. Kept is a vector of the hidden size for every token of an answer
-(``losses.divergence``): 7 MB for 108 answers of 30 tokens and a width of 576, where a table of log-probs over 49,152
+(``training.divergence``): 7 MB for 108 answers of 30 tokens and a width of 576, where a table of log-probs over 49,152
 tokens would take 637.
 """
 
@@ -23,7 +23,7 @@ from conviction.models.engine.packing import Ids, Pack, pack_whole, plan
 from conviction.models.engine.protocol import Row
 from conviction.models.hf import HFModel
 from conviction.training.batches import MicroBatch, TokenizedExample
-from conviction.training.losses.divergence import TeacherTargets, is_linear, teacher_targets
+from conviction.training.divergence import TeacherTargets, is_linear, teacher_targets
 from conviction.training.memory import available
 from conviction.training.policy import Policy
 
