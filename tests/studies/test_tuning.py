@@ -132,6 +132,32 @@ def test_where_no_cell_is_healthy_nothing_is_chosen_and_the_limit_is_named(kit, 
     assert tuned(plan := plan_intervention("sft"), tuning) is plan
 
 
+def test_where_the_most_promising_cells_have_no_healthy_dose_the_next_are_tried(kit, model, scripted, monkeypatch):
+    def planned(_bench, cells):
+        return [Trial(options=dict(cell), forecast_nats=float(-n)) for n, cell in enumerate(cells)]
+
+    monkeypatch.setattr(module, "_planned", planned)
+    scripted.doses |= {5e-5: readings(0.5, zone="warning"), 1.5e-4: readings(0.4, zone="warning")}
+    scripted.doses |= {5e-4: readings(0.1)}
+    assert search(kit, model).options["learning_rate"] == 5e-4
+    scripted.made.clear()
+    scripted.doses |= {5e-5: readings(0.2)}
+    assert search(kit, model).options["learning_rate"] == 5e-5
+    assert scripted.made == [5e-5, 1.5e-4]
+
+
+def test_a_trial_that_fails_is_a_row_and_others_are_tried(kit, model, monkeypatch):
+    monkeypatch.setattr(module, "_planned", lambda _bench, cells: [Trial(options=dict(cell)) for cell in cells])
+    monkeypatch.setattr(
+        module.Bench,
+        "intervention",
+        lambda *_: SimpleNamespace(trains=True, apply=lambda *_: (_ for _ in ()).throw(InputError("no room", hint=""))),
+    )
+    tuning = search(kit, model)
+    assert [trial.reason for trial in tuning.trials] == ["failed: no room"] * 3
+    assert "no settings with a healthy shift" in tuning.summary
+
+
 def test_a_shift_away_from_the_target_is_not_chosen(kit, model, scripted):
     scripted.doses |= {cell["learning_rate"]: readings(-0.5) for cell in CELLS}
     assert search(kit, model).options == {}

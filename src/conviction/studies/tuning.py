@@ -90,7 +90,7 @@ def tune(
         return _kept(kept, _conclude(bench, trials, TrainingData.from_topic(topic), time.monotonic() - began, complete))
 
     record(complete=False)
-    for number in _to_run(trials):
+    while (number := _next(trials)) is not None:
         used = time.monotonic() - began
         longest = max((trial.seconds for trial in trials if trial.doses), default=0.0)
         if used + longest > 60 * minutes:
@@ -174,11 +174,16 @@ def _reachable(point: SweepPoint) -> float | None:
     return point.test_gap_nats * min(1.0, share)
 
 
-def _to_run(trials: Sequence[Trial]) -> list[int]:
-    """Numbers of the trials that are still to be made: the first of those that are forecast, else all."""
+def _next(trials: Sequence[Trial]) -> int | None:
+    """The number of the trial that is made next; None: no other.
+
+    Where all were forecast so many of the best are enough, if one of them has a healthy dose.
+    """
+    made = [trial for trial in trials if trial.made]
     forecast_ones = any(trial.forecast_nats is not None for trial in trials)
-    wanted = range(min(CONFIRMED, len(trials)) if forecast_ones else len(trials))
-    return [number for number in wanted if not trials[number].doses and trials[number].guard_stop is None]
+    if forecast_ones and len(made) >= CONFIRMED and any(trial.best is not None for trial in made):
+        return None
+    return next((number for number, trial in enumerate(trials) if not trial.made), None)
 
 
 def _tried(bench: Bench, trial: Trial) -> Trial:
@@ -191,7 +196,7 @@ def _tried(bench: Bench, trial: Trial) -> Trial:
         if not intervention.trains:
             readings.read_changed(outcome.changed)
     except ConvictionError as error:
-        return trial.model_copy(update={"reason": f"failed: {error.message}", "guard_stop": f"failed: {error.message}"})
+        return trial.model_copy(update={"failure": error.message})
     return trial.model_copy(
         update={
             "doses": tuple(readings.doses),
@@ -241,7 +246,7 @@ def _conclude(bench: Bench, trials: Sequence[Trial], whole: TrainingData, second
     """The record of the search as far as it has come."""
     best = _best(trials)
     options: dict[str, Any] = {}
-    if best is not None and (dose := trials[best].best) is not None:
+    if complete and best is not None and (dose := trials[best].best) is not None:
         options = {**_length(bench.plan), **trials[best].options, **_steps_of(bench, trials[best], dose, whole)}
     judged = tuple(
         trial.model_copy(update={"chosen": number == best, "reason": _reason(trial, number == best)})
@@ -276,10 +281,10 @@ def _steps_of(bench: Bench, trial: Trial, dose: Dose, whole: TrainingData) -> di
 
 def _reason(trial: Trial, chosen: bool) -> str:
     best = trial.best
-    if not trial.doses:
-        if trial.guard_stop is not None:
-            return trial.guard_stop
-        return "not trained: others are expected to move more, or no time was left"
+    if not trial.made:
+        return "not tried: others are expected to move more, or no time was left"
+    if trial.failure is not None:
+        return f"failed: {trial.failure}"
     if best is None:
         first = next((text for dose in trial.doses for text in dose.warnings), trial.guard_stop or "")
         return f"no healthy dose: {first}"
@@ -290,7 +295,7 @@ def _reason(trial: Trial, chosen: bool) -> str:
 
 
 def _summary(trials: Sequence[Trial], best: int | None, options: Mapping[str, Any]) -> str:
-    tried = [trial for trial in trials if trial.doses or trial.guard_stop is not None]
+    tried = [trial for trial in trials if trial.made]
     if not tried:
         return "not tuned: there was no time for a trial; settings stay as they are"
     if best is None:

@@ -32,7 +32,7 @@ class Trial(Frozen):
     forecast_nats  expected shift on validation propositions, up to a stop that is expected; None: no forecast
     forecast_stop  the step of that stop; None: none is expected
     doses          readings of a real run; none: these settings were not run, ``reason`` says why
-    guard_stop     why the guard stopped that run
+    guard_stop     why the guard stopped that run; ``failure``: why there was none
     reason         why these settings were not chosen, or why they were
     """
 
@@ -42,9 +42,15 @@ class Trial(Frozen):
     doses: tuple[Dose, ...] = ()
     steps: int | None = None
     guard_stop: str | None = None
+    failure: str | None = None
     seconds: float = 0.0
     chosen: bool = False
     reason: str = ""
+
+    @property
+    def made(self) -> bool:
+        """Whether it was run, to whatever end."""
+        return bool(self.doses) or self.guard_stop is not None or self.failure is not None
 
     @property
     def best(self) -> Dose | None:

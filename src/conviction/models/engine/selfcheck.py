@@ -79,6 +79,7 @@ class Agreement:
     max_difference   the largest over their tokens, nats
     mean_difference  the largest over rows, of a row's mean log-prob, nats per token
     accepted         whether both are within what rounding does
+    tolerances       that: what a token, and a row's mean, may differ by
     """
 
     rows: int
@@ -86,6 +87,7 @@ class Agreement:
     max_difference: float
     mean_difference: float
     accepted: bool
+    tolerances: tuple[float, float]
 
     def joined(self, earlier: Agreement | None) -> Agreement:
         """Of these rows and of those that were compared before."""
@@ -97,6 +99,7 @@ class Agreement:
             max(self.max_difference, earlier.max_difference),
             max(self.mean_difference, earlier.mean_difference),
             self.accepted and earlier.accepted,
+            (max(self.tolerances[0], earlier.tolerances[0]), max(self.tolerances[1], earlier.tolerances[1])),
         )
 
     def summary(self) -> dict[str, Any]:
@@ -141,7 +144,7 @@ def rescore(engine: PackingEngine, scored: Scores, earlier: Agreement | None) ->
     sample = rows_to_rescore(scored, earlier)
     if not sample:
         return None
-    latest = compare(engine, _merged(engine.score(sample)), scored)
+    latest = compare(engine, _merged(engine.score(sample)), scored, earlier=earlier)
     if latest.accepted:
         return latest
     return compare(engine, _merged(engine.score([*sample, *_more_rows(scored, sample)])), scored)
@@ -154,18 +157,27 @@ def _more_rows(rows: Iterable[Row], sample: Sequence[Row]) -> list[Row]:
     return [*longest, *sorted(rest, key=lambda row: (_digest(row), row))[: SECOND_LOOK - len(longest)]]
 
 
-def compare(engine: PackingEngine, separate: Scores, scored: Scores, *, same_dtype: bool = True) -> Agreement:
+def compare(
+    engine: PackingEngine,
+    separate: Scores,
+    scored: Scores,
+    *,
+    same_dtype: bool = True,
+    earlier: Agreement | None = None,
+) -> Agreement:
     """How scores compare with those of separate rows by the engine.
 
     same_dtype  False: they were computed in another dtype than the engine's, whose rounding is
                 not known; the widest bounds then hold
+    earlier     of the same model: rounding is not measured again for what is within that
     """
     largest, mean = _differences(separate, scored)
-    tolerance, of_means = BOUNDS[1], BOUNDS_OF_MEANS[1]
-    if same_dtype:
-        tolerance, of_means = _tolerances(engine, separate, (largest, mean))
-    accepted = largest <= tolerance and mean <= of_means  # False for NaN, too
-    return Agreement(len(separate), max(map(_length, separate)), largest, mean, accepted)
+    tolerances = earlier.tolerances if earlier is not None else (0.0, 0.0)
+    if not (largest <= tolerances[0] and mean <= tolerances[1]):
+        wide = (BOUNDS[1], BOUNDS_OF_MEANS[1])
+        tolerances = _tolerances(engine, separate, (largest, mean)) if same_dtype else wide
+    accepted = largest <= tolerances[0] and mean <= tolerances[1]  # False for NaN, too
+    return Agreement(len(separate), max(map(_length, separate)), largest, mean, accepted, tolerances)
 
 
 def _length(row: Row) -> int:
