@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,12 @@ from tiny import byte_tokenizer, tiny_module
 from conviction.cli.app import main
 
 REAL_CACHE = os.environ.get("CONVICTION_CACHE")
+
+# Begun with nohup, or by a script with &, the suite would ignore these signals, and so would what it begins.
+if threading.current_thread() is threading.main_thread():
+    for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(_number) is signal.SIG_IGN:
+            signal.signal(_number, _usual)
 
 # The same examples on every run and machine: a suite that fails by chance says nothing of the change before it.
 # HYPOTHESIS_PROFILE=fresh draws others; what they find is kept as an @example.
