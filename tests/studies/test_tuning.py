@@ -182,6 +182,8 @@ def test_a_search_that_was_cut_off_repeats_no_trial(kit, model, scripted, tmp_pa
         patch.setattr(module, "_tried", cut)
         with pytest.raises(KeyboardInterrupt):
             search(kit, model, kept)
+    unfinished = kept.load("tuning", module.Tuning)
+    assert (unfinished.complete, unfinished.options, unfinished.summary) == (False, {}, "the search was not finished")
     tuning = search(kit, model, kept)
     assert scripted.made == [5e-5, 1.5e-4, 5e-4]
     assert search(kit, model, kept) == tuning  # read back

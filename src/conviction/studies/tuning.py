@@ -258,7 +258,7 @@ def _conclude(bench: Bench, trials: Sequence[Trial], whole: TrainingData, second
         asked=_propositions(bench.topic, "test"),
         trials=judged,
         options=options,
-        summary=_summary(judged, best, options),
+        summary=_summary(judged, best, options) if complete else "the search was not finished",
         seconds=seconds,
         complete=complete,
     )
