@@ -35,13 +35,13 @@ class Callbacks:
     progress  given the name of a stage, returns a (done, total) callback, or None
     on_step   every training step's record, and the number of steps
     on_model  after a step that the guard let pass: its number, the number of steps, and the model, which the next
-              step changes
+              step changes; of a run in one process alone. None: nobody asks
     """
 
     log: Callable[[str], None] = lambda _: None
     progress: Callable[[str], Progress | None] = lambda _: None
     on_step: Callable[[Mapping[str, Any], int], None] = lambda _record, _total: None
-    on_model: Callable[[int, int, LanguageModel], None] = lambda _step, _total, _model: None
+    on_model: Callable[[int, int, LanguageModel], None] | None = None
 
 
 @dataclass(frozen=True)

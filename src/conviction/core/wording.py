@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
+from typing import Any
 
 # How a pair counts as wrong, which is said wherever such pairs are counted: by the log-probs of whole answers, as most
 # losses compare them, or per token, as ``probe`` does. The two counts differ on the same pairs.
@@ -25,6 +27,13 @@ def counted(number: int, noun: str) -> str:
 def percent(share: float) -> str:
     """A share in whole percent; below one percent, and not nothing, as such."""
     return "under 1 %" if 0 < share < 0.01 else f"{share:.0%}".replace("%", " %")
+
+
+def settings_in_words(settings: Mapping[str, Any]) -> str:
+    """``learning_rate=0.0005, beta=0.1``."""
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
+    )
 
 
 def rounded_down(value: float) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from conviction.core.wording import settings_in_words
 from conviction.forecasting.records import (
     MAX_EXTRAPOLATION,
     SAFE_UTILISATION,
@@ -58,7 +58,7 @@ def judge_forecast(
         return Verdict(kind="trainable", reasons=tuple(seen), advice=())
     good = sorted(filter(_is_good, settings), key=lambda s: -s.flips.expected if s.flips else 0.0)
     if good:
-        named = "; ".join(f"{_named(s.options)}: {_expected(s.flips)}" for s in good[:3])
+        named = "; ".join(f"{settings_in_words(s.options)}: {_expected(s.flips)}" for s in good[:3])
         return Verdict(kind="only with these settings", reasons=tuple(seen), advice=(named, "keep the guard on"))
     common, apart = _movement(last)
     if safe and common > STYLE * abs(apart):
@@ -88,7 +88,7 @@ class _Point:
     def of(cls, setting: SweepPoint) -> _Point:
         assert setting.flips is not None  # noqa: S101  as its caller has seen
         stop, share = setting.predicted_stop, setting.guard_utilisation
-        return cls(_named(setting.options), setting.flips, stop, share, setting.extrapolation)
+        return cls(settings_in_words(setting.options), setting.flips, stop, share, setting.extrapolation)
 
     @property
     def risk(self) -> str:
@@ -162,12 +162,6 @@ def _observations(
 
 def _expected(flips: Flips | None) -> str:
     return "" if flips is None else flips.text
-
-
-def _named(options: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in options.items()
-    )
 
 
 def _movement(last: StepForecast) -> tuple[float, float]:

@@ -283,7 +283,7 @@ def _tuning(arm: ArmFolder) -> dict[str, Any] | None:
         best = trial.best
         body.append(
             [
-                ", ".join(f"{name}={value}" for name, value in trial.options.items()),
+                trial.words,
                 "—" if trial.forecast_nats is None else f"{trial.forecast_nats:+.2f}",
                 "—" if best is None else f"{best.shift_nats:+.2f} ({best.low:+.2f} to {best.high:+.2f})",
                 "—" if best is None or not trial.steps else f"{best.step} of {trial.steps} steps",

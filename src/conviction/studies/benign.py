@@ -82,14 +82,14 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
             before = _shift(shared, model)
             if mean_shift(shared.baseline, before) >= goal:
                 break
-        reference, stages, worn, after = model, list[Stage](), model, before
+        stages, worn, after = list[Stage](), model, before
         for stage in _stages(shared.design.benign_steps):
             worn = _benign(shared, worn, [stage])
             stages.append(stage)
             after = _shift(shared, worn)
             if eroded(shared.baseline, before, after):
                 break
-        controls = measure_reference_controls(reference, shared.topic, shared.baseline, shared.ctx)
+        controls = measure_reference_controls(model, shared.topic, shared.baseline, shared.ctx)
         result = together([relabelled(before, REFERENCE), relabelled(after, REFERENCE_BENIGN), controls])
         return result.model_copy(update={"provenance": {**result.provenance, "benign_stages": stages}})
 

@@ -36,7 +36,7 @@ def dose_chart(tuning: Tuning, palette: Palette = ON_WHITE) -> Any | None:
     """The shift at every dose of every trial that was trained; None where none was."""
     rows: list[dict[str, Any]] = [
         {
-            "trial": ", ".join(f"{name}={value}" for name, value in trial.options.items()),
+            "trial": trial.words,
             "step": dose.step,
             "shift": dose.shift_nats,
             "zone": palette.of_zone(dose.zone),

@@ -21,6 +21,7 @@ from conviction.core.options import build, flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.statistics import mean_interval
+from conviction.core.wording import settings_in_words
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.data.validation import FEWEST, validation_topic
@@ -77,17 +78,18 @@ def tune(
     goes on, and repeats none.
     """
     began = time.monotonic()
-    if kept is not None and kept.has(STAGE) and (earlier := kept.load(STAGE, Tuning)).complete:
+    earlier = kept.load(STAGE, Tuning) if kept is not None and kept.has(STAGE) else None
+    if earlier is not None and earlier.complete:
         return earlier
     small, cells = validation_topic(topic), search_cells(plan)
     if small is None or len(cells) < 2:
         why = f"the train split has fewer than {FEWEST} propositions" if small is None else "it has nothing to search"
         return _kept(kept, _unsearched(plan, small, f"not tuned: {why}"))
-    bench = _bench(plan, small, model, ctx)
-    trials = list(kept.load(STAGE, Tuning).trials) if kept is not None and kept.has(STAGE) else _planned(bench, cells)
+    bench, whole = _bench(plan, small, model, ctx), TrainingData.from_topic(topic)
+    trials = list(earlier.trials) if earlier is not None else _planned(bench, cells)
 
     def record(*, complete: bool) -> Tuning:
-        return _kept(kept, _conclude(bench, trials, TrainingData.from_topic(topic), time.monotonic() - began, complete))
+        return _kept(kept, _conclude(bench, trials, whole, time.monotonic() - began, complete))
 
     record(complete=False)
     while (number := _next(trials)) is not None:
@@ -95,7 +97,7 @@ def tune(
         longest = max((trial.seconds for trial in trials if trial.doses), default=0.0)
         if used + longest > 60 * minutes:
             break
-        ctx.log(f"tuning {plan.intervention.name}: {_words(trials[number].options)}")
+        ctx.log(f"tuning {plan.intervention.name}: {trials[number].words}")
         trials[number] = _tried(bench, trials[number])
         record(complete=False)
     return record(complete=True)
@@ -179,9 +181,9 @@ def _next(trials: Sequence[Trial]) -> int | None:
 
     Where all were forecast so many of the best are enough, if one of them has a healthy dose.
     """
-    made = [trial for trial in trials if trial.made]
+    tried = [trial for trial in trials if trial.made]
     forecast_ones = any(trial.forecast_nats is not None for trial in trials)
-    if forecast_ones and len(made) >= CONFIRMED and any(trial.best is not None for trial in made):
+    if forecast_ones and len(tried) >= CONFIRMED and any(trial.best is not None for trial in tried):
         return None
     return next((number for number, trial in enumerate(trials) if not trial.made), None)
 
@@ -301,13 +303,7 @@ def _summary(trials: Sequence[Trial], best: int | None, options: Mapping[str, An
     if best is None:
         limits = "; ".join(dict.fromkeys(trial.reason for trial in tried))
         return f"no settings with a healthy shift towards the target were seen in {len(tried)} trials ({limits})"
-    return f"{_words(options)}: of {len(trials)} settings, {len(tried)} tried, {trials[best].reason}"
-
-
-def _words(options: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in options.items()
-    )
+    return f"{settings_in_words(options)}: of {len(trials)} settings, {len(tried)} tried, {trials[best].reason}"
 
 
 def _propositions(topic: Topic, split: str) -> int:

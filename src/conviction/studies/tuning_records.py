@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from conviction.core.record import Frozen
+from conviction.core.wording import settings_in_words
 
 SCHEMA = 1
 STAGE = "tuning"  # its name in a run folder
@@ -46,6 +47,11 @@ class Trial(Frozen):
     seconds: float = 0.0
     chosen: bool = False
     reason: str = ""
+
+    @property
+    def words(self) -> str:
+        """The options, as ``-o`` takes them."""
+        return settings_in_words(self.options)
 
     @property
     def made(self) -> bool:

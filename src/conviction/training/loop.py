@@ -189,8 +189,9 @@ def _advance(state: TrainState, task: TrainingTask, step: int, accelerator: Acce
         return False
     if all(healthy for _, healthy in verdicts):
         state.keep(step)
-    with state.stepper.policy.autocast(), gathered(state.stepper.policy):
-        ctx.callbacks.on_model(step, len(order), state.monitor.model)
+    if ctx.callbacks.on_model is not None and accelerator.num_processes == 1:  # gathering a sharded model takes all
+        with state.stepper.policy.autocast():
+            ctx.callbacks.on_model(step, len(order), state.monitor.model)
     if ctx.run is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
         state.save(ctx.run, step, task.digest, write=main)
     return True
