@@ -40,6 +40,10 @@ def study(
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     tune: TuneOption = "off",
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Seeds that each trained arm is trained with; else 3 as far as --budget holds, 1 without."),
+    ] = None,
     guard: GuardOption = "default",
     load: LoadOptions,
     form: FormatOption = "text",
@@ -61,6 +65,7 @@ def study(
             benign_steps=benign_steps,
             placebo=placebo,
             tune_minutes=minutes_of(tune),
+            seeds=seeds,
             run=run,
             load=load.loader(model),
             ctx=ctx,
@@ -77,6 +82,6 @@ def show_result(result: Study, form: Format) -> None:
     show_study(result, form)
     log(f"every number: {folder}/study.json, and one folder an arm in {folder}/arms")
     log(f"page: {report(folder)}")
-    if result.missing:
-        log(f"not judged: {', '.join(result.missing)}; to try again: the same command with --run {folder}")
+    if result.unfinished:
+        log(f"not judged: {', '.join(result.unfinished)}; to try again: the same command with --run {folder}")
         raise typer.Exit(EXIT_FINDINGS)

@@ -54,7 +54,12 @@ class Budget:
     @property
     def spent(self) -> bool:
         """Whether the time is over."""
-        return time.monotonic() - self.started >= self.seconds
+        return self.left <= 0
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, below 0 once the time is over."""
+        return self.started + self.seconds - time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
 """The whole way, read this file first: probe, audit, baseline; then for each arm: forecast, apply under the guard,
-measure again, judge.
+measure again, judge; then further seeds of what was trained (``seeds.py``).
 
 Where an arm shows a shift it is held against two controls before it is judged again: the same training on another
 subject (``placebo.py``), and benign training on top (``benign.py``); both are in ``measure_and_judge`` (``arm.py``).
@@ -36,6 +36,7 @@ from conviction.studies.arm import describe_arm, forecast_arm, measure_and_judge
 from conviction.studies.context import StudyContext, StudyDesign, study_config, summarize
 from conviction.studies.placebo import measure_placebo
 from conviction.studies.records import Arm, Study
+from conviction.studies.seeds import repeat_arms
 
 
 def study(
@@ -46,6 +47,7 @@ def study(
     Raises RunError if a study with another design was begun in the folder.
     """
     started, data, results = time.perf_counter(), TrainingData.from_topic(topic), list[Arm]()
+    plans: dict[str, Plan] = {}
     run.check_config(study_config(topic, model, design, data=data, arms=arms))
     before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
     if data.pairs:
@@ -63,6 +65,7 @@ def study(
             if design.tune_minutes is not None:
                 plan = tuned_arm(given, arms, topic, model, own_ctx, design.tune_minutes)
                 arm = describe_arm(plan)
+            plans[arm.name] = plan
             if plan.intervention.forecastable and not own.has("forecast"):
                 own.save_forecast(forecast_arm(plan, topic, model, data, own_ctx))
             outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)
@@ -70,7 +73,11 @@ def study(
             arm = measure_and_judge(arm, outcome, shared, own, own, placebo)
         results.append(arm.model_copy(update={"failure": attempt.failure}))
         run.update("study", summarize(shared, results))
-    return summarize(shared, results)
+
+    def keep(arms: Sequence[Arm]) -> Study:
+        return run.update("study", summarize(shared, arms))
+
+    return keep(repeat_arms(results, plans, data, shared, run, keep))
 
 
 def _log_audit(report: AuditReport, ctx: RunContext) -> None:
