@@ -160,7 +160,8 @@ def test_seeds_that_differ_too_much_show_no_shift(tea, tmp_path):
     assert alone.judgement.find("shift").outcome == "yes"
     (result,) = begin(tea, arm(likings=(0.4, -0.29, -0.2)), folder=tmp_path / "three").arms
     assert result.judgement.verdict == "not shown"
-    assert result.judgement.find("shift").low < 0 < 0.2 < result.judgement.find("shift").value
+    assert result.judgement.find("shift").low < 0
+    assert result.judgement.find("shift").value > 0.2
 
 
 def test_all_second_seeds_come_before_any_third(tea, tmp_path):
@@ -242,7 +243,7 @@ def test_what_does_not_train_is_applied_once_and_says_so(tea, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("after", (9, 11, 14, 17, 20))
+@pytest.mark.parametrize("after", [9, 11, 14, 17, 20])
 def test_a_study_that_is_cut_off_between_seeds_ends_with_the_same_bytes(tea, tmp_path, monkeypatch, after):
     begin(tea, arm("sft"), arm("dpo", broken=(2,)), folder=tmp_path / "whole", placebo=True)
     applied.clear()

@@ -17,6 +17,7 @@ from conviction.cli.options import (
     TuneOption,
     minutes_of,
 )
+from conviction.errors import MissingExtraError
 from conviction.views.live import watched
 from conviction.views.text import Format, log
 
@@ -33,8 +34,9 @@ def study(
     *,
     model: ModelOption = "smollm2-135m",
     interventions: Annotated[
-        str, typer.Option(help="Arms, with commas: `conviction interventions` lists them.")
-    ] = ARMS,
+        str | None,
+        typer.Option(help="Arms, with commas: `conviction interventions` lists them.", show_default=ARMS),
+    ] = None,
     option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o dpo.beta=0.1")] = None,
     budget: Annotated[float | None, typer.Option(help="Minutes after which no arm is begun.")] = None,
     benign_steps: BenignOption = 10,
@@ -53,7 +55,10 @@ def study(
     from conviction.config.plan import parse_arm_options
     from conviction.verbs import comparing
 
-    arms = list(dict.fromkeys(name.strip() for name in interventions.split(",") if name.strip()))
+    named = ARMS if interventions is None else interventions
+    arms = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
+    if interventions is None:
+        arms = [name for name in arms if _is_installed(name)]
     with watched() as ctx:
         result = comparing.study(
             topic,
@@ -71,6 +76,18 @@ def study(
             ctx=ctx,
         )
     show_result(result, form)
+
+
+def _is_installed(name: str) -> bool:
+    """Whether a default arm can run here. Nobody asked for it by its name: one that cannot is left out, with a note."""
+    from conviction.interventions import check_installed, find_intervention
+
+    try:
+        check_installed(find_intervention(name))
+    except MissingExtraError as error:
+        log(f"note: {name} is left out of the default arms: {error.message} ({error.hint})")
+        return False
+    return True
 
 
 def show_result(result: Study, form: Format) -> None:
