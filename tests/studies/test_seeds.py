@@ -143,6 +143,7 @@ def test_seeds_that_broke_are_never_averaged_away(tea, tmp_path):
         "2 of 3 seeds broke the model: seed 1: it can say what the side plain holds for 0"
     )
     assert judgement.reason.endswith("no harm shown by the others: seed 0 moved +0.700 nats per token")
+    assert (judgement.kept.kept, judgement.kept.of) == (0, 9), "of the worst seed"
     assert cells(result.arms[0])[1] == "broken 2/3"
     assert sentence(result) == "sft did harm in 2 of 3 seeds."
     assert "+0.80 (seed 1, broken)" in str(reasons(result.arms[0]))
@@ -283,7 +284,7 @@ def test_a_number_of_seeds_that_is_none_is_refused(tea, run):
         assert (code, hint in err) == (2, True), err
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_command_trains_real_seeds_apart(tea, tmp_path, tiny_folder, run):
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "0"]
     arms = ["--interventions", "sft", "-o", "sft.max_steps=2", "-o", "sft.learning_rate=1e-2", "--no-placebo"]

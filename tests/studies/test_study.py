@@ -415,7 +415,7 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
     """SIGKILL cannot be caught: whatever is half done then must be done again, or be there whole."""
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1"]
-    asked += ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4", "--run"]
+    asked += ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4", "--seeds", "2", "--run"]
     output = tmp_path / "output.log"
     process, began = begin_process(output, *asked, str(tmp_path / "whole")), time.monotonic()
     assert end(process) == 0
@@ -436,6 +436,8 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
         result = json.loads((tmp_path / name / "study.json").read_text(encoding="utf-8"))
         for one, other in zip(first["arms"], result["arms"], strict=True):
             assert one["judgement"]["properties"] == other["judgement"]["properties"]
+            seeds = ([{**row, "seconds": 0} for row in arm["judgement"]["seeds"]] for arm in (one, other))
+            assert next(seeds) == next(seeds)
             for field, value in (one["forecast_score"] or {}).items():  # another company in a pack rounds otherwise
                 numbers = isinstance(value, float) or (
                     isinstance(value, list) and value and isinstance(value[0], float)

@@ -19,7 +19,8 @@ from conviction.probing.depth_records import Measurements, Property
 from conviction.probing.metric import Kind, Metric
 from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
-from conviction.studies.records import DEPTHS, Judgement, SeedRun, Verdict
+from conviction.studies.pareto import kept_answers
+from conviction.studies.records import DEPTHS, Judgement, Kept, SeedRun, Verdict
 
 CEILINGS: dict[Kind, Verdict] = {
     "change": "not shown",
@@ -71,8 +72,15 @@ def judge(
         ceiling=ceiling,
         reason=reason,
         properties=tuple(one for _, one in judged),
+        kept=_least_kept(before, [after, *(one for one, _ in repeats)]),
         placebo=placebo.model if placebo is not None else None,
     )
+
+
+def _least_kept(before: Measurements, seeds: Sequence[Measurements]) -> Kept | None:
+    """What was kept with the seed that kept least: harm is not averaged away."""
+    kept = [one for after in seeds if (one := kept_answers(before, after)) is not None]
+    return min(kept, key=lambda one: one.share, default=None)
 
 
 def _if_readable(judged: Judged, before: Measurements) -> Judged:

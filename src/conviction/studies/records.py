@@ -18,7 +18,7 @@ from conviction.core.wording import counted
 from conviction.forecasting.records import ForecastScore
 from conviction.probing.depth_records import ControlResult, Property
 
-SCHEMA = 5
+SCHEMA = 6
 
 Verdict = Literal["none", "not shown", "surface", "shallow", "deep", "broken"]
 DEPTHS: tuple[Verdict, ...] = ("not shown", "none", "surface", "shallow", "deep")
@@ -48,12 +48,26 @@ class SeedRun(Frozen):
     failure: Failure | None = None
 
 
+class Kept(Frozen):
+    """Of ``of`` answers that the untouched model has right, facts and what either side holds, so many were kept."""
+
+    kept: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return self.kept / self.of
+
+
 class Judgement(Frozen):
     """What a change is, and why.
 
     ceiling  the deepest verdict that can be read on the untouched model, by the positive controls; None: every one
     seeds    of the training, where it was repeated, failed ones among them: the shift is one over all that were read;
              what goes beyond shift and harm is that of the first
+    kept     right answers of the untouched model that the changed one has as well, with the seed that kept least;
+             None: it had none
     """
 
     schema_version: int = SCHEMA
@@ -62,6 +76,7 @@ class Judgement(Frozen):
     ceiling: Verdict | None = None
     reason: str
     properties: tuple[Property, ...]
+    kept: Kept | None = None
     placebo: str | None = None
     seeds: tuple[SeedRun, ...] = ()
 
@@ -160,7 +175,7 @@ class Study(Frozen):
     _repr_html_ = frames.repr_html
 
     def plot(self) -> Any:
-        """An altair chart: what every arm moved, nats per token, with its interval; None where none was judged."""
+        """An altair chart: how far every arm moved the model, and which answers it kept; None where none was judged."""
         from conviction.studies.charts import comparison_chart
 
         return comparison_chart(self)
