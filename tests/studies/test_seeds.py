@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from tea import BASE, Move, liking, plan
 
-from conviction import load_topic
+from conviction import Study, load_topic
+from conviction import study as run_study
 from conviction.config.plan import Plan
 from conviction.core.context import Budget, Callbacks, RunContext
 from conviction.core.crossed import crossed_mean
@@ -200,6 +201,20 @@ def test_seeds_that_were_asked_for_and_left_out_are_tried_again(tea, tmp_path):
     again = begin(tea, arm(seconds=1000.0), folder=tmp_path)
     assert again.unfinished == []
     assert applied == ["sft 0 tea", "sft 1 tea", "sft 2 tea"]
+
+
+def test_a_folder_that_lacks_seeds_that_were_asked_for_is_not_finished(tea, tmp_path):
+    def once_more(**budget: Any) -> Study:
+        one = Train("sft", seconds=1000.0)
+        return run_study(
+            tea, BASE, [one], seeds=2, placebo=False, benign_steps=0, load=load, run=tmp_path / "r", **budget
+        )
+
+    assert once_more(budget_minutes=5).unfinished == ["1 seed of sft"]
+    assert Run(tmp_path / "r").head["status"] == "failed"
+    assert once_more().unfinished == []
+    assert Run(tmp_path / "r").head["status"] == "done"
+    assert applied == ["sft 0 tea", "sft 1 tea"]
 
 
 def test_a_seed_that_fails_is_a_row_and_the_others_count(tea, tmp_path):
