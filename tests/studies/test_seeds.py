@@ -146,6 +146,9 @@ def test_seeds_that_broke_are_never_averaged_away(tea, tmp_path):
     assert judgement.reason.endswith("no harm shown by the others: seed 0 moved +0.700 nats per token")
     assert (judgement.kept.kept, judgement.kept.of) == (0, 9), "of the worst seed"
     assert cells(result.arms[0])[1] == "broken 2/3"
+    assert "pluralism:plain" in cells(result.arms[0]), "harm is that of the worst seed"
+    assert judgement.find("pluralism:plain").text.endswith("(9 lost, 0 won), with the worst of 3 seeds")
+    assert reasons(result.arms[0])[0].startswith("broken: 2 of 3 seeds broke the model")
     assert sentence(result) == "sft did harm in 2 of 3 seeds."
     assert "+0.80 (seed 1, broken)" in str(reasons(result.arms[0]))
 
@@ -180,7 +183,7 @@ def test_without_a_budget_one_seed_is_trained_and_that_is_noted(tea, tmp_path):
     result = begin(tea, arm(), folder=tmp_path, seeds=None)
     assert len(applied) == 1
     assert result.arms[0].judgement.seeds == ()
-    assert any(line.startswith("1 seed: how much depends on it is not known") for line in reasons(result.arms[0]))
+    assert any(line.startswith("one seed was trained: what another would do") for line in reasons(result.arms[0]))
     assert result.unfinished == []
 
 
@@ -189,7 +192,9 @@ def test_within_a_budget_three_seeds_are_trained_where_they_fit(tea, tmp_path, b
     result = begin(tea, arm(seconds=1000.0), folder=tmp_path, seeds=None, budget=budget)
     assert len(applied) == seeds
     assert (len(result.arms[0].judgement.seeds) or 1) == seeds
-    short = any("1 seed: another takes about 1000 s, longer than the budget holds" in n for n in result.arms[0].notes)
+    short = any(
+        "1 of 3 seeds: another takes about 1000 s, longer than the budget holds" in n for n in result.arms[0].notes
+    )
     assert short == (seeds == 1)
     assert result.unfinished == [], "nobody asked for three"
 
@@ -247,6 +252,7 @@ def test_a_seed_without_a_placebo_of_its_own_gets_the_mean_of_the_others(tea, tm
     (result,) = begin(tea, arm(stopped=(1,)), folder=tmp_path, placebo=True).arms
     beyond = [0.7 - PLACEBO_SHIFT, 0.8 - 2 * PLACEBO_SHIFT, 0.9 - 3 * PLACEBO_SHIFT]
     assert result.judgement.find("shift").value == pytest.approx(np.mean(beyond))
+    assert result.judgement.seeds[1].shift_nats == pytest.approx(beyond[1])
     assert any("the placebo of seed 1 could not be measured" in note for note in result.notes)
 
 

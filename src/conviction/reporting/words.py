@@ -67,7 +67,9 @@ def reasons(arm: Arm) -> list[str]:
         help_line = [f"help: {arm.failure.hint}"] if arm.failure.hint else []
         kind = "" if arm.failure.kind == "BudgetSpent" else f"{arm.failure.kind}: "
         return [f"{kind}{arm.failure.message}", *help_line]
-    lines = [f"{arm.judgement.words}: {arm.judgement.reason}"] if arm.judgement is not None else []
+    lines = []
+    if (judged := arm.judgement) is not None:  # a reason that counts the seeds needs no words that do
+        lines.append(f"{judged.verdict if judged.broken_seeds else judged.words}: {judged.reason}")
     lines += [seed_line(arm.judgement)] if arm.judgement is not None and arm.judgement.seeds else []
     lines += [f"applied in {arm.applied_in}"] if arm.applied_in is not None else []
     lines += arm.notes

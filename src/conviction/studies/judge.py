@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from conviction.core.statistics import ALPHA, holm, sample_size
 from conviction.core.wording import counted
-from conviction.probing.depth_records import Measurements, Property
+from conviction.probing.depth_records import Measurements, Property, PropertyOutcome
 from conviction.probing.metric import Kind, Metric
 from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
@@ -32,6 +32,7 @@ CEILINGS: dict[Kind, Verdict] = {
 """The deepest verdict that can be read where a metric of the kind cannot; of propagation, where none of them can."""
 
 Judged = Sequence[tuple[Metric, Property]]
+WORST: tuple[PropertyOutcome, ...] = ("no", "unclear", "not measured", "not readable", "yes")
 SUCCESS = ("change", "propagation")  # kinds whose properties must survive Holm's correction
 
 
@@ -51,7 +52,7 @@ def judge(
     after_benign  measurements after some benign training on top: they tell durability
     reversal      measurements after doses of the other side's documents on top: they tell what halves the shift
     repeats       measurements after the same training with other seeds, and after the placebo of each: the shift is
-                  one over all seeds; what a single one of them harmed is for ``over_seeds``
+                  one over all seeds, harm that of the worst one, and what else there is that of the first
     kinds         of metrics, where others were not measured; None: all
     """
     change = Comparison(
@@ -62,7 +63,7 @@ def judge(
         reversal=reversal,
         repeats=tuple(repeats),
     )
-    properties = [(metric, one) for metric in load_metrics(kinds) for one in metric.judge(change)]
+    properties = [(metric, one) for metric in load_metrics(kinds) for one in _over_repeats(metric, change)]
     judged = _if_readable(_corrected(_if_readable(properties, before)), before)
     ceiling = _ceiling(judged)
     verdict, reason = _verdict(judged, ceiling)
@@ -75,6 +76,25 @@ def judge(
         kept=_least_kept(before, [after, *(one for one, _ in repeats)]),
         placebo=placebo.model if placebo is not None else None,
     )
+
+
+def _over_repeats(metric: Metric, change: Comparison) -> list[Property]:
+    """What the metric concludes; of damage, part by part, what it concludes of the worst seed."""
+    own = metric.judge(change)
+    if metric.kind != "damage" or not change.repeats:
+        return own
+    others = [
+        one
+        for after, placebo in change.repeats
+        for one in metric.judge(Comparison(before=change.before, after=after, placebo=placebo))
+    ]
+    return [_worst([part, *(one for one in others if one.metric == part.metric)]) for part in own]
+
+
+def _worst(seeds: Sequence[Property]) -> Property:
+    worst = min(seeds, key=lambda one: WORST.index(one.outcome))
+    text = worst.text if worst is seeds[0] else f"{worst.text}, with the worst of {len(seeds)} seeds"
+    return worst.model_copy(update={"seeds": len(seeds), "text": text})
 
 
 def _least_kept(before: Measurements, seeds: Sequence[Measurements]) -> Kept | None:
@@ -137,8 +157,8 @@ def _with_p_holm(metric: Metric, one: Property, p: float) -> Property:
 def over_seeds(judgement: Judgement, seeds: Sequence[SeedRun], before: Measurements) -> Judgement:
     """The judgement of a training that was repeated, no better than what it did with any seed.
 
-    A seed that broke the model is not made up for by others that did not: the verdict is then 'broken', and says in
-    how many of them.
+    A seed that broke the model is not made up for by others that did not: the verdict is then 'broken', and the reason
+    says in how many of them.
     """
     judged = [(metric, one) for metric in load_metrics() for one in metric.own(judgement.properties)]
     return _concluded(judgement.model_copy(update={"seeds": tuple(seeds)}), _if_readable(judged, before), 1)

@@ -31,7 +31,7 @@ class SeedRun(Frozen):
     folder            relative to the study's
     seconds           of the training
     guard_stop        why the guard stopped it; None: it did not
-    shift_nats        nats per token on test questions, beyond its placebo's if it has one; low, high: 95 %, over
+    shift_nats        nats per token on test questions, beyond a placebo's if the arm has one; low, high: 95 %, over
                       propositions
     harm              what was shown to be lost, in words: the seed broke the model if there is any
     failure           why there is no reading
@@ -64,8 +64,8 @@ class Judgement(Frozen):
     """What a change is, and why.
 
     ceiling  the deepest verdict that can be read on the untouched model, by the positive controls; None: every one
-    seeds    of the training, where it was repeated, failed ones among them: the shift is one over all that were read;
-             what goes beyond shift and harm is that of the first
+    seeds    of the training, where it was repeated, failed ones among them: the shift is one over all that were read,
+             harm that of the worst, and what else there is that of the first
     kept     right answers of the untouched model that the changed one has as well, with the seed that kept least;
              None: it had none
     """

@@ -19,6 +19,7 @@ from typing import Any
 from conviction.config.plan import Plan
 from conviction.core.options import build, flat
 from conviction.core.run import Failure, Run
+from conviction.core.statistics import mean_interval
 from conviction.core.wording import counted
 from conviction.data.training_data import TrainingData
 from conviction.interventions.application import carry_out
@@ -27,6 +28,8 @@ from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.metric import Kind
 from conviction.probing.metrics import properties_of_kind
+from conviction.probing.metrics.shift import shift_by_seed
+from conviction.probing.paired import Comparison, Floats
 from conviction.studies.arm import Notes, shifted
 from conviction.studies.context import StudyContext, check_questions
 from conviction.studies.judge import judge, over_seeds
@@ -36,7 +39,7 @@ from conviction.studies.records import Arm, Judgement, SeedRun
 SEEDS = 3  # of a study with a budget, as far as that holds them
 READ: tuple[Kind, ...] = ("change", "damage")  # what is read of a further seed
 ONCE = "applied once: nothing in it is drawn by a seed"
-UNKNOWN = "how much depends on it is not known; --seeds 3 trains two more (by itself a study does so within a --budget)"
+UNKNOWN = "one seed was trained: what another would do is not known (--seeds 3 trains two more)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +53,20 @@ class _Seed:
     placebo: Measurements | None = None
     failure: Failure | None = None
 
-    def row(self, before: Measurements) -> SeedRun:
-        """The seed judged by itself. before: the untouched model's measurements."""
-        if self.outcome is None or self.after is None:
+    def row(self, before: Measurements, shift: Floats | None) -> SeedRun:
+        """The seed judged by itself. before: of the untouched model; shift: [propositions], if it was read."""
+        if self.outcome is None or self.after is None or shift is None:
             return SeedRun(seed=self.number, folder=self.folder, failure=self.failure)
         alone = judge(before, self.after, placebo=self.placebo, kinds=READ)
-        shift, stop = alone.change, self.outcome.guard_stop
+        interval, stop = mean_interval(shift), self.outcome.guard_stop
         return SeedRun(
             seed=self.number,
             folder=self.folder,
             seconds=self.outcome.seconds,
             guard_stop=stop.text if stop is not None else None,
-            shift_nats=shift.value if shift is not None else None,
-            low=shift.low if shift is not None else None,
-            high=shift.high if shift is not None else None,
+            shift_nats=interval.mean,
+            low=interval.low,
+            high=interval.high,
             harm=tuple(p.text for p in properties_of_kind(alone.properties, "damage") if p.outcome == "no"),
         )
 
@@ -145,9 +148,12 @@ class _Repeated:
         assert self.first.after is not None  # noqa: S101  read in `of`
         first = replace(self.first, placebo=parts["placebo"])
         readings = [(seed.after, seed.placebo) for seed in self.further if seed.after is not None]
-        judgement = judge(shared.untouched, self.first.after, **parts, repeats=readings)
-        rows = [seed.row(shared.untouched) for seed in (first, *self.further)]
-        return over_seeds(judgement, rows, shared.untouched)
+        before, after = shared.untouched, self.first.after
+        judgement = judge(before, after, **parts, repeats=readings)
+        change = Comparison(before=before, after=after, placebo=first.placebo, repeats=tuple(readings))
+        shifts = iter(shift_by_seed(change).T)
+        rows = [seed.row(before, next(shifts) if seed.after is not None else None) for seed in (first, *self.further)]
+        return over_seeds(judgement, rows, before)
 
 
 def repeat_arms(
@@ -204,7 +210,7 @@ def _conclude(one: _Repeated, wanted: int, *, asked: bool) -> None:
     failed = [seed for seed in one.further if seed.failure is not None]
     lines = [f"seed {seed.number} failed: {seed.failure.message}" for seed in failed if seed.failure is not None]
     if one.stopped:
-        lines.append(f"{counted(there, 'seed')}: {one.stopped}")
+        lines.append(one.stopped if one.stopped == UNKNOWN else f"{there} of {wanted} seeds: {one.stopped}")
     one.note(*lines, missing=len(failed) + (wanted - there if asked else 0))
 
 

@@ -38,6 +38,11 @@ def direct_shift(change: Comparison) -> Floats:
     return change.moved_beyond_placebo("shift")
 
 
+def shift_by_seed(change: Comparison) -> Floats:
+    """[propositions, seeds] the same with every seed of the training."""
+    return change.moved_by_seed("shift")
+
+
 def _queries(context: MetricContext) -> list[ProbeQuery]:
     target, asked = context.topic.target, _asked(context)
     text = context.topic.poles[target].context
@@ -73,7 +78,7 @@ def _measure(context: MetricContext) -> Measured:
 
 
 def _judge(change: Comparison) -> list[Property]:
-    by_seed = change.moved_by_seed("shift")
+    by_seed = shift_by_seed(change)
     shift, seeds = by_seed.mean(axis=1), by_seed.shape[1]
     test, reachable = crossed_mean(by_seed), _effect_of_context(change.before)
     moved, useful = test.interval.mean, max(LEAST_NATS, NOTICED * reachable)
