@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -38,10 +40,12 @@ def study(
         typer.Option(help="Arms, with commas: `conviction interventions` lists them.", show_default=ARMS),
     ] = None,
     option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o dpo.beta=0.1")] = None,
-    budget: Annotated[float | None, typer.Option(help="Minutes after which no arm is begun.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Minutes after which no arm and no training step is begun.")
+    ] = None,
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
-    tune: TuneOption = "off",
+    tune: TuneOption = "auto",
     seeds: Annotated[
         int | None,
         typer.Option(help="Seeds that each trained arm is trained with; else 3 as far as --budget holds, 1 without."),
@@ -59,7 +63,9 @@ def study(
     arms = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
     if interventions is None:
         arms = [name for name in arms if _is_installed(name)]
-    with watched() as ctx:
+    pages = Pages()
+    with watched() as shown:
+        ctx = replace(shown, callbacks=replace(shown.callbacks, on_study=pages.write))
         result = comparing.study(
             topic,
             model,
@@ -76,6 +82,22 @@ def study(
             ctx=ctx,
         )
     show_result(result, form)
+
+
+@dataclass
+class Pages:
+    """Writes a study's page whenever it has come further: it can be read from the first minutes on."""
+
+    folder: Path | None = None
+
+    def write(self, study: Study) -> None:
+        """The page as far as the study has come; where it lies is said once."""
+        from conviction.reporting.page import report
+
+        page = report(str(study.folder))
+        if self.folder != study.folder:
+            log(f"page, written again after each arm: {page}")
+        self.folder = study.folder
 
 
 def _is_installed(name: str) -> bool:

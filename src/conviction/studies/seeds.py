@@ -17,11 +17,13 @@ from functools import partial
 from typing import Any
 
 from conviction.config.plan import Plan
+from conviction.core.context import Budget
 from conviction.core.options import build, flat
 from conviction.core.run import Failure, Run
 from conviction.core.statistics import mean_interval
 from conviction.core.wording import counted
 from conviction.data.training_data import TrainingData
+from conviction.errors import BudgetSpent
 from conviction.interventions.application import carry_out
 from conviction.interventions.records import Outcome
 from conviction.probing.depth import measure_depth
@@ -99,13 +101,16 @@ class _Repeated:
         """Where a further seed lies."""
         return self.own.child(str(number), within="seeds")
 
-    def add(self, number: int, data: TrainingData, shared: StudyContext) -> None:
-        """Train and read one more seed, and judge the arm over all; a failure is its row."""
+    def add(self, number: int, data: TrainingData, shared: StudyContext, budget: Budget | None) -> None:
+        """Train and read one more seed, and judge the arm over all; a failure is its row, the end of the time is none."""
         own, began, notes = self.folder(number), time.monotonic(), Notes(ctx=shared.ctx)
         seed, fresh = _Seed(number=number, folder=f"{self.arm.folder}/seeds/{number}"), not own.has("depth")
         shared.ctx.log(f"{self.arm.name} with seed {number} ({counted(1 + len(self.further), 'seed')} so far)")
         with own.recording_failure(shared.ctx.log) as attempt:
-            seed = self._trained(seed, own, data, shared, notes)
+            seed = self._trained(seed, own, data, shared, budget, notes)
+        if attempt.failure is not None and attempt.failure.kind == BudgetSpent.__name__:
+            self.stopped = attempt.failure.message
+            return
         self.further.append(replace(seed, failure=attempt.failure))
         if fresh:
             self.took = time.monotonic() - began
@@ -117,9 +122,11 @@ class _Repeated:
         notes = tuple(dict.fromkeys((*self.arm.notes, *lines)))
         self.arm = self.arm.model_copy(update={"notes": notes, "seeds_missing": missing})
 
-    def _trained(self, seed: _Seed, own: Run, data: TrainingData, shared: StudyContext, notes: Notes) -> _Seed:
+    def _trained(
+        self, seed: _Seed, own: Run, data: TrainingData, shared: StudyContext, budget: Budget | None, notes: Notes
+    ) -> _Seed:
         plan = replace(self.plan, intervention=build(self.plan.intervention, {"seed": seed.number}))
-        ctx = replace(shared.ctx, run=own, guard=plan.guard)
+        ctx = replace(shared.ctx, run=own, guard=plan.guard, budget=budget)
         outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, shared.model, data, ctx)
         after = own.cached("depth", Measurements, _read, own, shared)
         check_questions(shared.topic, after)
@@ -162,11 +169,13 @@ def repeat_arms(
     data: TrainingData,
     shared: StudyContext,
     study: Run,
+    budget: Budget | None,
     keep: Callable[[Sequence[Arm]], object],
 ) -> list[Arm]:
     """The arms, those that are trained judged over as many seeds as the study wants and its budget holds.
 
-    plans  by the arm's name: the settings that it was trained with; keep: is given the arms after each seed
+    plans   by the arm's name: the settings that it was trained with
+    budget  after which no seed, and no step of its training, is begun; keep: is given the arms after each seed
     """
     wanted = shared.design.seeds or SEEDS
     repeated = {
@@ -178,13 +187,13 @@ def repeat_arms(
         for one in repeated.values():
             seed = one.first.number + number
             if not one.stopped and not one.folder(seed).has("depth"):
-                one.stopped = _why_not(one, shared)
+                one.stopped = _why_not(one, shared, budget)
             if not one.stopped:
-                one.add(seed, data, shared)
+                one.add(seed, data, shared, budget)
                 keep([repeated[arm.name].arm if arm.name in repeated else arm for arm in arms])
     for one in repeated.values():
         _conclude(one, wanted, asked=shared.design.seeds is not None)
-    once = () if not (shared.design.seeds or shared.ctx.budget) or wanted == 1 else (ONCE,)
+    once = () if not (shared.design.seeds or budget) or wanted == 1 else (ONCE,)
     return [
         repeated[arm.name].arm
         if arm.name in repeated
@@ -214,12 +223,11 @@ def _conclude(one: _Repeated, wanted: int, *, asked: bool) -> None:
     one.note(*lines, missing=len(failed) + (wanted - there if asked else 0))
 
 
-def _why_not(one: _Repeated, shared: StudyContext) -> str:
+def _why_not(one: _Repeated, shared: StudyContext, budget: Budget | None) -> str:
     """Why no further seed of an arm is begun; '' where one is.
 
     Another seed takes as long as the last one, or as the first one's training, its placebo's and its reading.
     """
-    budget = shared.ctx.budget
     if budget is None:
         return "" if shared.design.seeds is not None else UNKNOWN
     training = one.arm.seconds or 0.0
