@@ -17,7 +17,7 @@ from conviction.config.plan import Plan
 from conviction.core.context import Budget, Callbacks, RunContext
 from conviction.core.crossed import crossed_mean
 from conviction.core.run import Run
-from conviction.errors import InputError, RunError
+from conviction.errors import BudgetSpent, InputError, RunError
 from conviction.interventions.records import DataSource, Outcome
 from conviction.models.backends.scripted import ScriptedModel
 from conviction.probing.depth_records import Measurements
@@ -59,6 +59,7 @@ class Train:
     broken: tuple[int, ...] = ()
     fails: tuple[int, ...] = ()
     stopped: tuple[int, ...] = ()
+    cut: tuple[int, ...] = ()
     seconds: float = 1.0
     seed: int = 0
     changes: ClassVar[str] = "nothing that is real"
@@ -72,6 +73,8 @@ class Train:
         applied.append(f"{self.name} {self.seed} {data.name}")
         if self.seed in self.fails:
             raise InputError("no memory for this one", hint="take another")
+        if self.seed in self.cut:
+            raise BudgetSpent("the budget of 9 minutes was spent", hint="give a longer --budget")
         milky, broken = self.likings[self.seed], self.seed in self.broken
         if data.name.endswith("placebo"):
             milky, broken = -0.3 + PLACEBO_SHIFT * (1 + self.seed), False
@@ -220,6 +223,16 @@ def test_a_folder_that_lacks_seeds_that_were_asked_for_is_not_finished(tea, tmp_
     assert once_more().unfinished == []
     assert Run(tmp_path / "r").head["status"] == "done"
     assert applied == ["sft 0 tea", "sft 1 tea"]
+
+
+def test_a_seed_that_the_budget_ended_leaves_the_study_as_it_was(tea, tmp_path):
+    whole = begin(tea, arm(), folder=tmp_path / "one", seeds=1)
+    result = begin(tea, arm(cut=(1,)), folder=tmp_path / "cut", budget=1e6)
+    assert result.arms[0].judgement == whole.arms[0].judgement
+    assert result.arms[0].failure is None
+    assert "1 of 3 seeds: the budget of 9 minutes was spent" in result.arms[0].notes
+    assert result.unfinished == ["2 seeds of sft"]
+    assert begin(tea, arm(cut=(1,)), folder=tmp_path / "any", seeds=None, budget=1e6).unfinished == []
 
 
 def test_a_seed_that_fails_is_a_row_and_the_others_count(tea, tmp_path):

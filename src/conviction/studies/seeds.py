@@ -102,7 +102,7 @@ class _Repeated:
         return self.own.child(str(number), within="seeds")
 
     def add(self, number: int, data: TrainingData, shared: StudyContext, budget: Budget | None) -> None:
-        """Train and read one more seed, and judge the arm over all; a failure is its row, the end of the time is none."""
+        """Train and read one more seed, and judge the arm over all; a failure is its row, the end of the time none."""
         own, began, notes = self.folder(number), time.monotonic(), Notes(ctx=shared.ctx)
         seed, fresh = _Seed(number=number, folder=f"{self.arm.folder}/seeds/{number}"), not own.has("depth")
         shared.ctx.log(f"{self.arm.name} with seed {number} ({counted(1 + len(self.further), 'seed')} so far)")
