@@ -190,6 +190,13 @@ def test_without_a_budget_one_seed_is_trained_and_that_is_noted(tea, tmp_path):
     assert result.unfinished == []
 
 
+def test_seeds_that_are_there_count_whatever_the_budget(tea, tmp_path):
+    begin(tea, arm(cut=(2,)), folder=tmp_path, seeds=None, budget=1e6)
+    (result,) = begin(tea, arm(cut=(2,)), folder=tmp_path, seeds=None).arms
+    assert [row.seed for row in result.judgement.seeds] == [0, 1]
+    assert not any("one seed" in line for line in reasons(result))
+
+
 @pytest.mark.parametrize(("budget", "seeds"), [(1e6, 3), (500.0, 1)])
 def test_within_a_budget_three_seeds_are_trained_where_they_fit(tea, tmp_path, budget, seeds):
     result = begin(tea, arm(seconds=1000.0), folder=tmp_path, seeds=None, budget=budget)

@@ -218,8 +218,10 @@ def _conclude(one: _Repeated, wanted: int, *, asked: bool) -> None:
     there = 1 + len(one.further)
     failed = [seed for seed in one.further if seed.failure is not None]
     lines = [f"seed {seed.number} failed: {seed.failure.message}" for seed in failed if seed.failure is not None]
-    if one.stopped:
-        lines.append(one.stopped if one.stopped == UNKNOWN else f"{there} of {wanted} seeds: {one.stopped}")
+    if one.stopped and one.stopped != UNKNOWN:
+        lines.append(f"{there} of {wanted} seeds: {one.stopped}")
+    elif one.stopped and there == 1:
+        lines.append(UNKNOWN)
     one.note(*lines, missing=len(failed) + (wanted - there if asked else 0))
 
 
