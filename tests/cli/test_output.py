@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import warnings
@@ -180,12 +179,12 @@ def test_a_terminal_without_width_is_written_to(columns):
 
 
 @pytest.mark.long
-def test_an_encoding_that_lacks_a_character_gets_an_escape(run, topic, tiny_folder):
-    done = conviction("interventions", "dpo", PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
-    done = conviction("topics", "--format", "json", PYTHONIOENCODING="ascii")
-    assert {t["name"] for t in json.loads(done.stdout)} == {"obesity", "politeness", "brevity"}
-    run("probe", topic, "--model", str(tiny_folder), "--run", "r")
-    shutil.move("r", "β")
-    done = conviction("report", "β", "--format", "md", PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("form", ["text", "md", "json", "sarif"])
+def test_an_encoding_that_lacks_a_character_gets_an_escape(tmp_path, form):
+    data = tmp_path / "茶.jsonl"
+    data.write_text('{"prompt": "茶?", "chosen": "茶 β", "rejected": "茶 β"}\n' * 3, encoding="utf-8")
+    done = conviction("audit", str(data), "--details", "--format", form, PYTHONIOENCODING="ascii")
+    assert done.returncode == 1, done.stderr
+    assert "\\u8336" in done.stdout
+    if form in {"json", "sarif"}:
+        assert "茶" in str(json.loads(done.stdout))
