@@ -112,9 +112,13 @@ class Visit:
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.messages.append(message.text))
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.messages.append(dialog.message))
+        self.page.on("dialog", self._close_dialog)
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(path.as_uri())
+
+    def _close_dialog(self, dialog: Any) -> None:
+        self.messages.append(dialog.message)
+        dialog.dismiss()  # the page waits for that, and so would its visitor
 
 
 @pytest.fixture
