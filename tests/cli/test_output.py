@@ -182,7 +182,7 @@ def test_a_terminal_without_width_is_written_to(columns):
 @pytest.mark.parametrize("form", ["text", "md", "json", "sarif"])
 def test_an_encoding_that_lacks_a_character_gets_an_escape(tmp_path, form):
     data = tmp_path / "茶.jsonl"
-    data.write_text('{"prompt": "茶?", "chosen": "茶 β", "rejected": "茶 β"}\n' * 3, encoding="utf-8")
+    data.write_text('{"prompt": "茶?", "chosen": "茶 é 🍵", "rejected": "茶 é 🍵"}\n' * 3, encoding="utf-8")
     done = conviction("audit", str(data), "--details", "--format", form, PYTHONIOENCODING="ascii")
     assert done.returncode == 1, done.stderr
     assert "\\u8336" in done.stdout
