@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,10 +38,12 @@ def study(
         str, typer.Option(help="Arms, with commas: `conviction interventions` lists them.")
     ] = ARMS,
     option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o dpo.beta=0.1")] = None,
-    budget: Annotated[float | None, typer.Option(help="Minutes after which no arm is begun.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Minutes after which no arm and no training step is begun.")
+    ] = None,
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
-    tune: TuneOption = "off",
+    tune: TuneOption = "auto",
     guard: GuardOption = "default",
     load: LoadOptions,
     form: FormatOption = "text",
@@ -50,7 +54,9 @@ def study(
     from conviction.verbs import comparing
 
     arms = list(dict.fromkeys(name.strip() for name in interventions.split(",") if name.strip()))
-    with watched() as ctx:
+    pages = Pages()
+    with watched() as shown:
+        ctx = replace(shown, callbacks=replace(shown.callbacks, on_study=pages.write))
         result = comparing.study(
             topic,
             model,
@@ -66,6 +72,22 @@ def study(
             ctx=ctx,
         )
     show_result(result, form)
+
+
+@dataclass
+class Pages:
+    """Writes a study's page whenever it has come further: it can be read from the first minutes on."""
+
+    folder: Path | None = None
+
+    def write(self, study: Study) -> None:
+        """The page as far as the study has come; where it lies is said once."""
+        from conviction.reporting.page import report
+
+        page = report(str(study.folder))
+        if self.folder != study.folder:
+            log(f"page, written again after each arm: {page}")
+        self.folder = study.folder
 
 
 def show_result(result: Study, form: Format) -> None:

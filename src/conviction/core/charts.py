@@ -95,18 +95,25 @@ def svg(chart: Any, title: str) -> str:
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 
 
+LONGEST = 300  # characters of a text in a chart
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def drawable(chart: Any) -> str:
-    """A chart as JSON, without the characters that XML cannot hold: the drawing library aborts the process at one."""
+    """A chart as JSON, fit to be drawn.
+
+    Characters that XML cannot hold make the drawing library abort the process, and it measures a text of 100,000
+    characters for 20 seconds: they are replaced, and long texts end in an ellipsis.
+    """
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
             return {clean(name): clean(part) for name, part in value.items()}
         if isinstance(value, list):
             return [clean(part) for part in value]
-        return _NO_XML.sub("\ufffd", value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return _NO_XML.sub("\ufffd", value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…")
 
     return json.dumps(finite_or_null(clean(chart.to_dict())))
 

@@ -14,6 +14,7 @@ from conviction.core.run import Run
 from conviction.errors import BudgetSpent
 
 if TYPE_CHECKING:
+    from conviction.studies.records import Study
     from conviction.training.guard import Guard
 
 
@@ -34,6 +35,7 @@ class Callbacks:
     log       one line of what is going on
     progress  given the name of a stage, returns a (done, total) callback, or None
     on_step   every training step's record, and the number of steps
+    on_study  a study as far as it has come, whenever something was added to its folder
     on_model  after a step that the guard let pass: its number, the number of steps, and the model, which the next
               step changes; of a run in one process alone. None: nobody asks
     """
@@ -41,20 +43,26 @@ class Callbacks:
     log: Callable[[str], None] = lambda _: None
     progress: Callable[[str], Progress | None] = lambda _: None
     on_step: Callable[[Mapping[str, Any], int], None] = lambda _record, _total: None
+    on_study: Callable[[Study], None] = lambda _: None
     on_model: Callable[[int, int, LanguageModel], None] | None = None
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Seconds after which nothing new is begun, counted from when this object was made."""
+    """Seconds after which no step of training and nothing new is begun, counted from when this object was made."""
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
 
     @property
+    def left(self) -> float:
+        """Seconds that are left; below 0: since it was spent."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    @property
     def spent(self) -> bool:
         """Whether the time is over."""
-        return time.monotonic() - self.started >= self.seconds
+        return self.left <= 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +72,7 @@ class RunContext:
     guard    the limits of a healthy model; None: the default ones
     run      the run folder that results are written into; None: nothing is written
     tracker  an experiment tracker by accelerate's name: tensorboard, wandb, mlflow, trackio
-    budget   after which no further arm of a study is begun; None: all are
+    budget   after which no further arm of a study, and no further step of training, is begun; None: all are
     """
 
     guard: Guard | None = None

@@ -151,7 +151,10 @@ def _charts(run: RunFolder) -> dict[str, tuple[str, Any]]:
     """Name → (what it shows, chart)."""
     charts: dict[str, tuple[str, Any]] = {}
     if run.study is not None and (chart := comparison_chart(run.study, PAGE)) is not None:
-        charts["comparison"] = (f"What each intervention moved towards {run.study.target}", chart)
+        charts["comparison"] = (
+            f"How far each intervention moved the model towards {run.study.target}, and what it kept",
+            chart,
+        )
     if run.before is not None:
         charts["bias"] = (f"Gap of every question towards {run.before.target}", bias_chart(run.before, PAGE))
     for arm in run.arms:

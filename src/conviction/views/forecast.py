@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from conviction.core.wording import inline, percent
+from conviction.core.wording import inline, percent, settings_in_words
 from conviction.forecasting.records import WRONG, wrong_by
 from conviction.views.console import print_line, write, write_json
 from conviction.views.text import Format, show, show_lines
@@ -144,6 +144,7 @@ def _number(value: float | None, digits: int) -> str:
 
 def _show_settings(settings: Sequence[SweepPoint], form: Format) -> None:
     """A map where two options were swept, a list otherwise."""
+    _show_best(settings, form)
     names = list(dict.fromkeys(name for s in settings for name in s.options))
     title = f"Expected flips of test pairs {WRONG} (!: the guard stops it, ~: near a limit or too far beyond the pilot)"
     if len(names) == 2:
@@ -155,6 +156,14 @@ def _show_settings(settings: Sequence[SweepPoint], form: Format) -> None:
         return
     body = [[", ".join(f"{k}={_told(v)}" for k, v in s.options.items()), _cell(s)] for s in settings]
     show(title, ["setting", "flips"], body, form)
+
+
+def _show_best(settings: Sequence[SweepPoint], form: Format) -> None:
+    """The setting that is expected to move the test questions farthest before the guard would stop it."""
+    known = [(s.reachable_nats, s) for s in settings if s.reachable_nats is not None]
+    if len(known) > 1:
+        nats, best = max(known, key=lambda pair: pair[0])
+        show_lines("Farthest", [(settings_in_words(best.options), f"{nats:+.2f} nats per token expected")], form)
 
 
 def _values(settings: Sequence[SweepPoint], name: str) -> list[Any]:
