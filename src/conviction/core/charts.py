@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import textwrap
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from conviction.core.storage import finite_or_null
 from conviction.errors import ModelError
 
 WIDTH = 560
+TEXT = 12  # pixels, of all text in a chart
+PHONE = 358  # pixels, for a chart on a page that is 390 wide
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,17 @@ def styled(chart: Any, palette: Palette = ON_WHITE) -> Any:
     """The chart with the fonts, axes and margins that all have."""
     faint, ink = palette.faint, palette.ink
     axis = {"labelColor": ink, "titleColor": ink, "tickColor": faint, "domainColor": faint, "gridColor": faint}
+    size = {"labelFontSize": TEXT, "titleFontSize": TEXT}
     return (
         # Text is measured in one font and shown in the reader's, which may be a fifth wider.
-        chart.configure(background="transparent", padding={"left": 48, "top": 5, "right": 16, "bottom": 5})
-        .configure_axis(**axis, labelLimit=240, titleFontWeight="normal", gridOpacity=0.5)
+        chart.configure(background="transparent", aria=False, padding={"left": 48, "top": 5, "right": 16, "bottom": 5})
+        .configure_axis(**axis, **size, labelLimit=240, titleFontWeight="normal", gridOpacity=0.5)
         .configure_axisQuantitative(tickCount=6)
         .configure_view(stroke=None)
         .configure_title(color=ink, anchor="start", fontWeight="normal")
-        .configure_legend(labelColor=ink, titleColor=ink)
-        .configure_header(labelColor=ink, titleColor=ink)
+        .configure_legend(labelColor=ink, titleColor=ink, **size)
+        .configure_header(labelColor=ink, titleColor=ink, **size)
+        .configure_text(fontSize=TEXT)
     )
 
 
@@ -86,13 +91,80 @@ DRAWN: list[bool] = []
 
 
 def svg(chart: Any, title: str) -> str:
-    """A chart in the colours of ``PAGE`` as an SVG element that says what it shows to those who cannot see it."""
-    drawn: str = converter().vegalite_to_svg(drawable(styled(chart, PAGE)))
+    """A chart in the colours of ``PAGE`` as SVG elements that say what they show to those who cannot see it.
+
+    Panels of a chart are elements of their own, which stand beside each other where there is room. What is too wide for
+    a phone is there twice, of the classes ``broad`` and ``narrow``. Each has the size at which its text has ``TEXT``.
+    """
+    spec: dict[str, Any] = json.loads(drawable(styled(chart, PAGE)))
+    shared = {name: part for name, part in spec.items() if name not in ("concat", "columns")}
+    panels = [shared | panel for panel in spec.get("concat", [spec])]
+    drawn = []
+    for number, panel in enumerate(panels, start=1):
+        label = title if len(panels) == 1 else f"{title}: panel {number} of {len(panels)}{_about(panel)}"
+        broad = _element(panel, label)
+        if _width(broad) <= PHONE:
+            drawn.append(broad)
+        else:
+            drawn += [_with_class(broad, "broad"), _with_class(_element(_narrowed(panel), label), "narrow")]
+    return "".join(drawn)
+
+
+def _element(spec: dict[str, Any], label: str) -> str:
+    drawn: str = converter().vegalite_to_svg(json.dumps(spec))
     for name, stand_in in dataclasses.asdict(PAGE).items():  # not style="…": the page allows its own style alone
         drawn = re.sub(f'(fill|stroke)="{stand_in}"', rf'data-\1="{name}"', drawn)
-    drawn = re.sub(r' width="[\d.]+" height="[\d.]+"', "", drawn, count=1)
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-    return drawn.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    escaped = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{escaped}" ', 1)
+
+
+def _about(panel: Any) -> str:
+    """What a panel's vertical axis shows."""
+    titles = _titles(panel)
+    return f", {titles[0]}" if titles else ""
+
+
+def _titles(part: Any) -> list[str]:
+    if isinstance(part, list):
+        return [title for one in part for title in _titles(one)]
+    if not isinstance(part, dict):
+        return []
+    y = part.get("encoding", {}).get("y", {})
+    own = [y["title"]] if isinstance(y.get("title"), str) else []
+    return own + _titles(part.get("layer", []))
+
+
+def _width(element: str) -> float:
+    named = re.search(r' width="([\d.]+)"', element)
+    return float(named[1]) if named is not None else 0.0
+
+
+def _with_class(element: str, name: str) -> str:
+    return re.sub(r' class="[^"]*"', f' class="{name}"', element, count=1)
+
+
+def _narrowed(spec: dict[str, Any]) -> dict[str, Any]:
+    """The same chart for a phone: a smaller plot, shorter labels, titles on several lines; text as large as before."""
+
+    def change(value: Any) -> Any:
+        if isinstance(value, list):
+            return [change(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        changed = {name: change(part) for name, part in value.items() if name != "values"}
+        if isinstance(value.get("width"), int | float) and ("layer" in value or "encoding" in value):
+            changed["width"] = min(value["width"], NARROW)
+        if isinstance(title := value.get("title"), str) and ("field" in value or "type" in value):
+            changed["title"] = textwrap.wrap(title, LINE) or ""
+        return changed if "values" not in value else {**changed, "values": value["values"]}
+
+    narrow = dict(change(spec))
+    config = narrow.get("config", {})
+    axis = {**config.get("axis", {}), "labelLimit": LABEL}
+    return {**narrow, "config": {**config, "axis": axis, "padding": {"left": 16, "top": 5, "right": 12, "bottom": 5}}}
+
+
+NARROW, LABEL, LINE = 190, 116, 30  # pixels of a plot, of a label; characters of a title's line
 
 
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
