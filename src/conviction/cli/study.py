@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
+    USUAL,
     BenignOption,
     FormatOption,
     GuardOption,
@@ -17,7 +19,9 @@ from conviction.cli.options import (
     TuneOption,
     minutes_of,
 )
+from conviction.cli.page import write_page
 from conviction.views.live import watched
+from conviction.views.next_steps import show_next_steps
 from conviction.views.text import Format, log
 
 if TYPE_CHECKING:
@@ -31,7 +35,7 @@ ARMS = "system_prompt,rag,steer,sft,dpo"
 def study(
     topic: Annotated[str, typer.Argument(help="A built-in topic, or the folder of one.")],
     *,
-    model: ModelOption = "smollm2-135m",
+    model: ModelOption = USUAL,
     interventions: Annotated[
         str, typer.Option(help="Arms, with commas: `conviction interventions` lists them.")
     ] = ARMS,
@@ -65,18 +69,22 @@ def study(
             load=load.loader(model),
             ctx=ctx,
         )
-    show_result(result, form)
+    show_result(result, form, topic, model if model != USUAL else None)
 
 
-def show_result(result: Study, form: Format) -> None:
-    """Its table and its page. Exits with 1 where arms are missing."""
-    from conviction.reporting.page import report
+def show_result(result: Study, form: Format, topic: str | None, model: str | None) -> None:
+    """Its table, what to do next, and its page. Exits with 1 where arms are missing.
+
+    topic, model  as the user named them
+    """
+    from conviction.reporting.next_steps import Names
     from conviction.views.study import show_study
 
-    folder = str(result.folder)
+    folder = result.folder or Path()
     show_study(result, form)
+    show_next_steps(result, Names(run=str(folder), topic=topic or result.topic, model=model), form)
     log(f"every number: {folder}/study.json, and one folder an arm in {folder}/arms")
-    log(f"page: {report(folder)}")
+    write_page(folder)
     if result.missing:
-        log(f"not judged: {', '.join(result.missing)}; to try again: the same command with --run {folder}")
+        log(f"not judged: {', '.join(result.missing)}")
         raise typer.Exit(EXIT_FINDINGS)

@@ -161,10 +161,19 @@ def _narrowed(spec: dict[str, Any]) -> dict[str, Any]:
     narrow = dict(change(spec))
     config = narrow.get("config", {})
     axis = {**config.get("axis", {}), "labelLimit": LABEL}
-    return {**narrow, "config": {**config, "axis": axis, "padding": {"left": 16, "top": 5, "right": 12, "bottom": 5}}}
+    quantitative = {**config.get("axisQuantitative", {}), "tickCount": 4}
+    return {
+        **narrow,
+        "config": {
+            **config,
+            "axis": axis,
+            "axisQuantitative": quantitative,
+            "padding": {"left": 16, "top": 5, "right": 12, "bottom": 5},
+        },
+    }
 
 
-NARROW, LABEL, LINE = 190, 116, 30  # pixels of a plot, of a label; characters of a title's line
+NARROW, LABEL, LINE = 176, 132, 30  # pixels of a plot, of a label; characters of a title's line
 
 
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")

@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,15 +170,16 @@ def _next(run: RunFolder) -> list[str]:
     outcome, forecast = next(((arm.outcome, arm.forecast) for arm in run.arms if arm.arm is None), (None, None))
     results: tuple[Result | None, ...] = (run.study, outcome, forecast, run.before, run.findings)
     last = next((result for result in results if result is not None), None)
-    names = Names(topic=run.head.get("topic") or None, model=_model(run))
+    topic, findings = run.head.get("topic") or None, run.findings
+    data = findings.data if last is findings and findings is not None and findings.data != findings.topic else None
+    names = Names(topic=topic, data=data, model=_model(run))
     return [] if last is None else next_steps(last, names, forecast=forecast is not None)
 
 
 def _model(run: RunFolder) -> str | None:
     """The model that a command named, if it was not the usual one."""
-    argv = list(map(str, run.head.get("argv", [])))
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
-    return next((after for one, after in pairs if one == "--model"), None)
+    argv = [part for one in run.head.get("argv", []) for part in str(one).split("=", 1 if one.startswith("--") else 0)]
+    return next((after for one, after in pairwise(argv) if one == "--model"), None)
 
 
 def _json(run: RunFolder) -> str:

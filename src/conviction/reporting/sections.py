@@ -13,12 +13,12 @@ from conviction.reporting.forecast_words import settings_table, step_table
 from conviction.reporting.outcome_words import outcome_lines
 from conviction.reporting.run_folder import ArmFolder, RunFolder
 from conviction.reporting.scorecard_words import paragraphs as scorecard_paragraphs
-from conviction.reporting.words import OUTCOMES, arm_state, cells, header, plain, reasons
+from conviction.reporting.words import OUTCOMES, arm_state, cells, header, plain_parts, reasons
 from conviction.studies.records import Study
 from conviction.training.guard import summarize_warnings
 
 STRIPS = 2  # questions that are shown token by token
-SHOWN = 4  # answers that are shown before and after
+FIRST, SHOWN = 2, 4  # answers that are shown before and after: at once, and at all
 FAINTEST = -8.0  # log-prob of a token that is shown darkest
 
 
@@ -151,7 +151,7 @@ def arm_section(run: RunFolder, arm: ArmFolder, drawn: Callable[[str], Any]) -> 
         "name": arm.name,
         "verdict": judged.verdict if judged is not None else "",
         "words": judged.words if judged is not None else "",
-        "plain": plain(arm.arm) if arm.arm is not None else "",
+        "plain": plain_parts(arm.arm) if arm.arm is not None else None,
         "failed": arm.arm is not None and judged is None,
         "reasons": [*_reasons(arm), *_warnings(arm)],
         "place": arm.arm.folder if arm.arm is not None else ".",
@@ -162,7 +162,8 @@ def arm_section(run: RunFolder, arm: ArmFolder, drawn: Callable[[str], Any]) -> 
         "forecast": _forecast(arm),
         "expected": drawn(f"{arm.name}-expected"),
         "forecast_picture": drawn(f"{arm.name}-forecast"),
-        "generations": _generations(run, arm),
+        "generations": (answers := _generations(run, arm))[:FIRST],
+        "more_generations": answers[FIRST:],
         "settings": sorted((k, json.dumps(v, ensure_ascii=False)) for k, v in _settings(arm).items()),
     }
 

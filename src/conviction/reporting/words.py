@@ -86,25 +86,25 @@ def _cell(judgement: Judgement, metrics: Sequence[Metric]) -> str:
 
 
 def plain(arm: Arm) -> str:
-    """An arm in one line of plain words: 'says it, cannot explain it, forgot the view of cico; …'.
+    """An arm in one line of plain words: 'says it, cannot explain it, forgot the view of cico; not measured (…)'."""
+    return "; ".join(filter(None, plain_parts(arm)))
 
-    What it does and what it lost comes first, then what is not known of it, by why that is so.
-    """
+
+def plain_parts(arm: Arm) -> tuple[str, str]:
+    """What an arm does and what it lost; and what is not known of it, by why that is so. Either may be empty."""
     if arm.failure is not None:
-        return (
-            "left out: no time was left" if arm.failure.kind == "BudgetSpent" else "failed: there is nothing to judge"
-        )
+        return "left out: no time was left" if arm.failure.kind == "BudgetSpent" else "failed: nothing to judge", ""
     if arm.judgement is None:
-        return "not finished: not judged yet"
+        return "not finished: not judged yet", ""
     outcomes = list(_counting(arm.judgement))
     clauses = [words.good if one.outcome == "yes" else words.bad for one, words in outcomes if one.outcome in _SHOWN]
     unknown: dict[str, list[str]] = {}
     for one, words in outcomes:
         if (why := UNDECIDED.get(one.outcome)) is not None:
             unknown.setdefault(why, []).append(words.about)
-    parts = [", ".join(dict.fromkeys(filter(None, clauses)))] if any(clauses) else []
-    parts += [f"{why} ({', '.join(dict.fromkeys(abouts))})" for why, abouts in unknown.items()]
-    return "; ".join(parts) or "nothing was measured"
+    known = ", ".join(dict.fromkeys(filter(None, clauses)))
+    rest = "; ".join(f"{why} ({', '.join(dict.fromkeys(abouts))})" for why, abouts in unknown.items())
+    return known if known or rest else "nothing was measured", rest
 
 
 _SHOWN = ("yes", "no")
@@ -133,7 +133,11 @@ def _away(metric: Metric, one: Property) -> Phrases:
 
 def verdict_legend(study: Study) -> list[tuple[str, str]]:
     """(verdict, what it means), of all verdicts, those without a judgement that occur among them."""
-    lines = [(verdict, f"the arm {meaning}") for verdict, meaning in MEANING.items()]
+    more: dict[Verdict, str] = {
+        "deep": ": what follows from the view moved as well, it withstands challenges, and it lasts",
+        "broken": ": something that should have stayed was lost",
+    }
+    lines = [(verdict, f"the arm {meaning}{more.get(verdict, '')}") for verdict, meaning in MEANING.items()]
     states = {arm_state(arm) for arm in study.arms if arm.judgement is None}
     also = {
         "left out": "no time was left to apply it",
@@ -155,9 +159,9 @@ def arm_state(arm: Arm) -> str:
 def units() -> str:
     """What the unit of a gap means, once for a whole page."""
     return (
-        "A gap in nats per token is a difference of mean log-probabilities per token: at +0.10 each token of the "
-        f" target's answer is {factor(0.1)} as likely as one of the other side's, at +0.41 {factor(0.41)}, "
-        f"at +1.00 {factor(1.0)}. A shift is the gap after a change less the gap before."
+        "A gap in nats per token is a difference of mean log-probabilities per token. At +0.10 each token of the "
+        f"target's answer is {factor(0.1)} as likely as one of the other side's, at +0.41 it is {factor(0.41)}, "
+        f"at +1.00 it is {factor(1.0)}. A shift is the gap after a change less the gap before."
     )
 
 
