@@ -55,6 +55,7 @@ def styled(chart: Any, palette: Palette = ON_WHITE) -> Any:
         chart.configure(background="transparent", aria=False, padding={"left": 48, "top": 5, "right": 16, "bottom": 5})
         .configure_axis(**axis, **size, labelLimit=240, titleFontWeight="normal", gridOpacity=0.5)
         .configure_axisQuantitative(tickCount=6)
+        .configure_axisY(titlePadding=12)
         .configure_view(stroke=None)
         .configure_title(color=ink, anchor="start", fontWeight="normal")
         .configure_legend(labelColor=ink, titleColor=ink, **size)
@@ -102,7 +103,7 @@ def svg(chart: Any, title: str) -> str:
     drawn = []
     for number, panel in enumerate(panels, start=1):
         label = title if len(panels) == 1 else f"{title}: panel {number} of {len(panels)}{_about(panel)}"
-        broad = _element(panel, label)
+        broad = _element(_fitted(panel), label)
         if _width(broad) <= PHONE:
             drawn.append(broad)
         else:
@@ -143,37 +144,43 @@ def _with_class(element: str, name: str) -> str:
     return re.sub(r' class="[^"]*"', f' class="{name}"', element, count=1)
 
 
-def _narrowed(spec: dict[str, Any]) -> dict[str, Any]:
-    """The same chart for a phone: a smaller plot, shorter labels, titles on several lines; text as large as before."""
-
-    def change(value: Any) -> Any:
-        if isinstance(value, list):
-            return [change(part) for part in value]
-        if not isinstance(value, dict):
-            return value
-        changed = {name: change(part) for name, part in value.items() if name != "values"}
-        if isinstance(value.get("width"), int | float) and ("layer" in value or "encoding" in value):
-            changed["width"] = min(value["width"], NARROW)
-        if isinstance(title := value.get("title"), str) and ("field" in value or "type" in value):
-            changed["title"] = textwrap.wrap(title, LINE) or ""
-        return changed if "values" not in value else {**changed, "values": value["values"]}
-
-    narrow = dict(change(spec))
-    config = narrow.get("config", {})
+def _narrowed(panel: dict[str, Any]) -> dict[str, Any]:
+    """The same chart for a phone: a smaller plot, shorter labels, fewer ticks; text as large as before."""
+    narrow = {**panel, "width": min(panel["width"], NARROW)} if isinstance(panel.get("width"), int | float) else panel
+    config = panel.get("config", {})
     axis = {**config.get("axis", {}), "labelLimit": LABEL}
     quantitative = {**config.get("axisQuantitative", {}), "tickCount": 4}
-    return {
-        **narrow,
-        "config": {
-            **config,
-            "axis": axis,
-            "axisQuantitative": quantitative,
-            "padding": {"left": 16, "top": 5, "right": 12, "bottom": 5},
-        },
-    }
+    room = {"left": 16, "top": 5, "right": 12, "bottom": 5}
+    return _fitted({**narrow, "config": {**config, "axis": axis, "axisQuantitative": quantitative, "padding": room}})
 
 
-NARROW, LABEL, LINE = 176, 132, 30  # pixels of a plot, of a label; characters of a title's line
+def _fitted(panel: dict[str, Any]) -> dict[str, Any]:
+    """A chart whose axes' titles stand on as many lines as their length needs."""
+    room = {axis: panel.get(side) for axis, side in (("x", "width"), ("y", "height"))}
+    most = {axis: int(size / LETTER) + 4 for axis, size in room.items() if isinstance(size, int | float)}
+
+    def fit(part: Any) -> Any:
+        if isinstance(part, list):
+            return [fit(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        fitted = {name: fit(value) if name == "layer" else value for name, value in part.items()}
+        if isinstance(encoding := part.get("encoding"), dict):
+            fitted["encoding"] = {axis: _titled(channel, most.get(axis)) for axis, channel in encoding.items()}
+        return fitted
+
+    return dict(fit(panel))
+
+
+def _titled(channel: Any, most: int | None) -> Any:
+    title = channel.get("title") if isinstance(channel, dict) else None
+    if most is None or not isinstance(title, str) or len(title) <= most:
+        return channel
+    return {**channel, "title": textwrap.wrap(title, max(most, 12))}
+
+
+NARROW, LABEL = 176, 132  # pixels of a plot, of a label
+LETTER = 6.5  # pixels, of a letter in a title
 
 
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")

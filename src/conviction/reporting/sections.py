@@ -153,7 +153,8 @@ def arm_section(run: RunFolder, arm: ArmFolder, drawn: Callable[[str], Any]) -> 
         "words": judged.words if judged is not None else "",
         "plain": plain_parts(arm.arm) if arm.arm is not None else None,
         "failed": arm.arm is not None and judged is None,
-        "reasons": [*_reasons(arm), *_warnings(arm)],
+        "reasons": [*(reasons(arm.arm) if arm.arm is not None else ()), *_warnings(arm)],
+        "done": outcome_lines(arm.outcome) if arm.arm is None and arm.outcome is not None else [],
         "place": arm.arm.folder if arm.arm is not None else ".",
         "properties": _properties(arm),
         "tuning": _tuning(arm),
@@ -190,13 +191,6 @@ def _properties(arm: ArmFolder) -> Table | None:
 
 def _span(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
-
-
-def _reasons(arm: ArmFolder) -> list[str]:
-    if arm.arm is not None:
-        return reasons(arm.arm)
-    lines = outcome_lines(arm.outcome) if arm.outcome is not None else []
-    return [": ".join(filter(None, line)) for line in lines]
 
 
 def _warnings(arm: ArmFolder) -> list[str]:
