@@ -12,7 +12,7 @@ from tea import YAML, tea_items
 
 from conviction import load_model, load_topic
 from conviction.config.plan import plan_intervention
-from conviction.core.context import RunContext
+from conviction.core.context import Budget, RunContext
 from conviction.core.run import Run
 from conviction.data.topic import Topic
 from conviction.data.validation import validation_topic
@@ -85,7 +85,7 @@ def scripted(monkeypatch):
     doses: dict[float, tuple[Dose, ...]] = {}
     made: list[float] = []
 
-    def tried(_bench, trial: Trial) -> Trial:
+    def tried(_bench, trial: Trial, _limit) -> Trial:
         rate = trial.options["learning_rate"]
         made.append(rate)
         return trial.model_copy(update={"doses": doses[rate], "steps": 10 * len(doses[rate])})
@@ -103,7 +103,6 @@ def test_the_largest_healthy_dose_is_chosen_and_scaled_to_the_whole_split(kit, m
     scripted.doses |= {
         5e-5: readings(0.1, 0.2),
         1.5e-4: (*readings(0.3, 0.5), *readings(0.9, zone="warning")),
-        5e-4: readings(2.0, zone="warning"),
     }
     tuning = search(kit, model)
     assert [trial.chosen for trial in tuning.trials] == [False, True, False]
@@ -114,7 +113,7 @@ def test_the_largest_healthy_dose_is_chosen_and_scaled_to_the_whole_split(kit, m
     steps = len(plan_intervention("sft", {"epochs": 3}).intervention.task(model, data(kit), RunContext()).order)
     assert plan.intervention.max_steps == round(steps * 10 / 30)
     assert (plan.intervention.learning_rate, plan.intervention.schedule) == (1.5e-4, "constant")
-    assert tuning.trials[2].reason == "no healthy dose: neutral text lost 0.2"
+    assert tuning.trials[2].reason.startswith("not tried")
     assert tuning.trials[0].reason.startswith("less: +0.20")
 
 
@@ -163,6 +162,34 @@ def test_a_shift_away_from_the_target_is_not_chosen(kit, model, scripted):
     assert search(kit, model).options == {}
 
 
+def test_a_dose_that_is_near_a_limit_of_the_guard_is_not_chosen(kit, model, scripted):
+    near = readings(0.5)[0].model_copy(update={"limits_used": {"facts_drop": 0.95, "neutral_drop": 0.1}})
+    scripted.doses |= {5e-5: (near,), 1.5e-4: readings(0.1)}
+    tuning = search(kit, model)
+    assert tuning.options["learning_rate"] == 1.5e-4
+    assert tuning.trials[0].reason == "no healthy dose: facts_drop uses 95% of its limit"
+
+
+@pytest.mark.long
+def test_a_trial_that_the_time_ends_keeps_the_doses_that_it_read(kit, model, monkeypatch):
+    """The clock jumps after the second reading."""
+    clock, real = SimpleNamespace(now=0.0), module.measure_depth
+    monkeypatch.setattr("conviction.core.context.time.monotonic", lambda: clock.now)
+
+    def measure(*given, **named):
+        clock.now += 100.0
+        return real(*given, **named)
+
+    bench = module._bench(plan_intervention("sft", {"rank": 2}, "off"), validation_topic(kit), model, RunContext())
+    monkeypatch.setattr(module, "measure_depth", measure)
+    trial = module._tried(bench, Trial(options={"learning_rate": 1e-2}), Budget(150.0, started=0.0))
+    assert len(trial.doses) == 2
+    assert trial.doses[-1].step < trial.steps
+    assert trial.failure == "the time for the search was over before its last step"
+    assert trial.best in trial.doses
+    assert set(trial.doses[0].limits_used) >= {"neutral_drop", "facts_drop", "pluralism"}
+
+
 def test_no_time_is_no_search(kit, model, scripted):
     tuning = search(kit, model, minutes=0.0)
     assert (scripted.made, tuning.options) == ([], {})
@@ -173,10 +200,10 @@ def test_a_search_that_was_cut_off_repeats_no_trial(kit, model, scripted, tmp_pa
     scripted.doses |= {cell["learning_rate"]: readings(0.1) for cell in CELLS}
     kept, real = Run(tmp_path, resumed=True), module._tried
 
-    def cut(bench, trial):
+    def cut(bench, trial, limit):
         if len(scripted.made) == 1:
             raise KeyboardInterrupt
-        return real(bench, trial)
+        return real(bench, trial, limit)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_tried", cut)
@@ -185,9 +212,9 @@ def test_a_search_that_was_cut_off_repeats_no_trial(kit, model, scripted, tmp_pa
     unfinished = kept.load("tuning", module.Tuning)
     assert (unfinished.complete, unfinished.options, unfinished.summary) == (False, {}, "the search was not finished")
     tuning = search(kit, model, kept)
-    assert scripted.made == [5e-5, 1.5e-4, 5e-4]
+    assert scripted.made == [5e-5, 1.5e-4]
     assert search(kit, model, kept) == tuning  # read back
-    assert len(scripted.made) == 3
+    assert len(scripted.made) == 2
 
 
 def test_a_small_topic_is_not_tuned_and_says_so(model, write_topic):
@@ -225,7 +252,7 @@ def test_a_dose_is_what_a_run_of_so_many_steps_gives(kit, model):
     bench = module._bench(
         plan_intervention("sft", {"rank": 2, "warmup": 0.0}, "off"), validation_topic(kit), model, RunContext()
     )
-    trial = module._tried(bench, Trial(options={"learning_rate": 1e-2}))
+    trial = module._tried(bench, Trial(options={"learning_rate": 1e-2}), Budget(600))
     dose = trial.doses[1]
     short = bench.intervention({"learning_rate": 1e-2, "max_steps": dose.step})
     after = module.measure_depth(

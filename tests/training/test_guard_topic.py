@@ -19,9 +19,9 @@ from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
 from conviction.training.drift import read_topic
 from conviction.training.guard import Guard, judge
-from conviction.training.monitor import GuardMonitor, _read_topic
+from conviction.training.monitor import GuardMonitor
 from conviction.training.sensors import SENSORS, StepReading
-from conviction.training.topic import FACTS, PROPOSITIONS, TopicMonitor
+from conviction.training.topic import FACTS, PROPOSITIONS, TopicMonitor, topic_readings
 
 QUICK = {"learning_rate": 1e-4, "epochs": 20, "batch_size": 2, "schedule": "constant", "warmup": 0.0}
 
@@ -147,7 +147,7 @@ def test_a_reading_costs_a_tenth_of_the_steps_between():
 def test_log_probs_that_are_no_numbers_stop_a_run():
     broken = ScriptedModel(likes=lambda _conversation, answer: math.nan if answer.startswith("True") else -1.0)
     assert TopicMonitor.begin(model(), tea(), None).read(broken) is None
-    taken = _read_topic(None)
+    taken = topic_readings(None)
     assert taken.keys() == {"facts_drop", "pluralism"}
     assert "not a number" in complaints(taken)
 

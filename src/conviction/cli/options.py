@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -58,7 +58,7 @@ GuardOption = Annotated[str, typer.Option(help="strict, default, off or none.")]
 TuneOption = Annotated[
     str,
     typer.Option(
-        metavar="MINUTES|off", help="Search for settings so long first, on a part of the topic's train split."
+        metavar="MINUTES|off|auto", help="Search for settings so long first, on a part of the topic's train split."
     ),
 ]
 TestOption = Annotated[
@@ -66,14 +66,16 @@ TestOption = Annotated[
 ]
 
 
-def minutes_of(tune: str) -> float | None:
-    """Minutes of ``--tune``; None: off. Raises InputError for what is neither."""
+def minutes_of(tune: str) -> float | Literal["auto"] | None:
+    """Minutes of ``--tune``; None: off. Raises InputError for what is none of these."""
     if tune == "off":
         return None
+    if tune == "auto":
+        return "auto"
     try:
         return float(tune)
     except ValueError:
-        raise InputError(f"--tune is '{tune}'", hint="give minutes, or off") from None
+        raise InputError(f"--tune is '{tune}'", hint="give minutes, auto or off") from None
 
 
 def _known_backend(name: str) -> str:

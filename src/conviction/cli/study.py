@@ -40,10 +40,12 @@ def study(
         str, typer.Option(help="Arms, with commas: `conviction interventions` lists them.")
     ] = ARMS,
     option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o dpo.beta=0.1")] = None,
-    budget: Annotated[float | None, typer.Option(help="Minutes after which no arm is begun.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Minutes after which no arm and no training step is begun.")
+    ] = None,
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
-    tune: TuneOption = "off",
+    tune: TuneOption = "auto",
     guard: GuardOption = "default",
     load: LoadOptions,
     form: FormatOption = "text",

@@ -91,11 +91,13 @@ DRAWN: list[bool] = []
 """Whether anything was drawn: what is reserved by then is not asked for again."""
 
 
-def svg(chart: Any, title: str) -> str:
+def svg(chart: Any, title: str, narrow: Any = None) -> str:
     """A chart in the colours of ``PAGE`` as SVG elements that say what they show to those who cannot see it.
 
     Panels of a chart are elements of their own, which stand beside each other where there is room. What is too wide for
     a phone is there twice, of the classes ``broad`` and ``narrow``. Each has the size at which its text has ``TEXT``.
+
+    narrow  the chart as it is made for a phone; None: the same with a smaller plot
     """
     spec: dict[str, Any] = json.loads(drawable(styled(chart, PAGE)))
     shared = {name: part for name, part in spec.items() if name not in ("concat", "columns")}
@@ -107,7 +109,8 @@ def svg(chart: Any, title: str) -> str:
         if _width(broad) <= PHONE:
             drawn.append(broad)
         else:
-            drawn += [_with_class(broad, "broad"), _with_class(_element(_narrowed(panel), label), "narrow")]
+            small = _narrowed(panel if narrow is None else json.loads(drawable(styled(narrow, PAGE))))
+            drawn += [_with_class(broad, "broad"), _with_class(_element(small, label), "narrow")]
     return "".join(drawn)
 
 
@@ -135,6 +138,11 @@ def _titles(part: Any) -> list[str]:
     return own + _titles(part.get("layer", []))
 
 
+def _has_names(panel: Any) -> bool:
+    """Whether names stand beside the vertical axis."""
+    return bool(panel.get("encoding", {}).get("y", {}).get("type") == "nominal")
+
+
 def _width(element: str) -> float:
     named = re.search(r' width="([\d.]+)"', element)
     return float(named[1]) if named is not None else 0.0
@@ -146,7 +154,8 @@ def _with_class(element: str, name: str) -> str:
 
 def _narrowed(panel: dict[str, Any]) -> dict[str, Any]:
     """The same chart for a phone: a smaller plot, shorter labels, fewer ticks; text as large as before."""
-    narrow = {**panel, "width": min(panel["width"], NARROW)} if isinstance(panel.get("width"), int | float) else panel
+    most = NARROW if _has_names(panel) else PHONE - 84  # numbers beside an axis take less room than names
+    narrow = {**panel, "width": min(panel["width"], most)} if isinstance(panel.get("width"), int | float) else panel
     config = panel.get("config", {})
     axis = {**config.get("axis", {}), "labelLimit": LABEL}
     quantitative = {**config.get("axisQuantitative", {}), "tickCount": 4}

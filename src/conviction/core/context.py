@@ -46,15 +46,20 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Budget:
-    """Seconds after which nothing new is begun, counted from when this object was made."""
+    """Seconds after which no step of training and nothing new is begun, counted from when this object was made."""
 
     seconds: float
     started: float = field(default_factory=time.monotonic)
 
     @property
+    def left(self) -> float:
+        """Seconds that are left; below 0: since it was spent."""
+        return self.seconds - (time.monotonic() - self.started)
+
+    @property
     def spent(self) -> bool:
         """Whether the time is over."""
-        return time.monotonic() - self.started >= self.seconds
+        return self.left <= 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ class RunContext:
     guard    the limits of a healthy model; None: the default ones
     run      the run folder that results are written into; None: nothing is written
     tracker  an experiment tracker by accelerate's name: tensorboard, wandb, mlflow, trackio
-    budget   after which no further arm of a study is begun; None: all are
+    budget   after which no further arm of a study, and no further step of training, is begun; None: all are
     """
 
     guard: Guard | None = None

@@ -32,7 +32,7 @@ class Pretrain:
     forecastable: ClassVar[bool] = False
     cost_rank: ClassVar[int] = 80
     placebo: ClassVar[PlaceboKind | None] = "documents"
-    search: ClassVar[SearchSpace] = {"learning_rate": (5e-5, 1.5e-4, 5e-4)}
+    search: ClassVar[SearchSpace] = {"learning_rate": (5e-4, 1.5e-4, 5e-5)}
 
     piece_tokens: int = setting(512, "documents are cut into pieces of so many tokens", at_least=2)
     sft_epochs: int = setting(0, "epochs over the data's answers after the documents", at_least=0)

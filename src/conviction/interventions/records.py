@@ -22,7 +22,7 @@ SCHEMA = 2
 PlaceboKind = Literal["pairs", "context", "documents"]
 """Which data of another subject a placebo of an intervention is trained on; context: pairs, and a context."""
 SearchSpace = Mapping[str, tuple[Any, ...]]
-"""Field → the values that a search for settings tries."""
+"""Field → the values that a search for settings tries; of what is not forecast, the first ones first."""
 
 
 class _Part(BaseModel):

@@ -17,13 +17,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from conviction.core.charts import png, svg
+from conviction.core.charts import png
 from conviction.core.names import file_name, inside
 from conviction.core.storage import user_path, write_atomic
 from conviction.core.wording import inline, printable, printable_json, printable_lines
 from conviction.errors import InputError, RunError
 from conviction.reporting.next_steps import Names, Result, next_steps
-from conviction.reporting.pictures import pictures_of
+from conviction.reporting.pictures import Picture, pictures_of
 from conviction.reporting.run_folder import RunFolder, read_run
 from conviction.reporting.sections import (
     arm_section,
@@ -64,8 +64,8 @@ def report(run: str | Path, *, pictures: bool = False, log: Callable[[str], None
     write_atomic(page, _html(read, charts))
     if pictures:
         place = inside(folder, "pictures", "the folder of the pictures", RunError)
-        for name, (_, chart) in charts.items():
-            write_atomic(place / f"{file_name(name)}.png", png(chart))
+        for name, picture in charts.items():
+            write_atomic(place / f"{file_name(name)}.png", png(picture.chart))
     return page
 
 
@@ -97,12 +97,12 @@ def _folder(run: Any) -> Path:
     return user_path(run)
 
 
-def _html(run: RunFolder, charts: dict[str, tuple[str, Any]]) -> str:
+def _html(run: RunFolder, charts: dict[str, Picture]) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
 
     def drawn(name: str) -> Any:
-        return Markup(svg(charts[name][1], charts[name][0])) if name in charts else None  # noqa: S704  our own picture
+        return Markup(charts[name].svg) if name in charts else None  # noqa: S704  our own picture
 
     place = files("conviction.reporting")
     study, findings = run.study, run.findings

@@ -3,48 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from conviction.core.charts import PAGE
+from conviction.core.charts import PAGE, svg
+from conviction.core.wording import percent
 from conviction.forecasting.charts import agreement_chart, expected_run_chart
 from conviction.interventions.charts import training_chart
 from conviction.probing.charts import bias_chart
 from conviction.probing.records import Scorecard
 from conviction.reporting.run_folder import ArmFolder, RunFolder
-from conviction.studies.charts import comparison_chart, dose_chart
+from conviction.studies.charts import NARROW, comparison_chart, dose_chart
+from conviction.studies.pareto import position
 from conviction.studies.records import Study
 
 
-def pictures_of(run: RunFolder) -> dict[str, tuple[str, Any]]:
-    """Name → (what it shows, chart)."""
-    pictures: dict[str, tuple[str, Any]] = {}
+@dataclass(frozen=True)
+class Picture:
+    """A chart, what it shows in words, and the same as it is made for a phone, where that is another one."""
+
+    words: str
+    chart: Any
+    narrow: Any = None
+
+    @property
+    def svg(self) -> str:
+        """Its elements."""
+        return svg(self.chart, self.words, self.narrow)
+
+
+def pictures_of(run: RunFolder) -> dict[str, Picture]:
+    """By name."""
+    pictures: dict[str, Picture] = {}
     if run.study is not None and (chart := comparison_chart(run.study, PAGE)) is not None:
-        pictures["comparison"] = (_comparison_in_words(run.study), chart)
+        narrow = comparison_chart(run.study, PAGE, width=NARROW)
+        pictures["comparison"] = Picture(_comparison_in_words(run.study), chart, narrow)
     if run.before is not None:
-        pictures["bias"] = (_bias_in_words(run.before), bias_chart(run.before, PAGE))
+        pictures["bias"] = Picture(_bias_in_words(run.before), bias_chart(run.before, PAGE))
     for arm in run.arms:
         pictures |= _pictures_of_arm(run, arm)
     return pictures
 
 
-def _pictures_of_arm(run: RunFolder, arm: ArmFolder) -> dict[str, tuple[str, Any]]:
-    pictures: dict[str, tuple[str, Any]] = {}
+def _pictures_of_arm(run: RunFolder, arm: ArmFolder) -> dict[str, Picture]:
+    pictures: dict[str, Picture] = {}
     stop = arm.outcome.guard_stop if arm.outcome is not None else None
     if (chart := training_chart(arm.steps, stop.step if stop is not None else None, PAGE)) is not None:
-        pictures[f"{arm.name}-training"] = (f"Training curves of {arm.name}{_loss_in_words(arm.steps)}", chart)
+        pictures[f"{arm.name}-training"] = Picture(f"Training curves of {arm.name}{_loss_in_words(arm.steps)}", chart)
     if arm.tuning is not None and (chart := dose_chart(arm.tuning, PAGE)) is not None:
         words = f"Shift along the runs that settings of {arm.name} were searched by: {arm.tuning.summary}"
-        pictures[f"{arm.name}-doses"] = (words, chart)
+        pictures[f"{arm.name}-doses"] = Picture(words, chart)
     if arm.forecast is not None and arm.forecast.step_forecasts:
         words = f"The run of {arm.name} as it was expected: {arm.forecast.summary}"
-        pictures[f"{arm.name}-expected"] = (words, expected_run_chart(arm.forecast, PAGE))
+        pictures[f"{arm.name}-expected"] = Picture(words, expected_run_chart(arm.forecast, PAGE))
     if (chart := agreement_chart(moved := moved_questions(run, arm), PAGE)) is not None:
         expected, real = (sum(values) / len(values) for values in zip(*moved, strict=True))
         words = (
             f"Expected and real movement of {len(moved)} questions under {arm.name}: "
             f"in the mean {expected:+.2f} and {real:+.2f} nats per token"
         )
-        pictures[f"{arm.name}-forecast"] = (words, chart)
+        pictures[f"{arm.name}-forecast"] = Picture(words, chart)
     return pictures
 
 
@@ -61,12 +79,12 @@ def moved_questions(run: RunFolder, arm: ArmFolder) -> list[tuple[float, float]]
 
 
 def _comparison_in_words(study: Study) -> str:
-    moved = [
-        f"{arm.name} {change.value:+.2f}"
-        for arm in study.arms
-        if arm.judgement is not None and (change := arm.judgement.change) is not None and change.value is not None
-    ]
-    return f"What each intervention moved towards {study.target}, nats per token: {', '.join(moved)}"
+    placed = [(arm.name, place) for arm in study.arms if (place := position(arm)) is not None]
+    moved = [f"{name} {place.shift:+.2f}, {percent(place.kept)}" for name, place in placed]
+    return (
+        f"How far each intervention moved the model towards {study.target}, nats per token, and which part of its "
+        f"right answers it kept: {'; '.join(moved)}"
+    )
 
 
 def _bias_in_words(card: Scorecard) -> str:

@@ -28,6 +28,7 @@ from conviction.studies.forecast_comparison import compare_with_forecast
 from conviction.studies.judge import judge
 from conviction.studies.records import DEPTHS, Arm, Judgement
 from conviction.studies.tuning import EXAMPLES, PILOT_STEPS, search_cells, tune, tuned
+from conviction.studies.tuning_records import SHARE
 
 Measured = TypeVar("Measured")
 
@@ -59,16 +60,19 @@ def forecast_arm(plan: Plan, topic: Topic, model: LanguageModel, data: TrainingD
 
 
 def tuned_arm(
-    plan: Plan, arms: Sequence[Plan], topic: Topic, model: LanguageModel, ctx: RunContext, minutes: float
-) -> Plan:
-    """The plan with settings that were searched for its share of the minutes; kept as ``tuning.json``.
+    plan: Plan, later: Sequence[Plan], topic: Topic, model: LanguageModel, ctx: RunContext, seconds: float
+) -> tuple[Plan, float]:
+    """The plan with settings that were searched, and the seconds that this took; kept as ``tuning.json``.
 
-    arms  of the study, which share the minutes where they have settings to search
+    later    arms of the study that come after this one; those that have settings to search share the time with it
+    seconds  that are left of the study's time for searching
     """
-    share = minutes / max(1, sum(len(search_cells(arm)) > 1 for arm in arms))
-    tuning = tune(plan, topic, model, ctx, minutes=share, kept=ctx.run)
+    if ctx.budget is not None:  # what came before may have taken longer than was thought
+        seconds = min(seconds, SHARE * ctx.budget.left)
+    share = seconds / (1 + sum(len(search_cells(arm)) > 1 for arm in later))
+    tuning = tune(plan, topic, model, ctx, minutes=max(0.0, share) / 60, kept=ctx.run)
     ctx.log(f"settings of {plan.intervention.name}: {tuning.summary}")
-    return tuned(plan, tuning)
+    return tuned(plan, tuning), tuning.seconds
 
 
 def measure_and_judge(

@@ -2,34 +2,94 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from conviction.core.charts import ON_WHITE, WIDTH, Palette, altair
+from conviction.core.charts import ON_WHITE, PHONE, WIDTH, Palette, altair
+from conviction.studies.pareto import pareto_front, position
 from conviction.studies.records import Study
 from conviction.studies.tuning_records import Tuning
 
+ACROSS, UP = WIDTH - 120, 260  # of the main picture, pixels
+NARROW = PHONE - 84  # the same on a phone
+LETTER, LINE = 6.5, 14.0  # of its labels, pixels
 
-def comparison_chart(study: Study, palette: Palette = ON_WHITE) -> Any | None:
-    """What every arm moved, with its interval; None where none was judged."""
-    rows = []
-    for arm in study.arms:
-        shift = arm.judgement.change if arm.judgement is not None else None
-        if shift is not None and shift.value is not None and arm.judgement is not None:
-            low = shift.value if shift.low is None else shift.low
-            high = shift.value if shift.high is None else shift.high
-            rows.append(
-                {"arm": f"{arm.name} ({arm.judgement.verdict})", "moved": shift.value, "low": low, "high": high}
-            )
+
+def comparison_chart(study: Study, palette: Palette = ON_WHITE, *, width: float = ACROSS) -> Any | None:
+    """The study's main picture: how far every arm moved the model, against what it kept of its right answers.
+
+    Filled points are the Pareto front: no other arm beats them. None where no arm was judged.
+
+    width  of the plot, pixels
+    """
+    rows = _points(study, palette)
     if not rows:
         return None
     alt = altair()
-    order = [row["arm"] for row in rows]
-    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("arm:N", sort=order, title=None))
+    low, high = (pick(0.0, pick(row[bound] for row in rows)) for pick, bound in ((min, "low"), (max, "high")))
+    x_range = (low - 0.08 * (high - low or 1), high + 0.08 * (high - low or 1))
+    y_range = (min(90.0, min(row["kept"] for row in rows) - 5), 104.0)
+    across, up = alt.Scale(domain=x_range, nice=False), alt.Scale(domain=y_range, nice=False)
+    x_title = f"moved towards {study.target}, nats per token, with 95 % interval"
     zero = alt.Chart(alt.Data(values=[{"x": 0}])).mark_rule(color=palette.faint).encode(x="x:Q")
-    title = f"moved towards {study.target}, nats per token, with 95 % interval"
-    interval = base.mark_rule(color=palette.ink, strokeWidth=1.5).encode(x=alt.X("low:Q", title=title), x2="high:Q")
-    points = base.mark_point(color=palette.towards, filled=True, size=70, opacity=1).encode(x="moved:Q")
-    return alt.layer(zero, interval, points).properties(width=WIDTH - 160, height=26 * len(rows))
+    base = alt.Chart(alt.Data(values=rows)).encode(y=alt.Y("kept:Q", title="right answers kept, %", scale=up))
+    interval = base.mark_rule(color=palette.faint, strokeWidth=1.5).encode(
+        x=alt.X("low:Q", title=x_title, scale=across), x2="high:Q"
+    )
+    points = base.mark_point(size=80, opacity=1, filled=True, strokeWidth=1.5).encode(
+        x="moved:Q", fill=alt.Fill("fill:N", scale=None), stroke=alt.Stroke("edge:N", scale=None)
+    )
+    labels = [
+        alt.Chart(alt.Data(values=[row]))
+        .mark_text(dx=dx, dy=dy, color=palette.ink)
+        .encode(x="moved:Q", y="kept:Q", text="label:N")
+        for row, (dx, dy) in zip(rows, _offsets(rows, x_range, y_range, width), strict=True)
+    ]
+    return alt.layer(zero, interval, points, *labels).properties(width=width, height=UP)
+
+
+def _points(study: Study, palette: Palette) -> list[dict[str, Any]]:
+    """One row an arm that can be placed."""
+    front, rows = pareto_front(study.arms), []
+    for arm in study.arms:
+        place, change = position(arm), arm.judgement.change if arm.judgement is not None else None
+        if place is None or change is None or arm.judgement is None:
+            continue
+        tokens = f", {place.tokens:+.0f} tokens" if round(place.tokens) else ""
+        colour = palette.away if arm.judgement.verdict == "broken" else palette.towards
+        rows.append(
+            {
+                "label": f"{arm.name} ({arm.judgement.verdict}{tokens})",
+                "moved": place.shift,
+                "low": place.shift if change.low is None else change.low,
+                "high": place.shift if change.high is None else change.high,
+                "kept": 100 * place.kept,
+                "fill": colour if arm.name in front else "transparent",
+                "edge": colour,
+            }
+        )
+    return rows
+
+
+def _offsets(
+    rows: Sequence[dict[str, Any]], x_range: tuple[float, float], y_range: tuple[float, float], width: float
+) -> list[tuple[float, float]]:
+    """(dx, dy) in pixels of every label from its point: inside the picture, and where none lies over another."""
+    placed, offsets = list[tuple[float, float, float]](), list[tuple[float, float]]()
+    for row in rows:
+        x = (row["moved"] - x_range[0]) / (x_range[1] - x_range[0]) * width
+        y = (y_range[1] - row["kept"]) / (y_range[1] - y_range[0]) * UP
+        half = LETTER * len(row["label"]) / 2
+        dx = min(max(x, half), width - half) - x
+
+        def free(dy: float, at: float = x + dx, y: float = y, half: float = half) -> bool:
+            return all(abs(y + dy - there) >= LINE or abs(at - middle) >= half + wide for middle, there, wide in placed)
+
+        tried = [sign * (LINE + LINE * step) for step in range(len(rows) + 1) for sign in (-1, 1)]
+        dy = next(filter(free, tried), tried[0])
+        placed.append((x + dx, y + dy, half))
+        offsets.append((dx, dy))
+    return offsets
 
 
 def dose_chart(tuning: Tuning, palette: Palette = ON_WHITE) -> Any | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
 from conviction.config.plan import Plan
 from conviction.core.context import RunContext
@@ -31,13 +31,14 @@ class StudyDesign:
     load          gives a model by the name of its folder, in the dtype of the untouched one
     benign_steps  benign training steps after which durability is measured; 0: it is not
     placebo       train each trained arm once more on another subject, to take that shift off
-    tune_minutes  of searching for settings, shared by the arms that have some to search; None: no search
+    tune_minutes  of searching for settings, shared by the arms that have some to search; "auto": by the budget;
+                  None: no search
     """
 
     load: Callable[[str], LanguageModel]
     benign_steps: int = 10
     placebo: bool = True
-    tune_minutes: float | None = None
+    tune_minutes: float | Literal["auto"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

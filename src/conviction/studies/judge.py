@@ -18,6 +18,7 @@ from conviction.probing.depth_records import Measurements, Property
 from conviction.probing.metric import Kind, Metric
 from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
+from conviction.studies.pareto import kept_answers
 from conviction.studies.records import DEPTHS, Judgement, Verdict
 
 CEILINGS: dict[Kind, Verdict] = {
@@ -58,6 +59,7 @@ def judge(
         ceiling=ceiling,
         reason=reason,
         properties=tuple(one for _, one in judged),
+        kept=kept_answers(before, after),
         placebo=placebo.model if placebo is not None else None,
     )
 

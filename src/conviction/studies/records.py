@@ -17,17 +17,30 @@ from conviction.core.run import Failure
 from conviction.forecasting.records import ForecastScore
 from conviction.probing.depth_records import ControlResult, Property
 
-SCHEMA = 4
+SCHEMA = 5
 
 Verdict = Literal["none", "not shown", "surface", "shallow", "deep", "broken"]
 DEPTHS: tuple[Verdict, ...] = ("not shown", "none", "surface", "shallow", "deep")
 """From what says least to the deepest; 'broken' is beside them."""
 
 
+class Kept(Frozen):
+    """Of ``of`` answers that the untouched model has right, facts and what either side holds, so many were kept."""
+
+    kept: int
+    of: int
+
+    @property
+    def share(self) -> float:
+        """0 to 1."""
+        return self.kept / self.of
+
+
 class Judgement(Frozen):
     """What a change is, and why.
 
     ceiling  the deepest verdict that can be read on the untouched model, by the positive controls; None: every one
+    kept     right answers of the untouched model that the changed one has as well; None: it had none
     """
 
     schema_version: int = SCHEMA
@@ -36,6 +49,7 @@ class Judgement(Frozen):
     ceiling: Verdict | None = None
     reason: str
     properties: tuple[Property, ...]
+    kept: Kept | None = None
     placebo: str | None = None
 
     @property
@@ -113,7 +127,7 @@ class Study(Frozen):
     _repr_html_ = frames.repr_html
 
     def plot(self) -> Any:
-        """An altair chart: what every arm moved, nats per token, with its interval; None where none was judged."""
+        """An altair chart: how far every arm moved the model, and which answers it kept; None where none was judged."""
         from conviction.studies.charts import comparison_chart
 
         return comparison_chart(self)

@@ -36,6 +36,7 @@ from conviction.studies.arm import describe_arm, forecast_arm, measure_and_judge
 from conviction.studies.context import StudyContext, StudyDesign, study_config, summarize
 from conviction.studies.placebo import measure_placebo
 from conviction.studies.records import Arm, Study
+from conviction.studies.tuning_records import search_minutes
 
 
 def study(
@@ -46,23 +47,33 @@ def study(
     Raises RunError if a study with another design was begun in the folder.
     """
     started, data, results = time.perf_counter(), TrainingData.from_topic(topic), list[Arm]()
+    ordered = sorted(arms, key=lambda plan: plan.intervention.cost_rank)
+    search_seconds = 60 * search_minutes(design.tune_minutes, ctx.budget) if design.tune_minutes is not None else None
     run.check_config(study_config(topic, model, design, data=data, arms=arms))
     before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
     if data.pairs:
         report = run.cached("findings", AuditReport, audit, data, topic=topic)
         _log_audit(report, ctx)
     baseline = run.cached("depth", Measurements, measure_depth, model, topic, ctx=ctx)
-    shared = StudyContext(topic=topic, model=model, before=before, baseline=baseline, design=design, ctx=ctx, run=run)
-    for number, given in enumerate(sorted(arms, key=lambda plan: plan.intervention.cost_rank), start=1):
+    shared = StudyContext(
+        topic=topic,
+        model=model,
+        before=before,
+        baseline=baseline,
+        design=design,
+        ctx=replace(ctx, budget=None),  # an arm that was trained is judged to the end
+        run=run,
+    )
+    for number, given in enumerate(ordered, start=1):
         plan, arm, own = given, describe_arm(given), run.child(given.intervention.name)
         own_ctx = replace(ctx, run=own, guard=plan.guard)
         ctx.log(f"arm {number} of {len(arms)}: {arm.name} ({time.perf_counter() - started:.0f} s so far)")
         with own.recording_failure(ctx.log) as attempt:
             if not own.has("depth"):
                 ctx.check_budget()  # raises; recorded as left out
-            if design.tune_minutes is not None:
-                plan = tuned_arm(given, arms, topic, model, own_ctx, design.tune_minutes)
-                arm = describe_arm(plan)
+            if search_seconds is not None:
+                plan, used = tuned_arm(given, ordered[number:], topic, model, own_ctx, search_seconds)
+                arm, search_seconds = describe_arm(plan), search_seconds - used
             if plan.intervention.forecastable and not own.has("forecast"):
                 own.save_forecast(forecast_arm(plan, topic, model, data, own_ctx))
             outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)

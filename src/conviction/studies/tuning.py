@@ -2,8 +2,8 @@
 
 Of a method that trains, all cells of its search space are forecast on one set of gradients, where it can be forecast;
 the best of them are trained, and the view is read at several doses along each run. What is chosen is the dose with the
-largest shift of those that the guard calls healthy, without a warning. Of other methods every cell is tried.
-Nothing of the test split is read.
+largest shift of those that the guard calls healthy, without a warning, and with a margin to its limits. Of methods that
+do not train every cell is tried. Nothing of the test split is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conviction.config.plan import Plan
-from conviction.core.context import Callbacks, RunContext
+from conviction.core.context import Budget, Callbacks, RunContext
 from conviction.core.options import build, flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
@@ -25,20 +25,25 @@ from conviction.core.wording import settings_in_words
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.data.validation import FEWEST, validation_topic
-from conviction.errors import ConvictionError
+from conviction.errors import BudgetSpent, ConvictionError
 from conviction.forecasting.pipeline import forecast
 from conviction.forecasting.records import SweepPoint
 from conviction.forecasting.rows import held_out_pairs
+from conviction.models.hf import HFModel
 from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.metric import Kind
 from conviction.probing.paired import differences
 from conviction.studies.judge import judge
 from conviction.studies.tuning_records import STAGE, Dose, Trial, Tuning
+from conviction.training.guard import judge as judge_readings
+from conviction.training.guard import limit_shares
+from conviction.training.sensors import StepReading
+from conviction.training.topic import TopicMonitor, topic_readings
 
 DOSES = 5  # readings along a run
 EPOCHS = 3  # of a trial, where the user gave none: a shorter run is one of its doses
-CONFIRMED = 2  # cells that are trained, of those that are forecast
+CONFIRMED = 2  # cells that are trained: the most promising by the forecast, or the first of the search space
 # Of a forecast: a kit's training split makes a short run, which one at full length would take longer than.
 PILOT_STEPS, EXAMPLES = 5, 16
 
@@ -65,8 +70,8 @@ class Bench:
 
     @property
     def guarded(self) -> RunContext:
-        """Under the plan's guard, without a folder."""
-        return replace(self.ctx, run=None, tracker=None, guard=self.plan.guard)
+        """Under the plan's guard, without a folder or a limit of time."""
+        return replace(self.ctx, run=None, tracker=None, guard=self.plan.guard, budget=None)
 
 
 def tune(
@@ -77,7 +82,6 @@ def tune(
     Fields that the user gave are not searched. Trials are kept in ``kept`` as they are made: a search that was cut off
     goes on, and repeats none.
     """
-    began = time.monotonic()
     earlier = kept.load(STAGE, Tuning) if kept is not None and kept.has(STAGE) else None
     if earlier is not None and earlier.complete:
         return earlier
@@ -85,6 +89,8 @@ def tune(
     if small is None or len(cells) < 2:
         why = f"the train split has fewer than {FEWEST} propositions" if small is None else "it has nothing to search"
         return _kept(kept, _unsearched(plan, small, f"not tuned: {why}"))
+    used = earlier.seconds if earlier is not None else 0.0
+    began, limit = time.monotonic() - used, Budget(60 * minutes - used)
     bench, whole = _bench(plan, small, model, ctx), TrainingData.from_topic(topic)
     trials = list(earlier.trials) if earlier is not None else _planned(bench, cells)
 
@@ -92,13 +98,9 @@ def tune(
         return _kept(kept, _conclude(bench, trials, whole, time.monotonic() - began, complete))
 
     record(complete=False)
-    while (number := _next(trials)) is not None:
-        used = time.monotonic() - began
-        longest = max((trial.seconds for trial in trials if trial.doses), default=0.0)
-        if used + longest > 60 * minutes:
-            break
+    while not limit.spent and (number := _next(plan, trials)) is not None:
         ctx.log(f"tuning {plan.intervention.name}: {trials[number].words}")
-        trials[number] = _tried(bench, trials[number])
+        trials[number] = _tried(bench, trials[number], limit)
         record(complete=False)
     return record(complete=True)
 
@@ -176,47 +178,71 @@ def _reachable(point: SweepPoint) -> float | None:
     return point.test_gap_nats * min(1.0, share)
 
 
-def _next(trials: Sequence[Trial]) -> int | None:
+def _next(plan: Plan, trials: Sequence[Trial]) -> int | None:
     """The number of the trial that is made next; None: no other.
 
-    Where all were forecast so many of the best are enough, if one of them has a healthy dose.
+    Of what trains so many are enough, if one of them has a healthy dose.
     """
     tried = [trial for trial in trials if trial.made]
-    forecast_ones = any(trial.forecast_nats is not None for trial in trials)
-    if forecast_ones and len(tried) >= CONFIRMED and any(trial.best is not None for trial in tried):
+    if plan.intervention.trains and len(tried) >= CONFIRMED and any(trial.best is not None for trial in tried):
         return None
     return next((number for number, trial in enumerate(trials) if not trial.made), None)
 
 
-def _tried(bench: Bench, trial: Trial) -> Trial:
-    """The trial with what a real run at its settings did. A failure is a result, too: others may do."""
-    began, readings = time.monotonic(), _Readings(bench)
+def _tried(bench: Bench, trial: Trial, limit: Budget) -> Trial:
+    """The trial with what a real run at its settings did. A failure is a result, too: others may do.
+
+    limit  after which no step is begun: what was read until then counts
+    """
+    began, readings = time.monotonic(), _Readings(bench, _topic_monitor(bench))
     intervention = bench.intervention(trial.options)
-    ctx = replace(bench.guarded, callbacks=readings.callbacks())
+    ctx = replace(bench.guarded, callbacks=readings.callbacks(), budget=limit)
+    stop = failure = None
     try:
         outcome = intervention.apply(bench.model, bench.data, ctx)
+        stop = outcome.guard_stop.text if outcome.guard_stop is not None else None
         if not intervention.trains:
             readings.read_changed(outcome.changed)
+    except _LimitPassed as limit_passed:
+        stop = f"step {readings.doses[-1].step}: {limit_passed}"
+    except BudgetSpent:
+        failure = "the time for the search was over before its last step"
     except ConvictionError as error:
-        return trial.model_copy(update={"failure": error.message})
+        failure = error.message
     return trial.model_copy(
         update={
             "doses": tuple(readings.doses),
             "steps": readings.total,
-            "guard_stop": outcome.guard_stop.text if outcome.guard_stop is not None else None,
+            "guard_stop": stop,
+            "failure": failure,
             "seconds": trial.seconds + time.monotonic() - began,
         }
     )
 
 
+def _topic_monitor(bench: Bench) -> TopicMonitor | None:
+    reads = bench.plan.intervention.trains and bench.plan.guard.mode != "none"
+    return TopicMonitor.begin(bench.model, bench.topic, None) if reads and isinstance(bench.model, HFModel) else None
+
+
+class _LimitPassed(Exception):  # noqa: N818  ends a trial, whose doses count
+    """A limit of the guard that a dose passed, in words."""
+
+
 @dataclass
 class _Readings:
-    """What is read along a run. zone, warnings: of the guard after the last step."""
+    """What is read along a run.
+
+    guard        its record of the last step; limits_used: by each sensor's latest reading
+    about        what the guard reads of the topic at its own intervals, read at every dose; None: it reads nothing
+    """
 
     bench: Bench
+    about: TopicMonitor | None
     doses: list[Dose] = field(default_factory=list)
     total: int | None = None
     guard: Mapping[str, Any] = field(default_factory=dict)
+    limits_used: dict[str, float] = field(default_factory=dict)
 
     def callbacks(self) -> Callbacks:
         """Those of the search, and a reading at every dose."""
@@ -224,13 +250,25 @@ class _Readings:
 
     def _on_step(self, record: Mapping[str, Any], total: int) -> None:
         self.guard = record["guard"]
+        self.limits_used |= self.guard["limits_used"]
         self.bench.ctx.on_step(record, total)
 
     def _on_model(self, step: int, total: int, model: LanguageModel) -> None:
+        """Raises _LimitPassed where the topic shows a limit of the guard to be passed: what follows is no healthier."""
         self.total = total
-        if step in {math.ceil(total * (k + 1) / DOSES) for k in range(DOSES)}:
-            after = measure_depth(model, self.bench.topic, base=self.bench.untouched, kinds=["change"])
-            self._add(step, after, self.guard["zone"], tuple(self.guard["warnings"]))
+        if step not in {math.ceil(total * (k + 1) / DOSES) for k in range(DOSES)}:
+            return
+        after = measure_depth(model, self.bench.topic, base=self.bench.untouched, kinds=["change"])
+        passed: tuple[str, ...] = ()
+        if self.about is not None and isinstance(model, HFModel):
+            readings = topic_readings(self.about.read(model))
+            alone = [StepReading(step=step, loss=0.0, grad_norm=0.0, readings=readings)]
+            self.limits_used |= limit_shares(alone, self.bench.plan.guard, total)
+            passed = judge_readings(alone, self.bench.plan.guard, total).violations
+        warnings = (*self.guard["violations"], *self.guard["warnings"], *passed)
+        self._add(step, after, "warning" if passed else self.guard["zone"], tuple(dict.fromkeys(warnings)))
+        if passed and not self.bench.plan.guard.idle:
+            raise _LimitPassed(passed[0])
 
     def read_changed(self, model: LanguageModel) -> None:
         """Of what does not train: the changed model alone, judged as in a study."""
@@ -240,8 +278,17 @@ class _Readings:
 
     def _add(self, step: int, after: Measurements, zone: Any, warnings: tuple[str, ...]) -> None:
         shift = mean_interval(differences(self.bench.untouched, after, "shift"))
-        dose = Dose(step=step, shift_nats=shift.mean, low=shift.low, high=shift.high, zone=zone, warnings=warnings)
-        self.doses.append(dose)
+        self.doses.append(
+            Dose(
+                step=step,
+                shift_nats=shift.mean,
+                low=shift.low,
+                high=shift.high,
+                zone=zone,
+                warnings=warnings,
+                limits_used=dict(self.limits_used),
+            )
+        )
 
 
 def _conclude(bench: Bench, trials: Sequence[Trial], whole: TrainingData, seconds: float, complete: bool) -> Tuning:
@@ -285,10 +332,10 @@ def _reason(trial: Trial, chosen: bool) -> str:
     best = trial.best
     if not trial.made:
         return "not tried: others are expected to move more, or no time was left"
-    if trial.failure is not None:
+    if trial.failure is not None and best is None:
         return f"failed: {trial.failure}"
     if best is None:
-        first = next((text for dose in trial.doses for text in dose.warnings), trial.guard_stop or "")
+        first = next((dose.why_not for dose in trial.doses), trial.guard_stop or "")
         return f"no healthy dose: {first}"
     reached = f"{best.shift_nats:+.2f} nats per token" + (
         f" after {best.step} of {trial.steps} steps" if trial.steps else ""

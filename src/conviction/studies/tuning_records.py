@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from pydantic import Field
+
+from conviction.core.context import Budget
 from conviction.core.record import Frozen
 from conviction.core.wording import settings_in_words
 
-SCHEMA = 1
+SCHEMA = 2
 STAGE = "tuning"  # its name in a run folder
+MINUTES, SHARE = 10.0, 0.4  # of a search by default: in all, or of a budget
+MARGIN = 0.8  # of every limit of the guard, that a healthy dose may use: the run on the whole split differs
+
+
+def search_minutes(wanted: float | Literal["auto"], budget: Budget | None = None) -> float:
+    """Minutes of searching. "auto": a share of the budget, or where there is none so many that a kit's arms need."""
+    if wanted != "auto":
+        return wanted
+    return MINUTES if budget is None else SHARE * budget.seconds / 60
 
 
 class Dose(Frozen):
@@ -16,6 +28,7 @@ class Dose(Frozen):
 
     shift_nats, low, high  nats per token towards the target on validation propositions, with the 95 % interval
     zone                   of the guard after that step; ``warnings``: why it is no better
+    limits_used            sensor of the guard → the part of its limit that its latest reading uses
     """
 
     step: int
@@ -24,6 +37,20 @@ class Dose(Frozen):
     high: float
     zone: Literal["healthy", "warning", "stop"]
     warnings: tuple[str, ...] = ()
+    limits_used: dict[str, float] = Field(default_factory=dict)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the guard has nothing to say, and no limit is near."""
+        return self.zone == "healthy" and max(self.limits_used.values(), default=0.0) <= MARGIN
+
+    @property
+    def why_not(self) -> str:
+        """What is wrong with it, in words; '' for a healthy dose."""
+        if self.healthy:
+            return ""
+        near = max(self.limits_used, key=lambda name: self.limits_used[name], default="")
+        return "; ".join(self.warnings) or f"{near} uses {self.limits_used[near]:.0%} of its limit"
 
 
 class Trial(Frozen):
@@ -33,7 +60,7 @@ class Trial(Frozen):
     forecast_nats  expected shift on validation propositions, up to a stop that is expected; None: no forecast
     forecast_stop  the step of that stop; None: none is expected
     doses          readings of a real run; none: these settings were not run, ``reason`` says why
-    guard_stop     why the guard stopped that run; ``failure``: why there was none
+    guard_stop     why the guard stopped that run; ``failure``: why there was none, or no more of it
     reason         why these settings were not chosen, or why they were
     """
 
@@ -61,7 +88,7 @@ class Trial(Frozen):
     @property
     def best(self) -> Dose | None:
         """The healthy dose with the largest shift."""
-        healthy = [dose for dose in self.doses if dose.zone == "healthy"]
+        healthy = [dose for dose in self.doses if dose.healthy]
         return max(healthy, key=lambda dose: dose.shift_nats, default=None)
 
 

@@ -148,11 +148,15 @@ def sampling_is_due(step: int, guard: Guard, last: GuardVerdict) -> bool:
 
 
 def limit_shares(history: Sequence[StepReading], guard: Guard, total_steps: int) -> dict[str, float]:
-    """Sensor → the part of its upper limit that the last reading reaches, of those limits that would stop the run."""
-    run = Trace(history, guard, total_steps)
-    upper = [s for s in SENSORS.values() if s.stops and isinstance(s.judge, Threshold) and not s.judge.floor]
-    compared = {sensor.name: sensor.compared(run) for sensor in upper}
-    return {name: pair[0] / pair[1] for name, pair in compared.items() if pair is not None and pair[1]}
+    """Sensor → the part of its limit that the last reading uses, of those limits that would stop the run."""
+    run, shares = Trace(history, guard, total_steps), dict[str, float]()
+    for sensor in SENSORS.values():
+        compared = sensor.compared(run) if sensor.stops else None
+        if compared is not None and isinstance(sensor.judge, Threshold):
+            share = sensor.judge.share(*compared)
+            if share is not None:
+                shares[sensor.name] = share
+    return shares
 
 
 def sample_violations(readings: Mapping[str, float], guard: Guard) -> list[str]:

@@ -131,6 +131,8 @@ def train(task: TrainingTask, ctx: RunContext) -> TrainingResult:
     """Run a task to its end, or to where the guard stops it; the model that comes back passed its last check.
 
     ctx  its run holds ``steps.jsonl`` and checkpoints: a run that was cut off there is continued
+
+    Raises BudgetSpent, after a checkpoint, where the time of ``ctx`` is over before the last step.
     """
     accelerator = start_accelerator(task.model, ctx, task.settings)
     main = accelerator.is_main_process
@@ -192,8 +194,12 @@ def _advance(state: TrainState, task: TrainingTask, step: int, accelerator: Acce
     if ctx.callbacks.on_model is not None and accelerator.num_processes == 1:  # gathering a sharded model takes all
         with state.stepper.policy.autocast():
             ctx.callbacks.on_model(step, len(order), state.monitor.model)
-    if ctx.run is not None and training.checkpoint_every and step % training.checkpoint_every == 0:
+    # Of several processes one might find the time over before another, which would wait for it for ever.
+    spent = ctx.budget is not None and ctx.budget.spent and accelerator.num_processes == 1 and step < len(order)
+    if ctx.run is not None and training.checkpoint_every and (spent or step % training.checkpoint_every == 0):
         state.save(ctx.run, step, task.digest, write=main)
+    if spent:
+        ctx.check_budget()
     return True
 
 

@@ -26,12 +26,11 @@ from conviction.training.drift import (
     held_out_rows,
     read_drift,
     read_samples,
-    read_topic,
     short_questions,
 )
-from conviction.training.guard import Guard, GuardVerdict, judge, sampling_is_due
+from conviction.training.guard import Guard, GuardVerdict, judge, limit_shares, sampling_is_due
 from conviction.training.sensors import SENSORS, StepReading
-from conviction.training.topic import TopicMonitor
+from conviction.training.topic import TopicMonitor, topic_readings
 
 HELD_OUT = 3
 UNREAD_TOPIC = (
@@ -171,7 +170,7 @@ class GuardMonitor:
         asked, whole = self._topic_is_due(step), self._all_is_due(step)
         if self.topic is not None and asked and verdict.zone != "stop":
             self.change = self.topic.read(self.model)
-            reading = dataclasses.replace(reading, readings={**reading.readings, **_read_topic(self.change)})
+            reading = dataclasses.replace(reading, readings={**reading.readings, **topic_readings(self.change)})
             verdict = self._judge(reading)
         due = asked or whole or step == self.total_steps or sampling_is_due(step, self.guard, verdict)
         self.sampled = verdict.zone != "stop" and due
@@ -243,7 +242,7 @@ class GuardMonitor:
             return ()
         readings = self._drift_of(self.drift.read_all(self.logits, self.model.device))
         if self.topic is not None:
-            readings |= _read_topic(self.topic.read(self.model))
+            readings |= topic_readings(self.topic.read(self.model))
         alone = StepReading(step=0, loss=0.0, grad_norm=0.0, readings=readings)
         return judge([alone], self.guard, self.total_steps, begins_random=self.begins_random).violations
 
@@ -251,6 +250,7 @@ class GuardMonitor:
         """The last reading and verdict, for ``steps.jsonl``; what was not read is None."""
         readings, sensors = self.history[-1].readings, SENSORS.values()
         record: dict[str, Any] = {"zone": self.verdict.zone}
+        record |= {"limits_used": limit_shares(self.history, self.guard, self.total_steps)}
         record |= {s.name: readings.get(s.name) for s in sensors if s.read_step or s.read_drift or s.read_topic}
         sample = {s.name: readings[s.name] for s in sensors if s.read_samples and s.name in readings}
         record |= {"sample": sample or None}
@@ -281,10 +281,3 @@ class GuardMonitor:
         verdict = state["verdict"]
         texts = (tuple(verdict[name]) for name in ("violations", "warnings", "warned_by"))
         self.verdict = GuardVerdict(verdict["zone"], *texts)
-
-
-def _read_topic(change: Comparison | None) -> dict[str, float]:
-    """What the sensors read of a topic; not numbers, where the model gave none, which stops a run."""
-    if change is not None:
-        return read_topic(change)
-    return {sensor.name: math.nan for sensor in SENSORS.values() if sensor.read_topic is not None}

@@ -18,7 +18,7 @@ from conviction.probing.depth_records import Measurements
 from conviction.probing.metric import MetricContext
 from conviction.probing.paired import Comparison
 from conviction.probing.queries import ProbeQuery, Scores
-from conviction.training.drift import interval_of
+from conviction.training.drift import interval_of, read_topic
 from conviction.training.sensors import SENSORS
 
 PROPOSITIONS, FACTS = 12, 6  # of each role: the sign test needs six losses, six facts can all lose by chance in 3 %
@@ -67,6 +67,13 @@ class TopicMonitor:
         if not all(math.isfinite(scored.logp_sum) for scored in scores.values()):
             return None
         return Comparison(before=self.before, after=_measure(model, self.context, scores))
+
+
+def topic_readings(change: Comparison | None) -> dict[str, float]:
+    """What the sensors read of a topic; not numbers, where the model gave none, which stops a run."""
+    if change is not None:
+        return read_topic(change)
+    return {sensor.name: math.nan for sensor in SENSORS.values() if sensor.read_topic is not None}
 
 
 def _score(model: HFModel, queries: Sequence[ProbeQuery]) -> Scores:

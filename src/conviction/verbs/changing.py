@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from conviction.config.plan import Plan, plan_intervention
 from conviction.core.context import RunContext, main_process, several_processes
@@ -113,7 +113,7 @@ def apply(
     guard: str | Guard | None = None,
     run: str | Path | None = None,
     tracker: str | None = None,
-    tune_minutes: float | None = None,
+    tune_minutes: float | Literal["auto"] | None = None,
     forecast_first: bool = False,
     test: Test = None,
     load: Load | None = None,
@@ -131,7 +131,8 @@ def apply(
     run             a folder that everything is kept in, the changed model in its ``model/``; an unfinished one is
                     continued, one that is finished with the same arguments is read; None: nothing is written
     tracker         tensorboard, wandb, mlflow or trackio
-    tune_minutes    search for settings so long, on a part of the topic's train split, then apply what was chosen;
+    tune_minutes    search for settings so long ("auto": 10), on a part of the topic's train split, then apply what
+                    was chosen;
                     fields that are given stay as they are. What was tried is in ``tuning.json``
     forecast_first  write a forecast into the run folder before the first step, of ``test`` as ``forecast`` takes it
 
@@ -176,9 +177,10 @@ def _checked_tracker(tracker: str | None) -> str | None:
     return tracker
 
 
-def _tuned(plan: Plan, model: LanguageModel, source: Source, ctx: RunContext, minutes: float) -> Plan:
+def _tuned(plan: Plan, model: LanguageModel, source: Source, ctx: RunContext, wanted: float | Literal["auto"]) -> Plan:
     """The plan with settings that were searched. Raises InputError where there is no topic to search on."""
     from conviction.studies.tuning import tune, tuned
+    from conviction.studies.tuning_records import search_minutes
 
     if source.topic is None:
         raise InputError("settings are searched on a topic's propositions, and there is none", hint="give a topic")
@@ -186,7 +188,7 @@ def _tuned(plan: Plan, model: LanguageModel, source: Source, ctx: RunContext, mi
         raise InputError(
             "settings are searched by one process", hint="leave --tune out, or leave accelerate launch out"
         )
-    tuning = tune(plan, source.topic, model, ctx, minutes=minutes, kept=ctx.run)
+    tuning = tune(plan, source.topic, model, ctx, minutes=search_minutes(wanted), kept=ctx.run)
     ctx.log(f"settings: {tuning.summary}")
     return tuned(plan, tuning)
 

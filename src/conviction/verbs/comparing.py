@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 from conviction.config.plan import plan_arms
 from conviction.core.context import Budget, RunContext
@@ -57,7 +57,7 @@ def study(
     budget_minutes: float | None = None,
     benign_steps: int = BENIGN_STEPS,
     placebo: bool = True,
-    tune_minutes: float | None = None,
+    tune_minutes: float | Literal["auto"] | None = "auto",
     run: str | Path | None = None,
     load: Load | None = None,
     ctx: RunContext | None = None,
@@ -70,9 +70,11 @@ def study(
 
     interventions   names, or objects such as ``Dpo(beta=0.05)``; each once
     options         fields of an arm and of its guard, by the arm's name
-    budget_minutes  after which no arm is begun; benign_steps: of training before durability is read, 0: none
+    budget_minutes  after which no arm and no step of training is begun; an arm that was trained is judged to the end
+    benign_steps    of training before durability is read, 0: none
     placebo         train each trained arm on another subject, too
-    tune_minutes    of searching settings on a part of the train split, shared by the arms; None: no search
+    tune_minutes    of searching settings on a part of the train split, shared by the arms; "auto": 40 % of the
+                    budget, or 10 where there is none; None: no search, settings stay as they are given
     run             the study's folder, which it needs: its arms lie there; None: a new one in ``runs/``
     load            how models are loaded by name, the arms' folders too: called with ``dtype=`` of the first one
 

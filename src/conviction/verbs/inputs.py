@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from conviction.core.context import RunContext
 from conviction.core.options import check_number, flat
@@ -119,9 +119,9 @@ def as_model(value: Any, load: Load, name: str = "model") -> LanguageModel:
     return value
 
 
-def as_minutes(value: float | None) -> float | None:
+def as_minutes(value: float | Literal["auto"] | None) -> float | Literal["auto"] | None:
     """Minutes of searching for settings; None: no search. Raises InputError for what is no time."""
-    if value is not None:
+    if value is not None and value != "auto":
         check_number("tune_minutes", value, at_least=0)
     return value
 

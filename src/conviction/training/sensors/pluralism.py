@@ -23,7 +23,7 @@ def _read(change: Comparison) -> float | None:
 
 SENSOR = Sensor(
     name="pluralism",
-    judge=Threshold(limit=LIMIT, message=MESSAGE, floor=True),
+    judge=Threshold(limit=LIMIT, message=MESSAGE, floor=True, p_value=True),
     stops=True,
     read_topic=TopicReading(queries=METRIC.queries, measure=METRIC.measure, read=_read),
     needs_health=True,

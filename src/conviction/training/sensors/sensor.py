@@ -100,6 +100,9 @@ class TopicReading:
     read: Callable[[Comparison], float | None]
 
 
+MIN_P = 1e-12  # a smaller p-value is taken for this
+
+
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
     """A judgement that holds one number against one limit.
@@ -108,6 +111,7 @@ class Threshold:
     message       what is wrong beyond it: a format of ``value`` and ``limit``
     value         the number, None where there is none; left out: the sensor's own reading
     floor         the limit is the least that is allowed, in place of the most
+    p_value       what is judged is a p-value: the share of its limit that is used goes by orders of magnitude
     where_edited  what the limit is multiplied by for answers that an edit is meant to change
     """
 
@@ -115,12 +119,19 @@ class Threshold:
     message: str
     value: Callable[[Trace], float | None] | None = None
     floor: bool = False
+    p_value: bool = False
     where_edited: float = 1.0
 
     def finding(self, value: float, limit: float) -> str | None:
         """What is wrong, in words; None: nothing is."""
         beyond = value < limit if self.floor else value > limit
         return self.message.format(value=value, limit=limit) if beyond else None
+
+    def share(self, value: float, limit: float) -> float | None:
+        """The part of the limit that is used, 1 at the limit; None: of this one it has no meaning."""
+        if self.p_value:
+            return max(0.0, math.log(max(value, MIN_P)) / math.log(limit)) if MIN_P < limit < 1 else None
+        return value / limit if limit and not self.floor else None
 
 
 @dataclass(frozen=True, kw_only=True)

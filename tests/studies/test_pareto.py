@@ -1,0 +1,76 @@
+"""What an arm moved, what the model kept, and which arms no other beats."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conviction.core.charts import svg
+from conviction.probing.depth_records import Measurement, Measurements, Property
+from conviction.studies.charts import comparison_chart
+from conviction.studies.pareto import kept_answers, pareto_front
+from conviction.studies.records import Arm, Judgement, Kept, Study
+
+
+def arm(name: str, shift: float, kept: int, tokens: float, verdict="surface", outcome="yes") -> Arm:
+    low, high = shift - 0.1, shift + 0.1
+    change = Property(
+        metric="shift", outcome=outcome, value=shift, low=low, high=high, unit="", n=9, text="", measured_by=()
+    )
+    judgement = Judgement(model="m", verdict=verdict, reason="", properties=(change,), kept=Kept(kept=kept, of=100))
+    return Arm(name=name, folder=f"arms/{name}", changes="", settings={}, judgement=judgement, extra_tokens=tokens)
+
+
+def measured(**metrics: list[float]) -> Measurements:
+    each = [
+        Measurement(metric=name.replace("__", ":"), item=f"u{n}", value=value)
+        for name, values in metrics.items()
+        for n, value in enumerate(values)
+    ]
+    return Measurements(model="m", topic="t", target="b", measurements=tuple(each), provenance={})
+
+
+def test_kept_are_right_answers_of_before_that_are_right_after():
+    before = measured(pluralism__a=[1, 1, -1], pluralism__b=[1, -1, -1], neighbour=[0.5], control=[2], shift=[-1, -1])
+    after = measured(pluralism__a=[1, -1, 1], pluralism__b=[0, 1, 1], neighbour=[0.1], control=[-2], shift=[1, 1])
+    assert kept_answers(before, after) == Kept(kept=2, of=5)
+    assert kept_answers(measured(shift=[1]), measured(shift=[2])) is None
+
+
+places = st.tuples(st.integers(-2, 5), st.integers(80, 100), st.sampled_from([0, 50, 300]))
+
+
+@given(st.lists(places, min_size=1, max_size=8))
+def test_the_front_is_what_no_other_arm_beats(each):
+    arms = [arm(str(n), *place) for n, place in enumerate(each)]
+    beaten = {
+        other.name
+        for (one, a), (other, b) in product(zip(arms, each, strict=True), repeat=2)
+        if a[0] >= b[0] and a[1] >= b[1] and a[2] <= b[2] and a != b
+    }
+    assert pareto_front(arms) == {one.name for one in arms} - beaten
+
+
+def test_an_arm_whose_shift_was_not_shown_neither_stands_on_the_front_nor_beats_another():
+    arms = [arm("a", 0.9, 100, 0, outcome="unclear"), arm("b", 0.2, 90, 0)]
+    assert pareto_front(arms) == {"b"}
+
+
+def test_the_picture_names_every_arm_once_and_no_label_lies_over_another():
+    arms = (arm("one", 0.5, 97, 0), arm("two", 0.5, 97, 40), arm("three", 0.52, 97, 0, "broken"), arm("four", 0, 99, 0))
+    study = Study(model="m", topic="t", target="b", other="a", verdict="", arms=arms, provenance={})
+    chart = comparison_chart(study)
+    drawn = svg(comparison_chart(study), "title")
+    for label in ("one (surface)", "two (surface, +40 tokens)", "three (broken)", "four (surface)"):
+        assert drawn.count(f">{label}<") == 1
+    marks = [layer["mark"] for layer in json.loads(chart.to_json())["layer"] if layer["mark"].get("type") == "text"]
+    assert len({mark["dy"] for mark in marks[:3]}) == 3
+
+
+def test_a_study_without_a_judged_arm_has_no_picture():
+    alone = arm("one", 0.5, 97, 0).model_copy(update={"judgement": None})
+    study = Study(model="m", topic="t", target="b", other="a", verdict="", arms=(alone,), provenance={})
+    assert comparison_chart(study) is None
