@@ -304,5 +304,5 @@ def test_those_who_cannot_see_it_are_told(visit):
     assert names
     assert all(names)
     assert page.locator("th:not([scope]), table:not(:has(caption)), svg:not([role=img])").count() == 0
-    assert "nats per token: rag" in " ".join(names), "a picture's numbers are said"
+    assert "it kept: rag +" in " ".join(names), "a picture's numbers are said"
     assert page.locator("html").get_attribute("lang") == "en"
