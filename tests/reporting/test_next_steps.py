@@ -10,7 +10,7 @@ import pytest
 
 from conviction.auditing.records import AuditReport, Finding
 from conviction.core.run import Failure
-from conviction.forecasting.records import Forecast, ForecastScore, Kind, SweepPoint
+from conviction.forecasting.records import Flips, Forecast, ForecastScore, Kind, SweepPoint
 from conviction.forecasting.records import Verdict as ForecastVerdict
 from conviction.interventions.records import DataSource, Outcome
 from conviction.probing.depth_records import Property
@@ -36,15 +36,19 @@ def study(*verdicts: Verdict | None) -> Study:
     return Study(model="m", topic="t", target="b", other="a", verdict="", arms=tuple(arms), provenance={})
 
 
-def forecast(kind: Kind) -> Forecast:
-    options = {"learning_rate": 1e-4, "beta": 0.05}
-    point = SweepPoint(
-        options=options, steps=3, flips=None, margin=None, predicted_stop=None, test_gap_nats=None,
+def point(expected: float, **options: float) -> SweepPoint:
+    flips = Flips(expected=expected, wrong=9, pairs=9, low=0, high=9)
+    return SweepPoint(
+        options=options, steps=3, flips=flips, margin=None, predicted_stop=None, test_gap_nats=None,
         guard_utilisation=0.1, extrapolation=1.0, seconds=1.0,
     )  # fmt: skip
+
+
+def forecast(kind: Kind) -> Forecast:
+    points = [point(learning_rate=rate, beta=0.05, expected=expected) for rate, expected in ((1e-5, 2.0), (1e-4, 7.0))]
     verdict = ForecastVerdict(kind=kind, reasons=(), advice=("a smaller gap",))
     return Forecast(
-        model="m", data="t", intervention="dpo", options={}, steps=3, verdict=verdict, cost=None, settings=(point,)
+        model="m", data="t", intervention="dpo", options={}, steps=3, verdict=verdict, cost=None, settings=tuple(points)
     )
 
 

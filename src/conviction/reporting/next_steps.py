@@ -112,8 +112,9 @@ def _after_forecast(forecast: Forecast, names: Names) -> list[str]:
     if kind == "trainable":
         return [*steps, f"Train, and keep a forecast beside the run: `conviction apply {job} --forecast`."]
     if kind == "only with these settings":
-        safe = next((s for s in forecast.settings if s.safe), None)
-        options = settings_in_words(safe.options).replace(", ", " -o ") if safe is not None else "NAME=VALUE"
+        safe = [point for point in forecast.settings if point.safe and point.flips is not None]
+        best = max(safe, key=lambda point: point.flips.expected if point.flips is not None else 0.0, default=None)
+        options = "NAME=VALUE" if best is None else settings_in_words(best.options).replace(", ", " -o ")
         return [*steps, f"Train with settings that are expected to do: `conviction apply {job} -o {options}`."]
     if kind in {"none", "nothing to flip"}:
         return steps
@@ -192,4 +193,6 @@ def _quoted(name: str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
+    """A line of advice as a sentence; one that begins with a setting keeps its case."""
+    start = text[:1] if "=" in text.partition(" ")[0] else text[:1].upper()
+    return f"{start}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"

@@ -126,14 +126,11 @@ def audit(
     check_number("margin_cap", margin_cap, above=0)
     chosen, ignored = as_names(select, "select"), as_names(ignore, "ignore")
     rules = choose_rules(chosen, ignored)
-    if not isinstance(data, str | Path | Topic | TrainingData):
-        data = as_source(data).data
-    elif isinstance(data, str | Path) and not names_topic(data):
-        check_name(data)
     kit = as_topic(topic) if topic is not None else None
-    plan = plan_audit(data, topic=kit, split=split, beta=beta, fix=fix, output=output, columns=columns)
+    rows = _as_rows(data)
+    plan = plan_audit(rows, topic=kit, split=split, beta=beta, fix=fix, output=output, columns=columns)
     call = {"select": chosen, "ignore": ignored, "beta": beta, "margin_cap": margin_cap, "split": split, "fix": fix}
-    call |= {"columns": dict(columns), "output": None if output is None else str(output), **_identified(plan)}
+    call |= {"columns": dict(columns), "output": output and str(output), **_identified(plan)}
     call |= described(model, load) if model is not None else {}
     place = Place.of(run, ctx, topic=_label(plan), verb="audit", call=call)
     if (known := place.finished("findings", AuditReport)) is not None:
@@ -142,18 +139,19 @@ def audit(
     with place.open() as own:
         plan.write_copy(rules, own)
         report = audit_rows(
-            plan.data,
-            topic=plan.topic,
-            model=loaded,
-            select=chosen,
-            ignore=ignored,
-            beta=beta,
-            margin_cap=margin_cap,
-            split=plan.split,
-            columns=plan.columns,
-            ctx=own,
-        )
+            plan.data, topic=plan.topic, model=loaded, select=chosen, ignore=ignored, beta=beta, margin_cap=margin_cap,
+            split=plan.split, columns=plan.columns, ctx=own,
+        )  # fmt: skip
         return report if own.run is None else own.run.update("findings", report)
+
+
+def _as_rows(data: DataLike) -> str | Path | Topic | TrainingData:
+    """What an audit can read. Raises InputError for a name that can only be a topic's, mistyped."""
+    if not isinstance(data, str | Path | Topic | TrainingData):
+        return as_source(data).data
+    if isinstance(data, str | Path) and not names_topic(data):
+        check_name(data)
+    return data
 
 
 def _label(plan: Plan) -> str:
