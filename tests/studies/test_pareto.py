@@ -74,7 +74,7 @@ def test_the_picture_names_every_arm_once_and_no_label_lies_over_another():
 @pytest.mark.parametrize("width", [ACROSS, NARROW])
 def test_no_label_lies_over_a_point(width):
     """The label of an arm under another one was written over that one's point."""
-    arms = tuple(arm(name, shift, kept, 0) for name, shift, kept in (("a", 0.42, 97), ("b", 0.42, 93), ("c", 0.26, 90)))
+    arms = tuple(arm(name, shift, kept, 0) for name, shift, kept in (("a", 0.42, 97), ("b", 0.42, 96), ("c", 0.26, 95)))
     study = Study(model="m", topic="t", target="b", other="a", verdict="", arms=arms, provenance={})
     layers = json.loads(comparison_chart(study, width=width).to_json())["layer"]
     (x, y) = (layers[1]["encoding"][axis]["scale"]["domain"] for axis in "xy")
