@@ -155,6 +155,24 @@ def test_a_study_that_is_killed_while_its_page_is_built_ends_with_its_page(run, 
     assert Path("r/report.html").stat().st_size > 0
 
 
+def test_the_page_of_a_study_is_there_before_its_first_arm_and_after_each(run, write_topic, tiny_folder, monkeypatch):
+    from conviction.studies import study
+
+    pages, real = list[str](), study.carry_out
+
+    def carry_out(*given):
+        pages.append(Path("r/report.html").read_text(encoding="utf-8"))
+        return real(*given)
+
+    monkeypatch.setattr(study, "carry_out", carry_out)
+    asked = ("study", str(write_topic()), "--model", str(tiny_folder), "--interventions", "system_prompt,steer")
+    code, _, err = run(*asked, "--benign-steps", "0", "--tune", "off", "--run", "r")
+    assert code == 0, err
+    assert [">system_prompt<" in page.partition('<script id="data"')[0] for page in pages] == [False, True]
+    assert err.count("page, written again after each arm: r/report.html") == 1
+    assert "arm 1 of 2: system_prompt, then steer (" in err
+
+
 # -- two at once ---------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import pytest
 from commands import failed
@@ -52,6 +53,20 @@ def test_a_sweep_is_a_map(run, topic, tiny_folder):
     code, out, _ = run(*common[:-2], "--sweep", "loss=dpo,ipo", "--format", "md")
     assert code in {0, 1}
     assert "**Why**" in out
+
+
+@pytest.mark.long
+def test_the_search_of_tune_is_forecast_without_training(run, topic, tiny_folder):
+    common = ("forecast", "dpo", topic, "--model", str(tiny_folder), "--pilot", "2", "-o", "rank=2", "--dtype", "fp32")
+    _, out, err = run(*common, "-o", "beta=0.1", "--sweep", "search", "--format", "json")
+    forecast = json.loads(out)
+    assert [s["options"] for s in forecast["settings"]] == [{"learning_rate": r} for r in (5e-5, 1e-4, 2.5e-4, 5e-4)]
+    assert (forecast["options"]["epochs"], forecast["options"]["schedule"]) == (3, "constant"), err
+    _, out, _ = run(*common, "-o", "beta=0.1", "--sweep", "search")
+    assert re.search(r"Farthest\n\s+learning_rate=\S+\s+\S+ nats per token expected", out)
+    given = ("-o", "beta=0.1", "-o", "learning_rate=1e-4")
+    _, _, err = run(*common, *given, "--sweep", "search")
+    assert "dpo has no settings to search" in err
 
 
 @pytest.mark.long

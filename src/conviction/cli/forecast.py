@@ -19,7 +19,10 @@ def forecast(
     asked: JobOptions,
     *,
     test: TestOption = None,
-    sweep: Annotated[list[str] | None, typer.Option(help="learning_rate=1e-6..1e-3, beta=0.01,0.1: a map.")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(help="learning_rate=1e-6..1e-3, beta=0.01,0.1: a map. search: what --tune tries."),
+    ] = None,
     examples: Annotated[int, typer.Option(help="Trained examples that get gradients of their own.")] = 96,
     pilot: Annotated[int, typer.Option(help="Real steps before the forecast; their weights are not kept.")] = 10,
     load: LoadOptions,

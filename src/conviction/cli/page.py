@@ -10,11 +10,16 @@ from conviction.views.text import log
 __all__ = ["write_page"]
 
 
-def write_page(folder: Path) -> None:
-    """Write ``report.html`` beside the result. Pictures that cannot be drawn here do not undo a command's work."""
+def write_page(folder: Path, title: str = "page", *, quiet: bool = False) -> None:
+    """Write ``report.html`` beside the result. Pictures that cannot be drawn here do not undo a command's work.
+
+    quiet  do not say where it lies, or why there is none
+    """
     from conviction.reporting.page import report
 
     try:
-        log(f"page: {report(folder)}")
+        line = f"{title}: {report(folder)}"
     except ModelError as error:
-        log(f"note: there is no page: {error.message}; {error.hint}")
+        line = f"note: there is no page: {error.message}; {error.hint}"
+    if not quiet:
+        log(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,9 @@ def study(
     from conviction.verbs import comparing
 
     arms = list(dict.fromkeys(name.strip() for name in interventions.split(",") if name.strip()))
-    with watched() as ctx:
+    pages = Pages()
+    with watched() as shown:
+        ctx = replace(shown, callbacks=replace(shown.callbacks, on_study=pages.write))
         result = comparing.study(
             topic,
             model,
@@ -72,6 +75,18 @@ def study(
             ctx=ctx,
         )
     show_result(result, form, topic, model if model != USUAL else None)
+
+
+@dataclass
+class Pages:
+    """Writes a study's page whenever it has come further: it can be read from the first minutes on."""
+
+    folder: Path | None = None
+
+    def write(self, study: Study) -> None:
+        """The page as far as the study has come; where it lies, or why there is none, is said once."""
+        write_page(study.folder or Path(), "page, written again after each arm", quiet=self.folder == study.folder)
+        self.folder = study.folder
 
 
 def show_result(result: Study, form: Format, topic: str | None, model: str | None) -> None:

@@ -153,18 +153,27 @@ def _with_class(element: str, name: str) -> str:
 
 
 def _narrowed(panel: dict[str, Any]) -> dict[str, Any]:
-    """The same chart for a phone: a smaller plot, shorter labels, fewer ticks; text as large as before."""
-    most = NARROW if _has_names(panel) else PHONE - 84  # numbers beside an axis take less room than names
-    narrow = {**panel, "width": min(panel["width"], most)} if isinstance(panel.get("width"), int | float) else panel
+    """The same chart for a phone: smaller plots, shorter labels, fewer ticks; text as large as before."""
     config = panel.get("config", {})
     axis = {**config.get("axis", {}), "labelLimit": LABEL}
     quantitative = {**config.get("axisQuantitative", {}), "tickCount": 4}
+    legend = {**config.get("legend", {}), "columns": 1}
     room = {"left": 16, "top": 5, "right": 12, "bottom": 5}
-    return _fitted({**narrow, "config": {**config, "axis": axis, "axisQuantitative": quantitative, "padding": room}})
+    narrow = {**config, "axis": axis, "axisQuantitative": quantitative, "legend": legend, "padding": room}
+    return _fitted({**_with_smaller_plots(panel), "config": narrow})
+
+
+def _with_smaller_plots(panel: dict[str, Any]) -> dict[str, Any]:
+    if "vconcat" in panel:
+        return {**panel, "vconcat": [_with_smaller_plots(part) for part in panel["vconcat"]]}
+    most = NARROW if _has_names(panel) else PHONE - 84  # numbers beside an axis take less room than names
+    return {**panel, "width": min(panel["width"], most)} if isinstance(panel.get("width"), int | float) else panel
 
 
 def _fitted(panel: dict[str, Any]) -> dict[str, Any]:
-    """A chart whose axes' titles stand on as many lines as their length needs."""
+    """A chart whose titles stand on as many lines as their length needs."""
+    if "vconcat" in panel:
+        return {**panel, "vconcat": [_fitted(part) for part in panel["vconcat"]]}
     room = {axis: panel.get(side) for axis, side in (("x", "width"), ("y", "height"))}
     most = {axis: int(size / LETTER) + 4 for axis, size in room.items() if isinstance(size, int | float)}
 
@@ -178,10 +187,11 @@ def _fitted(panel: dict[str, Any]) -> dict[str, Any]:
             fitted["encoding"] = {axis: _titled(channel, most.get(axis)) for axis, channel in encoding.items()}
         return fitted
 
-    return dict(fit(panel))
+    return _titled(fit(panel), most.get("x"))
 
 
 def _titled(channel: Any, most: int | None) -> Any:
+    """A panel or one of its axes, its title in lines of so many letters."""
     title = channel.get("title") if isinstance(channel, dict) else None
     if most is None or not isinstance(title, str) or len(title) <= most:
         return channel
@@ -192,18 +202,25 @@ NARROW, LABEL = 176, 132  # pixels of a plot, of a label
 LETTER = 6.5  # pixels, of a letter in a title
 
 
+LONGEST = 300  # characters of a text in a chart
 _NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def drawable(chart: Any) -> str:
-    """A chart as JSON, without the characters that XML cannot hold: the drawing library aborts the process at one."""
+    """A chart as JSON, fit to be drawn.
+
+    Characters that XML cannot hold make the drawing library abort the process, and it measures a text of 100,000
+    characters for 20 seconds: they are replaced, and long texts end in an ellipsis.
+    """
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
             return {clean(name): clean(part) for name, part in value.items()}
         if isinstance(value, list):
             return [clean(part) for part in value]
-        return _NO_XML.sub("\ufffd", value) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        return _NO_XML.sub("\ufffd", value if len(value) <= LONGEST else f"{value[: LONGEST - 1]}…")
 
     return json.dumps(finite_or_null(clean(chart.to_dict())))
 

@@ -14,6 +14,7 @@ from conviction.core.run import Run
 from conviction.errors import BudgetSpent
 
 if TYPE_CHECKING:
+    from conviction.studies.records import Study
     from conviction.training.guard import Guard
 
 
@@ -34,6 +35,7 @@ class Callbacks:
     log       one line of what is going on
     progress  given the name of a stage, returns a (done, total) callback, or None
     on_step   every training step's record, and the number of steps
+    on_study  a study as far as it has come, whenever something was added to its folder
     on_model  after a step that the guard let pass: its number, the number of steps, and the model, which the next
               step changes; of a run in one process alone. None: nobody asks
     """
@@ -41,6 +43,7 @@ class Callbacks:
     log: Callable[[str], None] = lambda _: None
     progress: Callable[[str], Progress | None] = lambda _: None
     on_step: Callable[[Mapping[str, Any], int], None] = lambda _record, _total: None
+    on_study: Callable[[Study], None] = lambda _: None
     on_model: Callable[[int, int, LanguageModel], None] | None = None
 
 

@@ -212,6 +212,14 @@ class SweepPoint(_Part):
     seconds: float
 
     @property
+    def reachable_nats(self) -> float | None:
+        """The expected shift at the end, or in proportion up to where the guard is expected to stop."""
+        if self.test_gap_nats is None:
+            return None
+        share = 1.0 if self.predicted_stop is None else self.predicted_stop.step / max(1, self.steps)
+        return self.test_gap_nats * min(1.0, share)
+
+    @property
     def safe(self) -> bool:
         """Whether the run is expected to end by itself, well inside the guard's limits and what the pilot saw."""
         return (

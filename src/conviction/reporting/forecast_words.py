@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from conviction.core.wording import percent
+from conviction.core.wording import percent, settings_in_words
 from conviction.forecasting.records import WRONG, FlipCost, Forecast, StepForecast, SweepPoint, wrong_by
 
 SHOWN = 6  # steps
@@ -116,6 +116,15 @@ def settings_table(settings: Sequence[SweepPoint]) -> Table:
         ["setting", "flips"],
         [[", ".join(f"{k}={_told(v)}" for k, v in s.options.items()), _cell(s)] for s in settings],
     )
+
+
+def farthest_setting(settings: Sequence[SweepPoint]) -> tuple[str, str] | None:
+    """The setting that is expected to move the test questions farthest before the guard would stop it, and how far."""
+    known = [(s.reachable_nats, s) for s in settings if s.reachable_nats is not None]
+    if len(known) < 2:
+        return None
+    nats, best = max(known, key=lambda pair: pair[0])
+    return settings_in_words(best.options), f"{nats:+.2f} nats per token expected"
 
 
 def _values(settings: Sequence[SweepPoint], name: str) -> list[Any]:

@@ -51,7 +51,7 @@ def _pictures_of_arm(run: RunFolder, arm: ArmFolder) -> dict[str, Picture]:
     if (chart := training_chart(arm.steps, stop.step if stop is not None else None, PAGE)) is not None:
         pictures[f"{arm.name}-training"] = Picture(f"Training curves of {arm.name}{_loss_in_words(arm.steps)}", chart)
     if arm.tuning is not None and (chart := dose_chart(arm.tuning, PAGE)) is not None:
-        words = f"Shift along the runs that settings of {arm.name} were searched by: {arm.tuning.summary}"
+        words = f"Shift at every dose of the runs that settings of {arm.name} were searched by: {arm.tuning.summary}"
         pictures[f"{arm.name}-doses"] = Picture(words, chart)
     if arm.forecast is not None and arm.forecast.step_forecasts:
         words = f"The run of {arm.name} as it was expected: {arm.forecast.summary}"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from conviction.probing.records import Sample, Scorecard
+from conviction.reporting.forecast_words import farthest_setting, settings_table, step_table
 from conviction.reporting.forecast_words import paragraphs as forecast_paragraphs
-from conviction.reporting.forecast_words import settings_table, step_table
 from conviction.reporting.outcome_words import outcome_lines
 from conviction.reporting.run_folder import ArmFolder, RunFolder
 from conviction.reporting.scorecard_words import paragraphs as scorecard_paragraphs
@@ -204,10 +204,11 @@ def _forecast(arm: ArmFolder) -> dict[str, Any] | None:
     pairs = [step_table(forecast.step_forecasts)] if forecast.step_forecasts else []
     pairs += [settings_table(forecast.settings)] if forecast.settings else []
     (_, why), *more = forecast_paragraphs(forecast)
+    farthest = farthest_setting(forecast.settings)
     return {
         "verdict": f"Expected, before the first step: {forecast.verdict.kind}.",
         "why": [text for _, text in why],
-        "paragraphs": more,
+        "paragraphs": [*([("Farthest", [farthest])] if farthest is not None else []), *more],
         "tables": [Table(caption=title, header=titles, body=body) for title, titles, body in pairs],
     }
 

@@ -8,10 +8,13 @@ from typing import Any
 from conviction.core.charts import ON_WHITE, PHONE, WIDTH, Palette, altair
 from conviction.studies.pareto import pareto_front, position
 from conviction.studies.records import Study
-from conviction.studies.tuning_records import Tuning
+from conviction.studies.tuning_records import Dose, Trial, Tuning
 
 ACROSS, UP = WIDTH - 120, 260  # of the main picture, pixels
 NARROW = PHONE - 84  # the same on a phone
+HARMS = {"facts_drop": "facts", "pluralism": "what either side holds", "neutral_drop": "neutral text"}
+DASHES = {"facts": [6, 3], "what either side holds": [2, 2], "neutral text": [8, 3, 2, 3], "nearest": [1, 0]}
+MOST = 1.5  # of a limit: what is further beyond it is drawn there
 LETTER, LINE, POINT = 6.5, 14.0, 5.0  # of its labels, and half a point, pixels
 
 
@@ -106,28 +109,71 @@ def _offsets(
 
 
 def dose_chart(tuning: Tuning, palette: Palette = ON_WHITE) -> Any | None:
-    """The shift at every dose of every trial that was trained; None where none was."""
-    rows: list[dict[str, Any]] = [
-        {
-            "trial": trial.words,
-            "step": dose.step,
-            "shift": dose.shift_nats,
-            "zone": palette.of_zone(dose.zone),
-        }
-        for trial in tuning.trials
+    """Dose and response: the shift at every dose of every trial that was trained, and what of the guard's limits the
+    trial that was chosen, or else the last one, used meanwhile. None where none was trained.
+    """
+    trained = [trial for trial in tuning.trials if trial.doses and trial.steps]
+    if not trained:
+        return None
+    alt = altair()
+    shown = next((trial for trial in trained if trial.chosen), trained[-1])
+    limits = _limits_panel(shown, palette)
+    panels = [_shift_panel(trained, palette), *([limits] if limits is not None else [])]
+    return alt.vconcat(*panels, spacing=24).resolve_scale(x="shared")
+
+
+def _shift_panel(trained: Sequence[Trial], palette: Palette) -> Any:
+    alt, dots, ends = altair(), list[dict[str, Any]](), list[dict[str, Any]]()
+    for trial in trained:
+        rows = [
+            {"trial": trial.words, "step": d.step, "shift": d.shift_nats, "colour": _dose_colour(d, palette)}
+            for d in trial.doses
+        ]
+        dots += rows
+        ends.append(rows[-1] | {"trial": f"{trial.words}{' (chosen)' if trial.chosen else ''}"})
+    x, y = (
+        alt.X("step:Q", title="steps", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(domainMin=0)),
+        alt.Y("shift:Q", title="shift, nats per token"),
+    )
+    base = alt.Chart(alt.Data(values=dots)).encode(x=x, y=y)
+    lines = base.mark_line(color=palette.faint).encode(detail="trial:N")
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(color=alt.Color("colour:N", scale=None))
+    names = alt.Chart(alt.Data(values=ends)).mark_text(align="right", dy=-10, color=palette.ink)
+    labels = names.encode(x="step:Q", y="shift:Q", text="trial:N")
+    return alt.layer(lines, points, labels).properties(width=ACROSS, height=200)
+
+
+def _dose_colour(dose: Dose, palette: Palette) -> str:
+    near = dose.zone == "healthy" and not dose.healthy
+    return palette.doubtful if near else palette.of_zone(dose.zone)
+
+
+def _limits_panel(trial: Trial, palette: Palette) -> Any | None:
+    """The part that is used of the limits on facts, on what either side holds, on neutral text, and of the nearest."""
+    rows = [
+        {"limit": what, "step": dose.step, "used": 100 * min(share, MOST)}
         for dose in trial.doses
-        if trial.steps
+        for what, share in _harms(dose).items()
     ]
     if not rows:
         return None
     alt = altair()
-    base = alt.Chart(alt.Data(values=rows)).encode(
-        x=alt.X("step:Q", title="steps", axis=alt.Axis(tickMinStep=1)),
-        y=alt.Y("shift:Q", title="shift on validation propositions, nats per token"),
+    y = alt.Y("used:Q", title="of the guard's limit, %", scale=alt.Scale(domainMin=0))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=alt.X("step:Q", title="steps"), y=y)
+    styles = {name: style for name, style in DASHES.items() if any(row["limit"] == name for row in rows)}
+    dash = alt.StrokeDash(
+        "limit:N",
+        title=None,
+        scale=alt.Scale(domain=list(styles), range=list(styles.values())),
+        legend=alt.Legend(orient="bottom", symbolType="stroke", symbolSize=500, symbolStrokeColor=palette.ink),
     )
-    lines = base.mark_line(color=palette.faint).encode(detail="trial:N")
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(color=alt.Color("zone:N", scale=None))
-    ends = {row["trial"]: row for row in rows}  # the last dose of each
-    names = alt.Chart(alt.Data(values=list(ends.values()))).mark_text(align="right", dy=-10, color=palette.ink)
-    labels = names.encode(x="step:Q", y="shift:Q", text="trial:N")
-    return alt.layer(lines, points, labels).properties(width=WIDTH - 160, height=220)
+    limit = alt.Chart(alt.Data(values=[{"y": 100}])).mark_rule(color=palette.away).encode(y="y:Q")
+    lines = base.mark_line(color=palette.ink).encode(strokeDash=dash)
+    title = f"{trial.words}: how near to the limits of the guard"
+    return alt.layer(limit, lines).properties(width=ACROSS, height=130, title=title)
+
+
+def _harms(dose: Dose) -> dict[str, float]:
+    used = dose.limits_used
+    known = {HARMS[name]: used[name] for name in HARMS if name in used}
+    return known | ({"nearest": max(used.values())} if used else {})

@@ -20,7 +20,7 @@ from functools import partial
 from conviction.auditing.linter import audit
 from conviction.auditing.records import AuditReport
 from conviction.config.plan import Plan
-from conviction.core.context import RunContext
+from conviction.core.context import Budget, RunContext
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.core.wording import counted
@@ -64,10 +64,12 @@ def study(
         ctx=replace(ctx, budget=None),  # an arm that was trained is judged to the end
         run=run,
     )
+    if not run.has("study"):
+        _tell(run, summarize(shared, []), ctx)
     for number, given in enumerate(ordered, start=1):
         plan, arm, own = given, describe_arm(given), run.child(given.intervention.name)
         own_ctx = replace(ctx, run=own, guard=plan.guard)
-        ctx.log(f"arm {number} of {len(arms)}: {arm.name} ({time.perf_counter() - started:.0f} s so far)")
+        ctx.log(_progress(ordered, number, time.perf_counter() - started, ctx.budget))
         with own.recording_failure(ctx.log) as attempt:
             if not own.has("depth"):
                 ctx.check_budget()  # raises; recorded as left out
@@ -80,8 +82,21 @@ def study(
             placebo = partial(measure_placebo, plan, outcome, data, shared, own)
             arm = measure_and_judge(arm, outcome, shared, own, own, placebo)
         results.append(arm.model_copy(update={"failure": attempt.failure}))
-        run.update("study", summarize(shared, results))
+        _tell(run, summarize(shared, results), ctx)
     return summarize(shared, results)
+
+
+def _tell(run: Run, results: Study, ctx: RunContext) -> None:
+    """Keep the study as far as it has come, and say so."""
+    ctx.callbacks.on_study(run.update("study", results).model_copy(update={"folder": run.folder}))
+
+
+def _progress(arms: Sequence[Plan], number: int, seconds: float, budget: Budget | None) -> str:
+    """What is begun, what comes after it, and the time."""
+    now, *later = (plan.intervention.name for plan in arms[number - 1 :])
+    then = f", then {', '.join(later)}" if later else ""
+    most = f" of {budget.seconds:.0f}" if budget is not None else " so far"
+    return f"arm {number} of {len(arms)}: {now}{then} ({seconds:.0f}{most} seconds)"
 
 
 def _log_audit(report: AuditReport, ctx: RunContext) -> None:

@@ -27,7 +27,6 @@ from conviction.data.training_data import TrainingData
 from conviction.data.validation import FEWEST, validation_topic
 from conviction.errors import BudgetSpent, ConvictionError
 from conviction.forecasting.pipeline import forecast
-from conviction.forecasting.records import SweepPoint
 from conviction.forecasting.rows import held_out_pairs
 from conviction.models.hf import HFModel
 from conviction.probing.depth import measure_depth
@@ -66,7 +65,7 @@ class Bench:
 
     def intervention(self, options: Mapping[str, Any]) -> Any:
         """The plan's own with these fields, and of a trial's length."""
-        return build(self.plan.intervention, {**_length(self.plan), **options})
+        return build(self.plan.intervention, {**trial_length(self.plan), **options})
 
     @property
     def guarded(self) -> RunContext:
@@ -116,8 +115,8 @@ def search_cells(plan: Plan) -> list[dict[str, Any]]:
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
-def _length(plan: Plan) -> dict[str, Any]:
-    """Of a trial: long, at a constant rate, so that every dose along it is a run of its own; not what the user gave."""
+def trial_length(plan: Plan) -> dict[str, Any]:
+    """Fields of a trial: long, at a constant rate, so that every dose is a run of its own; not what the user gave."""
     if not plan.intervention.trains:
         return {}
     wanted = {"epochs": max(EPOCHS, flat(plan.intervention)["epochs"]), "schedule": "constant"}
@@ -161,21 +160,13 @@ def _planned(bench: Bench, cells: Sequence[Mapping[str, Any]]) -> list[Trial]:
     trials = [
         Trial(
             options=dict(cell),
-            forecast_nats=_reachable(point),
+            forecast_nats=point.reachable_nats,
             forecast_stop=point.predicted_stop.step if point.predicted_stop is not None else None,
             seconds=seconds,
         )
         for cell, point in zip(cells, expected.settings, strict=True)
     ]
     return sorted(trials, key=lambda trial: -math.inf if trial.forecast_nats is None else -trial.forecast_nats)
-
-
-def _reachable(point: SweepPoint) -> float | None:
-    """The expected shift at the end, or in proportion up to where the guard is expected to stop."""
-    if point.test_gap_nats is None:
-        return None
-    share = 1.0 if point.predicted_stop is None else point.predicted_stop.step / max(1, point.steps)
-    return point.test_gap_nats * min(1.0, share)
 
 
 def _next(plan: Plan, trials: Sequence[Trial]) -> int | None:
@@ -296,7 +287,7 @@ def _conclude(bench: Bench, trials: Sequence[Trial], whole: TrainingData, second
     best = _best(trials)
     options: dict[str, Any] = {}
     if complete and best is not None and (dose := trials[best].best) is not None:
-        options = {**_length(bench.plan), **trials[best].options, **_steps_of(bench, trials[best], dose, whole)}
+        options = {**trial_length(bench.plan), **trials[best].options, **_steps_of(bench, trials[best], dose, whole)}
     judged = tuple(
         trial.model_copy(update={"chosen": number == best, "reason": _reason(trial, number == best)})
         for number, trial in enumerate(trials)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from conviction.config.plan import Plan, plan_intervention
 from conviction.core.context import RunContext, main_process, several_processes
-from conviction.core.options import flat
+from conviction.core.options import build, flat
 from conviction.core.protocols import LanguageModel
 from conviction.core.run import Run
 from conviction.errors import InputError
@@ -53,7 +53,7 @@ def forecast(
     data: DataLike,
     *,
     test: Test = None,
-    sweep: Mapping[str, Sequence[Any]] | Sequence[Any] | None = None,
+    sweep: Mapping[str, Sequence[Any]] | Sequence[Any] | Literal["search"] | None = None,
     examples: int = MOST_EXAMPLES,
     pilot_steps: int = PILOT_STEPS,
     guard: str | Guard | None = None,
@@ -70,7 +70,8 @@ def forecast(
 
     intervention  a name, or an object such as ``Dpo(beta=0.05)``; ``fields`` are its own and its guard's, as with -o
     test          what flips are foreseen of: a topic, or pairs that are not trained on; None: the topic's test split
-    sweep         other settings to simulate, ``{"beta": [0.01, 0.1]}``; None: a small grid where the plan will not do
+    sweep         other settings to simulate, ``{"beta": [0.01, 0.1]}``; "search": those that ``tune_minutes`` searches,
+                  at its length of a run; None: a small grid where the plan will not do
     examples      trained examples that get gradients of their own; pilot_steps: real steps before the forecast
     run           a folder that ``forecast.json`` is kept in; finished with the same arguments, it is read
 
@@ -78,6 +79,8 @@ def forecast(
     """
     ctx = ctx or RunContext()
     plan = plan_intervention(intervention, fields, ctx.guard if guard is None else guard)
+    if sweep in ("search", ["search"]):
+        plan, sweep = _searched(plan)
     grid = _grid(plan.intervention, sweep)
     examples = as_count(examples, "examples", at_most=MOST_COUNTED)
     pilot_steps = as_count(pilot_steps, "pilot_steps", at_most=MOST_COUNTED)
@@ -211,6 +214,17 @@ def _digest(asked: Sequence[HeldOutPair]) -> str:
     """Tells questions apart by their texts: ids are only places in a file."""
     rows = [(repr(q.pair.messages), q.pair.chosen, q.pair.rejected, q.role) for q in asked]
     return hashlib.sha256(repr(rows).encode()).hexdigest()
+
+
+def _searched(plan: Plan) -> tuple[Plan, list[dict[str, Any]]]:
+    """The plan at the length of a trial, and the settings that a search tries. Raises InputError where it has none."""
+    from conviction.studies.tuning import search_cells, trial_length
+
+    cells = search_cells(plan)
+    if len(cells) < 2:
+        name = plan.intervention.name
+        raise InputError(f"{name} has no settings to search", hint="give --sweep FIELD=VALUES, or fewer fields with -o")
+    return replace(plan, intervention=build(plan.intervention, trial_length(plan))), cells
 
 
 def _grid(intervention: Any, sweep: Mapping[str, Sequence[Any]] | Sequence[Any] | None) -> list[Any] | None:

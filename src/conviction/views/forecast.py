@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from conviction.core.wording import inline, percent
 from conviction.forecasting.records import WRONG
-from conviction.reporting.forecast_words import paragraphs, settings_table, step_table
+from conviction.reporting.forecast_words import farthest_setting, paragraphs, settings_table, step_table
 from conviction.views.console import print_line, write, write_json
 from conviction.views.text import Format, show, show_lines
 
@@ -44,6 +44,8 @@ def show_forecast(forecast: Forecast, form: Format) -> None:
         show(*step_table(forecast.step_forecasts), form)
     if forecast.settings:
         write("\n")
+        if farthest := farthest_setting(forecast.settings):
+            show_lines("Farthest", [farthest], form)
         show(*settings_table(forecast.settings), form)
 
 
