@@ -58,7 +58,7 @@ def styled(chart: Any, palette: Palette = ON_WHITE) -> Any:
         .configure_axisY(titlePadding=12)
         .configure_view(stroke=None)
         .configure_title(color=ink, anchor="start", fontWeight="normal")
-        .configure_legend(labelColor=ink, titleColor=ink, **size)
+        .configure_legend(labelColor=ink, titleColor=ink, **size, columnPadding=28)
         .configure_header(labelColor=ink, titleColor=ink, **size)
         .configure_text(fontSize=TEXT)
     )
