@@ -74,9 +74,20 @@ class Bench:
 
 
 def tune(
-    plan: Plan, topic: Topic, model: LanguageModel, ctx: RunContext, *, minutes: float, kept: Run | None = None
+    plan: Plan,
+    topic: Topic,
+    model: LanguageModel,
+    ctx: RunContext,
+    *,
+    minutes: float,
+    kept: Run | None = None,
+    cells: Sequence[Mapping[str, Any]] | None = None,
+    confirmed: int = CONFIRMED,
 ) -> Tuning:
     """Search the settings of one intervention for so many minutes; what was chosen is in ``options``.
+
+    cells      the settings that are searched; None: those of its search space
+    confirmed  of which so many are trained, and more while none of them has a healthy dose
 
     Fields that the user gave are not searched. Trials are kept in ``kept`` as they are made: a search that was cut off
     goes on, and repeats none.
@@ -84,7 +95,7 @@ def tune(
     earlier = kept.load(STAGE, Tuning) if kept is not None and kept.has(STAGE) else None
     if earlier is not None and earlier.complete:
         return earlier
-    small, cells = validation_topic(topic), search_cells(plan)
+    small, cells = validation_topic(topic), search_cells(plan) if cells is None else cells
     if small is None or len(cells) < 2:
         why = f"the train split has fewer than {FEWEST} propositions" if small is None else "it has nothing to search"
         return _kept(kept, _unsearched(plan, small, f"not tuned: {why}"))
@@ -97,7 +108,7 @@ def tune(
         return _kept(kept, _conclude(bench, trials, whole, time.monotonic() - began, complete))
 
     record(complete=False)
-    while not limit.spent and (number := _next(plan, trials)) is not None:
+    while not limit.spent and (number := _next(plan, trials, confirmed)) is not None:
         ctx.log(f"tuning {plan.intervention.name}: {trials[number].words}")
         trials[number] = _tried(bench, trials[number], limit)
         record(complete=False)
@@ -169,13 +180,13 @@ def _planned(bench: Bench, cells: Sequence[Mapping[str, Any]]) -> list[Trial]:
     return sorted(trials, key=lambda trial: -math.inf if trial.forecast_nats is None else -trial.forecast_nats)
 
 
-def _next(plan: Plan, trials: Sequence[Trial]) -> int | None:
+def _next(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | None:
     """The number of the trial that is made next; None: no other.
 
     Of what trains so many are enough, if one of them has a healthy dose.
     """
     tried = [trial for trial in trials if trial.made]
-    if plan.intervention.trains and len(tried) >= CONFIRMED and any(trial.best is not None for trial in tried):
+    if plan.intervention.trains and len(tried) >= confirmed and any(trial.best is not None for trial in tried):
         return None
     return next((number for number, trial in enumerate(trials) if not trial.made), None)
 
