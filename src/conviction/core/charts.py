@@ -187,7 +187,7 @@ def _fitted(panel: dict[str, Any]) -> dict[str, Any]:
             fitted["encoding"] = {axis: _titled(channel, most.get(axis)) for axis, channel in encoding.items()}
         return fitted
 
-    return _titled(fit(panel), most.get("x"))
+    return dict(_titled(fit(panel), most.get("x")))
 
 
 def _titled(channel: Any, most: int | None) -> Any:
