@@ -30,7 +30,7 @@ $(VENV)/stamp-%: pyproject.toml constraints.txt
 
 demo: $(VENV)/stamp-base  ## a study of the embedded model on the topic `obesity`, in about six minutes: one page at the end
 	@run=runs/demo-$$(date +%Y-%m-%dT%H-%M-%S); \
-	$(BIN)/conviction study obesity --interventions system_prompt,steer,dpo --benign-steps 0 --no-placebo --budget 6 --run $$run || test -s $$run/report.html
+	$(BIN)/conviction study obesity --interventions system_prompt,steer,dpo --benign-steps 0 --no-placebo --seeds 1 --budget 6 --run $$run || test -s $$run/report.html
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python $(PARALLEL) -m "not slow"

@@ -241,7 +241,7 @@ def _load_each(folder: Path) -> None:
 
 
 def _load_model(folder: Path) -> None:
-    load_model(str(folder), device="cpu", dtype="fp32").describe()
+    load_model(str(folder), device="cpu").describe()
 
 
 def _find_scores(folder: Path) -> None:

@@ -100,15 +100,15 @@ def test_every_number_of_every_setting_has_an_upper_bound():
 
 
 def test_python_is_bound_by_the_same():
-    for call in (
-        lambda: forecast("dpo", "./none", pairs(), examples=10**12),
-        lambda: forecast("dpo", "./none", pairs(), pilot_steps=2.5),
-        lambda: forecast("dpo", "./none", pairs(), sweep=[{"beta": 0.1}] * 401),
-        lambda: study("obesity", "./none", ["dpo"], benign_steps=-1),
-        lambda: localize("obesity", "./none", limit=True),
-        lambda: audit(pairs(), margin_cap=float("inf")),
+    for call, wording in (
+        (lambda: forecast("dpo", "./none", pairs(), examples=10**12), "examples is 1000000000000"),
+        (lambda: forecast("dpo", "./none", pairs(), pilot_steps=2.5), "pilot_steps is 2.5"),
+        (lambda: forecast("dpo", "./none", pairs(), sweep=[{"beta": 0.1}] * 401), "the sweep has 401 settings"),
+        (lambda: study("obesity", "./none", ["dpo"], benign_steps=-1), "benign_steps is -1"),
+        (lambda: localize("obesity", "./none", limit=True), "limit is True"),
+        (lambda: audit(pairs(), margin_cap=float("inf")), "margin_cap is inf"),
     ):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match=wording):
             call()
 
 

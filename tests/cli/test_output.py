@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 import warnings
@@ -71,12 +71,16 @@ def test_no_escape_of_an_argument_reaches_the_terminal(run):
     assert not COMMANDS_A_TERMINAL.search(failed(run("pro\x1b[31mbe")))
 
 
-def test_no_escape_reaches_the_terminal_through_a_library(run, capsys):
+def test_no_escape_reaches_the_terminal_through_a_library(run):
     run("--version")
-    logging.getLogger("a.library").warning("a stranger's %s", HOSTILE)
-    text = warnings.formatwarning(HOSTILE, UserWarning, "x.py", 1)
-    assert "red" in text
-    assert not COMMANDS_A_TERMINAL.search(text + capsys.readouterr().err)
+    shown = io.StringIO()
+    logger, handler = logging.getLogger("a.library"), logging.StreamHandler(shown)
+    logger.addHandler(handler)
+    logger.warning("a stranger's %s", HOSTILE)
+    logger.removeHandler(handler)
+    for text in (shown.getvalue(), warnings.formatwarning(HOSTILE, UserWarning, "x.py", 1)):
+        assert "red" in text
+        assert not COMMANDS_A_TERMINAL.search(text)
 
 
 def test_the_terminal_is_written_to_in_one_place():
@@ -180,12 +184,12 @@ def test_a_terminal_without_width_is_written_to(columns):
 
 
 @pytest.mark.long
-def test_an_encoding_that_lacks_a_character_gets_an_escape(run, topic, tiny_folder):
-    done = conviction("interventions", "dpo", PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
-    done = conviction("topics", "--format", "json", PYTHONIOENCODING="ascii")
-    assert {t["name"] for t in json.loads(done.stdout)} == {"obesity", "politeness", "brevity"}
-    run("probe", topic, "--model", str(tiny_folder), "--run", "r")
-    shutil.move("r", "β")
-    done = conviction("report", "β", "--format", "md", PYTHONIOENCODING="ascii")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("form", ["text", "md", "json", "sarif"])
+def test_an_encoding_that_lacks_a_character_gets_an_escape(tmp_path, form):
+    data = tmp_path / "茶.jsonl"
+    data.write_text('{"prompt": "茶?", "chosen": "茶 é 🍵", "rejected": "茶 é 🍵"}\n' * 3, encoding="utf-8")
+    done = conviction("audit", str(data), "--details", "--format", form, PYTHONIOENCODING="ascii")
+    assert done.returncode == 1, done.stderr
+    assert "\\u8336" in done.stdout
+    if form in {"json", "sarif"}:
+        assert "茶" in str(json.loads(done.stdout))

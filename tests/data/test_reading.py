@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -660,6 +661,12 @@ def test_what_looks_like_a_path_is_not_asked_for_on_the_hub(source, monkeypatch,
     with pytest.raises(InputError, match="there is no file or folder") as caught:
         read_training_data(source)
     assert "org/name" in caught.value.hint
+
+
+def test_a_pipe_is_called_neither_a_file_nor_missing(tmp_path):
+    os.mkfifo(tmp_path / "pairs.jsonl")
+    with pytest.raises(InputError, match=r"pairs\.jsonl is neither a regular file nor a folder"):
+        read_training_data(tmp_path / "pairs.jsonl")
 
 
 def test_a_missing_path_suggests_its_neighbour(monkeypatch, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from tiny import context, tiny_model
 
 from conviction import Query, load_model, load_topic
+from conviction.config.plan import plan_intervention
 from conviction.core.context import RunContext
 from conviction.core.protocols import chat
 from conviction.core.run import Run
@@ -383,6 +384,22 @@ def test_steering_needs_pairs_and_a_layer_that_exists(tiny_folder):
         Steer(layer=3).apply(model, MATERIAL)
     with pytest.raises(InputError, match="none that can be reached"):
         Steer().apply(ScriptedModel(), MATERIAL)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["memit", "rome", "steer", "system_prompt"])
+def test_what_does_not_train_does_the_same_twice(name, tiny_folder, tmp_path):
+    """So that a study applies it once, whatever number of seeds it was asked for."""
+    (tmp_path / "prose.txt").write_text("\n\n".join(f"Paragraph {i} tells of rivers and hills." for i in range(40)))
+    own = {"text": str(tmp_path / "prose.txt")} if name in ("rome", "memit") else {}
+    model, scores = load_model(str(tiny_folder), dtype="fp32"), []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        plan = plan_intervention(name, {**PLANS.get(name, {}), **own}, "off")
+        changed = plan.intervention.apply(model, MATERIAL, RunContext(guard=plan.guard)).changed
+        scores.append([score.logp_sum for pair in changed.logprobs(QUERIES) for score in pair])
+    assert scores[0] == scores[1]
+    assert not plan.intervention.trains
 
 
 def test_the_best_of_the_settings_within_the_limit_wins(tiny_folder):

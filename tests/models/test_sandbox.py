@@ -22,7 +22,7 @@ ENDLESS = {
     "the third turn": "{% if messages | length > 2 %}{{ 7 ** (7 ** 11) }}{% endif %}" + TEMPLATE,
 }
 LARGE = {
-    "a text times a number": "{{ 'a' * 10 ** 10 }}",
+    "a text times a number": "{{ 'a' * (2 * 10 ** 9) }}",
     "a text that doubles": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}"
     "{% endfor %}",
     "a width": "{{ '%9999999999d' | format(1) }}",
@@ -58,7 +58,8 @@ def test_a_template_without_end_is_ended(kind):
 
 @pytest.mark.parametrize("kind", LARGE)
 def test_a_template_that_takes_too_much_memory_is_ended(kind):
-    with pytest.raises(ConvictionError) as caught:
+    at_once = kind == "a text times a number"  # the others may take too much time before
+    with pytest.raises(ConvictionError, match="takes more than 1024 MB of memory" if at_once else None) as caught:
         encoder(LARGE[kind]).render(chat("a"))
     assert caught.value.hint
     assert encoder(TEMPLATE).render(chat("q")) == "<|user|>q\n<|assistant|>\n"
@@ -85,6 +86,12 @@ def test_a_template_that_fails_or_renders_nothing_is_an_error_of_the_tree(templa
     with pytest.raises(InputError, match="chat template") as caught:
         encoder(template).encode((*chat("a"), *chat("b"), *chat("c")), ("yes",))
     assert caught.value.hint
+
+
+def test_a_template_that_fails_at_an_answer_is_asked_for_what_comes_before_it():
+    refuses = "{% for m in messages if m.role == 'assistant' %}{{ raise_exception('no answers') }}{% endfor %}"
+    own, plain = encoder(refuses + TEMPLATE), encoder(TEMPLATE)
+    assert own.encode(chat("a"), ("yes",)) == plain.encode(chat("a"), ("yes",))
 
 
 def test_a_model_whose_template_has_no_end_is_refused_when_it_is_loaded(tiny_folder, tmp_path):

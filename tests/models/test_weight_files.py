@@ -83,6 +83,25 @@ def test_more_layers_than_tensors_are_refused_before_they_are_built(folder):
     refused(folder, r"config.json: field 'num_hidden_layers' is 1000000000, the weights hold 30 tensors")
 
 
+@pytest.mark.parametrize("value", [10**7, 10**12])
+@pytest.mark.parametrize("field", ["vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_key_value_heads"])
+def test_a_size_that_the_weights_have_not_is_named_before_there_is_room_for_it(field, value, folder, monkeypatch):
+    """transformers would fill tensors of that size with random numbers, and say only then that they do not fit."""
+    monkeypatch.setattr(torch, "empty_like", lambda *_, **__: pytest.fail("room was made"))
+    change_config(folder, **{field: value})
+    refused(folder, f"the configuration of '.*stranger': field '{field}' is {value}, and with it '(model|lm_head)")
+
+
+def test_buffers_that_no_file_holds_are_bound_as_well(tmp_path, monkeypatch):
+    own = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512, "rotary_dim": 4}
+    monkeypatch.setitem(FURTHER, "gptj", ("gptj", own))
+    tiny_module("gptj").save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    assert load_model(str(tmp_path))
+    change_config(tmp_path, n_positions=10**10)
+    refused(tmp_path, r"field 'n_positions' is 10000000000, and with it '.*embed_positions' has the shape \[10{10}, ")
+
+
 @pytest.mark.parametrize("architecture", sorted(PACKABLE | LIMITED | FALLBACK | FURTHER))
 @pytest.mark.parametrize("tied", [False, True])
 def test_tied_weights_and_those_that_an_architecture_ignores_still_load(architecture, tied, tmp_path, capfd):

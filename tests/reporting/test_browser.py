@@ -19,6 +19,7 @@ from conviction.interventions.records import Outcome
 from conviction.probing.records import Sample, Scorecard
 from conviction.reporting.page import report
 from conviction.studies.records import Study
+from conviction.studies.tuning_records import STAGE, Dose, Trial, Tuning
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None and "CI" not in os.environ:
@@ -57,7 +58,19 @@ RECORDS: dict[str, type[BaseModel] | None] = {
     "samples.jsonl": Sample,
     "arms/rag/outcome.json": Outcome,
     "arms/rag/samples.jsonl": Sample,
+    f"arms/rag/{STAGE}.json": Tuning,
 }
+DOSE = Dose(step=2, shift_nats=0.1, low=0.0, high=0.2, zone="healthy")
+SEARCH = Tuning(
+    intervention="rag",
+    fitted=2,
+    asked=2,
+    trials=(Trial(options={"x": "y"}, doses=(DOSE,), steps=2, chosen=True, reason="best"),),
+    options={"x": "y"},
+    summary="searched",
+    seconds=1.0,
+)
+"""How settings were searched: a picture of it names them."""
 
 
 LINKS = {"status", "stage", "folder"}
@@ -113,9 +126,13 @@ class Visit:
         self.asked: list[str] = []
         self.page.on("console", lambda message: self.messages.append(message.text))
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.page.on("dialog", lambda dialog: self.messages.append(dialog.message))
+        self.page.on("dialog", self._close_dialog)
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.goto(path.as_uri())
+
+    def _close_dialog(self, dialog: Any) -> None:
+        self.messages.append(dialog.message)
+        dialog.dismiss()  # the page waits for that, and so would its visitor
 
 
 @pytest.fixture
@@ -158,6 +175,7 @@ def test_a_script_in_a_text_stays_a_text(browser, run):
 
 @pytest.mark.long
 def test_a_strangers_run_is_a_text_whatever_its_fields_hold(browser, run):
+    (run / f"arms/rag/{STAGE}.json").write_text(SEARCH.model_dump_json(), encoding="utf-8")
     fields = sum(make_hostile(run / file, kind) for file, kind in RECORDS.items())
     assert fields > 60
     path = report(run)
@@ -166,6 +184,7 @@ def test_a_strangers_run_is_a_text_whatever_its_fields_hold(browser, run):
     assert seen.page.locator("img, iframe, object, link, base, form, a:not([href^='#'])").count() == 0
     assert seen.page.locator("script").count() == 1
     assert seen.page.content().count("&lt;script&gt;alert") > 100
+    assert EVIL in seen.page.locator("svg text", has_text="alert").last.text_content()
     seen.page.locator("td, dd").first.hover()
     assert seen.messages == []
     assert seen.asked == [path.as_uri()]

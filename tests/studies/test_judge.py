@@ -148,6 +148,15 @@ def test_a_larger_spread_needs_more_propositions():
     assert 3 < needed[1] / needed[0] < 5  # four times as many for twice the spread
 
 
+def test_where_seeds_differ_more_propositions_are_no_advice():
+    before = readings("base", **BASE)
+    others = [(readings(name, **{**DEEP, "shift": shift}), None) for name, shift in (("a", -0.2), ("bb", -0.4))]
+    result = judge(before, readings("after", **DEEP), repeats=others)
+    assert result.verdict == "not shown"
+    assert "(3 seeds: +0.1" in result.reason
+    assert "too few propositions, or seeds that differ too much (n = 12, 3 seeds, p = " in result.reason
+
+
 @pytest.mark.parametrize(("mean", "away"), [(0.01, False), (-0.2, True)])
 def test_none_is_said_only_where_the_interval_rules_a_useful_shift_out(mean, away):
     result = shifted(spread(mean, 0.02, 12))

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from commands import failed
 from processes import begin as begin_process
 from processes import end
 from tea import BASE, begin, load, plan
@@ -19,7 +20,7 @@ from conviction.config.plan import parse_arm_options, plan_arms
 from conviction.core.context import RunContext
 from conviction.core.run import Run
 from conviction.data.topic import KitDocument
-from conviction.errors import InputError, RunError
+from conviction.errors import InputError, MissingExtraError, RunError
 from conviction.interventions.records import DataSource, Outcome
 from conviction.studies import study as study_module
 from conviction.studies.comparison import compare_runs, load_applied_runs
@@ -219,6 +220,48 @@ def test_bad_arms_and_options_are_refused():
         plan_arms(["rag", "rag"], {}, "default")
 
 
+@pytest.fixture
+def without_rag(monkeypatch):
+    """The extra is not installed."""
+    monkeypatch.setattr("conviction.retrieval.embedding.find_spec", lambda _: None)
+
+
+@pytest.mark.usefixtures("without_rag")
+def test_an_arm_whose_extra_is_missing_is_refused_before_anything_runs(tea, tmp_path, run):
+    for command in (["study", str(tea), "--interventions", "system_prompt,rag"], ["apply", "rag", str(tea)]):
+        err = failed(run(*command, "--model", "no/model", "--run", "run"))
+        assert "retrieval needs the package lancedb" in err
+        assert "pip install 'conviction[rag]'" in err
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(MissingExtraError):
+        plan_arms(["rag"], {}, "default")
+
+
+@pytest.mark.usefixtures("without_rag")
+def test_a_default_arm_whose_extra_is_missing_is_left_out_with_a_note(tea, run, monkeypatch):
+    asked: list[list[str]] = []
+
+    def study(_topic, _model, arms, **_):
+        asked.append(arms)
+        raise InputError("enough", hint="stop")
+
+    monkeypatch.setattr("conviction.verbs.comparing.study", study)
+    _, _, err = run("study", str(tea))
+    (note,) = [line for line in err.splitlines() if "left out" in line]
+    assert note.startswith("note: rag is left out of the default arms: retrieval needs the package lancedb")
+    assert asked[0][0] == "system_prompt"
+    assert "rag" not in asked[0]
+
+
+def test_a_default_study_has_rag_where_its_extra_is_installed(tea, run, monkeypatch):
+    def study(_topic, _model, arms, **_):
+        raise InputError(",".join(arms), hint="stop")
+
+    monkeypatch.setattr("conviction.verbs.comparing.study", study)
+    monkeypatch.setattr("conviction.retrieval.embedding.find_spec", lambda _: "there")
+    assert "system_prompt,rag,steer" in failed(run("study", str(tea)))
+
+
 def test_arms_run_cheapest_first_with_their_own_options():
     names = ["dpo", "system_prompt"]
     plans = plan_arms(names, parse_arm_options(names, ["dpo.beta=0.05"]), "default")
@@ -372,7 +415,7 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
     """SIGKILL cannot be caught: whatever is half done then must be done again, or be there whole."""
     monkeypatch.setenv("CONVICTION_CACHE", str(tmp_path / "cache"))
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--guard", "off", "--benign-steps", "1"]
-    asked += ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4", "--run"]
+    asked += ["--interventions", "sft,system_prompt", "-o", "sft.max_steps=4", "--seeds", "2", "--run"]
     output = tmp_path / "output.log"
     process, began = begin_process(output, *asked, str(tmp_path / "whole")), time.monotonic()
     assert end(process) == 0
@@ -393,6 +436,8 @@ def test_a_study_that_is_killed_at_random_moments_ends_with_the_same_numbers(tea
         result = json.loads((tmp_path / name / "study.json").read_text(encoding="utf-8"))
         for one, other in zip(first["arms"], result["arms"], strict=True):
             assert one["judgement"]["properties"] == other["judgement"]["properties"]
+            seeds = ([{**row, "seconds": 0} for row in arm["judgement"]["seeds"]] for arm in (one, other))
+            assert next(seeds) == next(seeds)
             for field, value in (one["forecast_score"] or {}).items():  # another company in a pack rounds otherwise
                 numbers = isinstance(value, float) or (
                     isinstance(value, list) and value and isinstance(value[0], float)

@@ -21,6 +21,7 @@ from conviction.cli.options import (
     minutes_of,
 )
 from conviction.cli.page import write_page
+from conviction.errors import MissingExtraError
 from conviction.views.live import watched
 from conviction.views.next_steps import show_next_steps
 from conviction.views.text import Format, log
@@ -38,8 +39,9 @@ def study(
     *,
     model: ModelOption = USUAL,
     interventions: Annotated[
-        str, typer.Option(help="Arms, with commas: `conviction interventions` lists them.")
-    ] = ARMS,
+        str | None,
+        typer.Option(help="Arms, with commas: `conviction interventions` lists them.", show_default=ARMS),
+    ] = None,
     option: Annotated[list[str] | None, typer.Option("-o", "--option", help="A field: -o dpo.beta=0.1")] = None,
     budget: Annotated[
         float | None, typer.Option(help="Minutes after which no arm and no training step is begun.")
@@ -47,6 +49,10 @@ def study(
     benign_steps: BenignOption = 10,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     tune: TuneOption = "auto",
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Seeds that each trained arm is trained with; else 3 as far as --budget holds, 1 without."),
+    ] = None,
     guard: GuardOption = "default",
     load: LoadOptions,
     form: FormatOption = "text",
@@ -56,7 +62,10 @@ def study(
     from conviction.config.plan import parse_arm_options
     from conviction.verbs import comparing
 
-    arms = list(dict.fromkeys(name.strip() for name in interventions.split(",") if name.strip()))
+    named = ARMS if interventions is None else interventions
+    arms = list(dict.fromkeys(name.strip() for name in named.split(",") if name.strip()))
+    if interventions is None:
+        arms = [name for name in arms if _is_installed(name)]
     pages = Pages()
     with watched() as shown:
         ctx = replace(shown, callbacks=replace(shown.callbacks, on_study=pages.write))
@@ -70,6 +79,7 @@ def study(
             benign_steps=benign_steps,
             placebo=placebo,
             tune_minutes=minutes_of(tune),
+            seeds=seeds,
             run=run,
             load=load.loader(model),
             ctx=ctx,
@@ -89,6 +99,18 @@ class Pages:
         self.folder = study.folder
 
 
+def _is_installed(name: str) -> bool:
+    """Whether a default arm can run here. Nobody asked for it by its name: one that cannot is left out, with a note."""
+    from conviction.interventions import check_installed, find_intervention
+
+    try:
+        check_installed(find_intervention(name))
+    except MissingExtraError as error:
+        log(f"note: {name} is left out of the default arms: {error.message} ({error.hint})")
+        return False
+    return True
+
+
 def show_result(result: Study, form: Format, topic: str | None, model: str | None) -> None:
     """Its table, what to do next, and its page. Exits with 1 where arms are missing.
 
@@ -102,6 +124,6 @@ def show_result(result: Study, form: Format, topic: str | None, model: str | Non
     show_next_steps(result, Names(run=str(folder), topic=topic or result.topic, model=model), form)
     log(f"every number: {folder}/study.json, and one folder an arm in {folder}/arms")
     write_page(folder)
-    if result.missing:
-        log(f"not judged: {', '.join(result.missing)}")
+    if result.unfinished:
+        log(f"not judged: {', '.join(result.unfinished)}")
         raise typer.Exit(EXIT_FINDINGS)

@@ -16,7 +16,7 @@ from conviction.data.reading import check_one_source, read_source
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError, nearest
-from conviction.interventions import find_intervention
+from conviction.interventions import check_installed, find_intervention
 from conviction.models import DEFAULT_MODEL
 from conviction.training.guard import Guard
 
@@ -51,7 +51,8 @@ def plan_intervention(
 ) -> Plan:
     """An intervention by name, one that is there already, or a plan, with some fields of it and of its guard replaced.
 
-    Raises InputError for an unknown name or field, a value out of its range, or what is no intervention.
+    Raises InputError for an unknown name or field, a value out of its range, or what is no intervention,
+    MissingExtraError where a package that it needs is not installed: nothing has begun then.
     """
     fields = fields or {}
     given: frozenset[str] = frozenset()
@@ -63,6 +64,7 @@ def plan_intervention(
         raise InputError(
             f"intervention is {intervention!r}", hint='give a name ("dpo"), or an object such as Dpo(beta=0.1)'
         )
+    check_installed(intervention)
     if guard is not None and not isinstance(guard, str | Guard):
         raise InputError(f"guard is {guard!r}", hint='give "strict", "default", "off", "none" or a Guard')
     limits = Guard(mode=guard) if isinstance(guard, str) else guard or Guard()

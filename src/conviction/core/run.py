@@ -111,10 +111,10 @@ class Run:
             use_umask(folder)
             write_head(folder, head, "done")
 
-    def child(self, name: str) -> Run:
-        """A folder of one arm, which its steps may be continued in. Raises RunError for what cannot name one."""
-        place = f"arms/{check_name(name, 'an arm', RunError)}"
-        return Run(inside(self.folder, place, f"arm '{name}'", RunError), resumed=True, damaged=self.damaged)
+    def child(self, name: str, *, within: str = "arms") -> Run:
+        """A folder of one arm, or one seed, which may be continued in. Raises RunError for what cannot name one."""
+        place = f"{within}/{check_name(name, f'one of the {within}', RunError)}"
+        return Run(inside(self.folder, place, place, RunError), resumed=True, damaged=self.damaged)
 
     @property
     def head(self) -> dict[str, Any]:

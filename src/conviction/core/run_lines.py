@@ -66,8 +66,8 @@ def named_rows(value: Any) -> set[str]:
 
 
 def lost_rows(folder: Path) -> list[Path]:
-    """The ``samples.jsonl`` of a run and its arms that are gone, though records are there whose numbers name rows."""
-    places = [folder, *sorted(folder.glob("arms/*"))]
+    """The ``samples.jsonl`` of a run, its arms and their seeds that are gone, though records name rows of them."""
+    places = [folder, *sorted(folder.glob("arms/*")), *sorted(folder.glob("arms/*/seeds/*"))]
     measured = [one for one in places if any(os.path.lexists(one / f"{stage}.json") for stage in ("before", "depth"))]
     return [one / "samples.jsonl" for one in measured if not os.path.lexists(one / "samples.jsonl")]
 

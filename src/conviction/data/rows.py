@@ -118,6 +118,8 @@ def open_source(source: str | Path, *, split: str = "train") -> Source:
                 f"{path} is one file, it has no split '{split}'", hint="leave the split out, or name that split's file"
             )
         return _file(path, path.name)
+    if os.path.lexists(path):
+        raise InputError(f"{printable(path)} is neither a regular file nor a folder", hint="write the rows into a file")
     if isinstance(source, str) and _is_hub_name(source):
         return Source(source, source, None, False, lambda progress: _numbered(read_hub(source, split, progress)))
     raise InputError(

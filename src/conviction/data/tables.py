@@ -41,11 +41,11 @@ def _unpacked(kind: str, path: Path, hint: str, progress: Progress | None) -> It
 
     Nothing is decoded, an image stays the bytes that it is.
     """
-    pyarrow = import_module("pyarrow")
     with open_file(path, InputError) as file:  # no FIFO, and nothing else that is waited for
         most = max(UNPACKED_BYTES, UNPACKED_TIMES * os.fstat(file.fileno()).st_size)
     done, total = 0, None
     with _worker({"kind": kind, "file": str(path.resolve()), "most": most, "path": sys.path}) as answers:
+        pyarrow = import_module("pyarrow")  # while the process starts, which needs it as well
         while not (line := json.loads(answers.readline() or b"{}")).get("end"):
             if "rows" in line:
                 total = line["rows"]

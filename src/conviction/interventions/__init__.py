@@ -7,7 +7,7 @@ from typing import Any
 
 from conviction.errors import InputError, nearest
 
-__all__ = ["INTERVENTIONS", "TRAITS", "find_intervention"]
+__all__ = ["INTERVENTIONS", "TRAITS", "check_installed", "find_intervention"]
 
 INTERVENTIONS = {
     "distill": "conviction.interventions.distill:Distill",
@@ -35,7 +35,7 @@ TRAITS = {
     "search": "a mapping: field → values that `--tune` tries; empty: nothing is tried",
     "apply": "a function (model, data, ctx) that gives an Outcome",
 }
-"""What the class of an intervention declares."""
+"""What the class of an intervention declares; one that needs an extra has ``check_installed``, too."""
 
 
 def find_intervention(name: str) -> Any:
@@ -59,3 +59,9 @@ def find_intervention(name: str) -> Any:
     if kind.name != name:
         raise InputError(f"the intervention '{name}' calls itself '{kind.name}'", hint="give both the same name")
     return kind
+
+
+def check_installed(intervention: Any) -> None:
+    """Raise MissingExtraError where a package that an intervention, or its class, cannot do without is missing."""
+    if (check := getattr(intervention, "check_installed", None)) is not None:
+        check()

@@ -56,17 +56,23 @@ class Rag:
                 hint="make piece_tokens smaller than token_budget",
             )
 
+    @staticmethod
+    def check_installed() -> None:
+        """Raise MissingExtraError without the extra 'rag'."""
+        from conviction.retrieval.embedding import need_extra
+
+        need_extra()
+
     def apply(self, model: LanguageModel, data: TrainingData, ctx: RunContext | None = None) -> Outcome:
         """Index the documents and let the model read from them; the given model stays as it is.
 
         Raises InputError if there are none, MissingExtraError without the extra 'rag'.
         """
         from conviction.models.prompted import PromptedModel, system_notes
-        from conviction.retrieval.embedding import need_extra
         from conviction.retrieval.index import build_index
         from conviction.retrieval.passages import Passages, count_tokens
 
-        need_extra()
+        self.check_installed()
         ctx = ctx or RunContext()
         documents = read_documents(self.documents) if self.documents is not None else data.documents
         if not documents:

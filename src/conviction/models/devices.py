@@ -10,6 +10,8 @@ import torch
 from conviction.errors import InputError, nearest
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+WIDEST = 4096
+"""Of the matrices that a dtype is measured with: wider ones tell the same, and a configuration may ask for any."""
 KNOWN = DTYPES | {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values()}  # torch's names, too
 
 
@@ -66,7 +68,7 @@ def check_dtype_name(name: str) -> None:
 def choose_dtype(name: str, device: torch.device, hidden: int, inner: int) -> tuple[torch.dtype, str]:
     """A dtype and the reason for it.
 
-    On a CPU the model's own MLP shape is multiplied in both dtypes (some 20 ms)
+    On a CPU the model's own MLP shape, up to ``WIDEST``, is multiplied in both dtypes (some 20 ms)
     and bf16 is taken where it is at least 1.4 times as fast; elsewhere GPUs with
     bf16 use it.
     """
@@ -78,6 +80,7 @@ def choose_dtype(name: str, device: torch.device, hidden: int, inner: int) -> tu
         return (torch.bfloat16 if good else torch.float16), "GPU default"
     if device.type == "mps":
         return torch.bfloat16, "GPU default"
+    hidden, inner = min(hidden, WIDEST), min(inner, WIDEST)
     gain = _seconds(torch.float32, hidden, inner) / _seconds(torch.bfloat16, hidden, inner)
     dtype = torch.bfloat16 if gain >= 1.4 else torch.float32
     return dtype, f"measured: bf16 multiplies {gain:.1f}x as fast as fp32 here"

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conviction.models.devices import to_dtype
-from conviction.models.weight_files import check_loaded, quiet_report
+from conviction.models.weight_files import check_loaded, checked_loading
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def read_gguf(source: dict[str, Any], dtype: torch.dtype = torch.float32) -> tup
     with contextlib.redirect_stderr(io.StringIO()):  # the reader's own progress bars, which no setting silences
         tokenizer = AutoTokenizer.from_pretrained(**source)
         wanted = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        with quiet_report():
+        with checked_loading(source["gguf_file"]):
             module, info = AutoModelForCausalLM.from_pretrained(**source, **wanted, dtype=torch.float32)
     check_loaded(info, source["gguf_file"])
     # The weights are plain now; the leftover label would forbid saving them, or training.

@@ -11,7 +11,15 @@ from conviction.core.gate import is_file
 from conviction.core.protocols import LanguageModel
 from conviction.core.storage import user_path
 from conviction.core.wording import printable
-from conviction.errors import ConvictionError, InputError, ModelError, first_line, library_errors
+from conviction.errors import (
+    ConvictionError,
+    InputError,
+    ModelError,
+    first_line,
+    library_errors,
+    no_memory,
+    out_of_memory,
+)
 from conviction.models.adapter_config import ADAPTER
 from conviction.models.backends import DEFAULT_BACKEND, find_backend
 from conviction.models.engine.protocol import Engine
@@ -116,5 +124,7 @@ def _with_engine(engine: Engine, *, id: str, source: str) -> EngineModel:
     except ConvictionError:
         raise
     except Exception as error:
+        if out_of_memory(error):
+            raise no_memory(error) from error
         hint = "check that it is a complete causal language model"
         raise ModelError(f"cannot load '{id}': {first_line(error)}", hint=hint) from error

@@ -30,7 +30,7 @@ __all__ = [
     "check_folder",
     "check_index",
     "check_loaded",
-    "quiet_report",
+    "checked_loading",
 ]
 
 CONFIG, INDEX, WEIGHTS = "config.json", "model.safetensors.index.json", "model.safetensors"
@@ -39,6 +39,8 @@ LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 OTHER_MODALITIES = re.compile(r"(^|\.)(vision|visual|image|audio|multi_modal)\w*\.")
 SHOWN = 5  # names in a message
 DAMAGED = "the folder is damaged, or was not written by save_pretrained: get a complete copy of the model"
+ADDED_BYTES, ADDED_TIMES = 2**27, 4
+"""What a model may have beside its weights: so many bytes, or so many times those of the weights."""
 
 
 def check_folder(folder: Path) -> None:
@@ -150,11 +152,53 @@ def _some(names: Iterable[str]) -> str:
 
 
 @contextmanager
-def quiet_report() -> Iterator[None]:
-    """The table that transformers logs of what did not fit is not printed: ``check_loaded`` says it."""
+def checked_loading(where: str) -> Iterator[None]:
+    """While it is open transformers adds no more to a model's weights than ``_check_added`` allows, and logs no table.
+
+    It fills in what files lack with random numbers before it says so, and the sizes in a configuration may be any
+    numbers. ``check_loaded`` says afterwards, by name, what did not fit.
+    """
+    from transformers import PreTrainedModel
+
     logger = logging.getLogger("transformers.modeling_utils")
     before, logger.disabled = logger.disabled, True  # with another level transformers checks, and logs, more
+    add = getattr(PreTrainedModel, _ADDING)
+
+    def add_if_small(model: Any, missing: Collection[str], *more: Any, **named: Any) -> None:
+        _check_added(model, missing, where)
+        add(model, missing, *more, **named)
+
+    setattr(PreTrainedModel, _ADDING, add_if_small)
     try:
         yield
     finally:
+        setattr(PreTrainedModel, _ADDING, add)
         logger.disabled = before
+
+
+_ADDING = "_move_missing_keys_from_meta_to_device"
+"""What transformers makes room for missing tensors with: the last moment at which their sizes cost nothing."""
+
+
+def _check_added(model: Any, missing: Collection[str], where: str) -> None:
+    """Raise ModelError, naming the field, for a configuration that asks for far more than the files hold.
+
+    model  with what was read; on the meta device is what was not, and buffers, which no file holds
+    """
+    added = {name: model.get_parameter_or_buffer(name) for name in missing if name not in model.all_tied_weights_keys}
+    added |= dict(model.named_non_persistent_buffers())
+    held = sum(tensor.nbytes for tensor in model.parameters() if not tensor.is_meta)
+    if sum(tensor.nbytes for tensor in added.values()) <= max(ADDED_BYTES, ADDED_TIMES * held):
+        return
+    name = max(sorted(added), key=lambda name: added[name].nbytes)
+    shape = list(added[name].shape)
+    settings = model.config.to_dict()
+    parts = [settings, *(part for part in settings.values() if isinstance(part, dict))]
+    sizes = [(value, field) for part in parts for field, value in part.items() if type(value) is int and value > 1]
+    value, field = max((one for one in sizes if any(length % one[0] == 0 for length in shape)), default=(0, ""))
+    with_it = f"field '{field}' is {value}, and with it" if field else "with its sizes"
+    raise ModelError(
+        f"the configuration of '{where}': {with_it} '{printable(name)[:120]}' has the shape {shape}, which the weights "
+        "do not hold",
+        hint="get a complete copy, whose config.json belongs to its weights",
+    )

@@ -90,6 +90,7 @@ class Property(Frozen):
                  'not readable': the metric's positive control shows nothing on this model, and ``value`` says nothing
     value        in ``unit``, with its 95 % interval; None: there is none
     p_value      before, ``p_holm`` after Holm's correction over all tests of the judgement, and over a study's arms
+    seeds        of the training that it was computed over
     sd, useful   of a change: the items' standard deviation, and the smallest mean that would be of use, in ``unit``
     measured_by  the metrics of the measurements that it was computed from
     """
@@ -101,6 +102,7 @@ class Property(Frozen):
     high: Finite = None
     unit: str
     n: int
+    seeds: int = 1
     p_value: float | None = None
     p_holm: float | None = None
     sd: Finite = None

@@ -22,6 +22,7 @@ class Comparison:
     placebo       after the same training on texts of another subject; None: there is none
     after_benign  after some benign training on top of the change; None: there was none
     reversal      after doses of the other side's documents on top of the change; None: none were given
+    repeats       after the same training with other seeds, and after the placebo of each; None: there is none
     """
 
     before: Measurements
@@ -29,6 +30,7 @@ class Comparison:
     placebo: Measurements | None = None
     after_benign: Measurements | None = None
     reversal: Measurements | None = None
+    repeats: tuple[tuple[Measurements, Measurements | None], ...] = ()
 
     def pairs(self, *metrics: str) -> list[tuple[float, float]]:
         """(before, after) of every item that both measured."""
@@ -42,6 +44,20 @@ class Comparison:
         """[items] after less before, less what a placebo moved."""
         moved = self.moved(*metrics)
         return moved if self.placebo is None else moved - differences(self.before, self.placebo, *metrics)
+
+    def moved_by_seed(self, *metrics: str) -> Floats:
+        """[items, seeds] after less before, less what the placebo of the same seed moved.
+
+        Where a seed has no placebo, and others have, their mean stands for it.
+        """
+        seeds = ((self.after, self.placebo), *self.repeats)
+        moved = np.stack([differences(self.before, after, *metrics) for after, _ in seeds], axis=1)
+        placebos = [None if one is None else differences(self.before, one, *metrics) for _, one in seeds]
+        if not (there := [one for one in placebos if one is not None]):
+            return moved
+        mean: Floats = np.mean(there, axis=0)
+        beyond: Floats = moved - np.stack([mean if one is None else one for one in placebos], axis=1)
+        return beyond
 
 
 def pairs(before: Measurements, after: Measurements, *metrics: str) -> list[tuple[float, float]]:

@@ -159,8 +159,8 @@ def _after_study(study: Study, names: Names) -> list[str]:
     judged = [(arm, arm.judgement) for arm in study.arms if arm.judgement is not None]
     verdicts = {judgement.verdict for _, judgement in judged}
     steps = []
-    if study.missing:
-        missing = ", ".join(map(printable, study.missing))
+    if study.unfinished:
+        missing = ", ".join(map(printable, study.unfinished))
         steps.append(
             f"Try the arms again that were not judged ({missing}): the same command with --run {_quoted(names.run)}."
         )

@@ -12,7 +12,7 @@ from conviction.forecasting.records import WRONG
 from conviction.probing.depth_records import Property, PropertyOutcome
 from conviction.probing.metric import Metric, Phrases
 from conviction.probing.metrics import load_metrics
-from conviction.studies.records import Arm, Judgement, Study, Verdict
+from conviction.studies.records import Arm, Judgement, SeedRun, Study, Verdict
 
 ABOUT = ["arm", "verdict"]
 COSTS = {  # short titles: ten columns fit a terminal of 80
@@ -71,7 +71,7 @@ def cells(arm: Arm) -> list[str]:
     judgement = arm.judgement
     return [
         arm.name,
-        judgement.verdict,
+        judgement.verdict + _share_broken(judgement),
         *(_cell(judgement, metrics) for metrics in _columns().values()),
         "—" if arm.seconds is None else f"{arm.seconds:.0f}",
         "—" if arm.peak_mb is None else f"{arm.peak_mb:,}",
@@ -176,7 +176,10 @@ def reasons(arm: Arm) -> list[str]:
         help_line = [f"help: {arm.failure.hint}"] if arm.failure.hint else []
         kind = "" if arm.failure.kind == "BudgetSpent" else f"{arm.failure.kind}: "
         return [f"{kind}{arm.failure.message}", *help_line]
-    lines = [f"{arm.judgement.words}: {arm.judgement.reason}"] if arm.judgement is not None else []
+    lines = []
+    if (judged := arm.judgement) is not None:  # a reason that counts the seeds needs no words that do
+        lines.append(f"{judged.verdict if judged.broken_seeds else judged.words}: {judged.reason}")
+    lines += [seed_line(arm.judgement)] if arm.judgement is not None and arm.judgement.seeds else []
     lines += [f"applied in {arm.applied_in}"] if arm.applied_in is not None else []
     lines += arm.notes
     if arm.judgement is not None and arm.judgement.placebo is not None:
@@ -190,6 +193,23 @@ def reasons(arm: Arm) -> list[str]:
         flips = f"{score.expected_flips:.1f} flips of {score.wrong} pairs {WRONG}"
         lines.append(f"forecast '{arm.forecast}', {flips} expected; {real}")
     return lines
+
+
+def _share_broken(judgement: Judgement) -> str:
+    return f" {len(judgement.broken_seeds)}/{len(judgement.read_seeds)}" if judgement.broken_seeds else ""
+
+
+def seed_line(judgement: Judgement) -> str:
+    """What each seed moved, from the smallest to the largest, and how it ended; what was read of the first alone."""
+    read = sorted(judgement.read_seeds, key=lambda one: one.shift_nats or 0.0)
+    moved = [f"{one.shift_nats or 0.0:+.2f} (seed {one.seed}{_end(one)})" for one in read]
+    first = judgement.seeds[0].seed
+    alone = f"; beyond shift and harm seed {first} alone was read" if len(read) > 1 else ""
+    return f"{counted(len(read), 'seed')}, nats per token: {', '.join(moved)}{alone}"
+
+
+def _end(one: SeedRun) -> str:
+    return (", broken" if one.harm else "") + (", stopped by the guard" if one.guard_stop is not None else "")
 
 
 def audit_scope(report: AuditReport) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -96,8 +97,10 @@ def measure_and_judge(
             "guard_stop": outcome.guard_stop.text if outcome.guard_stop else None,
         }
     )
-    changed, notes = shared.design.load(applied.changed_model), _Notes(ctx)
+    changed, notes = shared.design.load(applied.changed_model), Notes(ctx=ctx)
+    began = time.monotonic()
     after = own.cached("depth", Measurements, measure_depth, changed, topic, base=baseline, ctx=ctx)
+    shared.reading_seconds[arm.name] = time.monotonic() - began
     check_questions(topic, after)
     judgement = _judge_with_controls(shared, after, changed, own, notes, placebo)
     own.update("judgement", judgement)
@@ -121,18 +124,18 @@ def _judge_with_controls(
     after: Measurements,
     changed: LanguageModel,
     own: Run,
-    notes: _Notes,
+    notes: Notes,
     placebo: Callable[[], Measurements | None],
 ) -> Judgement:
     """What only a shift can have is measured where there is one; what is missing is noted."""
     judgement = judge(shared.baseline, after)
-    if not _shifted(judgement):
+    if not shifted(judgement):
         return judgement
     other = notes.attempt("the placebo", placebo)
     if other is not None and (stop := other.provenance.get("guard_stop")):
         notes.add(f"the placebo was stopped by the guard and corrects for less training: {stop}")
     judgement = judge(shared.baseline, after, placebo=other)
-    if not _shifted(judgement):  # what a placebo does as well needs no benign training to be none
+    if not shifted(judgement):  # what a placebo does as well needs no benign training to be none
         return judgement
     goal = change.value if (change := judgement.change) is not None and change.value is not None else 0.0
     if not _decides(judgement) and not has_own_weights(shared, changed):
@@ -149,7 +152,8 @@ def _decides(judgement: Judgement) -> bool:
     return DEPTHS.index(judgement.verdict) > DEPTHS.index("surface") if judgement.verdict in DEPTHS else False
 
 
-def _shifted(judgement: Judgement) -> bool:
+def shifted(judgement: Judgement) -> bool:
+    """Whether a shift was shown."""
     changes = properties_of_kind(judgement.properties, "change")
     return bool(changes) and all(one.outcome == "yes" for one in changes)
 
@@ -181,8 +185,8 @@ def _prompt_tokens(model: LanguageModel, messages: Any) -> int:
     return len(encoder.encode_prompt(messages)) if encoder is not None else 0
 
 
-@dataclass(frozen=True)
-class _Notes:
+@dataclass(frozen=True, kw_only=True)
+class Notes:
     """What a reader of an arm's result has to know; told at once, and kept."""
 
     ctx: RunContext

@@ -33,12 +33,14 @@ class StudyDesign:
     placebo       train each trained arm once more on another subject, to take that shift off
     tune_minutes  of searching for settings, shared by the arms that have some to search; "auto": by the budget;
                   None: no search
+    seeds         that every trained arm is trained with; None: three as far as a budget holds them, one without one
     """
 
     load: Callable[[str], LanguageModel]
     benign_steps: int = 10
     placebo: bool = True
     tune_minutes: float | Literal["auto"] | None = None
+    seeds: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class StudyContext:
     run               the study's folder; None: nothing is kept there
     after_benign      the untouched model after benign training, by its stages: shared by arms without own weights
     references        of durability's positive control: one, once an arm has asked for it
+    reading_seconds   that measuring an arm took in this attempt, by its name
 
     Raises RunError for what was measured with other questions, in an earlier attempt.
     """
@@ -62,6 +65,7 @@ class StudyContext:
     run: Run | None = None
     after_benign: dict[tuple[tuple[int, float, str], ...], LanguageModel] = field(default_factory=dict)
     references: list[Measurements] = field(default_factory=list)
+    reading_seconds: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_questions(self.topic, self.before, self.baseline)
@@ -97,6 +101,7 @@ def study_config(
         "benign_steps": design.benign_steps,
         "placebo": design.placebo,
         "tune_minutes": design.tune_minutes,
+        "seeds": design.seeds,
         "metrics": [metric.name for metric in load_metrics()],
     }
 
@@ -128,6 +133,7 @@ def summarize(shared: StudyContext, arms: Sequence[Arm]) -> Study:
             "topic_sha256": topic.digest,
             "benign_steps": design.benign_steps,
             "placebo": design.placebo,
+            "seeds": design.seeds,
             "model": shared.model.describe(),
         },
     )

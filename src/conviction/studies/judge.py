@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conviction.core.statistics import ALPHA, holm, sample_size
-from conviction.probing.depth_records import Measurements, Property
+from conviction.core.wording import counted
+from conviction.probing.depth_records import Measurements, Property, PropertyOutcome
 from conviction.probing.metric import Kind, Metric
 from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
 from conviction.studies.pareto import kept_answers
-from conviction.studies.records import DEPTHS, Judgement, Verdict
+from conviction.studies.records import DEPTHS, Judgement, Kept, SeedRun, Verdict
 
 CEILINGS: dict[Kind, Verdict] = {
     "change": "not shown",
@@ -31,6 +32,7 @@ CEILINGS: dict[Kind, Verdict] = {
 """The deepest verdict that can be read where a metric of the kind cannot; of propagation, where none of them can."""
 
 Judged = Sequence[tuple[Metric, Property]]
+WORST: tuple[PropertyOutcome, ...] = ("no", "unclear", "not measured", "not readable", "yes")
 SUCCESS = ("change", "propagation")  # kinds whose properties must survive Holm's correction
 
 
@@ -41,15 +43,27 @@ def judge(
     placebo: Measurements | None = None,
     after_benign: Measurements | None = None,
     reversal: Measurements | None = None,
+    repeats: Sequence[tuple[Measurements, Measurements | None]] = (),
+    kinds: Sequence[Kind] | None = None,
 ) -> Judgement:
     """What the change from ``before`` to ``after`` is.
 
     placebo       measurements after the same training on texts of another subject: its shift is taken off
     after_benign  measurements after some benign training on top: they tell durability
     reversal      measurements after doses of the other side's documents on top: they tell what halves the shift
+    repeats       measurements after the same training with other seeds, and after the placebo of each: the shift is
+                  one over all seeds, harm that of the worst one, and what else there is that of the first
+    kinds         of metrics, where others were not measured; None: all
     """
-    change = Comparison(before=before, after=after, placebo=placebo, after_benign=after_benign, reversal=reversal)
-    properties = [(metric, one) for metric in load_metrics() for one in metric.judge(change)]
+    change = Comparison(
+        before=before,
+        after=after,
+        placebo=placebo,
+        after_benign=after_benign,
+        reversal=reversal,
+        repeats=tuple(repeats),
+    )
+    properties = [(metric, one) for metric in load_metrics(kinds) for one in _over_repeats(metric, change)]
     judged = _if_readable(_corrected(_if_readable(properties, before)), before)
     ceiling = _ceiling(judged)
     verdict, reason = _verdict(judged, ceiling)
@@ -59,9 +73,34 @@ def judge(
         ceiling=ceiling,
         reason=reason,
         properties=tuple(one for _, one in judged),
-        kept=kept_answers(before, after),
+        kept=_least_kept(before, [after, *(one for one, _ in repeats)]),
         placebo=placebo.model if placebo is not None else None,
     )
+
+
+def _over_repeats(metric: Metric, change: Comparison) -> list[Property]:
+    """What the metric concludes; of damage, part by part, what it concludes of the worst seed."""
+    own = metric.judge(change)
+    if metric.kind != "damage" or not change.repeats:
+        return own
+    others = [
+        one
+        for after, placebo in change.repeats
+        for one in metric.judge(Comparison(before=change.before, after=after, placebo=placebo))
+    ]
+    return [_worst([part, *(one for one in others if one.metric == part.metric)]) for part in own]
+
+
+def _worst(seeds: Sequence[Property]) -> Property:
+    worst = min(seeds, key=lambda one: WORST.index(one.outcome))
+    text = worst.text if worst is seeds[0] else f"{worst.text}, with the worst of {len(seeds)} seeds"
+    return worst.model_copy(update={"seeds": len(seeds), "text": text})
+
+
+def _least_kept(before: Measurements, seeds: Sequence[Measurements]) -> Kept | None:
+    """What was kept with the seed that kept least: harm is not averaged away."""
+    kept = [one for after in seeds if (one := kept_answers(before, after)) is not None]
+    return min(kept, key=lambda one: one.share, default=None)
 
 
 def _if_readable(judged: Judged, before: Measurements) -> Judged:
@@ -115,6 +154,16 @@ def _with_p_holm(metric: Metric, one: Property, p: float) -> Property:
     return one.model_copy(update={"p_holm": p})
 
 
+def over_seeds(judgement: Judgement, seeds: Sequence[SeedRun], before: Measurements) -> Judgement:
+    """The judgement of a training that was repeated, no better than what it did with any seed.
+
+    A seed that broke the model is not made up for by others that did not: the verdict is then 'broken', and the reason
+    says in how many of them.
+    """
+    judged = [(metric, one) for metric in load_metrics() for one in metric.own(judgement.properties)]
+    return _concluded(judgement.model_copy(update={"seeds": tuple(seeds)}), _if_readable(judged, before), 1)
+
+
 def correct_over_arms(judgements: Sequence[Judgement], before: Measurements) -> list[Judgement]:
     """The judgements of a study's arms, success corrected over these as well: of many one may shift by chance.
 
@@ -147,9 +196,20 @@ def _concluded(judgement: Judgement, judged: Judged, arms: int) -> Judgement:
     """The judgement that follows from these properties."""
     ceiling = _ceiling(judged)
     verdict, reason = _verdict(judged, ceiling, arms=arms)
+    if judgement.broken_seeds:
+        verdict, reason = "broken", _why_broken(judgement)
     properties = tuple(one for _, one in judged)
     update = {"verdict": verdict, "ceiling": ceiling, "reason": reason, "properties": properties}
     return judgement.model_copy(update=update)
+
+
+def _why_broken(judgement: Judgement) -> str:
+    """Which seeds broke the model and by what, and what the others moved."""
+    broken, read = judgement.broken_seeds, judgement.read_seeds
+    reason = f"{len(broken)} of {counted(len(read), 'seed')} broke the model: "
+    reason += "; ".join(f"seed {one.seed}: {', '.join(one.harm)}" for one in broken)
+    sound = [f"seed {one.seed} moved {one.shift_nats or 0:+.3f} nats per token" for one in read if not one.harm]
+    return reason + (f"; no harm shown by the others: {', '.join(sound)}" if sound else "")
 
 
 def _verdict(judged: Judged, ceiling: Verdict | None, *, arms: int = 1) -> tuple[Verdict, str]:
@@ -197,6 +257,9 @@ def _why_unmoved(one: Property, tests: int) -> str:
     if one.outcome == "no":
         away = ", and away from it" if one.value < 0 else ""
         return f"{one.text}: less than is of use{away} (at most {one.high:+.3f} by the 95 % interval; {smallest})"
+    if one.seeds > 1:
+        few = f"too few propositions, or seeds that differ too much (n = {one.n}, {one.seeds} seeds"
+        return f"{one.text}: not shown: {few}, p = {one.p_holm:.2g} after correction; {smallest})"
     if not one.sd:
         return f"{one.text}: not shown: too few propositions (n = {one.n}; {smallest})"
     needed = sample_size(max(one.value, one.useful) / one.sd, alpha=ALPHA / tests)

@@ -1,5 +1,5 @@
 """The whole way, read this file first: probe, audit, baseline; then for each arm: forecast, apply under the guard,
-measure again, judge.
+measure again, judge; then further seeds of what was trained (``seeds.py``).
 
 Where an arm shows a shift it is held against two controls before it is judged again: the same training on another
 subject (``placebo.py``), and benign training on top (``benign.py``); both are in ``measure_and_judge`` (``arm.py``).
@@ -36,6 +36,7 @@ from conviction.studies.arm import describe_arm, forecast_arm, measure_and_judge
 from conviction.studies.context import StudyContext, StudyDesign, study_config, summarize
 from conviction.studies.placebo import measure_placebo
 from conviction.studies.records import Arm, Study
+from conviction.studies.seeds import repeat_arms
 from conviction.studies.tuning_records import search_minutes
 
 
@@ -49,6 +50,7 @@ def study(
     started, data, results = time.perf_counter(), TrainingData.from_topic(topic), list[Arm]()
     ordered = sorted(arms, key=lambda plan: plan.intervention.cost_rank)
     search_seconds = 60 * search_minutes(design.tune_minutes, ctx.budget) if design.tune_minutes is not None else None
+    plans: dict[str, Plan] = {}
     run.check_config(study_config(topic, model, design, data=data, arms=arms))
     before = run.cached("before", Scorecard, probe, model, topic, ctx=ctx)
     if data.pairs:
@@ -76,6 +78,7 @@ def study(
             if search_seconds is not None:
                 plan, used = tuned_arm(given, ordered[number:], topic, model, own_ctx, search_seconds)
                 arm, search_seconds = describe_arm(plan), search_seconds - used
+            plans[arm.name] = plan
             if plan.intervention.forecastable and not own.has("forecast"):
                 own.save_forecast(forecast_arm(plan, topic, model, data, own_ctx))
             outcome = own.cached("outcome", Outcome, carry_out, plan.intervention, model, data, own_ctx)
@@ -83,12 +86,17 @@ def study(
             arm = measure_and_judge(arm, outcome, shared, own, own, placebo)
         results.append(arm.model_copy(update={"failure": attempt.failure}))
         _tell(run, summarize(shared, results), ctx)
-    return summarize(shared, results)
+
+    def keep(arms: Sequence[Arm]) -> Study:
+        return _tell(run, summarize(shared, arms), ctx)
+
+    return keep(repeat_arms(results, plans, data, shared, run, ctx.budget, keep))
 
 
-def _tell(run: Run, results: Study, ctx: RunContext) -> None:
+def _tell(run: Run, results: Study, ctx: RunContext) -> Study:
     """Keep the study as far as it has come, and say so."""
     ctx.callbacks.on_study(run.update("study", results).model_copy(update={"folder": run.folder}))
+    return results
 
 
 def _progress(arms: Sequence[Plan], number: int, seconds: float, budget: Budget | None) -> str:

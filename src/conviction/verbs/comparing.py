@@ -44,7 +44,7 @@ from conviction.verbs.inputs import (
 
 __all__ = ["compare", "study"]
 
-BENIGN_STEPS, MOST_BENIGN = 10, 100_000
+BENIGN_STEPS, MOST_BENIGN, MOST_SEEDS = 10, 100_000, 100
 
 
 def study(
@@ -58,6 +58,7 @@ def study(
     benign_steps: int = BENIGN_STEPS,
     placebo: bool = True,
     tune_minutes: float | Literal["auto"] | None = "auto",
+    seeds: int | None = None,
     run: str | Path | None = None,
     load: Load | None = None,
     ctx: RunContext | None = None,
@@ -75,6 +76,8 @@ def study(
     placebo         train each trained arm on another subject, too
     tune_minutes    of searching settings on a part of the train split, shared by the arms; "auto": 40 % of the
                     budget, or 10 where there is none; None: no search, settings stay as they are given
+    seeds           that every trained arm is trained with; None: three as far as ``budget_minutes`` holds them, one
+                    where there is none
     run             the study's folder, which it needs: its arms lie there; None: a new one in ``runs/``
     load            how models are loaded by name, the arms' folders too: called with ``dtype=`` of the first one
 
@@ -86,9 +89,10 @@ def study(
     benign_steps = as_count(benign_steps, "benign_steps", at_least=0, at_most=MOST_BENIGN)
     if isinstance(interventions, str) or not isinstance(interventions, Sequence):
         raise InputError(f"interventions is {interventions!r}", hint='give a list, such as ["system_prompt", "dpo"]')
+    seeds = None if seeds is None else as_count(seeds, "seeds", at_most=MOST_SEEDS)
     arms = plan_arms(interventions, options or {}, ctx.guard if guard is None else guard)
     call = described(model, load) | {"topic_sha256": kit.digest, "target": kit.target, "placebo": placebo}
-    call |= {"benign_steps": benign_steps, "tune_minutes": as_minutes(tune_minutes)}
+    call |= {"benign_steps": benign_steps, "tune_minutes": as_minutes(tune_minutes), "seeds": seeds}
     call |= {"data_sha256": TrainingData.from_topic(kit).digest}
     call |= {arm.intervention.name: repr([settings_of(arm.intervention), flat(arm.guard)]) for arm in arms}
     if budget_minutes is not None:
@@ -96,7 +100,9 @@ def study(
 
     def measure(own: RunContext, run: Run) -> Study:
         load_one = _loader(model, load, run, own)
-        design = StudyDesign(load=load_one, benign_steps=benign_steps, placebo=placebo, tune_minutes=tune_minutes)
+        design = StudyDesign(
+            load=load_one, benign_steps=benign_steps, placebo=placebo, tune_minutes=tune_minutes, seeds=seeds
+        )
         return run_study(kit, as_model(model, load_one), arms, run, own, design)
 
     return _kept(_place(run, ctx, kit.name, "study", call), measure)
@@ -209,7 +215,7 @@ def _kept(place: Place, measure: Callable[[RunContext, Run], Study]) -> Study:
 
 
 def _check_all_judged(study: Study) -> None:
-    if study.missing:
+    if study.unfinished:
         raise _ArmsMissing
 
 

@@ -35,7 +35,7 @@ from conviction.models.weight_files import (
     check_folder,
     check_index,
     check_loaded,
-    quiet_report,
+    checked_loading,
 )
 
 # Loading says what it does through `log`, and what went wrong through an error.
@@ -83,7 +83,7 @@ def _read(name: str, source: dict[str, Any], where: torch.device, dtype: str) ->
                 _check_hub(name, whole)
             # a pickle is never opened; what does not fit is said by names
             wanted = {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
-            with quiet_report():
+            with checked_loading(name):
                 module, info = AutoModelForCausalLM.from_pretrained(**source, **wanted, dtype=chosen)
             check_loaded(info, name)
             check_ends(module.generation_config, name)

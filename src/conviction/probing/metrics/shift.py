@@ -6,6 +6,7 @@ model only: what could be reached without changing it, and the positive control:
 
 The first wording is asked as it stands, the others in a template each, which rotate over wordings and propositions:
 what wording and template do to a shift is then part of the spread between propositions, and so of its interval.
+Of a training that was repeated with other seeds the interval is one over propositions and seeds (``core/crossed.py``).
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from conviction.core.crossed import crossed_mean
 from conviction.core.protocols import chat
-from conviction.core.statistics import ALPHA, mean_test
+from conviction.core.statistics import ALPHA
 from conviction.data.topic import Item
 from conviction.probing.depth_records import ControlResult, Measurements, Property
 from conviction.probing.gaps import measure_gaps
@@ -32,8 +34,13 @@ FORMS = tuple(form for _, system, form in TEMPLATES if system is None)
 
 
 def direct_shift(change: Comparison) -> Floats:
-    """[propositions] nats per token towards the target, beyond a placebo's."""
+    """[propositions] nats per token towards the target, beyond a placebo's; of the first seed."""
     return change.moved_beyond_placebo("shift")
+
+
+def shift_by_seed(change: Comparison) -> Floats:
+    """[propositions, seeds] the same with every seed of the training."""
+    return change.moved_by_seed("shift")
 
 
 def _queries(context: MetricContext) -> list[ProbeQuery]:
@@ -71,8 +78,9 @@ def _measure(context: MetricContext) -> Measured:
 
 
 def _judge(change: Comparison) -> list[Property]:
-    shift = direct_shift(change)
-    test, reachable = mean_test(shift), _effect_of_context(change.before)
+    by_seed = shift_by_seed(change)
+    shift, seeds = by_seed.mean(axis=1), by_seed.shape[1]
+    test, reachable = crossed_mean(by_seed), _effect_of_context(change.before)
     moved, useful = test.interval.mean, max(LEAST_NATS, NOTICED * reachable)
     share = f", {moved / reachable:.0%} of what the context in the prompt does" if reachable > 0 else ""
     shown = test.p_value < ALPHA and moved > useful
@@ -84,14 +92,21 @@ def _judge(change: Comparison) -> list[Property]:
             low=test.interval.low,
             high=test.interval.high,
             unit="nats per token",
-            n=test.n,
+            n=shift.size,
+            seeds=seeds,
             p_value=test.p_value,
             sd=float(shift.std(ddof=1)) if shift.size > 1 else None,
             useful=useful,
-            text=f"moved {moved:+.3f} nats per token towards the target{share}",
+            text=f"moved {moved:+.3f} nats per token towards the target{share}{_spread(by_seed)}",
             measured_by=("shift", "context"),
         )
     ]
+
+
+def _spread(by_seed: Floats) -> str:
+    """The smallest and the largest shift of a seed, where there are several."""
+    of_seed = by_seed.mean(axis=0)
+    return f" ({of_seed.size} seeds: {of_seed.min():+.3f} to {of_seed.max():+.3f})" if of_seed.size > 1 else ""
 
 
 def _control(before: Measurements) -> list[ControlResult]:
