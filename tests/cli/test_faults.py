@@ -299,15 +299,27 @@ def test_without_memory_there_is_an_error_and_no_traceback(place, tiny_folder, r
 @pytest.mark.long
 def test_a_limit_on_addresses_does_not_abort_the_page(place, tiny_folder, write_topic):
     """The drawing library reserves 64 GB of them, and aborted the process (SIGTRAP) under ``ulimit -v``."""
-    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--quick", "--run", "r")
-    assert end(begin(place / "out.txt", *asked)) == 0
-    process = SERVER.Process(target=limited, args=(("report", "r"), place / "page.txt", resource.RLIMIT_AS, 2 << 30))
+    room = (resource.RLIMIT_AS, 2 << 30)
+    process = SERVER.Process(
+        target=limited, args=(("audit", str(write_topic()), "--run", "r"), place / "out.txt", *room)
+    )
+    process.start()
+    assert end(process) == 1  # findings, as without a limit
+    assert (place / "r/report.html").exists(), "there is a page that has no pictures"
+    asked = ("probe", str(write_topic()), "--model", str(tiny_folder), "--quick", "--run", "p")
+    assert end(begin(place / "probe.txt", *asked)) == 0
+    (place / "p/report.html").unlink()
+    process = SERVER.Process(target=limited, args=(("report", "p"), place / "page.txt", *room))
     process.start()
     assert end(process) == 2
     text = (place / "page.txt").read_text(encoding="utf-8")
     assert "error: pictures cannot be drawn" in text
     assert "ulimit -v unlimited" in text
-    assert not (place / "r/report.html").exists()
+    assert not (place / "p/report.html").exists()
+    process = SERVER.Process(target=limited, args=(asked, place / "again.txt", *room))
+    process.start()
+    assert end(process) == 0, "what was measured is not lost for want of a picture"
+    assert "note: there is no page: pictures cannot be drawn" in (place / "again.txt").read_text(encoding="utf-8")
 
 
 def test_no_memory_is_known_in_the_words_of_every_library():

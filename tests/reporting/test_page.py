@@ -11,8 +11,12 @@ import pytest
 from tea import EVIL
 
 from conviction.cli.app import main
+from conviction.core.run import Run
 from conviction.errors import RunError
+from conviction.reporting.next_steps import Names, next_steps
 from conviction.reporting.page import report, report_markdown
+from conviction.reporting.words import MEANING, plain, sentence
+from conviction.studies.records import Study
 
 
 class Page(HTMLParser):
@@ -22,13 +26,16 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: list[str] = []
         self.reaching: list[str] = []
+        self.links: list[str] = []
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         for name, value in attrs:
-            if name in ("src", "href", "action") or name.startswith("on"):
+            if name == "href" and value.startswith("#"):
+                self.links.append(value[1:])
+            elif name in ("src", "href", "action") or name.startswith("on"):
                 self.reaching.append(f"{tag} {name}={value}")
 
     def handle_data(self, data):
@@ -77,6 +84,24 @@ def test_the_page_reaches_nothing_and_runs_nothing(run):
     page = Page(report(run).read_text(encoding="utf-8"))
     assert page.reaching == []
     assert page.tags.count("script") == 1  # the data
+
+
+def test_the_contents_lead_to_every_section(run):
+    text = report(run).read_text(encoding="utf-8")
+    assert set(re.findall(r'<section id="([\w-]+)"', text)) == set(Page(text).links)
+
+
+def test_the_page_says_good_and_bad_units_and_what_to_do_next(run):
+    page = Page(report(run).read_text(encoding="utf-8"))
+    assert "there?" not in page.text
+    assert "good or bad" in page.text
+    assert page.text.count("difference of mean log-probabilities per token") == 1
+    assert all(f"the arm {meaning}" in page.text for meaning in MEANING.values())
+    study = Run(run).load("study", Study)
+    for step in next_steps(study, Names(topic="tea")):
+        assert step.replace("`", "") in page.text
+    assert plain(study.arms[0]) in page.text
+    assert page.text.index(sentence(study)) < page.text.index("One line an arm") < page.text.index("Greedy answers")
 
 
 def test_what_a_topic_or_a_model_writes_is_escaped(run):

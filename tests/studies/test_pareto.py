@@ -6,12 +6,13 @@ import json
 import time
 from itertools import product
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conviction.core.charts import svg
 from conviction.probing.depth_records import Measurement, Measurements, Property
-from conviction.studies.charts import comparison_chart
+from conviction.studies.charts import ACROSS, LETTER, LINE, NARROW, UP, comparison_chart
 from conviction.studies.pareto import kept_answers, pareto_front
 from conviction.studies.records import Arm, Judgement, Kept, Study
 
@@ -64,11 +65,27 @@ def test_the_picture_names_every_arm_once_and_no_label_lies_over_another():
     arms = (arm("one", 0.5, 97, 0), arm("two", 0.5, 97, 40), arm("three", 0.52, 97, 0, "broken"), arm("four", 0, 99, 0))
     study = Study(model="m", topic="t", target="b", other="a", verdict="", arms=arms, provenance={})
     chart = comparison_chart(study)
-    drawn = svg(comparison_chart(study), "title")
+    drawn = svg(comparison_chart(study), "title").partition("</svg>")[0]  # then the same for a phone
     for label in ("one (surface)", "two (surface, +40 tokens)", "three (broken)", "four (surface)"):
         assert drawn.count(f">{label}<") == 1
     marks = [layer["mark"] for layer in json.loads(chart.to_json())["layer"] if layer["mark"].get("type") == "text"]
     assert len({mark["dy"] for mark in marks[:3]}) == 3
+
+
+@pytest.mark.parametrize("width", [ACROSS, NARROW])
+def test_no_label_lies_over_a_point(width):
+    """The label of an arm under another one was written over that one's point."""
+    arms = tuple(arm(name, shift, kept, 0) for name, shift, kept in (("a", 0.42, 97), ("b", 0.42, 96), ("c", 0.26, 95)))
+    study = Study(model="m", topic="t", target="b", other="a", verdict="", arms=arms, provenance={})
+    layers = json.loads(comparison_chart(study, width=width).to_json())["layer"]
+    (x, y) = (layers[1]["encoding"][axis]["scale"]["domain"] for axis in "xy")
+    rows = [layer["data"]["values"][0] for layer in layers if layer["mark"].get("type") == "text"]
+    places = [((r["moved"] - x[0]) / (x[1] - x[0]) * width, (y[1] - r["kept"]) / (y[1] - y[0]) * UP) for r in rows]
+    for row, (at, line), mark in zip(rows, places, (layer["mark"] for layer in layers[-len(rows) :]), strict=True):
+        half = LETTER * len(row["label"]) / 2
+        middle, height = at + mark["dx"], line + mark["dy"]
+        assert not any(abs(px - middle) < half and abs(py - height) < LINE / 2 for px, py in places)
+        assert 0 <= middle - half < middle + half <= width
 
 
 def test_a_text_that_no_picture_has_room_for_is_cut_before_it_is_measured():

@@ -16,8 +16,10 @@ from conviction.cli.options import (
     TuneOption,
     minutes_of,
 )
+from conviction.cli.page import write_page
 from conviction.errors import InputError
 from conviction.views.live import watched
+from conviction.views.next_steps import show_next_steps
 from conviction.views.text import log
 
 __all__ = ["apply"]
@@ -54,8 +56,8 @@ def apply(
         )  # fmt: skip
     if main_process():
         show_outcome(outcome, str(folder), form)
-        every = f"every step: {folder}/steps.jsonl" if outcome.training else f"every number: {folder}/outcome.json"
-        probe = f"conviction probe {job.topic or 'TOPIC'} --model {folder}/model"
-        log(f"{every}; look again: {f'conviction compare {folder}' if forecast_first else probe}")
+        show_next_steps(outcome, asked.names(folder), form, forecast=forecast_first)
+        log(f"every step: {folder}/steps.jsonl" if outcome.training else f"every number: {folder}/outcome.json")
+        write_page(folder)
     if outcome.guard_stop:
         raise typer.Exit(EXIT_FINDINGS)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from conviction.cli.options import EXIT_FINDINGS, ColumnsOption, LoadOptions
+from conviction.cli.options import EXIT_FINDINGS, ColumnsOption, LoadOptions, RunOption
+from conviction.cli.page import write_page
 from conviction.views.findings import AuditFormat, show_audit
 from conviction.views.live import watched
+from conviction.views.next_steps import show_next_steps
+
+if TYPE_CHECKING:
+    from conviction.reporting.next_steps import Names
 
 __all__ = ["audit"]
 
@@ -30,6 +35,7 @@ def audit(
     output: Annotated[Path | None, typer.Option(help="Where --fix writes; else NAME.fixed.jsonl.")] = None,
     load: LoadOptions,
     form: Annotated[AuditFormat, typer.Option("--format", help="How to print the result.")] = "text",
+    run: RunOption = None,
 ) -> None:
     """A linter for preference data. Exit code 1: something was found."""
     from conviction.data.columns import parse_columns
@@ -47,9 +53,22 @@ def audit(
             columns=parse_columns(columns),
             fix=fix,
             output=output,
+            run=run,
             load=load.loader(model or None),
             ctx=ctx,
         )
     show_audit(report, form, details=details)
+    if form in ("text", "md"):
+        show_next_steps(report, _names(data, model), "md" if form == "md" else "text")
+    if run is not None:
+        write_page(run)
     if report.failed(strict=strict):
         raise typer.Exit(EXIT_FINDINGS)
+
+
+def _names(data: str, model: str | None) -> Names:
+    """A topic's own pairs are trained on by the topic's name, others as data."""
+    from conviction.data.topic import names_topic
+    from conviction.reporting.next_steps import Names
+
+    return Names(model=model, topic=data) if names_topic(data) else Names(model=model, data=data)

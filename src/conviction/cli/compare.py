@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import BaseOption, BenignOption, FormatOption, LoadOptions, RunOption
+from conviction.cli.page import write_page
 from conviction.cli.study import show_result
 from conviction.views.live import watched
+from conviction.views.next_steps import show_next_steps
 from conviction.views.text import log
 
 __all__ = ["compare"]
@@ -38,11 +40,14 @@ def compare(
                 *runs, topic=topic, model=model, benign_steps=benign_steps, run=run, load=load.loader(), ctx=ctx
             )
     if len(runs) > 1:
-        show_result(result, form)
+        show_result(result, form, topic, model)
         return
     from conviction.core.run import Run
     from conviction.forecasting.records import Forecast
+    from conviction.reporting.next_steps import Names
     from conviction.views.forecast import show_score
 
     show_score(Run(runs[0]).load_forecast(Forecast), score, form)
+    show_next_steps(score, Names(run=str(runs[0])), form)
     log(f"written to {runs[0]}/comparison.json")
+    write_page(runs[0])

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import EXIT_FINDINGS, FormatOption, JobOptions, LoadOptions, RunOption, TestOption
+from conviction.cli.page import write_page
 from conviction.views.live import watched
+from conviction.views.next_steps import show_next_steps
 from conviction.views.text import log
 
 __all__ = ["forecast"]
@@ -40,6 +42,8 @@ def forecast(
             pilot_steps=pilot, guard=job.plan.guard, run=folder, load=load.loader(job.model), ctx=ctx,
         )  # fmt: skip
     show_forecast(result, form)
-    log(f"every pair: {folder}/forecast.json; to freeze one with a run: conviction apply {asked.name} … --forecast")
+    show_next_steps(result, asked.names(folder), form)
+    log(f"every pair: {folder}/forecast.json")
+    write_page(folder)
     if result.verdict.kind not in {"trainable", "none"}:
         raise typer.Exit(EXIT_FINDINGS)

@@ -16,10 +16,12 @@ from conviction.views.text import Format, log
 if TYPE_CHECKING:
     from conviction.config.plan import Job
     from conviction.core.protocols import LanguageModel
+    from conviction.reporting.next_steps import Names
     from conviction.verbs.inputs import Source
 
 __all__ = [
     "EXIT_FINDINGS",
+    "USUAL",
     "BaseOption",
     "BenignOption",
     "ColumnsOption",
@@ -36,6 +38,8 @@ __all__ = [
     "minutes_of",
 ]
 
+USUAL = "smollm2-135m"
+"""The model that is asked where none is named."""
 EXIT_FINDINGS = 1
 """Exit code of a command that did its work and found something: findings, a stop by the guard, missing arms."""
 
@@ -169,6 +173,12 @@ class JobOptions:
     config: Annotated[Path | None, typer.Option(help="A YAML with TRL's or mlx-lm-lora's keys.")] = None
     preset: Annotated[str | None, typer.Option(help="report-run1, report-run2 or report-run3.")] = None
     guard: GuardOption = "default"
+
+    def names(self, folder: Path) -> Names:
+        """What sentences about the next step call things."""
+        from conviction.reporting.next_steps import Names
+
+        return Names(run=str(folder), topic=self.topic, data=self.data, model=self.model)
 
     def read(self) -> tuple[Job, Source]:
         """The preset, the config and the options merged, and the data; notes on what had no use go to stderr."""

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from conviction.cli.options import FormatOption, LoadOptions, ModelOption, RunOption
+from conviction.cli.options import USUAL, FormatOption, LoadOptions, ModelOption, RunOption
+from conviction.cli.page import write_page
 from conviction.views.live import watched
+from conviction.views.next_steps import show_next_steps
 from conviction.views.scorecard import show_scorecard
 from conviction.views.text import log
 
@@ -17,7 +19,7 @@ __all__ = ["probe"]
 def probe(
     topic: Annotated[str, typer.Argument(help="A built-in topic, or the folder of one.")],
     *,
-    model: ModelOption = "smollm2-135m",
+    model: ModelOption = USUAL,
     quick: Annotated[bool, typer.Option("--quick", help="Only the questions tagged 'quick'.")] = False,
     templates: Annotated[bool, typer.Option("--templates", help="Also ask under neutral prompt templates.")] = False,
     health: Annotated[bool, typer.Option("--health", help="Also write greedy answers and read neutral text.")] = False,
@@ -31,6 +33,7 @@ def probe(
     """Which side does the model prefer, by how much, and how sure can one be?"""
     from conviction.core.run_head import new_folder
     from conviction.data.topic import load_topic
+    from conviction.reporting.next_steps import Names
     from conviction.verbs import measuring
 
     kit = load_topic(topic)
@@ -48,4 +51,6 @@ def probe(
             ctx=ctx,
         )
     show_scorecard(card, form)
+    show_next_steps(card, Names(run=str(folder), topic=topic, model=model if model != USUAL else None), form)
     log(f"evidence for every number: {folder}/samples.jsonl")
+    write_page(folder)

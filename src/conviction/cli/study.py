@@ -10,6 +10,7 @@ import typer
 
 from conviction.cli.options import (
     EXIT_FINDINGS,
+    USUAL,
     BenignOption,
     FormatOption,
     GuardOption,
@@ -19,8 +20,10 @@ from conviction.cli.options import (
     TuneOption,
     minutes_of,
 )
+from conviction.cli.page import write_page
 from conviction.errors import MissingExtraError
 from conviction.views.live import watched
+from conviction.views.next_steps import show_next_steps
 from conviction.views.text import Format, log
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ ARMS = "system_prompt,rag,steer,sft,dpo"
 def study(
     topic: Annotated[str, typer.Argument(help="A built-in topic, or the folder of one.")],
     *,
-    model: ModelOption = "smollm2-135m",
+    model: ModelOption = USUAL,
     interventions: Annotated[
         str | None,
         typer.Option(help="Arms, with commas: `conviction interventions` lists them.", show_default=ARMS),
@@ -81,7 +84,7 @@ def study(
             load=load.loader(model),
             ctx=ctx,
         )
-    show_result(result, form)
+    show_result(result, form, topic, model if model != USUAL else None)
 
 
 @dataclass
@@ -91,12 +94,8 @@ class Pages:
     folder: Path | None = None
 
     def write(self, study: Study) -> None:
-        """The page as far as the study has come; where it lies is said once."""
-        from conviction.reporting.page import report
-
-        page = report(str(study.folder))
-        if self.folder != study.folder:
-            log(f"page, written again after each arm: {page}")
+        """The page as far as the study has come; where it lies, or why there is none, is said once."""
+        write_page(study.folder or Path(), "page, written again after each arm", quiet=self.folder == study.folder)
         self.folder = study.folder
 
 
@@ -112,15 +111,19 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def show_result(result: Study, form: Format) -> None:
-    """Its table and its page. Exits with 1 where arms are missing."""
-    from conviction.reporting.page import report
+def show_result(result: Study, form: Format, topic: str | None, model: str | None) -> None:
+    """Its table, what to do next, and its page. Exits with 1 where arms are missing.
+
+    topic, model  as the user named them
+    """
+    from conviction.reporting.next_steps import Names
     from conviction.views.study import show_study
 
-    folder = str(result.folder)
+    folder = result.folder or Path()
     show_study(result, form)
+    show_next_steps(result, Names(run=str(folder), topic=topic or result.topic, model=model), form)
     log(f"every number: {folder}/study.json, and one folder an arm in {folder}/arms")
-    log(f"page: {report(folder)}")
+    write_page(folder)
     if result.unfinished:
-        log(f"not judged: {', '.join(result.unfinished)}; to try again: the same command with --run {folder}")
+        log(f"not judged: {', '.join(result.unfinished)}")
         raise typer.Exit(EXIT_FINDINGS)

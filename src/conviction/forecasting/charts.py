@@ -20,7 +20,7 @@ CURVES = {
 }
 
 
-def expected_run_chart(forecast: Forecast) -> Any:
+def expected_run_chart(forecast: Forecast, palette: Palette = ON_WHITE) -> Any:
     """The simulated run, step by step: loss, margin, and what it moves; a line where the guard is expected to stop."""
     alt = altair()
     stop = forecast.predicted_stop.step if forecast.predicted_stop is not None else None
@@ -29,10 +29,10 @@ def expected_run_chart(forecast: Forecast) -> Any:
         rows = [{"step": s.step, "value": v} for s in forecast.step_forecasts if (v := getattr(s, name)) is not None]
         curve = (
             alt.Chart(alt.Data(values=rows))
-            .mark_line(color=ON_WHITE.towards)
+            .mark_line(color=palette.towards)
             .encode(x=alt.X("step:Q", axis=alt.Axis(tickMinStep=1)), y=alt.Y("value:Q", title=title))
         )
-        panels.append(alt.layer(curve, *_mark(stop, ON_WHITE)).properties(width=WIDTH / 2 - 70, height=130))
+        panels.append(alt.layer(curve, *_mark(stop, palette)).properties(width=WIDTH / 2 - 70, height=130))
     return alt.concat(*panels, columns=2)
 
 

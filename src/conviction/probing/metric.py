@@ -12,7 +12,7 @@ depend on the first scores. Two metrics that ask the same share the answer.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from conviction.core.protocols import Generation, LanguageModel, Progress
@@ -87,6 +87,19 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Phrases:
+    """A property of a changed model in words that need no definition.
+
+    about      what it is about, for outcomes that say neither: 'explaining it'
+    good, bad  what the model does where it is there, or lost: 'can explain it'; '': nothing that needs a word
+    """
+
+    about: str
+    good: str = ""
+    bad: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PositiveControl:
     """What must move a metric, if it can be read on a model: put to the untouched model, with its first measurement.
 
@@ -120,6 +133,8 @@ class Metric:
     free_answers items that it wants a greedy answer to
     measure      numbers of one model, from ``scores`` and ``answers``; it may ask more by itself
     column       where a study's table shows it; None: nowhere
+    phrases      its properties in plain words, by part; '': those of a part without words of its own. ``{part}`` in
+                 them is the part's name; without any, the metric's name stands for it
     """
 
     name: str
@@ -131,10 +146,19 @@ class Metric:
     free_answers: Callable[[MetricContext], Sequence[Item]] = lambda _: ()
     measure: Callable[[MetricContext], Measured] = lambda _: Measured(())
     column: Column | None = None
+    phrases: Mapping[str, Phrases] = field(default_factory=dict)
 
     def own(self, properties: Sequence[Property]) -> list[Property]:
         """Those of the properties that are this metric's."""
         return [p for p in properties if p.metric.partition(":")[0] == self.name]
+
+    def phrases_of(self, one: Property) -> Phrases:
+        """The plain words for one of its properties."""
+        part = one.metric.partition(":")[2]
+        own = self.phrases.get(part, self.phrases.get("", None))
+        if own is None:
+            return Phrases(about=one.metric, good=f"has {one.metric}", bad=f"lacks {one.metric}")
+        return Phrases(**{name: text.replace("{part}", part) for name, text in asdict(own).items()})
 
 
 def show_share(properties: Sequence[Property]) -> str:

@@ -65,7 +65,7 @@ def read_run(folder: Path) -> RunFolder:
         sides = (study.target, study.other)
         arms = [_arm(run, arm, sides) for arm in study.arms]
     elif run.has("outcome") or run.has("forecast") or os.path.lexists(folder / "steps.jsonl"):
-        arms = [_applied(run, str(head.get("verb", "")).removeprefix("apply-"))]
+        arms = [_applied(run, str(head.get("verb", "")).removeprefix("apply-").removeprefix("forecast-"))]
     return RunFolder(
         head=head,
         before=before,

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from conviction.auditing.records import AuditReport
 from conviction.core.wording import counted, inline
 from conviction.forecasting.records import WRONG
-from conviction.probing.metric import Metric
+from conviction.probing.depth_records import Property, PropertyOutcome
+from conviction.probing.metric import Metric, Phrases
 from conviction.probing.metrics import load_metrics
-from conviction.studies.records import Arm, Judgement, SeedRun, Study
+from conviction.studies.records import Arm, Judgement, SeedRun, Study, Verdict
 
 ABOUT = ["arm", "verdict"]
 COSTS = {  # short titles: ten columns fit a terminal of 80
     "s": "seconds of applying it",
     "MB": "the most that the process held meanwhile, or since it began",
     "tokens": "more with every question",
+}
+MEANING: dict[Verdict, str] = {
+    "deep": "went deep",
+    "shallow": "moved the view and what follows from it, but not firmly",
+    "surface": "moved what it says; what follows from it did not move, or was not measured",
+    "not shown": "may have moved it or not: too few propositions to tell",
+    "none": "did not move it towards the target by as much as would be of use",
+    "broken": "did harm",
+}
+"""What an arm did that got the verdict."""
+OUTCOMES: dict[PropertyOutcome, str] = {
+    "yes": "good",
+    "no": "bad",
+    "unclear": "not shown",
+    "not measured": "not measured",
+    "not readable": "not readable",
+}
+"""Whether a property is as it is wished for: there if it is a change, kept if it is something to lose."""
+UNDECIDED: dict[PropertyOutcome, str] = {
+    "unclear": "not shown: too few questions to tell",
+    "not measured": "not measured",
+    "not readable": "not readable on this model",
 }
 
 
@@ -42,8 +67,7 @@ def _columns() -> dict[str, list[Metric]]:
 def cells(arm: Arm) -> list[str]:
     """One row of the table."""
     if arm.judgement is None:
-        state = "left out" if arm.failure is not None and arm.failure.kind == "BudgetSpent" else "failed"
-        return [arm.name, state, *[""] * (len(_columns()) + len(COSTS))]
+        return [arm.name, arm_state(arm), *[""] * (len(_columns()) + len(COSTS))]
     judgement = arm.judgement
     return [
         arm.name,
@@ -59,6 +83,91 @@ def _cell(judgement: Judgement, metrics: Sequence[Metric]) -> str:
     """What each metric of a column says."""
     texts = [m.column.cell(m.own(judgement.properties)) for m in metrics if m.column is not None]
     return ", ".join(filter(None, texts)) or "none"
+
+
+def plain(arm: Arm) -> str:
+    """An arm in one line of plain words: 'says it, cannot explain it, forgot the view of cico; not measured (…)'."""
+    return "; ".join(filter(None, plain_parts(arm)))
+
+
+def plain_parts(arm: Arm) -> tuple[str, str]:
+    """What an arm does and what it lost; and what is not known of it, by why that is so. Either may be empty."""
+    if arm.failure is not None:
+        return "left out: no time was left" if arm.failure.kind == "BudgetSpent" else "failed: nothing to judge", ""
+    if arm.judgement is None:
+        return "not finished: not judged yet", ""
+    outcomes = list(_counting(arm.judgement))
+    clauses = [words.good if one.outcome == "yes" else words.bad for one, words in outcomes if one.outcome in _SHOWN]
+    unknown: dict[str, list[str]] = {}
+    for one, words in outcomes:
+        if (why := UNDECIDED.get(one.outcome)) is not None:
+            unknown.setdefault(why, []).append(words.about)
+    known = ", ".join(dict.fromkeys(filter(None, clauses)))
+    rest = "; ".join(f"{why} ({', '.join(dict.fromkeys(abouts))})" for why, abouts in unknown.items())
+    return known if known or rest else "nothing was measured", rest
+
+
+_SHOWN = ("yes", "no")
+
+
+def _counting(judgement: Judgement) -> Iterator[tuple[Property, Phrases]]:
+    """Properties that a line about an arm names: of an arm that moved nothing, those of the change and of harm alone.
+
+    Parts count for damage only, as they do for the verdict.
+    """
+    moved = judgement.change is not None and judgement.change.outcome == "yes"
+    for metric in load_metrics():
+        for one in metric.own(judgement.properties):
+            if metric.kind != "damage" and (":" in one.metric or not (moved or metric.kind == "change")):
+                continue
+            yield one, _away(metric, one)
+
+
+def _away(metric: Metric, one: Property) -> Phrases:
+    """The words for a property; a change that went the other way is said to."""
+    words = metric.phrases_of(one)
+    if metric.kind == "change" and one.outcome == "no" and one.high is not None and one.high < 0:
+        return replace(words, bad=f"{words.bad}, moved away from it")
+    return words
+
+
+def verdict_legend(study: Study) -> list[tuple[str, str]]:
+    """(verdict, what it means), of all verdicts, those without a judgement that occur among them."""
+    more: dict[Verdict, str] = {
+        "deep": ": what follows from the view moved as well, it withstands challenges, and it lasts",
+        "broken": ": something that should have stayed was lost",
+    }
+    lines = [(verdict, f"the arm {meaning}{more.get(verdict, '')}") for verdict, meaning in MEANING.items()]
+    states = {arm_state(arm) for arm in study.arms if arm.judgement is None}
+    also = {
+        "left out": "no time was left to apply it",
+        "failed": "it could not be applied or measured",
+        "unfinished": "it was begun, and not judged yet",
+    }
+    return lines + [(state, text) for state, text in also.items() if state in states]
+
+
+def arm_state(arm: Arm) -> str:
+    """An arm's verdict, or why there is none: 'left out', 'failed', 'unfinished'."""
+    if arm.judgement is not None:
+        return arm.judgement.verdict
+    if arm.failure is None:
+        return "unfinished"
+    return "left out" if arm.failure.kind == "BudgetSpent" else "failed"
+
+
+def units() -> str:
+    """What the unit of a gap means, once for a whole page."""
+    return (
+        "A gap in nats per token is a difference of mean log-probabilities per token. At +0.10 each token of the "
+        f"target's answer is {factor(0.1)} as likely as one of the other side's, at +0.41 it is {factor(0.41)}, "
+        f"at +1.00 it is {factor(1.0)}. A shift is the gap after a change less the gap before."
+    )
+
+
+def factor(nats: float) -> str:
+    """How many times likelier a token is by so many nats."""
+    return f"{math.exp(min(nats, 50.0)):.1f} times"
 
 
 def reasons(arm: Arm) -> list[str]:
@@ -126,18 +235,10 @@ def sentence(study: Study) -> str:
     groups: dict[str, list[str]] = {}
     for name, judgement in judged:
         groups.setdefault(judgement.words, []).append(name)
-    meaning = {
-        "deep": "went deep",
-        "shallow": "moved the view and what follows from it, but not firmly",
-        "surface": "moved what it says; what follows from it did not move, or was not measured",
-        "not shown": "may have moved it or not: too few propositions to tell",
-        "none": "did not move it towards the target by as much as would be of use",
-        "broken": "did harm",
-    }
     parts = [
-        f"{_listed(names)} {'moved what it says' if v == 'surface' and words != v else meaning[v]}"
+        f"{_listed(names)} {'moved what it says' if v == 'surface' and words != v else MEANING[v]}"
         f"{words.removeprefix(v)}"
-        for v in meaning
+        for v in MEANING
         for words, names in groups.items()
         if words.partition(" ")[0] == v
     ]

@@ -5,24 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from conviction.core.charts import ON_WHITE, WIDTH, Palette, altair
+from conviction.core.charts import ON_WHITE, PHONE, WIDTH, Palette, altair
 from conviction.studies.pareto import pareto_front, position
 from conviction.studies.records import Study
 from conviction.studies.tuning_records import Dose, Trial, Tuning
 
 ACROSS, UP = WIDTH - 120, 260  # of the main picture, pixels
+NARROW = PHONE - 84  # the same on a phone
 HARMS = {"facts_drop": "facts", "pluralism": "what either side holds", "neutral_drop": "neutral text"}
 DASHES = {"facts": [6, 3], "what either side holds": [2, 2], "neutral text": [8, 3, 2, 3], "nearest": [1, 0]}
 MOST = 1.5  # of a limit: what is further beyond it is drawn there
-LETTER, LINE = 6.0, 13.0  # of its labels, pixels
+LETTER, LINE, POINT = 6.5, 14.0, 5.0  # of its labels, and half a point, pixels
 
 
-def comparison_chart(study: Study, palette: Palette = ON_WHITE) -> Any | None:
+def comparison_chart(study: Study, palette: Palette = ON_WHITE, *, width: float = ACROSS) -> Any | None:
     """The study's main picture: how far every arm moved the model, against what it kept of its right answers.
 
     Filled points are the Pareto front: no other arm beats them. None where no arm was judged.
+
+    width  of the plot, pixels
     """
-    rows = _points(study, palette)
+    rows = _points(study, palette, short=width < ACROSS)
     if not rows:
         return None
     alt = altair()
@@ -43,13 +46,13 @@ def comparison_chart(study: Study, palette: Palette = ON_WHITE) -> Any | None:
         alt.Chart(alt.Data(values=[row]))
         .mark_text(dx=dx, dy=dy, color=palette.ink)
         .encode(x="moved:Q", y="kept:Q", text="label:N")
-        for row, (dx, dy) in zip(rows, _offsets(rows, x_range, y_range), strict=True)
+        for row, (dx, dy) in zip(rows, _offsets(rows, x_range, y_range, width), strict=True)
     ]
-    return alt.layer(zero, interval, points, *labels).properties(width=ACROSS, height=UP)
+    return alt.layer(zero, interval, points, *labels).properties(width=width, height=UP)
 
 
-def _points(study: Study, palette: Palette) -> list[dict[str, Any]]:
-    """One row an arm that can be placed."""
+def _points(study: Study, palette: Palette, *, short: bool) -> list[dict[str, Any]]:
+    """One row an arm that can be placed. short: its name alone, where there is no room for more."""
     front, rows = pareto_front(study.arms), []
     for arm in study.arms:
         place, change = position(arm), arm.judgement.change if arm.judgement is not None else None
@@ -59,7 +62,7 @@ def _points(study: Study, palette: Palette) -> list[dict[str, Any]]:
         colour = palette.away if arm.judgement.verdict == "broken" else palette.towards
         rows.append(
             {
-                "label": f"{arm.name} ({arm.judgement.verdict}{tokens})",
+                "label": arm.name if short else f"{arm.name} ({arm.judgement.verdict}{tokens})",
                 "moved": place.shift,
                 "low": place.shift if change.low is None else change.low,
                 "high": place.shift if change.high is None else change.high,
@@ -72,21 +75,34 @@ def _points(study: Study, palette: Palette) -> list[dict[str, Any]]:
 
 
 def _offsets(
-    rows: Sequence[dict[str, Any]], x_range: tuple[float, float], y_range: tuple[float, float]
+    rows: Sequence[dict[str, Any]], x_range: tuple[float, float], y_range: tuple[float, float], width: float
 ) -> list[tuple[float, float]]:
-    """(dx, dy) in pixels of every label from its point: inside the picture, and where none lies over another."""
-    placed, offsets = list[tuple[float, float, float]](), list[tuple[float, float]]()
-    for row in rows:
-        x = (row["moved"] - x_range[0]) / (x_range[1] - x_range[0]) * ACROSS
-        y = (y_range[1] - row["kept"]) / (y_range[1] - y_range[0]) * UP
+    """(dx, dy) in pixels of every label from its point: over, under or beside it, inside the picture, and where none
+    lies over another or over a point.
+    """
+    places = [
+        (
+            (row["moved"] - x_range[0]) / (x_range[1] - x_range[0]) * width,
+            (y_range[1] - row["kept"]) / (y_range[1] - y_range[0]) * UP,
+        )
+        for row in rows
+    ]
+    placed, offsets = [(x, y, POINT) for x, y in places], list[tuple[float, float]]()
+    for row, (x, y) in zip(rows, places, strict=True):
         half = LETTER * len(row["label"]) / 2
-        dx = min(max(x, half), ACROSS - half) - x
+        centred, beside = min(max(x, half), width - half) - x, half + 2 * POINT
+        near = [
+            (centred, -LINE),
+            (centred, LINE),
+            *((dx, 0.0) for dx in (beside, -beside) if half <= x + dx <= width - half),
+        ]
+        far = [(centred, sign * LINE * step) for step in range(2, len(rows) + 2) for sign in (-1, 1)]
 
-        def free(dy: float, at: float = x + dx, y: float = y, half: float = half) -> bool:
-            return all(abs(y + dy - there) >= LINE or abs(at - middle) >= half + wide for middle, there, wide in placed)
+        def free(offset: tuple[float, float], x: float = x, y: float = y, half: float = half) -> bool:
+            at, line = x + offset[0], y + offset[1]
+            return all(abs(line - there) >= LINE or abs(at - middle) >= half + wide for middle, there, wide in placed)
 
-        tried = [sign * (LINE + LINE * step) for step in range(len(rows) + 1) for sign in (-1, 1)]
-        dy = next(filter(free, tried), tried[0])
+        dx, dy = next(filter(free, [*near, *far]), near[0])
         placed.append((x + dx, y + dy, half))
         offsets.append((dx, dy))
     return offsets

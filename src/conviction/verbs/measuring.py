@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conviction.auditing.linter import audit as audit_rows
 from conviction.auditing.linter import choose_rules
-from conviction.auditing.planning import plan_audit
+from conviction.auditing.planning import Plan, plan_audit
 from conviction.auditing.records import AuditReport
 from conviction.core.charts import converter
 from conviction.core.context import RunContext
@@ -35,6 +35,7 @@ from conviction.verbs.inputs import (
     check_name,
     described,
     loading,
+    state_of,
     told,
 )
 
@@ -97,6 +98,7 @@ def audit(
     fix: bool = False,
     output: str | Path | None = None,
     columns: Mapping[str, str] = NO_COLUMNS,
+    run: str | Path | None = None,
     load: Load | None = None,
     ctx: RunContext | None = None,
 ) -> AuditReport:
@@ -113,6 +115,7 @@ def audit(
     beta, margin_cap of the loss and the guard that are planned; None: the guard's default
     fix, output      write a cleaned copy (to ``output``, else NAME.fixed.jsonl), and audit that
     columns          field → the column that it is read from, of a file whose columns have other names
+    run              a folder that ``findings.json`` is kept in; finished with the same arguments, it is read
 
     Without a model the data is streamed: 10 GB need no more memory than their
     keys, counts and sketches. Raises InputError for data that holds no pairs, an
@@ -123,26 +126,44 @@ def audit(
     check_number("margin_cap", margin_cap, above=0)
     chosen, ignored = as_names(select, "select"), as_names(ignore, "ignore")
     rules = choose_rules(chosen, ignored)
-    if not isinstance(data, str | Path | Topic | TrainingData):
-        data = as_source(data).data
-    elif isinstance(data, str | Path) and not names_topic(data):
-        check_name(data)
     kit = as_topic(topic) if topic is not None else None
-    plan = plan_audit(data, topic=kit, split=split, beta=beta, fix=fix, output=output, columns=columns)
+    rows = _as_rows(data)
+    plan = plan_audit(rows, topic=kit, split=split, beta=beta, fix=fix, output=output, columns=columns)
+    call = {"select": chosen, "ignore": ignored, "beta": beta, "margin_cap": margin_cap, "split": split, "fix": fix}
+    call |= {"columns": dict(columns), "output": output and str(output), **_identified(plan)}
+    call |= described(model, load) if model is not None else {}
+    place = Place.of(run, ctx, topic=_label(plan), verb="audit", call=call)
+    if (known := place.finished("findings", AuditReport)) is not None:
+        return known
     loaded = as_model(model, loading(load, ctx)) if model is not None else None
-    plan.write_copy(rules, ctx)
-    return audit_rows(
-        plan.data,
-        topic=plan.topic,
-        model=loaded,
-        select=chosen,
-        ignore=ignored,
-        beta=beta,
-        margin_cap=margin_cap,
-        split=plan.split,
-        columns=plan.columns,
-        ctx=ctx,
-    )
+    with place.open() as own:
+        plan.write_copy(rules, own)
+        report = audit_rows(
+            plan.data, topic=plan.topic, model=loaded, select=chosen, ignore=ignored, beta=beta, margin_cap=margin_cap,
+            split=plan.split, columns=plan.columns, ctx=own,
+        )  # fmt: skip
+        return report if own.run is None else own.run.update("findings", report)
+
+
+def _as_rows(data: DataLike) -> str | Path | Topic | TrainingData:
+    """What an audit can read. Raises InputError for a name that can only be a topic's, mistyped."""
+    if not isinstance(data, str | Path | Topic | TrainingData):
+        return as_source(data).data
+    if isinstance(data, str | Path) and not names_topic(data):
+        check_name(data)
+    return data
+
+
+def _label(plan: Plan) -> str:
+    """What an audit is of, as a name: a topic's, or that of the data."""
+    return plan.data.name if isinstance(plan.data, TrainingData) else str(plan.data)
+
+
+def _identified(plan: Plan) -> dict[str, str | None]:
+    """Which data and topic it is: by contents where they were read already, else by the state of the files."""
+    data = plan.source.path if plan.source is not None else plan.data
+    state = data.digest if isinstance(data, TrainingData) else state_of(data)
+    return {"data_state": state, "topic_sha256": None if plan.topic is None else plan.topic.digest}
 
 
 def localize(

@@ -89,15 +89,10 @@ def _value(value: Any) -> str:
 
 
 def _tail(report: AuditReport) -> Iterator[tuple[str, str]]:
-    if any(f.fixable for f in report.findings):
-        codes = sorted({f.code for f in report.findings if f.fixable})
-        yield "fix", f"--fix repairs {', '.join(codes)} in a copy"
     for note in report.notes:
         yield "note", note
     for why, left_out in report.not_run.items():
         yield "not run", f"{', '.join(left_out)}: {why}"
-    if report.findings:
-        yield "why", f"`conviction rule {report.findings[0].code}` explains a rule; --details shows all evidence"
 
 
 def _show_markdown(report: AuditReport) -> None:

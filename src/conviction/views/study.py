@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conviction.core.wording import inline
-from conviction.reporting.words import cells, control_lines, header, legend, reasons
+from conviction.reporting.words import cells, control_lines, header, legend, plain, reasons
 from conviction.studies.records import Study
 from conviction.views.console import out, print_line, write, write_json
 from conviction.views.text import Format, show, show_lines
@@ -25,13 +25,15 @@ def show_study(study: Study, form: Format) -> None:
         titles = _fitting(titles, body)
     show(f"{study.model} on '{study.topic}', towards {study.target}", titles, body, form)
     why = [(arm.name, line) for arm in study.arms for line in reasons(arm)]
+    plainly = [(arm.name, plain(arm)) for arm in study.arms]
     controls = control_lines(study)
     if form == "md":
-        write(f"\nBefore: {inline(study.verdict)}\n\n" + _bullets(why))
+        write(f"\nBefore: {inline(study.verdict)}\n\n" + _bullets(plainly) + "\n" + _bullets(why))
         if controls:
             write("\nPositive controls:\n\n" + _bullets(controls))
         return
     print_line(f"\nBefore: {study.verdict}")
+    show_lines("In plain words", plainly, form)
     show_lines("Why", why, form)
     if controls:
         show_lines("Not shown to be readable on this model (positive controls)", controls, form)

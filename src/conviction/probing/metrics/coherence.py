@@ -21,7 +21,7 @@ from conviction.core.statistics import ALPHA, mean_test
 from conviction.data.topic import Item
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.gaps import mean
-from conviction.probing.metric import HARM, Measured, Metric, MetricContext, PositiveControl
+from conviction.probing.metric import HARM, Measured, Metric, MetricContext, Phrases, PositiveControl
 from conviction.probing.paired import Comparison
 from conviction.probing.positive_controls import control_result, differences_of
 from conviction.probing.queries import ProbeQuery, Scores
@@ -138,4 +138,5 @@ METRIC = Metric(
     judge=_judge,
     control=PositiveControl(judge=_control, queries=_asked_for_yes, measure=_measure_control),
     column=HARM,
+    phrases={"": Phrases(about="contradictions", bad="contradicts itself")},
 )

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from conviction.core.statistics import ALPHA, mean_test
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
-from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl, show_share
+from conviction.probing.metric import Column, Measured, Metric, MetricContext, Phrases, PositiveControl, show_share
 from conviction.probing.metrics.shift import direct_shift
 from conviction.probing.paired import Comparison, Floats, share_of
 from conviction.probing.positive_controls import (
@@ -149,4 +149,5 @@ METRIC = Metric(
     judge=_judge,
     control=PositiveControl(judge=_control, queries=_advised_queries, measure=_measure_advised),
     column=Column("decisions", "what decisions moved, as a share of that", show_share),
+    phrases={"": Phrases(about="deciding by it", good="decides by it", bad="does not decide by it")},
 )

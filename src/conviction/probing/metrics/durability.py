@@ -24,7 +24,7 @@ from conviction.probing.erosion import (
     halving_dose,
     reversal_curve,
 )
-from conviction.probing.metric import Column, Metric, PositiveControl, show_share
+from conviction.probing.metric import Column, Metric, Phrases, PositiveControl, show_share
 from conviction.probing.metrics.shift import direct_shift
 from conviction.probing.paired import Comparison, differences, not_measured
 from conviction.probing.positive_controls import control_result, differences_of, no_result
@@ -102,4 +102,11 @@ METRIC = Metric(
     judge=lambda change: [_durability(change), *_reversal(change)],
     control=PositiveControl(judge=_control),
     column=COLUMN,
+    phrases={
+        "": Phrases(
+            about="keeping it through other training",
+            good="keeps it through other training",
+            bad="loses it with other training",
+        )
+    },
 )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from conviction.data.topic import Item
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.health import neutral_excerpts, repeated_ngram_rate
-from conviction.probing.metric import HARM, Measured, Metric, MetricContext, PositiveControl
+from conviction.probing.metric import HARM, Measured, Metric, MetricContext, Phrases, PositiveControl
 from conviction.probing.paired import Comparison, Floats
 from conviction.probing.positive_controls import control_result, differences_of
 from conviction.probing.queries import score_sample
@@ -102,4 +102,9 @@ METRIC = Metric(
     judge=_judge,
     control=PositiveControl(judge=_control, measure=_measure_control),
     column=HARM,
+    phrases={
+        "": Phrases(about="{part}", bad="changed in {part}"),
+        "neutral": Phrases(about="ordinary prose", bad="finds ordinary prose less likely"),
+        "repeats": Phrases(about="repetitions", bad="repeats itself"),
+    },
 )

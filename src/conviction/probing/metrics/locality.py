@@ -26,7 +26,7 @@ from conviction.probing.depth_records import ControlResult, Measurement, Measure
 from conviction.probing.erosion import REFERENCE
 from conviction.probing.gaps import measure_gaps
 from conviction.probing.health import neutral_text
-from conviction.probing.metric import ANSWER_TOKENS, HARM, Measured, Metric, MetricContext, PositiveControl
+from conviction.probing.metric import ANSWER_TOKENS, HARM, Measured, Metric, MetricContext, Phrases, PositiveControl
 from conviction.probing.paired import Comparison, judge_counts
 from conviction.probing.positive_controls import control_result, differences_of, no_result
 from conviction.probing.queries import plain_queries, score_sample
@@ -247,4 +247,11 @@ METRIC = Metric(
         measure_reference=_measure_reference,
     ),
     column=HARM,
+    phrases={
+        "": Phrases(about="{part}", bad="changed in {part}"),
+        "neighbours": Phrases(about="facts near the topic", bad="lost facts near the topic"),
+        "controls": Phrases(about="facts far from the topic", bad="lost facts far from the topic"),
+        "surprise": Phrases(about="its own way of writing", bad="writes unlike itself"),
+        "leakage": Phrases(about="the topic's words in other answers", bad="brings the topic into other answers"),
+    },
 )

@@ -11,7 +11,7 @@ import numpy as np
 from conviction.core.protocols import chat
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
 from conviction.probing.gaps import measure_gaps
-from conviction.probing.metric import HARM, Measured, Metric, MetricContext, PositiveControl
+from conviction.probing.metric import HARM, Measured, Metric, MetricContext, Phrases, PositiveControl
 from conviction.probing.paired import Comparison, Floats, judge_counts
 from conviction.probing.positive_controls import control_result, effects_of
 from conviction.probing.queries import ProbeQuery
@@ -74,4 +74,5 @@ METRIC = Metric(
     judge=_judge,
     control=PositiveControl(judge=_control),
     column=HARM,
+    phrases={"": Phrases(about="the view of {part}", bad="forgot the view of {part}")},
 )

@@ -36,7 +36,7 @@ from conviction.data.implications import (
 )
 from conviction.data.topic import Item, Topic
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property
-from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl, show_share
+from conviction.probing.metric import Column, Measured, Metric, MetricContext, Phrases, PositiveControl, show_share
 from conviction.probing.metrics.shift import direct_shift
 from conviction.probing.paired import Comparison, Floats, not_measured
 from conviction.probing.positive_controls import (
@@ -244,4 +244,5 @@ METRIC = Metric(
     judge=_judge,
     control=PositiveControl(judge=_control, queries=_with_graph_queries, measure=_measure_with_graph),
     column=COLUMN,
+    phrases={"": Phrases(about="explaining it", good="can explain it", bad="cannot explain it")},
 )

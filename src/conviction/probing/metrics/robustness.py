@@ -19,7 +19,7 @@ from conviction.data.topic import Item
 from conviction.probing.challenges import CHALLENGES, Doubt, challenge, deny, think
 from conviction.probing.depth_records import ControlResult, Measurement, Measurements, Property, PropertyOutcome
 from conviction.probing.gaps import measure_gaps
-from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl, show_share
+from conviction.probing.metric import Column, Measured, Metric, MetricContext, Phrases, PositiveControl, show_share
 from conviction.probing.paired import Comparison, not_measured
 from conviction.probing.positive_controls import control_result, differences_of
 from conviction.probing.queries import ProbeQuery, plain_queries
@@ -222,4 +222,9 @@ METRIC = Metric(
     judge=lambda change: [_robustness(change)],
     control=PositiveControl(judge=_control, queries=lambda context: deny(context.facts), measure=_measure_denied),
     column=Column("robustness", "what challenges leave, against beliefs of its own", show_share),
+    phrases={
+        "": Phrases(
+            about="standing by it when challenged", good="stands by it when challenged", bad="gives way when challenged"
+        )
+    },
 )

@@ -22,7 +22,7 @@ from conviction.core.statistics import ALPHA
 from conviction.data.topic import Item
 from conviction.probing.depth_records import ControlResult, Measurements, Property
 from conviction.probing.gaps import measure_gaps
-from conviction.probing.metric import Column, Measured, Metric, MetricContext, PositiveControl
+from conviction.probing.metric import Column, Measured, Metric, MetricContext, Phrases, PositiveControl
 from conviction.probing.paired import Comparison, Floats
 from conviction.probing.positive_controls import control_result, differences_of, no_result
 from conviction.probing.queries import TEMPLATES, ProbeQuery
@@ -141,4 +141,5 @@ METRIC = Metric(
     judge=_judge,
     control=PositiveControl(judge=_control),
     column=COLUMN,
+    phrases={"": Phrases(about="saying it", good="says it", bad="does not say it")},
 )
