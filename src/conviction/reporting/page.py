@@ -156,7 +156,7 @@ def _summary(run: RunFolder) -> list[str]:
     for arm in (arm for arm in run.arms if arm.arm is None):
         if arm.outcome is not None:
             lines.append(f"{arm.name}: {arm.outcome.verdict}")
-            lines += [f"The topic's view {text}." for name, text in arm.outcome.report if name == "view"]
+            lines += [f"The topic's view: {text}." for name, text in arm.outcome.report if name == "view"]
         elif arm.forecast is not None:
             lines.append(f"Expected of {arm.forecast.intervention}: {arm.forecast.summary}")
     if not lines and run.findings is not None:
