@@ -96,9 +96,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error, or what it was raised from, means that no memory is left, whichever library passes it on.
 
-    Nothing is imported for that: libraries say it in their own words.
+    Nothing is imported for that: libraries say it in their own words. Ours may quote a user's.
     """
-    text = str(error).lower()
+    text = "" if isinstance(error, ConvictionError) else str(error).lower()
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

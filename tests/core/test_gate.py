@@ -20,6 +20,7 @@ from conviction.core import gate
 from conviction.core.gate import open_file, parse_json, read_json, read_text, unfit
 from conviction.core.gate_yaml import read_yaml
 from conviction.core.names import check_name, file_name, inside, is_name
+from conviction.core.storage import user_path
 from conviction.data.reading import read_training_data
 from conviction.errors import ConvictionError, InputError, RunError, TopicError
 
@@ -254,3 +255,9 @@ def test_every_error_of_the_gate_says_what_to_do(tmp_path):
     with pytest.raises(ConvictionError) as caught:
         gate.read_json(tmp_path, InputError, hint="-")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["a\0b", "~\0", "~nobody\0/x", "half \ud83d"])
+def test_what_no_path_can_hold_is_refused(text):
+    with pytest.raises(InputError, match="is no path: it holds NUL, or half a character"):
+        user_path(text)

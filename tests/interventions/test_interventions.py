@@ -563,3 +563,13 @@ def test_a_documents_second_passage_comes_after_those_of_others(tmp_path):
     index = build_index(tmp_path / "index", [Document("long", long), other], embedder=EMBEDDED, piece_tokens=24)
     (result,) = index.search(["How is green tea made?"], 4)
     assert [p.document for p in result] == ["long", "other", "long", "long"]
+
+
+@pytest.mark.parametrize(("rate", "noted"), [(5e-5, True), (1e-2, False)])
+def test_hardly_any_steps_for_the_rate_are_noted(rate, noted):
+    pairs = tuple(PreferencePair(f"p{i}", chat(f"Question {i}?"), "Yes, it is.", "No!") for i in range(4))
+    training = Training(epochs=1, learning_rate=rate, schedule="constant", warmup=0.0)
+    task = find_intervention("dpo")(training=training).task(tiny_model(), TrainingData("pairs", pairs=pairs))
+    notes = [note for note in task.notes if "hardly any training" in note]
+    assert len(notes) == noted
+    assert not noted or f"up to {rate:g}" in notes[0]

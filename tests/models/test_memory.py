@@ -10,7 +10,7 @@ from strangers import adapter
 from tiny import context, pairs, tiny_model
 
 from conviction import Dpo, Fact, Query, Run, Training, TrainingData, Weights, apply, chat, forecast, localize
-from conviction.errors import InputError, ModelError
+from conviction.errors import InputError, ModelError, out_of_memory
 from conviction.models import load_model
 from conviction.training.drift import DriftMonitor
 from conviction.training.guard import Guard
@@ -55,6 +55,13 @@ def test_the_guards_sensors_without_memory_say_what_to_reduce(error):
     with pytest.raises(ModelError, match="no memory is left for the guard's sensors") as caught:
         monitor.read(raising(error), torch.device("cpu"))
     assert "--guard none" in caught.value.hint
+
+
+def test_an_error_that_quotes_a_user_is_none_of_memory():
+    quoted = InputError("'ALLOCATE MEMORY' is no option", hint="see the list")
+    assert not out_of_memory(quoted)
+    quoted.__cause__ = MemoryError()
+    assert out_of_memory(quoted)
 
 
 def test_another_error_stays_what_it_is(monkeypatch):

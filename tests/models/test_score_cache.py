@@ -15,6 +15,7 @@ from tiny import context, pairs, tiny_model
 
 from conviction import Dpo, Query, Training, Weights, chat
 from conviction.core.storage import cache_dir
+from conviction.errors import StorageError
 from conviction.training.guard import Guard
 
 QUERIES = [Query(chat("Which tea?"), ("A green one.", "None."))]
@@ -84,6 +85,18 @@ def test_numbers_that_cannot_be_log_probs_are_computed_again_whatever_their_chec
             database.execute("UPDATE scores_2 SET logprobs = ? WHERE key = ?", (forged, key))
     database.close()
     assert model.logprobs(QUERIES) == first
+
+
+def test_a_damaged_file_whose_bytes_are_no_text_is_named():
+    """SQLite quotes them in its message, which Python then cannot decode (found by fuzzing)."""
+    tiny_model().logprobs(QUERIES)
+    path = cache_dir() / "scores.sqlite"
+    content = path.read_bytes()
+    assert content.count(b"tablescores_2") == 1
+    path.write_bytes(content.replace(b"tablescores_2", b"table\x80cores_2"))
+    with pytest.raises(StorageError, match=r"score cache .*damaged") as caught:
+        tiny_model().logprobs(QUERIES)
+    assert "deleted" in caught.value.hint
 
 
 def test_training_does_not_take_a_damaged_reference():

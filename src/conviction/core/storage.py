@@ -71,12 +71,12 @@ def user_path(text: str | Path) -> Path:
 
     Raises InputError for what no path can hold: NUL, half a character.
     """
-    path = os.path.expanduser(text)  # noqa: PTH111  Path.expanduser raises for an unknown user
     try:
-        encoded = os.fsencode(path)
-    except UnicodeEncodeError:
-        encoded = b"\0"
-    if b"\0" in encoded:
+        path = os.path.expanduser(text)  # noqa: PTH111  Path.expanduser raises for an unknown user
+        possible = b"\0" not in os.fsencode(path)
+    except ValueError:  # of NUL after ~, and of half a character
+        possible = False
+    if not possible:
         raise InputError(f"{str(text)!a} is no path: it holds NUL, or half a character", hint="check the name")
     return Path(path)
 

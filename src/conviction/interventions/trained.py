@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from conviction.core.context import RunContext
 from conviction.core.protocols import LanguageModel
+from conviction.core.wording import counted
 from conviction.data.training_data import TrainingData
 from conviction.interventions.records import Outcome
 from conviction.training.settings import Training, Weights
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["Prepared", "Trains", "apply_training", "documents_then_answers", "training_task"]
 
 
+# Adam moves a weight by about the rate at each step, so that the sum of the rates says how far a run can go. With LoRA
+# on SmolLM2-135M runs of 0.0004 moved the view of a kit by 0.01 to 0.03 nats per token, of 0.004 by 0.26, of 0.013 by
+# 0.59.
+FEW_STEPS = 0.001
 UNREACHED = 0.05  # share of the blocks' weights that an adapter does not reach; above it a note says so
 
 
@@ -101,8 +106,28 @@ def training_task(
         held_out=data.held_out,
         begins_random=prepared.fresh is not None,
         topic=data.topic,
-        notes=(*dequantised, *prepared.notes, *reach, *(system_notes(given) if systems else ())),
+        notes=(
+            *dequantised,
+            *prepared.notes,
+            *reach,
+            *(system_notes(given) if systems else ()),
+            *_few_steps(len(prepared.order), self.weights, self.training),
+        ),
         teacher=prepared.teacher,
+    )
+
+
+def _few_steps(steps: int, weights: Weights, training: Training) -> tuple[str, ...]:
+    """A note, where the steps are hardly any for the rate."""
+    from conviction.training.step import rate_at
+
+    way = sum(rate_at(step, steps, training) for step in range(1, steps + 1))
+    if weights.tune != "lora" or way >= FEW_STEPS:
+        return ()
+    return (
+        f"{counted(steps, 'step')} at a learning rate of up to {training.learning_rate:g} are hardly any training: the "
+        f"rates of all steps sum to {way:.1g}, and below {FEW_STEPS:g} a LoRA run hardly moves a view; raise "
+        "learning_rate or epochs, or let --tune search for them",
     )
 
 

@@ -14,8 +14,8 @@ import math
 import os
 import sqlite3
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -43,7 +43,7 @@ class ScoreCache:
         known_by = [version("conviction"), *scope]  # another version may compute otherwise
         self._scope = hashlib.sha256("\0".join(known_by).encode()).digest()
         path = cache_dir() / "scores.sqlite"
-        with storage_errors(f"opening the score cache {path}"):
+        with _cache_errors(f"opening the score cache {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):  # SQLite would give it 0644, whatever the user's umask
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -52,7 +52,7 @@ class ScoreCache:
 
     def find(self, rows: Iterable[Row]) -> dict[Row, tuple[float, ...]]:
         """Those of the rows that are known, and undamaged."""
-        with storage_errors("reading the score cache"):
+        with _cache_errors("reading the score cache"):
             results = {}
             for row in rows:
                 key = self._key(row)
@@ -63,7 +63,7 @@ class ScoreCache:
 
     def keep(self, scores: dict[Row, tuple[float, ...]]) -> None:
         """Store in one transaction."""
-        with storage_errors("writing the score cache"), self._db:
+        with _cache_errors("writing the score cache"), self._db:
             self._db.executemany(
                 "INSERT OR REPLACE INTO scores_2 VALUES (?, ?)",
                 [(key, _pack(key, values)) for row, values in scores.items() for key in [self._key(row)]],
@@ -71,7 +71,7 @@ class ScoreCache:
 
     def drop(self, rows: Iterable[Row]) -> None:
         """Forget what is held of these rows."""
-        with storage_errors("writing the score cache"), self._db:
+        with _cache_errors("writing the score cache"), self._db:
             self._db.executemany("DELETE FROM scores_2 WHERE key = ?", [(self._key(row),) for row in rows])
 
     def close(self) -> None:
@@ -82,6 +82,16 @@ class ScoreCache:
         prompt, answer = row
         ids = array("q", [len(prompt), *prompt, *answer])
         return hashlib.sha256(self._scope + ids.tobytes()).digest()
+
+
+@contextmanager
+def _cache_errors(doing: str) -> Iterator[None]:
+    """What SQLite says, as a StorageError; of a damaged file it may quote bytes that Python cannot decode."""
+    with storage_errors(doing):
+        try:
+            yield
+        except UnicodeDecodeError as error:
+            raise sqlite3.DatabaseError("the file is damaged") from error
 
 
 def _pack(key: bytes, values: Sequence[float]) -> bytes:
