@@ -184,7 +184,8 @@ def test_a_strangers_run_is_a_text_whatever_its_fields_hold(browser, run):
     assert seen.page.locator("img, iframe, object, link, base, form, a:not([href^='#'])").count() == 0
     assert seen.page.locator("script").count() == 1
     assert seen.page.content().count("&lt;script&gt;alert") > 100
-    assert EVIL in seen.page.locator("svg text", has_text="alert").last.text_content()
+    drawn = seen.page.locator("svg text", has_text="alert").last.text_content()
+    assert EVIL.replace(" ", "") in drawn.replace(" ", "")  # a title stands on several lines, which have no space
     seen.page.locator("td, dd").first.hover()
     assert seen.messages == []
     assert seen.asked == [path.as_uri()]
