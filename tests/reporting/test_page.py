@@ -152,3 +152,16 @@ def test_the_command_writes_page_and_pictures(run, monkeypatch, capsys):
     assert stop.value.code == 0
     assert "report.html" in capsys.readouterr().err
     assert (run / "pictures" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("left_out", ["pieces", "logprobs"])
+def test_rows_without_pieces_or_log_probs_are_not_shown_token_by_token(run, left_out):
+    """A record may hold either alone (found by fuzzing)."""
+    path = run / "samples.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["pieces"], row["logprobs"] = ["a"] * len(row["token_ids"]), [-1.0] * len(row["token_ids"])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    whole = report(run).read_text(encoding="utf-8")
+    path.write_text("".join(json.dumps(row | {left_out: []}) + "\n" for row in rows), encoding="utf-8")
+    assert len(report(run).read_text(encoding="utf-8")) < len(whole)

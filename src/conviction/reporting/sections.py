@@ -123,7 +123,7 @@ def _strips(card: Scorecard) -> list[dict[str, Any]]:
         answers = [
             {"side": side, "mean": f"{row.logp_mean[side]:.3f} nats per token", "tokens": _tokens(samples[name])}
             for side, name in row.samples.items()
-            if name in samples and samples[name].pieces
+            if name in samples and samples[name].pieces and samples[name].logprobs
         ]
         if answers:
             strips.append({"question": row.question, "answers": answers})
