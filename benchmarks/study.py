@@ -1,4 +1,4 @@
-"""A study of six arms (the untouched model counts) on the embedded model: seconds in all and by step, and its page.
+"""A study of six arms, whose settings are searched, on the embedded model: seconds in all and by step, and its page.
 
     python -m benchmarks.study [RUN]
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.machine import machine, save
 
-ARMS = "system_prompt,rag,steer,sft,dpo"
+ARMS = "system_prompt,rag,steer,distill,sft,dpo"
 
 
 def main(run: str | None = None) -> None:
@@ -31,18 +31,23 @@ def main(run: str | None = None) -> None:
         environment = {**os.environ, "CONVICTION_CACHE": cache}
         program = [sys.executable, "-m", "conviction"]
         subprocess.run([*program, "probe", "obesity", "--quick", "--run", f"{cache}/warm"], env=environment, check=True)
-        command = ["study", "obesity", "--interventions", ARMS, "--run", str(folder)]
+        command = ["study", "obesity", "--interventions", ARMS, "--seeds", "1", "--run", str(folder)]
         start = time.perf_counter()
         done = subprocess.run([*program, *command], env=environment, check=False)
         seconds = time.perf_counter() - start
+    save("study", measured(folder, " ".join(command), done.returncode, seconds))
+
+
+def measured(folder: Path, command: str, exit_code: int, seconds: float) -> dict[str, Any]:
+    """What is kept of a study in a folder."""
     found = json.loads((folder / "study.json").read_text(encoding="utf-8"))
     page = folder / "report.html"
     first = page.read_bytes()
-    subprocess.run([*program, "report", str(folder)], check=True)
+    subprocess.run([sys.executable, "-m", "conviction", "report", str(folder)], check=True)
     result: dict[str, Any] = {
         "machine": machine(),
-        "command": " ".join(command),
-        "exit_code": done.returncode,
+        "command": command,
+        "exit_code": exit_code,
         "seconds": seconds,
         "seconds_by_step": _steps(folder),
         "page_bytes": len(first),
@@ -51,13 +56,14 @@ def main(run: str | None = None) -> None:
         "model": found["provenance"]["model"],
         "arms": found["arms"],
     }
-    save("study", result)
     print(json.dumps({k: v for k, v in result.items() if k not in ("machine", "model", "arms")}, indent=1))
+    return result
 
 
 def _steps(folder: Path) -> dict[str, float]:
-    """Step → seconds since the one before, by when its file was written (``applying.json`` holds more of its own)."""
-    names = ("before", "depth", "findings", "forecast", "applying", "worn", "placebo", "comparison")
+    """Step → seconds since the one before, by when its file was written."""
+    stages = ("forecast", "outcome", "placebo", "after_benign", "reversal", "comparison")
+    names = ("before", "depth", "findings", "tuning", *stages)
     files = [p for n in names for p in (folder / f"{n}.json", *folder.glob(f"arms/*/{n}.json")) if p.exists()]
     files.sort(key=lambda p: p.stat().st_mtime)
     last = json.loads((folder / "run.json").read_text(encoding="utf-8"))["started"]

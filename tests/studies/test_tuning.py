@@ -18,6 +18,7 @@ from conviction.data.topic import Topic
 from conviction.data.validation import validation_topic
 from conviction.errors import InputError
 from conviction.interventions.dpo import Dpo
+from conviction.interventions.system_prompt import SystemPrompt
 from conviction.reporting.page import report
 from conviction.studies import tuning as module
 from conviction.studies.context import StudyDesign
@@ -99,7 +100,7 @@ def search(kit, model, kept=None, minutes=60.0, guard=None, **fields):
     return tune(plan_intervention("sft", fields, guard), kit, model, RunContext(), minutes=minutes, kept=kept)
 
 
-def test_the_largest_healthy_dose_is_chosen_and_scaled_to_the_whole_split(kit, model, scripted):
+def test_the_largest_healthy_dose_is_chosen_and_trained_for_as_many_steps(kit, model, scripted):
     scripted.doses |= {
         5e-5: readings(0.1, 0.2),
         1.5e-4: (*readings(0.3, 0.5), *readings(0.9, zone="warning")),
@@ -110,8 +111,7 @@ def test_the_largest_healthy_dose_is_chosen_and_scaled_to_the_whole_split(kit, m
     assert chosen is not None
     assert (chosen.step, chosen.shift_nats) == (10, 0.5)
     plan = tuned(plan_intervention("sft"), tuning)
-    steps = len(plan_intervention("sft", {"epochs": 3}).intervention.task(model, data(kit), RunContext()).order)
-    assert plan.intervention.max_steps == round(steps * 10 / 30)
+    assert plan.intervention.max_steps == 10
     assert (plan.intervention.learning_rate, plan.intervention.schedule) == (1.5e-4, "constant")
     assert tuning.trials[2].reason.startswith("not tried")
     assert tuning.trials[0].reason.startswith("less: +0.20")
@@ -188,6 +188,18 @@ def test_a_trial_that_the_time_ends_keeps_the_doses_that_it_read(kit, model, mon
     assert trial.failure == "the time for the search was over before its last step"
     assert trial.best in trial.doses
     assert set(trial.doses[0].limits_used) >= {"neutral_drop", "facts_drop", "pluralism"}
+
+
+def test_every_setting_of_what_does_not_train_is_tried_and_judged_for_damage(kit, model, monkeypatch):
+    """Metrics that are not read are not judged: the mean of nothing would be a warning, and here an error."""
+    texts = ("Tea is best with milk.", "Tea is best without milk.")
+    monkeypatch.setattr(SystemPrompt, "search", {"text": texts})
+    tuning = tune(plan_intervention("system_prompt"), kit, model, RunContext(), minutes=60.0)
+    assert [(trial.options["text"], len(trial.doses), trial.failure) for trial in tuning.trials] == [
+        (text, 1, None) for text in texts
+    ]
+    shifts = [trial.doses[0].shift_nats for trial in tuning.trials]
+    assert shifts[0] != shifts[1]
 
 
 def test_no_time_is_no_search(kit, model, scripted):

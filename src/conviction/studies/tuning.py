@@ -32,6 +32,7 @@ from conviction.models.hf import HFModel
 from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.metric import Kind
+from conviction.probing.metrics import properties_of_kind
 from conviction.probing.paired import differences
 from conviction.studies.judge import judge
 from conviction.studies.tuning_records import STAGE, Dose, Trial, Tuning
@@ -101,11 +102,11 @@ def tune(
         return _kept(kept, _unsearched(plan, small, f"not tuned: {why}"))
     used = earlier.seconds if earlier is not None else 0.0
     began, limit = time.monotonic() - used, Budget(60 * minutes - used)
-    bench, whole = _bench(plan, small, model, ctx), TrainingData.from_topic(topic)
+    bench = _bench(plan, small, model, ctx)
     trials = list(earlier.trials) if earlier is not None else _planned(bench, cells)
 
     def record(*, complete: bool) -> Tuning:
-        return _kept(kept, _conclude(bench, trials, whole, time.monotonic() - began, complete))
+        return _kept(kept, _conclude(bench, trials, time.monotonic() - began, complete))
 
     record(complete=False)
     while not limit.spent and (number := _next(plan, trials, confirmed)) is not None:
@@ -275,7 +276,8 @@ class _Readings:
     def read_changed(self, model: LanguageModel) -> None:
         """Of what does not train: the changed model alone, judged as in a study."""
         after = measure_depth(model, self.bench.topic, base=self.bench.untouched, kinds=_kinds(self.bench.plan))
-        harm = [p.text for p in judge(self.bench.untouched, after).properties if p.outcome == "no" and ":" in p.metric]
+        judged = judge(self.bench.untouched, after, kinds=_kinds(self.bench.plan)).properties
+        harm = [p.text for p in properties_of_kind(judged, "damage") if p.outcome == "no"]
         self._add(0, after, "warning" if harm else "healthy", tuple(harm))
 
     def _add(self, step: int, after: Measurements, zone: Any, warnings: tuple[str, ...]) -> None:
@@ -293,12 +295,12 @@ class _Readings:
         )
 
 
-def _conclude(bench: Bench, trials: Sequence[Trial], whole: TrainingData, seconds: float, complete: bool) -> Tuning:
+def _conclude(bench: Bench, trials: Sequence[Trial], seconds: float, complete: bool) -> Tuning:
     """The record of the search as far as it has come."""
     best = _best(trials)
     options: dict[str, Any] = {}
     if complete and best is not None and (dose := trials[best].best) is not None:
-        options = {**trial_length(bench.plan), **trials[best].options, **_steps_of(bench, trials[best], dose, whole)}
+        options = {**trial_length(bench.plan), **trials[best].options, **_steps_of(bench, trials[best], dose)}
     judged = tuple(
         trial.model_copy(update={"chosen": number == best, "reason": _reason(trial, number == best)})
         for number, trial in enumerate(trials)
@@ -322,12 +324,9 @@ def _best(trials: Sequence[Trial]) -> int | None:
     return best if best is not None and shifts[best] > 0 else None
 
 
-def _steps_of(bench: Bench, trial: Trial, dose: Dose, whole: TrainingData) -> dict[str, Any]:
-    """The dose in steps of the whole train split: the same share of a run of as many epochs."""
-    if not trial.steps or "max_steps" in bench.plan.given:
-        return {}
-    steps = len(bench.intervention(trial.options).task(bench.model, whole, bench.guarded).order)
-    return {"max_steps": max(1, round(steps * dose.step / trial.steps))}
+def _steps_of(bench: Bench, trial: Trial, dose: Dose) -> dict[str, Any]:
+    """The dose in steps, as many on the whole train split: how far weights move goes by rate and steps, not by epochs."""
+    return {} if not trial.steps or "max_steps" in bench.plan.given else {"max_steps": dose.step}
 
 
 def _reason(trial: Trial, chosen: bool) -> str:
