@@ -290,7 +290,7 @@ def test_a_study_and_a_run_apply_what_was_chosen(kit, model, tiny_folder, tmp_pa
     page = report(tmp_path / "run").read_text(encoding="utf-8")
     assert "How its settings were chosen" in page
     assert "learning_rate=0.0005" in page
-    assert "Shift along the runs" in page
+    assert "Shift at every dose of the runs" in page
 
 
 def test_settings_cannot_be_searched_without_a_topic(tmp_path, model, kit):

@@ -103,10 +103,8 @@ def _progress(arms: Sequence[Plan], number: int, seconds: float, budget: Budget 
     """What is begun, what comes after it, and the time."""
     now, *later = (plan.intervention.name for plan in arms[number - 1 :])
     then = f", then {', '.join(later)}" if later else ""
-    time_so_far = (
-        f"{seconds:.0f} seconds so far" if budget is None else f"{seconds:.0f} of {budget.seconds:.0f} seconds"
-    )
-    return f"arm {number} of {len(arms)}: {now}{then} ({time_so_far})"
+    whole = f"of {budget.seconds:.0f} seconds" if budget is not None else "seconds so far"
+    return f"arm {number} of {len(arms)}: {now}{then} ({seconds:.0f} {whole})"
 
 
 def _log_audit(report: AuditReport, ctx: RunContext) -> None:

@@ -325,7 +325,7 @@ def _best(trials: Sequence[Trial]) -> int | None:
 
 
 def _steps_of(bench: Bench, trial: Trial, dose: Dose) -> dict[str, Any]:
-    """The dose in steps, as many on the whole train split: how far weights move goes by rate and steps, not by epochs."""
+    """The dose in steps, the same on the whole train split: how far weights move goes by rate and steps, not epochs."""
     return {} if not trial.steps or "max_steps" in bench.plan.given else {"max_steps": dose.step}
 
 
