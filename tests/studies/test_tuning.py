@@ -145,6 +145,24 @@ def test_where_the_most_promising_cells_have_no_healthy_dose_the_next_are_tried(
     assert scripted.made == [5e-5, 1.5e-4]
 
 
+def test_what_the_guard_stopped_is_followed_by_a_lower_rate_until_one_goes_through(kit, model, monkeypatch):
+    """Of all rates but the lowest only the first dose is healthy, and of that all."""
+    cells = [{"learning_rate": rate, "beta": beta} for rate in (5e-4, 2.5e-4, 1e-4) for beta in (0.05, 0.1)]
+    made = list[dict]()
+
+    def tried(_bench, trial: Trial, _limit) -> Trial:
+        made.append(dict(trial.options))
+        through = trial.options["learning_rate"] == 1e-4
+        update = {"doses": readings(0.1, 0.5), "steps": 20} if through else {"doses": readings(0.1), "guard_stop": "x"}
+        return trial.model_copy(update=update)
+
+    monkeypatch.setattr(module, "_tried", tried)
+    monkeypatch.setattr(module, "_planned", lambda _bench, cells: [Trial(options=dict(cell)) for cell in cells])
+    tuning = tune(plan_intervention("dpo"), kit, model, RunContext(), minutes=60.0, cells=cells)
+    assert made == [cells[0], cells[2], cells[4]]
+    assert (tuning.options["learning_rate"], tuning.options["max_steps"]) == (1e-4, 10)
+
+
 def test_a_trial_that_fails_is_a_row_and_others_are_tried(kit, model, monkeypatch):
     monkeypatch.setattr(module, "_planned", lambda _bench, cells: [Trial(options=dict(cell)) for cell in cells])
     monkeypatch.setattr(
@@ -247,7 +265,7 @@ def test_a_real_search_trains_reads_doses_and_never_asks_a_test_item(kit, model,
     monkeypatch.setattr(module, "measure_depth", measure)
     tuning = search(kit, model, guard="off", rank=2)
     tried = [trial for trial in tuning.trials if trial.doses]
-    assert [len(trial.doses) for trial in tried] == [5, 5]  # the best two by their forecast
+    assert [len(trial.doses) for trial in tried] == [8, 8]  # the best two by their forecast
     assert all(trial.forecast_nats is not None for trial in tuning.trials)
     expected = [trial.forecast_nats for trial in tuning.trials]
     assert expected == sorted(expected, reverse=True)
@@ -255,7 +273,7 @@ def test_a_real_search_trains_reads_doses_and_never_asks_a_test_item(kit, model,
     doses = tried[0].doses
     assert [dose.step for dose in doses] == sorted({dose.step for dose in doses})
     assert doses[-1].step == tried[0].steps
-    assert len({dose.shift_nats for dose in doses}) == 5, "every reading is of another model"
+    assert len({dose.shift_nats for dose in doses}) == 8, "every reading is of another model"
 
 
 @pytest.mark.long

@@ -41,7 +41,7 @@ from conviction.training.guard import limit_shares
 from conviction.training.sensors import StepReading
 from conviction.training.topic import TopicMonitor, topic_readings
 
-DOSES = 5  # readings along a run
+DOSES = 8  # readings along a run
 EPOCHS = 3  # of a trial, where the user gave none: a shorter run is one of its doses
 CONFIRMED = 2  # cells that are trained: the most promising by the forecast, or the first of the search space
 # Of a forecast: a kit's training split makes a short run, which one at full length would take longer than.
@@ -184,12 +184,25 @@ def _planned(bench: Bench, cells: Sequence[Mapping[str, Any]]) -> list[Trial]:
 def _next(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | None:
     """The number of the trial that is made next; None: no other.
 
-    Of what trains so many are enough, if one of them has a healthy dose.
+    Of what trains so many are enough, if one of them went through with a healthy dose. What the guard stopped is
+    followed by a lower learning rate: a forecast does not see every limit, and a run that breaks early has few doses.
     """
     tried = [trial for trial in trials if trial.made]
-    if plan.intervention.trains and len(tried) >= confirmed and any(trial.best is not None for trial in tried):
+    waiting = [number for number, trial in enumerate(trials) if not trial.made]
+    if not plan.intervention.trains or not tried:
+        return next(iter(waiting), None)
+    if len(tried) >= confirmed and any(trial.best is not None and trial.guard_stop is None for trial in tried):
         return None
-    return next((number for number, trial in enumerate(trials) if not trial.made), None)
+    stopped = min((_rate(trial) for trial in tried if trial.guard_stop is not None), default=math.inf)
+    gentler = [number for number in waiting if _rate(trials[number]) < stopped]
+    if not gentler and len(tried) >= confirmed and any(trial.best is not None for trial in tried):
+        return None
+    return next(iter(gentler or waiting), None)
+
+
+def _rate(trial: Trial) -> float:
+    """Its learning rate; below all others where that is not searched."""
+    return float(trial.options.get("learning_rate", -math.inf))
 
 
 def _tried(bench: Bench, trial: Trial, limit: Budget) -> Trial:
