@@ -24,7 +24,7 @@ from conviction.core.statistics import mean_interval
 from conviction.core.wording import settings_in_words
 from conviction.data.topic import Topic
 from conviction.data.training_data import TrainingData
-from conviction.data.validation import FEWEST, validation_topic
+from conviction.data.validation import EVERY, FEWEST, validation_topic
 from conviction.errors import BudgetSpent, ConvictionError
 from conviction.forecasting.pipeline import forecast
 from conviction.forecasting.rows import held_out_pairs
@@ -131,7 +131,9 @@ def trial_length(plan: Plan) -> dict[str, Any]:
     """Fields of a trial: long, at a constant rate, so that every dose is a run of its own; not what the user gave."""
     if not plan.intervention.trains:
         return {}
-    wanted = {"epochs": max(EPOCHS, flat(plan.intervention)["epochs"]), "schedule": "constant"}
+    epochs = flat(plan.intervention)["epochs"]
+    # As many steps as a run at its defaults has on the whole split, of which a trial has two thirds.
+    wanted = {"epochs": max(EPOCHS, math.ceil(epochs * EVERY / (EVERY - 1))), "schedule": "constant"}
     return {name: value for name, value in wanted.items() if name not in plan.given}
 
 
