@@ -149,8 +149,9 @@ def test_what_becomes_of_the_system_turn_is_said_where_one_is_used(monkeypatch):
     assert outcome.model.logprobs(query)[0][0].logprobs != model.logprobs(query)[0][0].logprobs, "it has an effect"
     assert SystemPrompt().apply(other, data).notes == ()
     pair = PreferencePair("p:1", chat("Tea?", system="Be brief."), "Cold.", "Warm.")
-    assert Dpo().task(model, TrainingData("tea", pairs=(pair,))).notes == notes
-    assert Dpo().task(other, TrainingData("tea", pairs=(pair,))).notes == ()
+    dpo = Dpo(learning_rate=1e-2)
+    assert dpo.task(model, TrainingData("tea", pairs=(pair,))).notes == notes
+    assert dpo.task(other, TrainingData("tea", pairs=(pair,))).notes == ()
 
 
 def test_a_probe_says_that_its_contexts_are_user_turns(write_topic):

@@ -189,5 +189,5 @@ def test_a_few_examples_that_round_far_do_not_refuse_a_run(monkeypatch):
         return agreement if agreement.rows > 6 else dataclasses.replace(agreement, accepted=False)
 
     monkeypatch.setattr(untrained, "compare", few_differ)
-    assert not Dpo(max_steps=1, rank=2).apply(tiny_model(), pairs(24), context()).notes
+    assert not Dpo(max_steps=1, rank=2, learning_rate=2e-3).apply(tiny_model(), pairs(24), context()).notes
     assert compared == [6, 2 * (3 + SECOND_LOOK)]

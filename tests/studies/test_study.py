@@ -373,15 +373,18 @@ def test_arms_that_failed_are_tried_again_by_the_command_that_is_printed(tea, tm
     asked = ["study", str(tea), "--model", str(tiny_folder), "--dtype", "fp32", "--benign-steps", "0"]
     asked += ["--interventions", "system_prompt,rome"]  # the topic has no facts to write
 
-    def command(*more: str) -> str:
-        code, _, message = run(*asked, *more)
+    def command(*more: str) -> tuple[str, str]:
+        code, out, message = run(*asked, *more)
         assert code == 1, message
-        return message
+        return " ".join(out.split()), message
 
-    (line,) = [line for line in command().splitlines() if "not judged: rome" in line]
-    folder = line.partition("--run ")[2].strip()
+    out, message = command()
+    assert "not judged: rome" in message
+    folder = (
+        out.partition("that were not judged (rome): the same command with --run ")[2].partition(". ")[0].strip("`.")
+    )
     assert "status of the run: failed" in (tmp_path / folder / "report.html").read_text(encoding="utf-8")
-    assert "resuming the unfinished run" in command("--run", folder)
+    assert "resuming the unfinished run" in command("--run", folder)[1]
 
 
 @pytest.mark.long
