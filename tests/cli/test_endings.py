@@ -26,9 +26,23 @@ def steps_on_page(folder: Path) -> str:
 QUICK = ("-o", "max_steps=2", "-o", "sample_tokens=8", "--guard", "off", "--dtype", "fp32")
 
 
+def test_a_long_path_in_a_command_is_folded_and_not_cut(capsys, monkeypatch):
+    from rich.console import Console
+
+    from conviction.views import console
+    from conviction.views.text import show_lines
+
+    monkeypatch.setattr(console, "out", Console(width=80))
+    path = "/" + "a-folder-with-a-long-name/" * 6
+    show_lines("What to do next", [("", f"Look again: `conviction probe {path} --quick`.")], "text")
+    out = capsys.readouterr().out
+    assert path in "".join(line.strip() for line in out.splitlines())
+    assert "…" not in out
+
+
 @pytest.mark.slow
 def test_every_command_ends_with_the_next_step_and_its_page_as_well(run, write_topic, tiny_folder, tmp_path):
-    topic, model = str(write_topic()), ("--model", str(tiny_folder))
+    topic, model = str(write_topic().relative_to(tmp_path)), ("--model", str(tiny_folder))
     trained = ("dpo", topic, *model, *QUICK)
     asked = {
         "p": ("probe", topic, *model, "--quick"),

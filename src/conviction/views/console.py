@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from rich.console import Console, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from conviction.core.storage import finite_or_null
@@ -103,8 +103,8 @@ def cell(text: str, style: str = "") -> Text:
 
 
 def grid(lines: Iterable[Sequence[str]]) -> Table:
-    """Labels and values, indented under a title."""
-    table = Table.grid(padding=(0, 2))
+    """Labels and values, indented under a title; a word that is too long, as a path in a command, is folded."""
+    table = Table.grid("", "", Column(overflow="fold"), padding=(0, 2))
     for label, value in lines:
         table.add_row("", cell(label), cell(value))
     return table
