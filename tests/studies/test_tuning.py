@@ -148,10 +148,10 @@ def test_where_the_most_promising_cells_have_no_healthy_dose_the_next_are_tried(
 def test_what_the_guard_stopped_is_followed_by_a_lower_rate_until_one_goes_through(kit, model, monkeypatch):
     """Of all rates but the lowest only the first dose is healthy, and of that all."""
     cells = [{"learning_rate": rate, "beta": beta} for rate in (5e-4, 2.5e-4, 1e-4) for beta in (0.05, 0.1)]
-    made = list[dict]()
+    tried_options = list[dict]()
 
     def tried(_bench, trial: Trial, _limit) -> Trial:
-        made.append(dict(trial.options))
+        tried_options.append(dict(trial.options))
         through = trial.options["learning_rate"] == 1e-4
         update = {"doses": readings(0.1, 0.5), "steps": 20} if through else {"doses": readings(0.1), "guard_stop": "x"}
         return trial.model_copy(update=update)
@@ -159,7 +159,7 @@ def test_what_the_guard_stopped_is_followed_by_a_lower_rate_until_one_goes_throu
     monkeypatch.setattr(module, "_tried", tried)
     monkeypatch.setattr(module, "_planned", lambda _bench, cells: [Trial(options=dict(cell)) for cell in cells])
     tuning = tune(plan_intervention("dpo"), kit, model, RunContext(), minutes=60.0, cells=cells)
-    assert made == [cells[0], cells[2], cells[4]]
+    assert tried_options == [cells[0], cells[2], cells[4]]
     assert (tuning.options["learning_rate"], tuning.options["max_steps"]) == (1e-4, 10)
 
 

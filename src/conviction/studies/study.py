@@ -66,8 +66,14 @@ def study(
         ctx=replace(ctx, budget=None),  # an arm that was trained is judged to the end
         run=run,
     )
+
+    def keep(arms: Sequence[Arm]) -> None:
+        """The study as far as it has come, which others are told of."""
+        kept = run.update("study", summarize(shared, arms))
+        ctx.callbacks.on_study(kept.model_copy(update={"folder": run.folder}))
+
     if not run.has("study"):
-        _tell(run, summarize(shared, []), ctx)
+        keep([])
     for number, given in enumerate(ordered, start=1):
         plan, arm, own = given, describe_arm(given), run.child(given.intervention.name)
         own_ctx = replace(ctx, run=own, guard=plan.guard)
@@ -85,18 +91,9 @@ def study(
             placebo = partial(measure_placebo, plan, outcome, data, shared, own)
             arm = measure_and_judge(arm, outcome, shared, own, own, placebo)
         results.append(arm.model_copy(update={"failure": attempt.failure}))
-        _tell(run, summarize(shared, results), ctx)
-
-    def keep(arms: Sequence[Arm]) -> Study:
-        return _tell(run, summarize(shared, arms), ctx)
-
-    return keep(repeat_arms(results, plans, data, shared, run, ctx.budget, keep))
-
-
-def _tell(run: Run, results: Study, ctx: RunContext) -> Study:
-    """Keep the study as far as it has come, and say so."""
-    ctx.callbacks.on_study(run.update("study", results).model_copy(update={"folder": run.folder}))
-    return results
+        keep(results)
+    repeated = repeat_arms(results, plans, data, shared, run, ctx.budget, keep)
+    return run.update("study", summarize(shared, repeated))
 
 
 def _progress(arms: Sequence[Plan], number: int, seconds: float, budget: Budget | None) -> str:
