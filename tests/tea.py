@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -144,3 +146,19 @@ def begin(tea, *plans, folder, resumed=False, budget=None, benign_steps=0):
     design = StudyDesign(load=load, benign_steps=benign_steps, placebo=False)
     topic = load_topic(str(tea)) if isinstance(tea, Path) else tea
     return study(topic, BASE, plans, Run(folder, resumed=resumed), ctx, design)
+
+
+@contextmanager
+def cut_off(monkeypatch: Any, after: int) -> Iterator[None]:
+    """In the block Ctrl-C comes where a run would keep one result more than so many."""
+    real, calls = Run.cached, list[Any]()
+
+    def cut(*arguments: Any, **named: Any) -> Any:
+        if len(calls) == after:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return real(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "cached", cut)
+        yield

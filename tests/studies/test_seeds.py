@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from tea import BASE, Move, liking, plan
+from tea import BASE, Move, cut_off, liking, plan
 
 from conviction import Study, load_topic
 from conviction import study as run_study
@@ -289,19 +289,9 @@ def test_what_does_not_train_is_applied_once_and_says_so(tea, tmp_path):
 def test_a_study_that_is_cut_off_between_seeds_ends_with_the_same_bytes(tea, tmp_path, monkeypatch, after):
     begin(tea, arm("sft"), arm("dpo", broken=(2,)), folder=tmp_path / "whole", placebo=True)
     applied.clear()
-    real, calls = Run.cached, []
-
-    def cut(*arguments, **named):
-        if len(calls) == after:
-            raise KeyboardInterrupt
-        calls.append(arguments)
-        return real(*arguments, **named)
-
     asked = (arm("sft"), arm("dpo", broken=(2,)))
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "cached", cut)
-        with pytest.raises(KeyboardInterrupt):
-            begin(tea, *asked, folder=tmp_path / "cut", placebo=True)
+    with cut_off(monkeypatch, after), pytest.raises(KeyboardInterrupt):
+        begin(tea, *asked, folder=tmp_path / "cut", placebo=True)
     begin(tea, *asked, folder=tmp_path / "cut", placebo=True)
     assert len(applied) <= 13, "the one that was cut off may have been begun twice, and no other"
     for file in sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.json")):

@@ -13,7 +13,7 @@ import pytest
 from commands import failed
 from processes import begin as begin_process
 from processes import end
-from tea import BASE, begin, load, plan
+from tea import BASE, begin, cut_off, load, plan
 
 from conviction import load_topic
 from conviction.config.plan import parse_arm_options, plan_arms
@@ -55,18 +55,8 @@ def test_every_reading_names_rows_that_are_there(tea, tmp_path):
 def test_a_study_that_is_cut_off_ends_with_the_same_numbers(tea, tmp_path, monkeypatch, after):
     asked = (plan("rag", 0.4), plan("steer", 0.1))
     whole = begin(tea, *asked, folder=tmp_path / "whole")
-    real, calls = Run.cached, []
-
-    def cut(*arguments, **named):
-        if len(calls) == after:
-            raise KeyboardInterrupt
-        calls.append(arguments)
-        return real(*arguments, **named)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "cached", cut)
-        with pytest.raises(KeyboardInterrupt):
-            begin(tea, *asked, folder=tmp_path / "cut", resumed=True)
+    with cut_off(monkeypatch, after), pytest.raises(KeyboardInterrupt):
+        begin(tea, *asked, folder=tmp_path / "cut", resumed=True)
     again = begin(tea, *asked, folder=tmp_path / "cut", resumed=True)
     strip = str(tmp_path / "cut")
     assert json.dumps({k: v.model_dump() for k, v in judged(again).items()}).replace(strip, "") == json.dumps(
