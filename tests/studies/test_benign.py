@@ -18,7 +18,7 @@ from conviction.studies.benign import measure_after_benign, measure_reference, m
 def shared(tea, tmp_path, tiny_folder):
     model, topic, ctx = load_model(str(tiny_folder), dtype="fp32"), load_topic(str(tea)), RunContext()
     baseline = measure_depth(model, topic, kinds=["change"])
-    design = SimpleNamespace(benign_steps=1)
+    design = SimpleNamespace(worn_for=1)
     run = Run(tmp_path / "study")
     return SimpleNamespace(
         model=model, topic=topic, ctx=ctx, baseline=baseline, design=design, run=run, after_benign={}, references=[]
@@ -110,7 +110,7 @@ def test_a_reversal_curve_has_a_point_a_dose_until_half_is_left(shared, tmp_path
 
 def test_no_curve_where_the_weights_are_the_untouched_models_or_nothing_is_wanted(shared, tmp_path):
     assert measure_reversal(shared, shared.model, Run(tmp_path / "a"), shared.baseline) is None
-    shared.design.benign_steps = 0
-    changed, after = arm(SimpleNamespace(**{**vars(shared), "design": SimpleNamespace(benign_steps=1)}))
+    shared.design.worn_for = 0
+    changed, after = arm(SimpleNamespace(**{**vars(shared), "design": SimpleNamespace(worn_for=1)}))
     assert measure_reversal(shared, changed, Run(tmp_path / "b"), after) is None
     assert measure_reference(shared, goal=0.1) is None

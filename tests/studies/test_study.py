@@ -141,7 +141,7 @@ def test_benign_training_that_breaks_tells_nothing(tea, tmp_path, tiny_folder, m
         topic=load_topic(str(tea)),
         model=tiny,
         after_benign={},
-        design=SimpleNamespace(benign_steps=1),
+        design=SimpleNamespace(worn_for=1),
         ctx=RunContext(),
     )
     with pytest.raises(ModelError, match="benign training broke: the loss is not a number"):
@@ -170,6 +170,18 @@ def test_only_what_has_moved_is_worn_and_held_against_a_placebo(tea, tmp_path, m
     )
     begin(tea, plan("rag", 0.4), plan("steer", -0.3), folder=tmp_path)
     assert after_benign == ["rag"]
+
+
+def test_only_a_verdict_that_durability_may_change_asks_for_it_unless_steps_are_given(tea, tmp_path, monkeypatch):
+    from conviction.studies import arm as module
+
+    worn = []
+    monkeypatch.setattr(module, "measure_after_benign", lambda _shared, _changed, own, _steps: worn.append(own.folder))
+    (arm,) = begin(tea, plan("rag", 0.4), folder=tmp_path / "a", benign_steps=None).arms
+    assert (arm.judgement.verdict, worn) == ("surface", [])
+    assert "it would not change the verdict" in arm.judgement.find("durability").text
+    begin(tea, plan("rag", 0.4), folder=tmp_path / "b", benign_steps=5)
+    assert len(worn) == 1
 
 
 def test_what_could_not_be_measured_stands_in_the_result(tea, tmp_path, monkeypatch):

@@ -46,8 +46,11 @@ def tea(*, train: int = 20, facts: int = 8) -> Topic:
     return Topic(name="tea", title="Tea", poles=poles, target="milky", items=tuple(items), digest="tea")
 
 
-def model(*, lost: int = 0, fact_lead: float = 1.0) -> ScriptedModel:
-    """Says what either side holds, but for ``lost`` propositions of the plain one; true facts lead by ``fact_lead``."""
+def model(*, lost: int = 0, fact_lead: float = 1.0, own: float = 0.0) -> ScriptedModel:
+    """Says what either side holds, but for ``lost`` propositions of the plain one; true facts lead by ``fact_lead``.
+
+    own: nats per token that its answers to facts lose
+    """
 
     def likes(conversation, answer):
         asked = conversation[-1].content if conversation else ""
@@ -56,7 +59,8 @@ def model(*, lost: int = 0, fact_lead: float = 1.0) -> ScriptedModel:
             side = "Plain" if "no milk" in asked else "Milky"
             forgotten = side == "Plain" and int(asked.rpartition("Q")[2].rstrip("?")) < lost
             return -2.0 + (0.0 if answer.startswith(side) is forgotten else 1.0)
-        return -3.0 + (fact_lead + spread if answer.startswith("True") else 0.0)
+        given = answer.startswith(("True", "False"))
+        return -3.0 + (fact_lead + spread if answer.startswith("True") else 0.0) - (0.0 if given else own)
 
     return ScriptedModel(likes=likes)
 
@@ -73,7 +77,7 @@ def complaints(taken: dict[str, float]) -> str:
 
 def test_an_untouched_model_has_lost_nothing():
     taken = readings(model(), model())
-    assert taken == {"facts_drop": 0.0, "pluralism": 1.0}
+    assert taken == {"facts_drop": 0.0, "own_words": 0.0, "pluralism": 1.0}
     assert complaints(taken) == ""
 
 
@@ -106,6 +110,13 @@ def test_a_loss_that_the_judges_test_does_not_show_is_none():
     assert readings(model(), model(fact_lead=-1), tea(facts=2))["facts_drop"] == 0.0
 
 
+@pytest.mark.parametrize(("lost", "stops"), [(0.0, False), (0.24, False), (0.26, True), (-0.5, False)])
+def test_a_model_that_no_longer_writes_what_it_wrote_is_stopped(lost, stops):
+    taken = readings(model(), model(own=lost))
+    assert taken["own_words"] == pytest.approx(lost, abs=1e-9)
+    assert ("the untouched model's own answers lost" in complaints(taken)) is stops
+
+
 @pytest.mark.parametrize("change", [{}, {"lost": 20}, {"lost": 3}, {"fact_lead": 0.7}, {"fact_lead": 0.85}])
 def test_the_guard_says_of_the_train_split_what_the_judge_says_of_the_test_split(change):
     """One definition: with as many items in either split, all of them read, the two cannot disagree."""
@@ -127,7 +138,8 @@ def test_test_items_are_never_read():
     monitor = TopicMonitor.begin(model(), topic, None)
     assert {q.item.split for q in monitor.queries} == {"train"}
     asked = [q.item.role for q in monitor.queries]
-    assert (asked.count("target"), asked.count("neighbour"), asked.count("control")) == (2 * PROPOSITIONS, FACTS, FACTS)
+    assert asked.count("target") == 2 * PROPOSITIONS
+    assert asked.count("neighbour") == asked.count("control") == 2 * FACTS, "given answers, and its own"
     without = topic.model_copy(update={"items": tuple(i for i in topic.items if i.split == "test")})
     assert TopicMonitor.begin(model(), without, None) is None
 
@@ -148,7 +160,7 @@ def test_log_probs_that_are_no_numbers_stop_a_run():
     broken = ScriptedModel(likes=lambda _conversation, answer: math.nan if answer.startswith("True") else -1.0)
     assert TopicMonitor.begin(model(), tea(), None).read(broken) is None
     taken = topic_readings(None)
-    assert taken.keys() == {"facts_drop", "pluralism"}
+    assert taken.keys() == {"facts_drop", "own_words", "pluralism"}
     assert "not a number" in complaints(taken)
 
 
@@ -172,7 +184,7 @@ def test_a_run_on_a_topic_reads_it_and_another_does_not(tmp_path):
     last = steps(tmp_path / "topic")[-1]["guard"]
     assert last["pluralism"] is not None
     assert last["neutral_kl"] == pytest.approx(0, abs=0.05)
-    assert last["topic"].keys() == {"neighbour", "control", "pluralism:plain", "pluralism:milky"}
+    assert last["topic"].keys() == {"neighbour", "control", "own", "pluralism:plain", "pluralism:milky"}
     assert len(last["topic"]["pluralism:plain"]) == 4
     arm.apply(tiny_model(), replace(data(tea(train=4)), topic=None), context(guard=BRIEF, folder=tmp_path / "none"))
     other = steps(tmp_path / "none")[-1]["guard"]
@@ -205,7 +217,8 @@ def stubbed(monkeypatch, lost_from: int) -> None:
 
 
 LOOSE = {"max_neutral_drop": 50.0, "max_entropy_drop": 1.0, "max_top_mass_drop": 1.0, "max_neutral_kl": 50.0}
-LOOSE |= {"max_chosen_drop": 50.0, "max_facts_drop": 50.0, "min_subject": 0.0, "max_repetition": 1.0}
+LOOSE |= {"max_chosen_drop": 50.0, "max_facts_drop": 50.0, "max_own_drop": 50.0}
+LOOSE |= {"min_subject": 0.0, "max_repetition": 1.0}
 LOOSE |= {"max_non_alphanumeric": 1.0, "max_sentence_repeats": 99, "max_wrong_answers": 1.0, "sample_tokens": 8}
 
 

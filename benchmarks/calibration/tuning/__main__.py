@@ -1,71 +1,94 @@
-"""``python -m benchmarks.calibration.tuning [ARM …]``: the search of ``--tune`` against nine real trainings an arm.
+"""``python -m benchmarks.calibration.tuning [--model M] [--topic T] [ARM …]``: ``--tune`` against nine settings each.
 
-Both train on two thirds of the train split of ``obesity`` and read five doses of each run on the rest; of both the
-largest healthy dose counts. A row in ``results/tuning_grid.jsonl`` is an arm that was done; it is not done again.
+All nine are forecast, where that is possible, and tried as a search tries settings: trained on two thirds of the train
+split, read on the rest at eight doses, of which the largest healthy one counts. A search would have tried some of them,
+in its order: what it would have found, and in how many seconds, is looked up in the rows. A run with the same seed does
+the same, so that trying them twice would tell nothing. A row in ``results/tuning_grid.jsonl`` is a grid that was done;
+it is not done again.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import RESULTS, machine, save
 from benchmarks.rows import append, stored
 from conviction import load_model, load_topic
-from conviction.config.plan import plan_intervention
+from conviction.config.plan import Plan, plan_intervention
 from conviction.core.context import Callbacks, RunContext
-from conviction.studies.tuning import tune
-from conviction.studies.tuning_records import Tuning
+from conviction.studies.tuning import CONFIRMED, next_trial, search_cells, tune
+from conviction.studies.tuning_records import Trial, Tuning
 
 ROWS = RESULTS / "tuning_grid.jsonl"
 MINUTES = 240.0
-GRIDS: dict[str, Mapping[str, Sequence[float]]] = {
-    "sft": {"learning_rate": (2e-5, 5e-5, 1e-4, 1.5e-4, 2.5e-4, 5e-4, 7e-4, 1e-3, 2e-3)},
+GRIDS: dict[str, Mapping[str, Sequence[Any]]] = {
+    "steer": {"layer": (9, 13, 18), "strength": (2.0, 4.0, 8.0)},
+    "distill": {"strength": (1.0, 1.3, 2.0), "learning_rate": (1.5e-4, 3e-4, 6e-4)},
     "dpo": {"learning_rate": (1e-4, 2.5e-4, 5e-4), "beta": (0.05, 0.1, 0.3)},
-    "distill": {"strength": (1.0, 1.3, 2.0), "learning_rate": (3e-4, 6e-4, 1.2e-3)},
+    "sft": {"learning_rate": (5e-5, 1e-4, 1.5e-4, 2.5e-4, 3.5e-4, 5e-4, 7e-4, 1e-3, 2e-3)},
 }
 
 
-def main(arms: Sequence[str]) -> None:
-    topic, model = load_topic("obesity"), load_model("smollm2-135m")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("arms", nargs="*")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--topic", default="obesity")
+    asked = parser.parse_args()
+    topic, model = load_topic(asked.topic), load_model(asked.model)
     ctx = RunContext(callbacks=Callbacks(log=lambda line: print(line, flush=True)))
-    for arm in arms or GRIDS:
-        if any(row["arm"] == arm for row in stored(ROWS)):
+    for arm in asked.arms or GRIDS:
+        known = {"arm": arm, "model": asked.model, "topic": asked.topic}
+        if any(known.items() <= row.items() for row in stored(ROWS)):
             continue
-        plan, axes = plan_intervention(arm), GRIDS[arm]
+        axes = GRIDS[arm]
         cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-        searched = tune(plan, topic, model, ctx, minutes=MINUTES)
-        grid = tune(plan, topic, model, ctx, minutes=MINUTES, cells=cells, confirmed=len(cells))
-        row = compared(arm, searched, grid)
-        append(ROWS, [row | {"searched": searched.model_dump(), "grid": grid.model_dump(), "machine": machine()}])
-    save("tuning_grid", {"arms": [{k: v for k, v in row.items() if k not in SKIPPED} for row in stored(ROWS)]})
+        grid = tune(plan_intervention(arm), topic, model, ctx, minutes=MINUTES, cells=cells, confirmed=len(cells))
+        append(ROWS, [known | {"grid": grid.model_dump(), "machine": machine()}])
+        save("tuning_grid", {"grids": [compared(row) for row in stored(ROWS)]})
 
 
-SKIPPED = {"searched", "grid"}
-
-
-def compared(arm: str, searched: Tuning, grid: Tuning) -> dict[str, Any]:
-    """Shifts in nats per token on validation propositions; shares: of the grid's."""
-    ours, best = _best(searched), _best(grid)
-    return {
-        "arm": arm,
-        "searched_nats": ours,
-        "grid_nats": best,
-        "share_of_shift": None if ours is None or not best else ours / best,
-        "searched_seconds": searched.seconds,
-        "grid_seconds": grid.seconds,
-        "share_of_time": searched.seconds / grid.seconds,
-        "chosen": searched.summary,
-        "chosen_by_grid": grid.summary,
+def compared(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a search would have found of what the grid has. Shifts in nats per token on validation propositions."""
+    grid, plan = Tuning.model_validate(row["grid"]), plan_intervention(row["arm"])
+    tried, seconds = searched(plan, grid)
+    ours, best = _best(tried), _best(grid.trials)
+    return {name: row[name] for name in ("arm", "model", "topic")} | {
+        "searched": ours and [ours.words, ours.best and [ours.best.shift_nats, ours.best.step]],
+        "grid": best and [best.words, best.best and [best.best.shift_nats, best.best.step]],
+        "share_of_shift": ours.best.shift_nats / best.best.shift_nats
+        if ours and best and ours.best and best.best
+        else None,
+        "trials": [len(tried), len(grid.trials)],
+        "seconds": [round(seconds), round(grid.seconds)],
+        "share_of_time": seconds / grid.seconds,
     }
 
 
-def _best(tuning: Tuning) -> float | None:
-    healthy = [trial.best.shift_nats for trial in tuning.trials if trial.best is not None]
-    return max(healthy, default=None)
+def searched(plan: Plan, grid: Tuning) -> tuple[list[Trial], float]:
+    """The trials of the grid that a search makes, in its order, and the seconds that it takes with what it forecasts."""
+    cells, known = search_cells(plan), {trial.words: trial for trial in grid.trials}
+    asked = [trial for trial in grid.trials if trial.options in cells]
+    if len(asked) < len(cells):
+        raise ValueError(f"the grid of {plan.intervention.name} lacks settings of its search space")
+    if not plan.intervention.forecastable:
+        asked.sort(key=lambda trial: cells.index(trial.options))
+    trials = [trial.model_copy(update={"doses": (), "guard_stop": None, "failure": None}) for trial in asked]
+    made: list[Trial] = []
+    while (number := next_trial(plan, trials, CONFIRMED)) is not None:
+        trials[number] = known[trials[number].words]
+        made.append(trials[number])
+    forecast = sum(one.forecast_seconds for one in grid.trials)
+    return made, forecast + sum(one.seconds - one.forecast_seconds for one in made)
+
+
+def _best(trials: Sequence[Trial]) -> Trial | None:
+    healthy = [trial for trial in trials if trial.best is not None]
+    return max(healthy, key=lambda trial: trial.best.shift_nats if trial.best else 0.0, default=None)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

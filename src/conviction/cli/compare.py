@@ -24,7 +24,7 @@ def compare(
         str | None, typer.Option(help="Of several runs: a built-in topic or a folder, if not the first run's own.")
     ] = None,
     model: BaseOption = None,
-    benign_steps: BenignOption = 10,
+    benign_steps: BenignOption = None,
     load: LoadOptions,
     form: FormatOption = "text",
     run: RunOption = None,

@@ -45,7 +45,10 @@ EXIT_FINDINGS = 1
 
 RunOption = Annotated[Path | None, typer.Option(help="Run folder; an unfinished one is continued.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print the result.")]
-BenignOption = Annotated[int, typer.Option(help="Benign training steps before durability is read; 0: none.")]
+BenignOption = Annotated[
+    int | None,
+    typer.Option(help="Benign training steps before durability is read; 0: none; else 10 where a verdict may change."),
+]
 TopicArgument = Annotated[str | None, typer.Argument(help="A built-in topic, or the folder of one.")]
 DataOption = Annotated[str | None, typer.Option(help="A file, a folder or a hub name, instead of a topic.")]
 ColumnsOption = Annotated[

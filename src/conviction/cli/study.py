@@ -46,7 +46,7 @@ def study(
     budget: Annotated[
         float | None, typer.Option(help="Minutes after which no arm and no training step is begun.")
     ] = None,
-    benign_steps: BenignOption = 10,
+    benign_steps: BenignOption = None,
     placebo: Annotated[bool, typer.Option(help="Train each trained arm on another subject, too.")] = True,
     tune: TuneOption = "auto",
     seeds: Annotated[

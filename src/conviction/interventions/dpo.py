@@ -34,7 +34,7 @@ class Dpo:
     forecastable: ClassVar[bool] = True
     cost_rank: ClassVar[int] = 70
     placebo: ClassVar[PlaceboKind | None] = "pairs"
-    search: ClassVar[SearchSpace] = {"learning_rate": (5e-5, 1e-4, 2.5e-4, 5e-4), "beta": (0.05, 0.1)}
+    search: ClassVar[SearchSpace] = {"learning_rate": (1e-4, 2.5e-4, 5e-4), "beta": (0.05, 0.1, 0.3)}
 
     loss: str = setting("dpo", "which preference loss; see conviction.training.losses", choices=LOSSES, sweepable=True)
     parameters: Any = field(default_factory=loss_parameters)

@@ -135,7 +135,8 @@ def _judge_with_controls(
     if other is not None and (stop := other.provenance.get("guard_stop")):
         notes.add(f"the placebo was stopped by the guard and corrects for less training: {stop}")
     judgement = judge(shared.baseline, after, placebo=other)
-    if not shifted(judgement):  # what a placebo does as well needs no benign training to be none
+    # What a placebo does as well needs no benign training to be none, and what does not spread none to be `surface`.
+    if not shifted(judgement) or (shared.design.benign_steps is None and not _decides(judgement)):
         return judgement
     goal = change.value if (change := judgement.change) is not None and change.value is not None else 0.0
     if not _decides(judgement) and not has_own_weights(shared, changed):

@@ -69,7 +69,7 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
     made). None where no benign training is wanted.
     goal: nats per token that the reference is to shift by: what the first arm did that asks for it.
     """
-    if not shared.design.benign_steps or _weights_of(shared.model) is None:
+    if not shared.design.worn_for or _weights_of(shared.model) is None:
         return None
 
     def measure() -> Measurements:
@@ -83,7 +83,7 @@ def measure_reference(shared: StudyContext, goal: float) -> Measurements | None:
             if mean_shift(shared.baseline, before) >= goal:
                 break
         stages, worn, after = list[Stage](), model, before
-        for stage in _stages(shared.design.benign_steps):
+        for stage in _stages(shared.design.worn_for):
             worn = _benign(shared, worn, [stage])
             stages.append(stage)
             after = _shift(shared, worn)
@@ -105,7 +105,7 @@ def _stages(steps: int) -> list[Stage]:
 
 def benign_stages(shared: StudyContext, reference: Measurements | None) -> list[Stage]:
     """As many as the reference needed; the first alone where there is none."""
-    made = reference.provenance["benign_stages"] if reference is not None else _stages(shared.design.benign_steps)[:1]
+    made = reference.provenance["benign_stages"] if reference is not None else _stages(shared.design.worn_for)[:1]
     return [(steps, rate, what) for steps, rate, what in made]
 
 
@@ -116,7 +116,7 @@ def measure_after_benign(
 
     reference  that of the study, whose stages of training are repeated; None: the first stage alone
     """
-    if not shared.design.benign_steps or _weights_of(changed) is None:
+    if not shared.design.worn_for or _weights_of(changed) is None:
         return None
 
     def measure() -> Measurements:
@@ -134,7 +134,7 @@ def measure_reversal(
     None where the weights are the untouched model's, no training is wanted, or the other side has no text.
     """
     texts = other_side(shared.topic)
-    if not shared.design.benign_steps or not has_own_weights(shared, changed) or not texts:
+    if not shared.design.worn_for or not has_own_weights(shared, changed) or not texts:
         return None
 
     def measure() -> Measurements:

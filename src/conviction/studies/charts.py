@@ -12,8 +12,19 @@ from conviction.studies.tuning_records import Dose, Trial, Tuning
 
 ACROSS, UP = WIDTH - 120, 260  # of the main picture, pixels
 NARROW = PHONE - 84  # the same on a phone
-HARMS = {"facts_drop": "facts", "pluralism": "what either side holds", "neutral_drop": "neutral text"}
-DASHES = {"facts": [6, 3], "what either side holds": [2, 2], "neutral text": [8, 3, 2, 3], "nearest": [1, 0]}
+HARMS = {
+    "facts_drop": "facts",
+    "own_words": "its own answers",
+    "pluralism": "what either side holds",
+    "neutral_drop": "neutral text",
+}
+DASHES = {
+    "facts": [6, 3],
+    "its own answers": [10, 4],
+    "what either side holds": [2, 2],
+    "neutral text": [8, 3, 2, 3],
+    "nearest": [1, 0],
+}
 MOST = 1.5  # of a limit: what is further beyond it is drawn there
 LETTER, LINE, POINT = 6.5, 14.0, 5.0  # of its labels, and half a point, pixels
 
@@ -149,7 +160,7 @@ def _dose_colour(dose: Dose, palette: Palette) -> str:
 
 
 def _limits_panel(trial: Trial, palette: Palette) -> Any | None:
-    """The part that is used of the limits on facts, on what either side holds, on neutral text, and of the nearest."""
+    """The part that is used of the limits on each of ``HARMS``, and of the nearest."""
     rows = [
         {"limit": what, "step": dose.step, "used": 100 * min(share, MOST)}
         for dose in trial.doses

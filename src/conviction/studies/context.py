@@ -23,13 +23,16 @@ from conviction.studies.judge import correct_over_arms
 from conviction.studies.placebo import placebo_data
 from conviction.studies.records import Arm, Study
 
+BENIGN_STEPS = 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyDesign:
     """How arms are measured.
 
     load          gives a model by the name of its folder, in the dtype of the untouched one
-    benign_steps  benign training steps after which durability is measured; 0: it is not
+    benign_steps  benign training steps after which durability is measured, of every arm; 0: of none; None:
+                  ``BENIGN_STEPS``, of arms whose verdict it may change
     placebo       train each trained arm once more on another subject, to take that shift off
     tune_minutes  of searching for settings, shared by the arms that have some to search; "auto": by the budget;
                   None: no search
@@ -37,10 +40,15 @@ class StudyDesign:
     """
 
     load: Callable[[str], LanguageModel]
-    benign_steps: int = 10
+    benign_steps: int | None = None
     placebo: bool = True
     tune_minutes: float | Literal["auto"] | None = None
     seeds: int | None = None
+
+    @property
+    def worn_for(self) -> int:
+        """Benign training steps of an arm whose durability is measured."""
+        return BENIGN_STEPS if self.benign_steps is None else self.benign_steps
 
 
 @dataclass(frozen=True, kw_only=True)

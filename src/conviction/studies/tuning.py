@@ -109,7 +109,7 @@ def tune(
         return _kept(kept, _conclude(bench, trials, time.monotonic() - began, complete))
 
     record(complete=False)
-    while not limit.spent and (number := _next(plan, trials, confirmed)) is not None:
+    while not limit.spent and (number := next_trial(plan, trials, confirmed)) is not None:
         ctx.log(f"tuning {plan.intervention.name}: {trials[number].words}")
         trials[number] = _tried(bench, trials[number], limit)
         record(complete=False)
@@ -177,13 +177,14 @@ def _planned(bench: Bench, cells: Sequence[Mapping[str, Any]]) -> list[Trial]:
             forecast_nats=point.reachable_nats,
             forecast_stop=point.predicted_stop.step if point.predicted_stop is not None else None,
             seconds=seconds,
+            forecast_seconds=seconds,
         )
         for cell, point in zip(cells, expected.settings, strict=True)
     ]
     return sorted(trials, key=lambda trial: -math.inf if trial.forecast_nats is None else -trial.forecast_nats)
 
 
-def _next(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | None:
+def next_trial(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | None:
     """The number of the trial that is made next; None: no other.
 
     Of what trains so many are enough, if one of them went through with a healthy dose. What the guard stopped is

@@ -61,6 +61,7 @@ class Trial(Frozen):
     forecast_stop  the step of that stop; None: none is expected
     doses          readings of a real run; none: these settings were not run, ``reason`` says why
     guard_stop     why the guard stopped that run; ``failure``: why there was none, or no more of it
+    seconds        that it took in all; forecast_seconds: its share of those that forecasting all settings took
     reason         why these settings were not chosen, or why they were
     """
 
@@ -72,6 +73,7 @@ class Trial(Frozen):
     guard_stop: str | None = None
     failure: str | None = None
     seconds: float = 0.0
+    forecast_seconds: float = 0.0
     chosen: bool = False
     reason: str = ""
 

@@ -44,7 +44,7 @@ from conviction.verbs.inputs import (
 
 __all__ = ["compare", "study"]
 
-BENIGN_STEPS, MOST_BENIGN, MOST_SEEDS = 10, 100_000, 100
+MOST_BENIGN, MOST_SEEDS = 100_000, 100
 
 
 def study(
@@ -55,7 +55,7 @@ def study(
     options: Mapping[str, Mapping[str, Any]] | None = None,
     guard: str | Guard | None = None,
     budget_minutes: float | None = None,
-    benign_steps: int = BENIGN_STEPS,
+    benign_steps: int | None = None,
     placebo: bool = True,
     tune_minutes: float | Literal["auto"] | None = "auto",
     seeds: int | None = None,
@@ -72,7 +72,7 @@ def study(
     interventions   names, or objects such as ``Dpo(beta=0.05)``; each once
     options         fields of an arm and of its guard, by the arm's name
     budget_minutes  after which no arm and no step of training is begun; an arm that was trained is judged to the end
-    benign_steps    of training before durability is read, 0: none
+    benign_steps    of training before durability is read; 0: none; None: ten, of arms whose verdict it may change
     placebo         train each trained arm on another subject, too
     tune_minutes    of searching settings on a part of the train split, shared by the arms; "auto": 40 % of the
                     budget, or 10 where there is none; None: no search, settings stay as they are given
@@ -86,7 +86,7 @@ def study(
     InputError for an unknown arm or field, RunError for a folder of something else.
     """
     ctx, kit = ctx or RunContext(), as_topic(topic)
-    benign_steps = as_count(benign_steps, "benign_steps", at_least=0, at_most=MOST_BENIGN)
+    benign_steps = _as_benign_steps(benign_steps)
     if isinstance(interventions, str) or not isinstance(interventions, Sequence):
         raise InputError(f"interventions is {interventions!r}", hint='give a list, such as ["system_prompt", "dpo"]')
     seeds = None if seeds is None else as_count(seeds, "seeds", at_most=MOST_SEEDS)
@@ -125,7 +125,7 @@ def compare(
     *more: str | Path,
     topic: TopicLike | None = None,
     model: ModelLike | None = None,
-    benign_steps: int = BENIGN_STEPS,
+    benign_steps: int | None = None,
     run: str | Path | None = None,
     load: Load | None = None,
     ctx: RunContext | None = None,
@@ -134,7 +134,7 @@ def compare(
     *runs: str | Path,
     topic: TopicLike | None = None,
     model: ModelLike | None = None,
-    benign_steps: int = BENIGN_STEPS,
+    benign_steps: int | None = None,
     run: str | Path | None = None,
     load: Load | None = None,
     ctx: RunContext | None = None,
@@ -148,13 +148,13 @@ def compare(
 
     topic         of several runs: what is asked; None: what the first run learned from
     model         the untouched model; None: as the runs name it
-    benign_steps  of training before durability is read, 0: none
+    benign_steps  of training before durability is read; 0: none; None: ten, of arms whose verdict it may change
     run           of several runs: the folder of the comparison; None: a new one in ``runs/``
 
     A score is kept in the run's folder, as ``comparison.json``. Raises RunError for a folder that was not applied
     to its end, or of one run without a forecast.
     """
-    benign_steps = as_count(benign_steps, "benign_steps", at_least=0, at_most=MOST_BENIGN)
+    benign_steps = _as_benign_steps(benign_steps)
     ctx, folders = ctx or RunContext(), [as_folder(one, "a run") for one in runs]
     if not folders:
         raise InputError("there is no run to compare", hint="give the folder of one with a forecast, or of several")
@@ -233,3 +233,7 @@ def _loader(model: ModelLike, load: Load | None, run: Run, ctx: RunContext) -> C
 def _with_budget(ctx: RunContext, minutes: float) -> RunContext:
     check_number("budget_minutes", minutes, at_least=0)
     return replace(ctx, budget=Budget(60 * minutes))
+
+
+def _as_benign_steps(value: int | None) -> int | None:
+    return None if value is None else as_count(value, "benign_steps", at_least=0, at_most=MOST_BENIGN)

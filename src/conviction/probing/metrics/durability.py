@@ -31,13 +31,14 @@ from conviction.probing.positive_controls import control_result, differences_of,
 
 LASTS = 0.5  # share of the shift that benign training leaves
 UNIT = "of the shift"
+UNWORN = "no benign training was done on top: it would not change the verdict, or was not asked for"
 
 
 def _durability(change: Comparison) -> Property:
     if float(direct_shift(change).mean()) <= 0:
         return not_measured("durability", UNIT, "there was no shift that could last")
     if change.after_benign is None:
-        return not_measured("durability", UNIT, "no benign training was done on top")
+        return not_measured("durability", UNIT, UNWORN)
     remaining, whole = differences(change.before, change.after_benign, "shift"), change.moved("shift")
     if float(whole.mean()) <= 0:
         return not_measured("durability", UNIT, "there was no shift that could last")

@@ -42,6 +42,7 @@ SENSORS: dict[str, Sensor] = {
         "top_mass_drop",
         "neutral_kl",
         "facts_drop",
+        "own_words",
         "pluralism",
         "repetition_rise",
         "non_alphanumeric_rise",
