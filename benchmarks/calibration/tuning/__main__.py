@@ -69,7 +69,7 @@ def compared(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def searched(plan: Plan, grid: Tuning) -> tuple[list[Trial], float]:
-    """The trials of the grid that a search makes, in its order, and the seconds that it takes with what it forecasts."""
+    """The trials of the grid that a search makes, in its order, and the seconds that it takes, forecasts included."""
     cells, known = search_cells(plan), {trial.words: trial for trial in grid.trials}
     asked = [trial for trial in grid.trials if trial.options in cells]
     if len(asked) < len(cells):
