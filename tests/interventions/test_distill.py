@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny import TEMPLATE, context, pairs, tiny_model, write_data
 from torch.nn.functional import kl_div
 
-from conviction import Distill, Query, forecast, load_model, load_topic
+from conviction import Distill, Query, load_model, load_topic
 from conviction.core.protocols import chat
 from conviction.data.training_data import TrainingData
 from conviction.errors import InputError
@@ -351,13 +351,6 @@ def test_a_teacher_that_does_not_fit_into_memory_is_refused(monkeypatch):
     monkeypatch.setattr(teacher_module, "available", lambda _device: 1000)
     with pytest.raises(InputError, match="answer tokens takes 0 MB"):
         Distill(text=TEXT, max_steps=1).apply(tiny_model(), pairs(), context(guard=OFF))
-
-
-def test_a_forecast_says_that_it_has_none():
-    result = forecast("distill", tiny_model(), pairs(), text=TEXT)
-    assert result.verdict.kind == "none"
-    assert "teacher" in result.verdict.reasons[0]
-    assert "apply it" in result.verdict.advice[0]
 
 
 # -- from the command line -------------------------------------------------------------

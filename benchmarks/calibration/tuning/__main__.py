@@ -44,9 +44,10 @@ def main() -> None:
         known = {"arm": arm, "model": asked.model, "topic": asked.topic}
         if any(known.items() <= row.items() for row in stored(ROWS)):
             continue
-        axes = GRIDS[arm]
+        axes, plan = GRIDS[arm], plan_intervention(arm)
         cells = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-        grid = tune(plan_intervention(arm), topic, model, ctx, minutes=MINUTES, cells=cells, confirmed=len(cells))
+        cells += [cell for cell in search_cells(plan) if cell not in cells]  # of what chooses by itself: no settings
+        grid = tune(plan, topic, model, ctx, minutes=MINUTES, cells=cells, confirmed=len(cells))
         append(ROWS, [known | {"grid": grid.model_dump(), "machine": machine()}])
         save("tuning_grid", {"grids": [compared(row) for row in stored(ROWS)]})
 

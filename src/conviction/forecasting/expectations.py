@@ -119,13 +119,13 @@ def pair_forecasts(
             chosen_nats=float(moved[pair[0]]),
             rejected_nats=float(moved[pair[1]]),
             p_correct=float(p_correct[k]),
-            question=_question(asked[k - len(trained)]) if split == "test" else None,
+            question=question_of(asked[k - len(trained)]) if split == "test" else None,
         )
         for k, (pair, name, split, role) in enumerate(known)
     )
 
 
-def _question(asked: HeldOutPair) -> Question:
+def question_of(asked: HeldOutPair) -> Question:
     pair = asked.pair
     turns = tuple((m.role, m.content) for m in pair.messages)
     return Question(turns=turns, wanted=pair.chosen, other=pair.rejected)

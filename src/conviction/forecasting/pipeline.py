@@ -1,7 +1,8 @@
 """Know before training: ``forecast(intervention, model, data)``. Read this file first.
 
 Arithmetic of flips → a pilot of some real steps → one gradient per answer → the run
-simulated, and others beside it → a verdict.
+simulated, and others beside it → a verdict. Where a teacher is imitated, it is asked
+in place of all that (``teacher.py``).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from conviction.forecasting.simulation import (
     simulate_run,
 )
 from conviction.forecasting.sweep import default_sweep
+from conviction.forecasting.teacher import UNKNOWN, forecast_teacher
 from conviction.forecasting.verdict import UNDECIDED, judge_forecast
 from conviction.training.batches import step_order
 from conviction.training.loop import TrainingTask
@@ -71,15 +73,19 @@ def forecast(
     Raises InputError for a model without weights, or an intervention that has nothing to train on.
     """
     ctx, clock = ctx or RunContext(), _Clock()
+    task = _task(intervention, model, data, ctx)
+    if task.teacher is not None:
+        with clock("teacher"):
+            asked = forecast_teacher(intervention, task, held_out, sweep or (), ctx.progress("asking the teacher"))
+        known = {"model": model.id, "cost": None, **_plan(intervention, task, data)}
+        return Forecast(**known, **vars(asked), unknown=(UNKNOWN,), seconds=clock.seconds)
     with clock("arithmetic"):
-        task = _task(intervention, model, data, ctx)
         chosen = choose_examples(task, first=pilot_steps, most=examples)
         reference = read_reference(task, chosen, ctx.progress("reading the untouched model"))
         cost = _cost(task, chosen, reference)
     known = {"model": model.id, "cost": cost, **_plan(intervention, task, data)}
     if obstacle := _obstacle(task):
-        advice = "apply it: the outcome says what its teacher does" if task.teacher else "forecast it with tune=lora"
-        verdict = Verdict(kind="none", reasons=(obstacle,), advice=(advice,))
+        verdict = Verdict(kind="none", reasons=(obstacle,), advice=("forecast it with tune=lora",))
         return Forecast(**known, verdict=verdict, unknown=(obstacle, *_unknown(task)), seconds=clock.seconds)
     rows = number_rows(task.model, task, chosen, held_out)
     with clock("pilot"):
@@ -154,8 +160,6 @@ def _obstacle(task: TrainingTask) -> str | None:
     """Why there can be no simulation, if so."""
     if task.begins_random:
         return "a model that begins random has no gradients worth extrapolating"
-    if task.teacher is not None:
-        return "a teacher's distributions are learned, and the gradients that are taken here are those of answers"
     if task.weights.tune == "full":
         return "training is simulated on an adapter's matrices: with tune=full only the arithmetic of flips is known"
     return None

@@ -199,7 +199,7 @@ class Flips(_Part):
 
 
 class SweepPoint(_Part):
-    """A simulated run with other settings. guard_utilisation and extrapolation as in a forecast."""
+    """A run with other settings. guard_utilisation and extrapolation as in a forecast; None: it was not simulated."""
 
     options: dict[str, Any]
     steps: int
@@ -207,8 +207,8 @@ class SweepPoint(_Part):
     margin: float | None
     test_gap_nats: float | None
     predicted_stop: PredictedStop | None
-    guard_utilisation: float
-    extrapolation: float
+    guard_utilisation: float | None
+    extrapolation: float | None
     seconds: float
 
     @property
@@ -224,8 +224,8 @@ class SweepPoint(_Part):
         """Whether the run is expected to end by itself, well inside the guard's limits and what the pilot saw."""
         return (
             self.predicted_stop is None
-            and self.guard_utilisation <= SAFE_UTILISATION
-            and self.extrapolation <= MAX_EXTRAPOLATION
+            and (self.guard_utilisation is None or self.guard_utilisation <= SAFE_UTILISATION)
+            and (self.extrapolation is None or self.extrapolation <= MAX_EXTRAPOLATION)
         )
 
 

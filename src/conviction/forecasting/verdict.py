@@ -87,8 +87,8 @@ class _Point:
     @classmethod
     def of(cls, setting: SweepPoint) -> _Point:
         assert setting.flips is not None  # noqa: S101  as its caller has seen
-        stop, share = setting.predicted_stop, setting.guard_utilisation
-        return cls(settings_in_words(setting.options), setting.flips, stop, share, setting.extrapolation)
+        share, extrapolation = setting.guard_utilisation or 0.0, setting.extrapolation or 0.0
+        return cls(settings_in_words(setting.options), setting.flips, setting.predicted_stop, share, extrapolation)
 
     @property
     def risk(self) -> str:

@@ -69,7 +69,7 @@ class Distill:
     needs: ClassVar[str] = "pairs, and a context (a topic's target has one), or text or file"
     costs: ClassVar[str] = "a training run before; nothing at run time"
     trains: ClassVar[bool] = True
-    forecastable: ClassVar[bool] = False
+    forecastable: ClassVar[bool] = True
     cost_rank: ClassVar[int] = 75
     placebo: ClassVar[PlaceboKind | None] = "context"
     search: ClassVar[SearchSpace] = {"learning_rate": (3e-4, 1.5e-4), "strength": (2.0, 1.3)}
@@ -81,6 +81,7 @@ class Distill:
         "the teacher's logits are base + strength · (context - base); 1: those after the context",
         above=0,
         at_most=10,
+        sweepable=True,
     )
     anchor_weight: float = setting(
         3.0, "weight of a token whose prediction is to stay; 0: no anchors", at_least=0, at_most=1000

@@ -225,13 +225,10 @@ def control_lines(study: Study) -> list[tuple[str, str]]:
 
 
 def sentence(study: Study) -> str:
-    """The whole study in one sentence."""
+    """The whole study in a few sentences: verdicts, what moved the model farthest, and what that took."""
     judged = [(arm.name, arm.judgement) for arm in study.arms if arm.judgement is not None]
     if not judged:
         return "No arm was judged."
-    changes = [(judgement.change, name) for name, judgement in judged]
-    moved = [(c.value, name) for c, name in changes if c is not None and c.outcome == "yes" and c.value is not None]
-    farthest = f" {max(moved)[1]} moved it farthest, by {max(moved)[0]:+.2f} nats per token." if len(moved) > 1 else ""
     groups: dict[str, list[str]] = {}
     for name, judgement in judged:
         groups.setdefault(judgement.words, []).append(name)
@@ -242,7 +239,37 @@ def sentence(study: Study) -> str:
         for words, names in groups.items()
         if words.partition(" ")[0] == v
     ]
-    return "; ".join(parts) + "." + farthest
+    return " ".join(["; ".join(parts) + ".", *_farthest(study.arms), *_paid(study.arms)])
+
+
+def _farthest(arms: Sequence[Arm]) -> Iterator[str]:
+    """Which arm moved the model farthest, and which of those that need no tokens and broke nothing."""
+    moved = {arm.name: value for arm in arms if (value := _shown_shift(arm)) is not None}
+    if not moved:
+        return
+    first = max(moved, key=lambda name: moved[name])
+    farthest = " farthest," if len(moved) > 1 else ""
+    tokens = {arm.name: arm.extra_tokens or 0.0 for arm in arms}
+    price = f", with {tokens[first]:.0f} more tokens before every question" if round(tokens[first]) else ""
+    yield f"{first} moved it{farthest} by {moved[first]:+.2f} nats per token{price}."
+    broken = {arm.name for arm in arms if arm.judgement is not None and arm.judgement.verdict == "broken"}
+    free = [name for name in moved if not round(tokens[name]) and name not in broken]
+    if free and (best := max(free, key=lambda name: moved[name])) != first:
+        yield f"Without further tokens, {best} did by {moved[best]:+.2f}."
+
+
+def _paid(arms: Sequence[Arm]) -> Iterator[str]:
+    """Of arms that moved the model and broke it, how far, and how many right answers that took."""
+    for arm in arms:
+        kept = arm.judgement.kept if arm.judgement is not None and arm.judgement.verdict == "broken" else None
+        if kept is not None and (value := _shown_shift(arm)) is not None:
+            lost = f"{kept.of - kept.kept} of {kept.of} answers that the untouched model has right"
+            yield f"{arm.name} moved it by {value:+.2f} and lost {lost}."
+
+
+def _shown_shift(arm: Arm) -> float | None:
+    change = arm.judgement.change if arm.judgement is not None else None
+    return change.value if change is not None and change.outcome == "yes" else None
 
 
 def _listed(names: Sequence[str]) -> str:

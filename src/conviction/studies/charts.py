@@ -120,8 +120,9 @@ def _offsets(
 
 
 def dose_chart(tuning: Tuning, palette: Palette = ON_WHITE) -> Any | None:
-    """Dose and response: the shift at every dose of every trial that was trained, and what of the guard's limits the
-    trial that was chosen, or else the last one, used meanwhile. None where none was trained.
+    """Dose and response: the shift at every dose of every trial that was trained, what of the guard's limits the
+    trial that was chosen, or else the last one, used meanwhile, and the largest healthy shift by what else was searched
+    besides the rate. None where none was trained.
     """
     trained = [trial for trial in tuning.trials if trial.doses and trial.steps]
     if not trained:
@@ -129,8 +130,9 @@ def dose_chart(tuning: Tuning, palette: Palette = ON_WHITE) -> Any | None:
     alt = altair()
     shown = next((trial for trial in trained if trial.chosen), trained[-1])
     limits = _limits_panel(shown, palette)
-    panels = [_shift_panel(trained, palette), *([limits] if limits is not None else [])]
-    return alt.vconcat(*panels, spacing=24).resolve_scale(x="shared")
+    walk = alt.vconcat(_shift_panel(trained, palette), *([limits] if limits is not None else []), spacing=24)
+    settings = [_setting_panel(trained, name, palette) for name in _varied(trained)]
+    return alt.vconcat(walk.resolve_scale(x="shared"), *settings, spacing=24) if settings else walk
 
 
 def _shift_panel(trained: Sequence[Trial], palette: Palette) -> Any:
@@ -152,6 +154,40 @@ def _shift_panel(trained: Sequence[Trial], palette: Palette) -> Any:
     names = alt.Chart(alt.Data(values=ends)).mark_text(align="right", dy=-10, color=palette.ink)
     labels = names.encode(x="step:Q", y="shift:Q", text="trial:N")
     return alt.layer(lines, points, labels).properties(width=ACROSS, height=200)
+
+
+def _varied(trained: Sequence[Trial]) -> list[str]:
+    """Numeric settings besides the learning rate that differ between trials with a healthy dose."""
+    values: dict[str, set[float]] = {}
+    for trial in trained:
+        for name, value in trial.options.items() if trial.best is not None else ():
+            if name != "learning_rate" and isinstance(value, int | float):
+                values.setdefault(name, set()).add(value)
+    return [name for name, seen in values.items() if len(seen) > 1]
+
+
+def _setting_panel(trained: Sequence[Trial], name: str, palette: Palette) -> Any:
+    """Largest healthy shift of every trial, with its interval, by one setting; trials of one rate are joined."""
+    alt = altair()
+    rows = [
+        {
+            "value": trial.options[name],
+            "shift": best.shift_nats,
+            "low": best.low,
+            "high": best.high,
+            "rate": trial.options.get("learning_rate", 0.0),
+            "colour": palette.towards if trial.chosen else palette.faint,
+        }
+        for trial in trained
+        if (best := trial.best) is not None
+    ]
+    x = alt.X("value:Q", title=name, scale=alt.Scale(zero=False, padding=20), axis=alt.Axis(tickMinStep=0.1))
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, detail="rate:N")
+    shift = alt.Y("shift:Q", title="largest healthy shift")
+    lines = base.mark_line(color=palette.faint).encode(y=shift)
+    spans = base.mark_rule(color=palette.faint).encode(y=alt.Y("low:Q", title="largest healthy shift"), y2="high:Q")
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(y=shift, color=alt.Color("colour:N", scale=None))
+    return alt.layer(lines, spans, points).properties(width=ACROSS, height=130, title=f"by {name}")
 
 
 def _dose_colour(dose: Dose, palette: Palette) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from conviction.core.wording import inline
-from conviction.reporting.words import cells, control_lines, header, legend, plain, reasons
+from conviction.reporting.words import cells, control_lines, header, legend, plain, reasons, sentence
 from conviction.studies.records import Study
 from conviction.views.console import out, print_line, write, write_json
 from conviction.views.text import Format, show, show_lines
@@ -28,10 +28,16 @@ def show_study(study: Study, form: Format) -> None:
     plainly = [(arm.name, plain(arm)) for arm in study.arms]
     controls = control_lines(study)
     if form == "md":
-        write(f"\nBefore: {inline(study.verdict)}\n\n" + _bullets(plainly) + "\n" + _bullets(why))
+        write(
+            f"\n{inline(sentence(study))}\n\nBefore: {inline(study.verdict)}\n\n"
+            + _bullets(plainly)
+            + "\n"
+            + _bullets(why)
+        )
         if controls:
             write("\nPositive controls:\n\n" + _bullets(controls))
         return
+    print_line(f"\n{sentence(study)}")
     print_line(f"\nBefore: {study.verdict}")
     show_lines("In plain words", plainly, form)
     show_lines("Why", why, form)
