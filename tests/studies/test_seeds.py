@@ -152,7 +152,8 @@ def test_seeds_that_broke_are_never_averaged_away(tea, tmp_path):
     assert "pluralism:plain" in cells(result.arms[0]), "harm is that of the worst seed"
     assert judgement.find("pluralism:plain").text.endswith("(9 lost, 0 won), with the worst of 3 seeds")
     assert reasons(result.arms[0])[0].startswith("broken: 2 of 3 seeds broke the model")
-    assert sentence(result) == "sft did harm in 2 of 3 seeds."
+    lost = "sft moved it by +0.80 and lost 9 of 9 answers that the untouched model has right."
+    assert sentence(result) == f"sft did harm in 2 of 3 seeds. {lost}"
     assert "+0.80 (seed 1, broken)" in str(reasons(result.arms[0]))
 
 

@@ -18,6 +18,7 @@ from conviction.data.topic import Topic
 from conviction.data.validation import validation_topic
 from conviction.errors import InputError
 from conviction.interventions.dpo import Dpo
+from conviction.interventions.sft import Sft
 from conviction.interventions.system_prompt import SystemPrompt
 from conviction.reporting.page import report
 from conviction.studies import tuning as module
@@ -66,8 +67,9 @@ def test_a_small_train_split_is_not_divided(n):
 def test_given_fields_are_not_searched():
     plan = plan_intervention("dpo", {"beta": 0.1})
     assert {"beta"} <= plan.given
-    assert [set(cell) for cell in search_cells(plan)] == [{"learning_rate"}] * 4
-    assert len(search_cells(plan_intervention("dpo"))) == 8
+    rates, betas = Dpo.search["learning_rate"], Dpo.search["beta"]
+    assert [set(cell) for cell in search_cells(plan)] == [{"learning_rate"}] * len(rates)
+    assert len(search_cells(plan_intervention("dpo"))) == len(rates) * len(betas)
     assert search_cells(plan_intervention(Dpo(learning_rate=1e-5, beta=0.2))) == [{}]
     assert plan_intervention(plan).given == plan.given
 
@@ -97,7 +99,8 @@ def scripted(monkeypatch):
 
 
 def search(kit, model, kept=None, minutes=60.0, guard=None, **fields):
-    return tune(plan_intervention("sft", fields, guard), kit, model, RunContext(), minutes=minutes, kept=kept)
+    plan = plan_intervention("sft", fields, guard)
+    return tune(plan, kit, model, RunContext(), minutes=minutes, kept=kept, cells=None if fields else CELLS)
 
 
 def test_the_largest_healthy_dose_is_chosen_and_trained_for_as_many_steps(kit, model, scripted):
@@ -302,12 +305,12 @@ def test_a_study_and_a_run_apply_what_was_chosen(kit, model, tiny_folder, tmp_pa
     (arm,) = study(kit, model, plans, Run(tmp_path / "study"), RunContext(), design).arms
     assert arm.failure is None
     tuning = Run(tmp_path / "study/arms/sft").load("tuning", module.Tuning)
-    assert tuning.options["learning_rate"] == arm.settings["learning_rate"] == 5e-4
+    assert tuning.options["learning_rate"] == arm.settings["learning_rate"] == Sft.search["learning_rate"][-1]
     outcome = apply("sft", model, kit, tune_minutes=5.0, rank=2, run=tmp_path / "run")
     assert outcome.settings["max_steps"] == arm.settings["max_steps"] == tuning.options["max_steps"]
     page = report(tmp_path / "run").read_text(encoding="utf-8")
     assert "How its settings were chosen" in page
-    assert "learning_rate=0.0005" in page
+    assert f"learning_rate={tuning.options['learning_rate']:g}" in page
     assert "Shift at every dose of the runs" in page
 
 
@@ -316,3 +319,22 @@ def test_settings_cannot_be_searched_without_a_topic(tmp_path, model, kit):
         apply("sft", model, dataclasses.replace(data(kit), topic=None), tune_minutes=1.0, run=tmp_path / "run")
     with pytest.raises(InputError, match="tune_minutes"):
         apply("sft", model, kit, tune_minutes=-1.0)
+
+
+def test_a_search_over_two_settings_is_a_map_on_the_page_and_one_over_three_is_not():
+    from conviction.reporting.sections import _map
+    from conviction.studies.tuning_records import Tuning
+
+    cells = [{"learning_rate": rate, "beta": beta} for rate in (1e-4, 5e-4) for beta in (0.05, 0.1)]
+    known: dict = {"intervention": "dpo", "fitted": 2, "asked": 1, "options": {}, "summary": "", "seconds": 0.0}
+    trials = [
+        Trial(options=cells[0], forecast_nats=0.2),
+        Trial(options=cells[1]),
+        Trial(options=cells[2], doses=readings(0.4), chosen=True),
+        Trial(options=cells[3], doses=readings(0.4, zone="warning")),
+    ]
+    table = _map("dpo", Tuning(trials=tuple(trials), **known))
+    assert table.header == ["beta \\ learning_rate", "0.0001", "0.0005"]
+    assert table.body == [["0.05", "+0.20 expected", "+0.40, chosen"], ["0.1", "not tried", "no healthy dose"]]
+    more = [trial.model_copy(update={"options": {**trial.options, "rank": 2}}) for trial in trials]
+    assert _map("dpo", Tuning(trials=tuple(more), **known)) is None

@@ -15,6 +15,7 @@ from conviction.reporting.run_folder import ArmFolder, RunFolder
 from conviction.reporting.scorecard_words import paragraphs as scorecard_paragraphs
 from conviction.reporting.words import OUTCOMES, arm_state, cells, header, plain_parts, reasons
 from conviction.studies.records import Study
+from conviction.studies.tuning_records import Trial, Tuning
 from conviction.training.guard import summarize_warnings
 
 STRIPS = 2  # questions that are shown token by token
@@ -234,7 +235,29 @@ def _tuning(arm: ArmFolder) -> dict[str, Any] | None:
         )
     where = f"Trained on {tuning.fitted} propositions of the train split, read on {tuning.asked} others of it."
     table = Table(caption=f"Settings of {arm.name} that were tried", header=titles, body=body) if body else None
-    return {"summary": tuning.summary, "where": where, "table": table}
+    return {"summary": tuning.summary, "where": where, "map": _map(arm.name, tuning), "table": table}
+
+
+def _map(name: str, tuning: Tuning) -> Table | None:
+    """What every cell of a search over two settings came to; None for another search."""
+    axes = list(dict.fromkeys(axis for trial in tuning.trials for axis in trial.options))
+    if len(axes) != 2 or any(set(trial.options) != set(axes) for trial in tuning.trials):
+        return None
+    across, down = sorted(axes, key=lambda axis: axis != "learning_rate")
+    known = {(trial.options[down], trial.options[across]): trial for trial in tuning.trials}
+    columns, rows = (sorted({trial.options[axis] for trial in tuning.trials}) for axis in (across, down))
+    body = [[f"{row:g}", *(_cell(known.get((row, column))) for column in columns)] for row in rows]
+    caption = f"Map of the search: what each setting of {name} moved, or is expected to"
+    return Table(caption=caption, header=[f"{down} \\ {across}", *(f"{column:g}" for column in columns)], body=body)
+
+
+def _cell(trial: Trial | None) -> str:
+    if trial is None:
+        return ""
+    if not trial.made:
+        return "not tried" if trial.forecast_nats is None else f"{trial.forecast_nats:+.2f} expected"
+    reached = "no healthy dose" if trial.best is None else f"{trial.best.shift_nats:+.2f}"
+    return f"{reached}, chosen" if trial.chosen else reached
 
 
 def _generations(run: RunFolder, arm: ArmFolder) -> list[dict[str, str]]:

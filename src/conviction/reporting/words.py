@@ -245,14 +245,14 @@ def sentence(study: Study) -> str:
 def _farthest(arms: Sequence[Arm]) -> Iterator[str]:
     """Which arm moved the model farthest, and which of those that need no tokens and broke nothing."""
     moved = {arm.name: value for arm in arms if (value := _shown_shift(arm)) is not None}
-    if not moved:
+    broken = {arm.name for arm in arms if arm.judgement is not None and arm.judgement.verdict == "broken"}
+    if not moved or (len(moved) == 1 and broken >= moved.keys()):  # of which is said what it took
         return
     first = max(moved, key=lambda name: moved[name])
     farthest = " farthest," if len(moved) > 1 else ""
     tokens = {arm.name: arm.extra_tokens or 0.0 for arm in arms}
     price = f", with {tokens[first]:.0f} more tokens before every question" if round(tokens[first]) else ""
     yield f"{first} moved it{farthest} by {moved[first]:+.2f} nats per token{price}."
-    broken = {arm.name for arm in arms if arm.judgement is not None and arm.judgement.verdict == "broken"}
     free = [name for name in moved if not round(tokens[name]) and name not in broken]
     if free and (best := max(free, key=lambda name: moved[name])) != first:
         yield f"Without further tokens, {best} did by {moved[best]:+.2f}."
