@@ -13,6 +13,7 @@ from conviction.core.run import Failure
 from conviction.forecasting.records import Flips, Forecast, ForecastScore, Kind, SweepPoint
 from conviction.forecasting.records import Verdict as ForecastVerdict
 from conviction.interventions.records import DataSource, Outcome
+from conviction.localization.records import Localization
 from conviction.probing.depth_records import Property
 from conviction.reporting.next_steps import Names, next_steps
 from conviction.studies.records import Arm, Judgement, Study, Verdict
@@ -74,12 +75,17 @@ SCORE = ForecastScore(
     wrong=0, flips=None, expected_flips=0, brier=None, brier_constant=None, guard_stop=3, predicted_stop_step=None,
     stop_error=None,
 )  # fmt: skip
+LOCALIZATION = Localization(
+    model="m", source="tea", noise=0.1, window=3, traces=(), maps=(), neurons=(), truth=None, left_out=(), findings=(),
+    cannot_mean=(), seconds={}, provenance={},
+)  # fmt: skip
 RESULTS = [
     *(study(*verdicts) for verdicts in product([*get_args(Verdict), None], repeat=2)),
     *(forecast(kind) for kind in get_args(Kind)),
     *(outcome(stop) for stop in (None, GuardStop(reasons=("x",), step=3, restored_step=2), GuardStop(reasons=()))),
     *(audit(*findings) for findings in ((), (finding("note"),), (finding("error"), finding("error", fixable=True)))),
     SCORE,
+    LOCALIZATION,
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from conviction.cli.options import (
+    USUAL,
     ColumnsOption,
     DataOption,
     FormatOption,
@@ -16,6 +17,7 @@ from conviction.cli.options import (
     TopicArgument,
 )
 from conviction.views.live import watched
+from conviction.views.next_steps import show_next_steps
 from conviction.views.text import log
 
 __all__ = ["localize"]
@@ -26,7 +28,7 @@ def localize(
     *,
     data: DataOption = None,
     columns: ColumnsOption = None,
-    model: ModelOption = "smollm2-135m",
+    model: ModelOption = USUAL,
     limit: Annotated[int, typer.Option(help="Statements that are traced.")] = 10,
     kinds: Annotated[str, typer.Option(help="Sites, with commas: block, mlp, attention.")] = "block,mlp,attention",
     samples: Annotated[int, typer.Option(help="Draws of noise for a trace.")] = 4,
@@ -41,6 +43,7 @@ def localize(
     from conviction.core.run_head import new_folder
     from conviction.data.columns import parse_columns
     from conviction.data.reading import read_source
+    from conviction.reporting.next_steps import Names
     from conviction.verbs import measuring
     from conviction.verbs.inputs import as_source
     from conviction.views.localization import show_localization
@@ -53,4 +56,7 @@ def localize(
             run=folder, load=load.loader(model), ctx=ctx,
         )  # fmt: skip
     show_localization(result, form)
+    show_next_steps(
+        result, Names(run=str(folder), topic=topic, data=data, model=model if model != USUAL else None), form
+    )
     log(f"every number: {folder}/localization.json; heat maps: {folder}/maps")

@@ -14,10 +14,11 @@ from conviction.core.statistics import ALPHA
 from conviction.core.wording import printable, settings_in_words
 from conviction.forecasting.records import Forecast, ForecastScore
 from conviction.interventions.records import Outcome
+from conviction.localization.records import Localization
 from conviction.probing.records import Scorecard
 from conviction.studies.records import DEPTHS, Study
 
-Result = Scorecard | AuditReport | Forecast | Outcome | ForecastScore | Study
+Result = Scorecard | AuditReport | Forecast | Outcome | ForecastScore | Study | Localization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ def next_steps(result: Result, names: Names | None = None, *, forecast: bool = F
             return _after_score(result, known)
         case Study():
             return _after_study(result, known)
+        case Localization():
+            return _after_localize(known)
 
 
 def _after_probe(card: Scorecard, names: Names) -> list[str]:
@@ -185,6 +188,15 @@ def _after_study(study: Study, names: Names) -> list[str]:
     if any(judgement.ceiling is not None for _, judgement in judged):
         steps.append("Repeat it on a larger model (`--model`): on this one no deeper verdict can be read.")
     return steps
+
+
+def _after_localize(names: Names) -> list[str]:
+    study = f"conviction study {names.kit}{names.on_model}" if names.data is None else ""
+    edit = f"{study} --interventions rome,memit" if study else f"conviction apply memit {names.source}{names.on_model}"
+    return [
+        "Tracing does not say which layer to edit (Hase et al. 2301.04213). Edit facts, and measure what that moves and "
+        f"breaks: `{edit}`."
+    ]
 
 
 def _quoted(name: str) -> str:
