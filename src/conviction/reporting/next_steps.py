@@ -54,19 +54,20 @@ def next_steps(result: Result, names: Names | None = None, *, forecast: bool = F
     known = names or Names()
     match result:
         case Scorecard():
-            return _after_probe(result, known)
+            steps = _after_probe(result, known)
         case AuditReport():
-            return _after_audit(result, known)
+            steps = _after_audit(result, known)
         case Forecast():
-            return _after_forecast(result, known)
+            steps = _after_forecast(result, known)
         case Outcome():
-            return _after_apply(result, known, forecast=forecast)
+            steps = _after_apply(result, known, forecast=forecast)
         case ForecastScore():
-            return _after_score(result, known)
+            steps = _after_score(result, known)
         case Study():
-            return _after_study(result, known)
+            steps = _after_study(result, known)
         case Localization():
-            return _after_localize(known)
+            steps = _after_localize(known)
+    return steps
 
 
 def _after_probe(card: Scorecard, names: Names) -> list[str]:
@@ -191,11 +192,12 @@ def _after_study(study: Study, names: Names) -> list[str]:
 
 
 def _after_localize(names: Names) -> list[str]:
-    study = f"conviction study {names.kit}{names.on_model}" if names.data is None else ""
-    edit = f"{study} --interventions rome,memit" if study else f"conviction apply memit {names.source}{names.on_model}"
+    edit = f"conviction apply memit {names.source}{names.on_model}"
+    if names.data is None:
+        edit = f"conviction study {names.kit}{names.on_model} --interventions rome,memit"
     return [
-        "Tracing does not say which layer to edit (Hase et al. 2301.04213). Edit facts, and measure what that moves and "
-        f"breaks: `{edit}`."
+        "Tracing does not say which layer to edit (Hase et al. 2301.04213). Edit facts, and measure what that moves "
+        f"and breaks: `{edit}`."
     ]
 
 
