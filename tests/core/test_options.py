@@ -65,7 +65,7 @@ def test_fields_are_listed_through_all_levels():
     assert fields["rank"].path == ("weights", "rank")
     assert fields["learning_rate"].path == ("training", "learning_rate")
     assert fields["learning_rate"].default == 1e-6, "as the outer class has it, not Training's own"
-    assert fields["epochs"].default == 1
+    assert fields["epochs"].default is None
     assert fields["scale"].type == float | None
     assert not {"weights", "training"} & fields.keys()
     assert fields.keys() == flat(Tuning()).keys()
@@ -150,7 +150,7 @@ def test_options_that_cannot_be_read(options, wording, hint):
         (Training, {"learning_rate": "1e-5"}, "learning_rate is '1e-5'", "give a number"),
         (Training, {"epochs": 1.0}, "epochs is 1.0", "give a whole number"),
         (Training, {"epochs": True}, "epochs is True", "give a whole number"),
-        (Training, {"epochs": None}, "epochs is None", "give a whole number"),
+        (Training, {"batch_size": None}, "batch_size is None", "give a whole number"),
         (Training, {"schedule": "cosin"}, "schedule is 'cosin'", "did you mean 'cosine'? use one of: constant, linear"),
         (Training, {"schedule": None}, "schedule is None", "use one of: constant, linear, cosine"),
         (Training, {"precision": 16}, "precision is 16", "use one of: auto, fp32, bf16"),

@@ -42,7 +42,6 @@ from conviction.training.sensors import StepReading
 from conviction.training.topic import TopicMonitor, topic_readings
 
 DOSES = 8  # readings along a run
-EPOCHS = 3  # of a trial, where the user gave none: a shorter run is one of its doses
 CONFIRMED = 2  # cells that are trained: the most promising by the forecast, or the first of the search space
 # Of a forecast: a kit's training split makes a short run, which one at full length would take longer than.
 PILOT_STEPS, EXAMPLES = 5, 16
@@ -128,12 +127,13 @@ def search_cells(plan: Plan) -> list[dict[str, Any]]:
 
 
 def trial_length(plan: Plan) -> dict[str, Any]:
-    """Fields of a trial: long, at a constant rate, so that every dose is a run of its own; not what the user gave."""
+    """Fields of a trial: at a constant rate, so that every dose is a run of its own; not what the user gave."""
     if not plan.intervention.trains:
         return {}
-    epochs = flat(plan.intervention)["epochs"]
-    # As many steps as a run at its defaults has on the whole split, of which a trial has two thirds.
-    wanted = {"epochs": max(EPOCHS, math.ceil(epochs * EVERY / (EVERY - 1))), "schedule": "constant"}
+    wanted: dict[str, Any] = {"schedule": "constant"}
+    if (epochs := flat(plan.intervention)["epochs"]) is not None:
+        # as many steps as a run at its defaults has on the whole split, of which a trial has two thirds
+        wanted["epochs"] = math.ceil(epochs * EVERY / (EVERY - 1))
     return {name: value for name, value in wanted.items() if name not in plan.given}
 
 

@@ -103,13 +103,14 @@ def step_order(count: int, training: Training) -> list[tuple[int, ...]]:
     """
     order: list[tuple[int, ...]] = []
     per_step, most = training.examples_per_step, training.max_steps
-    steps = training.epochs * math.ceil(count / per_step)
+    epochs = training.epochs_of(count)
+    steps = epochs * math.ceil(count / per_step)
     if min(steps, most or steps) > MOST_STEPS:
         raise InputError(
-            f"{count:,} examples for {training.epochs:,} epochs are {steps:,} steps",
+            f"{count:,} examples for {epochs:,} epochs are {steps:,} steps",
             hint=f"give fewer epochs, a larger batch_size, or max_steps: at most {MOST_STEPS:,} steps are taken",
         )
-    for epoch in range(training.epochs):
+    for epoch in range(epochs):
         shuffled = np.random.default_rng((training.seed, epoch)).permutation(count).tolist()
         order += [tuple(shuffled[i : i + per_step]) for i in range(0, count, per_step)]
         if most is not None and len(order) >= most:

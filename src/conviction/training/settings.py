@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ from conviction.errors import InputError
 
 MOST_STEPS = 10_000_000
 """No run takes more optimiser steps."""
+LEAST_STEPS = 24  # of a run on few examples, where nothing else is given: one epoch of 54 pairs hardly moves a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,13 @@ class Training:
     """How the weights move. One step sees ``batch_size · gradient_accumulation`` examples, packed by tokens."""
 
     learning_rate: float = setting(5e-5, "peak learning rate of AdamW", above=0, sweepable=True)
-    epochs: int = setting(1, "times that every example is seen", at_least=1, at_most=10_000, sweepable=True)
+    epochs: int | None = setting(
+        None,
+        "times that every example is seen; none: once, and again until max_steps, or 24 steps",
+        at_least=1,
+        at_most=10_000,
+        sweepable=True,
+    )
     max_steps: int | None = setting(
         None, "stop after so many optimiser steps", at_least=1, at_most=MOST_STEPS, sweepable=True
     )
@@ -82,3 +90,10 @@ class Training:
     def examples_per_step(self) -> int:
         """The effective batch size."""
         return self.batch_size * self.gradient_accumulation
+
+    def epochs_of(self, count: int) -> int:
+        """Times that each of so many examples is seen."""
+        if self.epochs is not None:
+            return self.epochs
+        an_epoch = max(1, math.ceil(count / self.examples_per_step))
+        return max(1, math.ceil((self.max_steps or LEAST_STEPS) / an_epoch))
