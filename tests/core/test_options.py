@@ -125,7 +125,7 @@ def test_text_becomes_a_value_of_the_fields_type(option, value):
         (["beta=0.1", "rank=2", "beta=0.1"], "field 'beta' is given twice", "once"),
         (["max_steps=1", "max-steps=2"], "field 'max_steps' is given twice", "once"),
         (["epochs=1.5"], "epochs is '1.5'", "give a whole number"),
-        (["epochs=none"], "epochs is 'none'", "give a whole number"),
+        (["batch_size=none"], "batch_size is 'none'", "give a whole number"),
         (["beta=much"], "beta is 'much'", "give a number"),
         (["scale=much"], "scale is 'much'", "give a number"),
         (["quick=maybe"], "quick is 'maybe'", "give true or false"),

@@ -24,7 +24,7 @@ from conviction.reporting.page import report
 from conviction.studies import tuning as module
 from conviction.studies.context import StudyDesign
 from conviction.studies.study import study
-from conviction.studies.tuning import search_cells, tune, tuned
+from conviction.studies.tuning import DOSES, search_cells, tune, tuned
 from conviction.studies.tuning_records import Dose, Trial
 from conviction.verbs.changing import apply
 
@@ -268,7 +268,7 @@ def test_a_real_search_trains_reads_doses_and_never_asks_a_test_item(kit, model,
     monkeypatch.setattr(module, "measure_depth", measure)
     tuning = search(kit, model, guard="off", rank=2)
     tried = [trial for trial in tuning.trials if trial.doses]
-    assert [len(trial.doses) for trial in tried] == [8, 8]  # the best two by their forecast
+    assert [len(trial.doses) for trial in tried] == [DOSES, DOSES]  # the best two by their forecast
     assert all(trial.forecast_nats is not None for trial in tuning.trials)
     expected = [trial.forecast_nats for trial in tuning.trials]
     assert expected == sorted(expected, reverse=True)

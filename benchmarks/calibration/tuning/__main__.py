@@ -1,7 +1,7 @@
 """``python -m benchmarks.calibration.tuning [--model M] [--topic T] [ARM …]``: ``--tune`` against nine settings each.
 
 All nine are forecast, where that is possible, and tried as a search tries settings: trained on two thirds of the train
-split, read on the rest at eight doses, of which the largest healthy one counts. A search would have tried some of them,
+split, read on the rest at six doses, of which the largest healthy one counts. A search would have tried some of them,
 in its order: what it would have found, and in how many seconds, is looked up in the rows. A run with the same seed does
 the same, so that trying them twice would tell nothing. A row in ``results/tuning_grid.jsonl`` is a grid that was done;
 it is not done again.

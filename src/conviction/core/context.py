@@ -73,6 +73,7 @@ class RunContext:
     run      the run folder that results are written into; None: nothing is written
     tracker  an experiment tracker by accelerate's name: tensorboard, wandb, mlflow, trackio
     budget   after which no further arm of a study, and no further step of training, is begun; None: all are
+    doses    parts of a training run after each of which the guard reads the topic, besides its own intervals
     """
 
     guard: Guard | None = None
@@ -80,6 +81,7 @@ class RunContext:
     run: Run | None = None
     tracker: str | None = None
     budget: Budget | None = None
+    doses: int = 0
 
     def into(self, run: Run | None) -> RunContext:
         """The same with another run folder."""

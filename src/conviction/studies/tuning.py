@@ -28,7 +28,6 @@ from conviction.data.validation import EVERY, FEWEST, validation_topic
 from conviction.errors import BudgetSpent, ConvictionError
 from conviction.forecasting.pipeline import forecast
 from conviction.forecasting.rows import held_out_pairs
-from conviction.models.hf import HFModel
 from conviction.probing.depth import measure_depth
 from conviction.probing.depth_records import Measurements
 from conviction.probing.metric import Kind
@@ -36,12 +35,9 @@ from conviction.probing.metrics import properties_of_kind
 from conviction.probing.paired import differences
 from conviction.studies.judge import judge
 from conviction.studies.tuning_records import STAGE, Dose, Trial, Tuning
-from conviction.training.guard import judge as judge_readings
-from conviction.training.guard import limit_shares
-from conviction.training.sensors import StepReading
-from conviction.training.topic import TopicMonitor, topic_readings
+from conviction.training.monitor import dose_steps
 
-DOSES = 8  # readings along a run
+DOSES = 6  # readings along a run
 CONFIRMED = 2  # cells that are trained: the most promising by the forecast, or the first of the search space
 # Of a forecast: a kit's training split makes a short run, which one at full length would take longer than.
 PILOT_STEPS, EXAMPLES = 5, 16
@@ -213,17 +209,15 @@ def _tried(bench: Bench, trial: Trial, limit: Budget) -> Trial:
 
     limit  after which no step is begun: what was read until then counts
     """
-    began, readings = time.monotonic(), _Readings(bench, _topic_monitor(bench))
+    began, readings = time.monotonic(), _Readings(bench)
     intervention = bench.intervention(trial.options)
-    ctx = replace(bench.guarded, callbacks=readings.callbacks(), budget=limit)
+    ctx = replace(bench.guarded, callbacks=readings.callbacks(), budget=limit, doses=DOSES)
     stop = failure = None
     try:
         outcome = intervention.apply(bench.model, bench.data, ctx)
         stop = outcome.guard_stop.text if outcome.guard_stop is not None else None
         if not intervention.trains:
             readings.read_changed(outcome.changed)
-    except _LimitPassed as limit_passed:
-        stop = f"step {readings.doses[-1].step}: {limit_passed}"
     except BudgetSpent:
         failure = "the time for the search was over before its last step"
     except ConvictionError as error:
@@ -239,25 +233,14 @@ def _tried(bench: Bench, trial: Trial, limit: Budget) -> Trial:
     )
 
 
-def _topic_monitor(bench: Bench) -> TopicMonitor | None:
-    reads = bench.plan.intervention.trains and bench.plan.guard.mode != "none"
-    return TopicMonitor.begin(bench.model, bench.topic, None) if reads and isinstance(bench.model, HFModel) else None
-
-
-class _LimitPassed(Exception):  # noqa: N818  ends a trial, whose doses count
-    """A limit of the guard that a dose passed, in words."""
-
-
 @dataclass
 class _Readings:
     """What is read along a run.
 
     guard        its record of the last step; limits_used: by each sensor's latest reading
-    about        what the guard reads of the topic at its own intervals, read at every dose; None: it reads nothing
     """
 
     bench: Bench
-    about: TopicMonitor | None
     doses: list[Dose] = field(default_factory=list)
     total: int | None = None
     guard: Mapping[str, Any] = field(default_factory=dict)
@@ -273,21 +256,11 @@ class _Readings:
         self.bench.ctx.on_step(record, total)
 
     def _on_model(self, step: int, total: int, model: LanguageModel) -> None:
-        """Raises _LimitPassed where the topic shows a limit of the guard to be passed: what follows is no healthier."""
         self.total = total
-        if step not in {math.ceil(total * (k + 1) / DOSES) for k in range(DOSES)}:
-            return
-        after = measure_depth(model, self.bench.topic, base=self.bench.untouched, kinds=["change"])
-        passed: tuple[str, ...] = ()
-        if self.about is not None and isinstance(model, HFModel):
-            readings = topic_readings(self.about.read(model))
-            alone = [StepReading(step=step, loss=0.0, grad_norm=0.0, readings=readings)]
-            self.limits_used |= limit_shares(alone, self.bench.plan.guard, total)
-            passed = judge_readings(alone, self.bench.plan.guard, total).violations
-        warnings = (*self.guard["violations"], *self.guard["warnings"], *passed)
-        self._add(step, after, "warning" if passed else self.guard["zone"], tuple(dict.fromkeys(warnings)))
-        if passed and not self.bench.plan.guard.idle:
-            raise _LimitPassed(passed[0])
+        if step in dose_steps(total, DOSES):
+            after = measure_depth(model, self.bench.topic, base=self.bench.untouched, kinds=["change"])
+            warnings = (*self.guard["violations"], *self.guard["warnings"])
+            self._add(step, after, self.guard["zone"], tuple(dict.fromkeys(warnings)))
 
     def read_changed(self, model: LanguageModel) -> None:
         """Of what does not train: the changed model alone, judged as in a study."""

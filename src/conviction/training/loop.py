@@ -273,6 +273,7 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
             begins_random=task.begins_random,
             topic=task.topic,
             step_tokens=task.step_tokens,
+            doses=ctx.doses,
         )
     for note in monitor.notes:
         log(note)

@@ -72,6 +72,11 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
     return moved
 
 
+def dose_steps(total: int, doses: int) -> frozenset[int]:
+    """The last steps of so many equal parts of a run."""
+    return frozenset(math.ceil(total * (k + 1) / doses) for k in range(doses))
+
+
 @dataclass
 class GuardMonitor:
     """State of the guard over one run. ``begin`` it before the first step, ``check`` after each.
@@ -83,6 +88,7 @@ class GuardMonitor:
     first_samples  the untouched model's greedy answers to ``prompts``; samples, those after the last step, if due
     sampled        whether they were due
     drift_read     whether all rows were read after the last step
+    read_at        steps after which the topic is read, besides its own interval
     notes          what the user should know of what is not read
     begins_random  the model has learnt nothing yet: there is no health to lose
     """
@@ -104,6 +110,7 @@ class GuardMonitor:
     samples: Sequence[Generation] = ()
     sampled: bool = False
     drift_read: bool = False
+    read_at: frozenset[int] = frozenset()
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -119,6 +126,7 @@ class GuardMonitor:
         begins_random: bool = False,
         topic: Topic | None = None,
         step_tokens: float | None = None,
+        doses: int = 0,
     ) -> GuardMonitor:
         """Read the untouched model: all later readings are differences from it.
 
@@ -127,6 +135,8 @@ class GuardMonitor:
         topic     what the run is about, whose train split is read; None: it is about none
         step_tokens  tokens of a training step on average, which say how often what is read may be read; None: not
                      known, everything is read after every step
+
+        doses     parts of the run after each of which the topic is read, whatever that costs
 
         A guard in mode none reads nothing.
         """
@@ -157,7 +167,10 @@ class GuardMonitor:
             about = TopicMonitor.begin(model, topic, step_tokens)
             notes = () if about is not None else (UNREAD_TOPIC.format(topic.name),)
         first = drift.read_all(logits, model.device)
-        return cls(guard, model, logits, prompts, total_steps, drift, first, samples, begins_random, about, notes=notes)
+        return cls(
+            guard, model, logits, prompts, total_steps, drift, first, samples, begins_random, about,
+            read_at=dose_steps(total_steps, doses), notes=notes,
+        )  # fmt: skip
 
     def check(
         self, step: int, *, loss: float, grad_norm: float, margin: float | None = None, chosen_drop: float | None = None
@@ -168,7 +181,7 @@ class GuardMonitor:
         self.samples, self.change = (), None
         verdict = self._judge(reading)
         asked, whole = self._topic_is_due(step), self._all_is_due(step)
-        if self.topic is not None and asked and verdict.zone != "stop":
+        if self.topic is not None and (asked or step in self.read_at) and verdict.zone != "stop":
             self.change = self.topic.read(self.model)
             reading = dataclasses.replace(reading, readings={**reading.readings, **topic_readings(self.change)})
             verdict = self._judge(reading)
