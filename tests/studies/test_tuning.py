@@ -276,7 +276,7 @@ def test_a_real_search_trains_reads_doses_and_never_asks_a_test_item(kit, model,
     doses = tried[0].doses
     assert [dose.step for dose in doses] == sorted({dose.step for dose in doses})
     assert doses[-1].step == tried[0].steps
-    assert len({dose.shift_nats for dose in doses}) == 8, "every reading is of another model"
+    assert len({dose.shift_nats for dose in doses}) == DOSES, "every reading is of another model"
 
 
 @pytest.mark.long
