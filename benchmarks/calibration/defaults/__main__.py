@@ -1,7 +1,7 @@
 """``python -m benchmarks.calibration.defaults [--model M] [--topic T] [ARM …]``: the search of ``--tune`` on each kit.
 
-A row in ``results/defaults.jsonl`` is a search that was done; it is not done again. ``results/defaults.json`` counts how
-often each setting was chosen, and how far it moved the validation propositions.
+A row in ``results/defaults.jsonl`` is a search that was done; it is not done again. ``results/defaults.json`` counts
+how often each setting was chosen, and how far it moved the validation propositions.
 """
 
 from __future__ import annotations
