@@ -221,6 +221,29 @@ def test_every_setting_of_what_does_not_train_is_tried_and_judged_for_damage(kit
     ]
     shifts = [trial.doses[0].shift_nats for trial in tuning.trials]
     assert shifts[0] != shifts[1]
+    read = [trial.doses[0].damage_read for trial in tuning.trials]
+    assert read == [shift == max(shifts) for shift in shifts], "what moves less is not read for damage"
+
+
+@pytest.mark.parametrize(("harmed", "chosen"), [((), "c"), (("c",), "b"), (("c", "b"), "a"), (("a", "b", "c"), None)])
+def test_of_what_does_not_train_the_one_that_moves_most_and_breaks_nothing_is_chosen(
+    kit, model, monkeypatch, harmed, chosen
+):
+    made = list[str]()
+
+    def tried(_bench, trial: Trial, _limit) -> Trial:
+        text = trial.options["text"]
+        made.append(text)
+        dose = readings(
+            {"a": 0.1, "b": 0.2, "c": 0.3}[text], zone="warning" if trial.made and text in harmed else "healthy"
+        )
+        return trial.model_copy(update={"doses": (dose[0].model_copy(update={"damage_read": trial.made}),)})
+
+    monkeypatch.setattr(module, "_tried", tried)
+    cells = [{"text": text} for text in "abc"]
+    tuning = tune(plan_intervention("system_prompt"), kit, model, RunContext(), minutes=60.0, cells=cells)
+    assert tuning.options.get("text") == chosen
+    assert made == ["a", "b", "c", *"cba"[: min(3, len(harmed) + 1)]]
 
 
 def test_no_time_is_no_search(kit, model, scripted):

@@ -3,7 +3,7 @@
 Of a method that trains, all cells of its search space are forecast on one set of gradients, where it can be forecast;
 the best of them are trained, and the view is read at several doses along each run. What is chosen is the dose with the
 largest shift of those that the guard calls healthy, without a warning, and with a margin to its limits. Of methods that
-do not train every cell is tried. Nothing of the test split is read.
+do not train every cell is tried, and what the best of them breaks is read. Nothing of the test split is read.
 """
 
 from __future__ import annotations
@@ -188,7 +188,9 @@ def next_trial(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | Non
     """
     tried = [trial for trial in trials if trial.made]
     waiting = [number for number, trial in enumerate(trials) if not trial.made]
-    if not plan.intervention.trains or not tried:
+    if not plan.intervention.trains:
+        return next(iter(waiting), _unread(trials))
+    if not tried:
         return next(iter(waiting), None)
     if len(tried) >= confirmed and any(trial.best is not None and trial.guard_stop is None for trial in tried):
         return None
@@ -197,6 +199,17 @@ def next_trial(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | Non
     if not gentler and len(tried) >= confirmed and any(trial.best is not None for trial in tried):
         return None
     return next(iter(gentler or waiting), None)
+
+
+def _unread(trials: Sequence[Trial]) -> int | None:
+    """The trial that moved most, where it is not known yet what it breaks."""
+    moved = [(trial.doses[0].shift_nats, number) for number, trial in enumerate(trials) if trial.doses]
+    for _, number in sorted(moved, reverse=True):
+        if not trials[number].doses[0].damage_read:
+            return number
+        if trials[number].best is not None:
+            return None
+    return None
 
 
 def _rate(trial: Trial) -> float:
@@ -217,7 +230,7 @@ def _tried(bench: Bench, trial: Trial, limit: Budget) -> Trial:
         outcome = intervention.apply(bench.model, bench.data, ctx)
         stop = outcome.guard_stop.text if outcome.guard_stop is not None else None
         if not intervention.trains:
-            readings.read_changed(outcome.changed)
+            readings.read_changed(outcome.changed, damage=trial.made)
     except BudgetSpent:
         failure = "the time for the search was over before its last step"
     except ConvictionError as error:
@@ -262,14 +275,17 @@ class _Readings:
             warnings = (*self.guard["violations"], *self.guard["warnings"])
             self._add(step, after, self.guard["zone"], tuple(dict.fromkeys(warnings)))
 
-    def read_changed(self, model: LanguageModel) -> None:
-        """Of what does not train: the changed model alone, judged as in a study."""
-        after = measure_depth(model, self.bench.topic, base=self.bench.untouched, kinds=_kinds(self.bench.plan))
-        judged = judge(self.bench.untouched, after, kinds=_kinds(self.bench.plan)).properties
+    def read_changed(self, model: LanguageModel, *, damage: bool) -> None:
+        """Of what does not train: the changed model alone, judged as in a study; what it breaks, if that is wanted."""
+        kinds: list[Kind] = ["change", "damage"] if damage else ["change"]
+        after = measure_depth(model, self.bench.topic, base=self.bench.untouched, kinds=kinds)
+        judged = judge(self.bench.untouched, after, kinds=kinds).properties
         harm = [p.text for p in properties_of_kind(judged, "damage") if p.outcome == "no"]
-        self._add(0, after, "warning" if harm else "healthy", tuple(harm))
+        self._add(0, after, "warning" if harm else "healthy", tuple(harm), damage_read=damage)
 
-    def _add(self, step: int, after: Measurements, zone: Any, warnings: tuple[str, ...]) -> None:
+    def _add(
+        self, step: int, after: Measurements, zone: Any, warnings: tuple[str, ...], *, damage_read: bool = True
+    ) -> None:
         shift = mean_interval(differences(self.bench.untouched, after, "shift"))
         self.doses.append(
             Dose(
@@ -280,6 +296,7 @@ class _Readings:
                 zone=zone,
                 warnings=warnings,
                 limits_used=dict(self.limits_used),
+                damage_read=damage_read,
             )
         )
 
@@ -326,6 +343,8 @@ def _reason(trial: Trial, chosen: bool) -> str:
         return f"failed: {trial.failure}"
     if best is None:
         first = next((dose.why_not for dose in trial.doses), trial.guard_stop or "")
+        if any(not dose.damage_read for dose in trial.doses):
+            return first
         return f"no healthy dose: {first}"
     reached = f"{best.shift_nats:+.2f} nats per token" + (
         f" after {best.step} of {trial.steps} steps" if trial.steps else ""

@@ -29,6 +29,7 @@ class Dose(Frozen):
     shift_nats, low, high  nats per token towards the target on validation propositions, with the 95 % interval
     zone                   of the guard after that step; ``warnings``: why it is no better
     limits_used            sensor of the guard → the part of its limit that its latest reading uses
+    damage_read            whether what it breaks was read as well; otherwise others move the model farther
     """
 
     step: int
@@ -38,17 +39,20 @@ class Dose(Frozen):
     zone: Literal["healthy", "warning", "stop"]
     warnings: tuple[str, ...] = ()
     limits_used: dict[str, float] = Field(default_factory=dict)
+    damage_read: bool = True
 
     @property
     def healthy(self) -> bool:
-        """Whether the guard has nothing to say, and no limit is near."""
-        return self.zone == "healthy" and max(self.limits_used.values(), default=0.0) <= MARGIN
+        """Whether it is known to break nothing: the guard has nothing to say, and no limit is near."""
+        return self.damage_read and self.zone == "healthy" and max(self.limits_used.values(), default=0.0) <= MARGIN
 
     @property
     def why_not(self) -> str:
         """What is wrong with it, in words; '' for a healthy dose."""
         if self.healthy:
             return ""
+        if not self.damage_read:
+            return f"others moved more than its {self.shift_nats:+.2f}, and what it breaks was not read"
         near = max(self.limits_used, key=lambda name: self.limits_used[name], default="")
         return "; ".join(self.warnings) or f"{near} uses {self.limits_used[near]:.0%} of its limit"
 
