@@ -347,3 +347,31 @@ def test_a_forecast_names_the_sensors_that_it_does_not_simulate():
         assert name in text
     assert "neutral_drop" not in text
     assert "chosen_drop" not in text
+
+
+def test_what_the_untouched_model_answers_is_asked_once_for_all_runs_on_it(monkeypatch, tmp_path):
+    from conviction.models.hf import HFModel
+    from conviction.training import untouched
+
+    asked, real = list[int](), HFModel.generate
+
+    def generate(self, prompts, **named):
+        asked.append(len(prompts))
+        return real(self, prompts, **named)
+
+    def run(model, name):
+        asked.clear()
+        Dpo(**QUICK, max_steps=2).apply(
+            model, data(tea(train=4, facts=2)), context(guard=BRIEF, folder=tmp_path / name)
+        )
+        return list(asked)
+
+    monkeypatch.setattr(HFModel, "generate", generate)
+    untouched._RESULTS.clear()
+    first, second = run(tiny_model(), "a"), run(tiny_model(), "b")
+    assert len(second) == len(first) - 2, "neither the samples nor its own answers to facts"
+    assert [one["guard"] for one in steps(tmp_path / "a")] == [one["guard"] for one in steps(tmp_path / "b")]
+    changed = tiny_model()
+    with torch.no_grad():
+        next(changed.module.parameters()).mul_(1.5)
+    assert len(run(changed, "c")) == len(first), "another model is asked"

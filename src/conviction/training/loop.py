@@ -274,6 +274,7 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
             topic=task.topic,
             step_tokens=task.step_tokens,
             doses=ctx.doses,
+            untouched=task.model if task.weights.tune == "lora" and not task.begins_random else None,
         )
     for note in monitor.notes:
         log(note)

@@ -31,6 +31,7 @@ from conviction.training.drift import (
 from conviction.training.guard import Guard, GuardVerdict, judge, limit_shares, sampling_is_due
 from conviction.training.sensors import SENSORS, StepReading
 from conviction.training.topic import TopicMonitor, topic_readings
+from conviction.training.untouched import once
 
 HELD_OUT = 3
 UNREAD_TOPIC = (
@@ -127,6 +128,7 @@ class GuardMonitor:
         topic: Topic | None = None,
         step_tokens: float | None = None,
         doses: int = 0,
+        untouched: HFModel | None = None,
     ) -> GuardMonitor:
         """Read the untouched model: all later readings are differences from it.
 
@@ -137,6 +139,7 @@ class GuardMonitor:
                      known, everything is read after every step
 
         doses     parts of the run after each of which the topic is read, whatever that costs
+        untouched what computes as ``model`` does before the first step, of which answers may be known; None: nothing
 
         A guard in mode none reads nothing.
         """
@@ -151,7 +154,11 @@ class GuardMonitor:
         read = list(filter(fits, held_out))[:HELD_OUT] or everyday[:HELD_OUT]
         short = [p for question in short_questions() if fits(p := chat(question))]
         asked = [*filter(fits, own[:2]), *everyday, *short]
-        answers = model.generate([*asked, *read], max_new_tokens=guard.sample_tokens)
+        answers = once(
+            untouched,
+            ("answers", (*asked, *read), guard.sample_tokens),
+            lambda: model.generate([*asked, *read], max_new_tokens=guard.sample_tokens),
+        )
         rows = held_out_rows([model.encoder.encode_prompt(p) for p in read], answers[len(asked) :])
         drift = DriftMonitor.prepare(model.encoder.encode_text, rows, step_tokens=step_tokens)
         usual = len(asked) - len(short)
@@ -164,7 +171,7 @@ class GuardMonitor:
             prompts, samples = [], []
         elif topic is not None:
             drift = drift.with_reference(logits, model.device)
-            about = TopicMonitor.begin(model, topic, step_tokens)
+            about = TopicMonitor.begin(model, topic, step_tokens, untouched=untouched)
             notes = () if about is not None else (UNREAD_TOPIC.format(topic.name),)
         first = drift.read_all(logits, model.device)
         return cls(

@@ -20,6 +20,7 @@ from conviction.probing.paired import Comparison
 from conviction.probing.queries import ProbeQuery, Scores
 from conviction.training.drift import interval_of, read_topic
 from conviction.training.sensors import SENSORS
+from conviction.training.untouched import once
 
 PROPOSITIONS, FACTS = 12, 6  # of each role: the sign test needs six losses, six facts can all lose by chance in 3 %
 
@@ -37,11 +38,22 @@ class TopicMonitor:
     every: int
 
     @classmethod
-    def begin(cls, model: HFModel, topic: Topic, step_tokens: float | None) -> TopicMonitor | None:
+    def begin(
+        cls, model: HFModel, topic: Topic, step_tokens: float | None, *, untouched: HFModel | None = None
+    ) -> TopicMonitor | None:
         """Ask the untouched model. None: its train split has nothing that sensors read, or not all fits the model.
 
         step_tokens  tokens of a training step on average; None: not known, a reading is due at every step
+        untouched    what computes as ``model`` does before the first step, for which answers may be known
         """
+        begun = once(
+            untouched, ("topic", topic.digest, topic.target), lambda: cls._begin(model, topic, untouched or model)
+        )
+        return None if begun is None else replace(begun, every=interval_of(_tokens(model, begun.queries), step_tokens))
+
+    @classmethod
+    def _begin(cls, model: HFModel, topic: Topic, named: HFModel) -> TopicMonitor | None:
+        """named: the model of the context that is kept; the one of this run is not kept with it."""
         context = MetricContext(
             model=model,
             topic=topic,
@@ -58,8 +70,8 @@ class TopicMonitor:
         queries = tuple(q for q in asked.values() if model.fits(Query(q.messages, tuple(q.answers.values()))))
         if len(queries) < len(asked) or not queries:
             return None
-        every = interval_of(_tokens(model, queries), step_tokens)
-        return cls(context, queries, _measure(model, context, _score(model, queries)), every)
+        before = _measure(model, context, _score(model, queries))
+        return cls(replace(context, model=named), queries, before, every=1)
 
     def read(self, model: HFModel) -> Comparison | None:
         """Ask the model as it is now. None: it gives log-probs that are no numbers."""
