@@ -46,9 +46,9 @@ class TopicMonitor:
         step_tokens  tokens of a training step on average; None: not known, a reading is due at every step
         untouched    what computes as ``model`` does before the first step, for which answers may be known
         """
-        begun = once(
-            untouched, ("topic", topic.digest, topic.target), lambda: cls._begin(model, topic, untouched or model)
-        )
+        asked = tuple(item.id for item in topic.items if item.split == "train")
+        key = ("topic", topic.digest, topic.target, asked)
+        begun = once(untouched, key, lambda: cls._begin(model, topic, untouched or model))
         return None if begun is None else replace(begun, every=interval_of(_tokens(model, begun.queries), step_tokens))
 
     @classmethod
