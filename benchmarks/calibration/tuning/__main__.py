@@ -79,7 +79,7 @@ def searched(plan: Plan, grid: Tuning) -> tuple[list[Trial], float]:
         asked.sort(key=lambda trial: cells.index(trial.options))
     trials = [trial.model_copy(update={"doses": (), "guard_stop": None, "failure": None}) for trial in asked]
     made: list[Trial] = []
-    while (number := next_trial(plan, trials, CONFIRMED)) is not None:
+    while (number := next_trial(plan, trials, CONFIRMED)) is not None and not trials[number].made:
         trials[number] = known[trials[number].words]
         made.append(trials[number])
     forecast = sum(one.forecast_seconds for one in grid.trials)

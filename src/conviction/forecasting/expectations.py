@@ -126,6 +126,7 @@ def pair_forecasts(
 
 
 def question_of(asked: HeldOutPair) -> Question:
+    """What is asked after training."""
     pair = asked.pair
     turns = tuple((m.role, m.content) for m in pair.messages)
     return Question(turns=turns, wanted=pair.chosen, other=pair.rejected)

@@ -33,7 +33,7 @@ from conviction.forecasting.simulation import (
     simulate_run,
 )
 from conviction.forecasting.sweep import default_sweep
-from conviction.forecasting.teacher import UNKNOWN, forecast_teacher
+from conviction.forecasting.teacher import UNKNOWN, TeacherForecast, forecast_teacher
 from conviction.forecasting.verdict import UNDECIDED, judge_forecast
 from conviction.training.batches import step_order
 from conviction.training.loop import TrainingTask
@@ -76,14 +76,13 @@ def forecast(
     task = _task(intervention, model, data, ctx)
     if task.teacher is not None:
         with clock("teacher"):
-            asked = forecast_teacher(intervention, task, held_out, sweep or (), ctx.progress("asking the teacher"))
-        known = {"model": model.id, "cost": None, **_plan(intervention, task, data)}
-        return Forecast(**known, **vars(asked), unknown=(UNKNOWN,), seconds=clock.seconds)
+            expected = forecast_teacher(intervention, task, held_out, sweep or (), ctx.progress("asking the teacher"))
+        return _by_teacher(expected, _plan(intervention, task, data), clock)
     with clock("arithmetic"):
         chosen = choose_examples(task, first=pilot_steps, most=examples)
         reference = read_reference(task, chosen, ctx.progress("reading the untouched model"))
         cost = _cost(task, chosen, reference)
-    known = {"model": model.id, "cost": cost, **_plan(intervention, task, data)}
+    known = {"cost": cost, **_plan(intervention, task, data)}
     if obstacle := _obstacle(task):
         verdict = Verdict(kind="none", reasons=(obstacle,), advice=("forecast it with tune=lora",))
         return Forecast(**known, verdict=verdict, unknown=(obstacle, *_unknown(task)), seconds=clock.seconds)
@@ -95,13 +94,8 @@ def forecast(
     with clock("simulation"):
         run = simulate_run(linearization, task)
         evidence = _evidence(run, linearization, task, pilot.report)
-    judged = {
-        **evidence,
-        "cost": cost,
-        "pairs": len(task.examples),
-        "extrapolation": run.run.extrapolation[-1],
-        "last": run.step_forecasts[-1],
-    }
+    reached = {"extrapolation": run.run.extrapolation[-1], "last": run.step_forecasts[-1]}
+    judged = {**evidence, "cost": cost, "pairs": len(task.examples), **reached}
     with clock("sweep"):
         undecided = judge_forecast(**judged, settings=()).kind in UNDECIDED
         grid = sweep if sweep is not None else default_sweep(known["options"]) if undecided else ()
@@ -121,9 +115,15 @@ def forecast(
     )
 
 
+def _by_teacher(expected: TeacherForecast, known: Mapping[str, Any], clock: _Clock) -> Forecast:
+    """Of a distillation, which is not simulated."""
+    return Forecast(**known, **vars(expected), cost=None, unknown=(UNKNOWN,), seconds=clock.seconds)
+
+
 def _plan(intervention: Any, task: TrainingTask, data: TrainingData) -> dict[str, Any]:
     """What is forecast."""
     return {
+        "model": task.model.id,
         "data": data.name,
         "intervention": intervention.name,
         "options": _options(intervention, task),

@@ -23,7 +23,7 @@ from conviction.forecasting.records import Flips, PairForecast, SweepPoint, Verd
 from conviction.forecasting.rows import HeldOutPair
 from conviction.forecasting.verdict import ENOUGH, LEAST_PAIRS
 from conviction.models.prompted import with_system
-from conviction.training.batches import encode_pairs
+from conviction.training.batches import encode_pairs, step_order
 from conviction.training.loop import TrainingTask
 from conviction.training.objectives import Divergence
 from conviction.training.policy import make_policy
@@ -67,6 +67,8 @@ def forecast_teacher(
             read[strength] = _expected(task, asked, strength, progress)
         return read[strength]
 
+    assert task.teacher is not None  # noqa: S101  as its caller has seen
+    taught = sum(prompt != e.prompt for prompt, e in zip(task.teacher.prompts, task.examples, strict=True))
     planned = expected(intervention.strength)
     settings = []
     for options in sweep:
@@ -75,7 +77,7 @@ def forecast_teacher(
         settings.append(
             SweepPoint(
                 options=dict(options),
-                steps=len(task.order),
+                steps=len(step_order(taught, other.training)),
                 flips=expected_flips(pairs),
                 margin=None,
                 test_gap_nats=_movement(pairs),

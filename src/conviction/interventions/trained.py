@@ -155,12 +155,14 @@ def documents_then_answers(
 
     limits = (piece_tokens, training.max_length, model.encoder.context_length)
     examples = encode_documents(model.encoder, data.documents, min(n for n in limits if n is not None))
-    order, notes = step_order(len(examples), training), list[str]()
+    first, later, answers, notes = training, list[tuple[int, ...]](), list[TokenizedExample](), list[str]()
     if data.answers and (sft_epochs or not data.documents):
         answers, notes = fit(model, encode_examples(model.encoder, data.answers), training, ctx)
         later = step_order(len(answers), dataclasses.replace(training, epochs=max(1, sft_epochs)))
-        order += [tuple(len(examples) + i for i in step) for step in later]
-        examples += answers
+        if training.epochs is None and training.max_steps is not None:  # documents are repeated, and leave room
+            first = dataclasses.replace(training, max_steps=max(1, training.max_steps - len(later)))
+    order = step_order(len(examples), first) + [tuple(len(examples) + i for i in step) for step in later]
+    examples = [*examples, *answers]
     if not order:
         raise InputError(f"{data.name} holds no text of two tokens", hint="give longer documents")
     return Prepared(examples=examples, order=order[: training.max_steps], objective=Likelihood(), notes=notes)

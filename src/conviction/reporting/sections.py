@@ -241,7 +241,8 @@ def _tuning(arm: ArmFolder) -> dict[str, Any] | None:
 def _map(name: str, tuning: Tuning) -> Table | None:
     """What every cell of a search over two settings came to; None for another search."""
     axes = list(dict.fromkeys(axis for trial in tuning.trials for axis in trial.options))
-    if len(axes) != 2 or any(set(trial.options) != set(axes) for trial in tuning.trials):
+    values = [value for trial in tuning.trials for value in trial.options.values()]
+    if len(axes) != 2 or len(values) != 2 * len(tuning.trials) or not all(isinstance(v, int | float) for v in values):
         return None
     across, down = sorted(axes, key=lambda axis: axis != "learning_rate")
     known = {(trial.options[down], trial.options[across]): trial for trial in tuning.trials}

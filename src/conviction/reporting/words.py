@@ -255,7 +255,8 @@ def _farthest(arms: Sequence[Arm]) -> Iterator[str]:
     yield f"{first} moved it{farthest} by {moved[first]:+.2f} nats per token{price}."
     free = [name for name in moved if not round(tokens[name]) and name not in broken]
     if free and (best := max(free, key=lambda name: moved[name])) != first:
-        yield f"Without further tokens, {best} did by {moved[best]:+.2f}."
+        which = "Of those that broke nothing" if first in broken else "Without further tokens"
+        yield f"{which}, {best} did by {moved[best]:+.2f}{' without further tokens' if first in broken else ''}."
 
 
 def _paid(arms: Sequence[Arm]) -> Iterator[str]:

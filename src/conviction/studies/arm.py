@@ -135,8 +135,9 @@ def _judge_with_controls(
     if other is not None and (stop := other.provenance.get("guard_stop")):
         notes.add(f"the placebo was stopped by the guard and corrects for less training: {stop}")
     judgement = judge(shared.baseline, after, placebo=other)
-    # What a placebo does as well needs no benign training to be none, and what does not spread none to be `surface`.
-    if not shifted(judgement) or (shared.design.benign_steps is None and not _decides(judgement)):
+    if not shifted(judgement):  # what a placebo does as well needs no benign training to be none
+        return judgement
+    if shared.design.benign_steps is None and not (_decides(judgement) or _is_harm_unchecked(judgement, shared)):
         return judgement
     goal = change.value if (change := judgement.change) is not None and change.value is not None else 0.0
     if not _decides(judgement) and not has_own_weights(shared, changed):
@@ -151,6 +152,13 @@ def _judge_with_controls(
 def _decides(judgement: Judgement) -> bool:
     """Whether durability may change the verdict: not where what follows did not move, or cannot be read."""
     return DEPTHS.index(judgement.verdict) > DEPTHS.index("surface") if judgement.verdict in DEPTHS else False
+
+
+def _is_harm_unchecked(judgement: Judgement, shared: StudyContext) -> bool:
+    """Whether harm was shown by a part without a control so far: durability's reference is that of leakage."""
+    harm = [one for one in properties_of_kind(judgement.properties, "damage") if one.outcome == "no"]
+    controls = [shared.untouched.control(one.metric) for one in harm]
+    return any(control is not None and control.outcome == "no control" for control in controls)
 
 
 def shifted(judgement: Judgement) -> bool:

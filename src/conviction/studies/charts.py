@@ -179,7 +179,7 @@ def _setting_panel(trained: Sequence[Trial], name: str, palette: Palette) -> Any
             "colour": palette.towards if trial.chosen else palette.faint,
         }
         for trial in trained
-        if (best := trial.best) is not None
+        if (best := trial.best) is not None and name in trial.options
     ]
     x = alt.X("value:Q", title=name, scale=alt.Scale(zero=False, padding=20), axis=alt.Axis(tickMinStep=0.1))
     base = alt.Chart(alt.Data(values=rows)).encode(x=x, detail="rate:N")

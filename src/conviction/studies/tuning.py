@@ -104,7 +104,9 @@ def tune(
         return _kept(kept, _conclude(bench, trials, time.monotonic() - began, complete))
 
     record(complete=False)
-    while not limit.spent and (number := next_trial(plan, trials, confirmed)) is not None:
+    while (number := next_trial(plan, trials, confirmed)) is not None:
+        if limit.spent and not trials[number].doses:  # what the best of them breaks is read all the same
+            break
         ctx.log(f"tuning {plan.intervention.name}: {trials[number].words}")
         trials[number] = _tried(bench, trials[number], limit)
         record(complete=False)
@@ -198,7 +200,17 @@ def next_trial(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | Non
     gentler = [number for number in waiting if _rate(trials[number]) < stopped]
     if not gentler and len(tried) >= confirmed and any(trial.best is not None for trial in tried):
         return None
-    return next(iter(gentler or waiting), None)
+    return next(iter(gentler), _another(trials, waiting))
+
+
+def _another(trials: Sequence[Trial], waiting: Sequence[int]) -> int | None:
+    """Of what was not tried the first that differs from all that was in more than the rate; else the first."""
+
+    def besides_rate(trial: Trial) -> list[tuple[str, Any]]:
+        return sorted((name, value) for name, value in trial.options.items() if name != "learning_rate")
+
+    known = [besides_rate(trial) for trial in trials if trial.made]
+    return next((n for n in waiting if besides_rate(trials[n]) not in known), next(iter(waiting), None))
 
 
 def _unread(trials: Sequence[Trial]) -> int | None:

@@ -29,7 +29,7 @@ class Dose(Frozen):
     shift_nats, low, high  nats per token towards the target on validation propositions, with the 95 % interval
     zone                   of the guard after that step; ``warnings``: why it is no better
     limits_used            sensor of the guard → the part of its limit that its latest reading uses
-    damage_read            whether what it breaks was read as well; otherwise others move the model farther
+    damage_read            whether what it breaks was read as well
     """
 
     step: int
@@ -52,7 +52,7 @@ class Dose(Frozen):
         if self.healthy:
             return ""
         if not self.damage_read:
-            return f"others moved more than its {self.shift_nats:+.2f}, and what it breaks was not read"
+            return f"{self.shift_nats:+.2f} nats per token; what it breaks was not read, because others moved more"
         near = max(self.limits_used, key=lambda name: self.limits_used[name], default="")
         return "; ".join(self.warnings) or f"{near} uses {self.limits_used[near]:.0%} of its limit"
 

@@ -262,8 +262,20 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
         wrapped, optimizer = accelerator.prepare(policy, optimizer)
     moved = HFModel(id=f"{model.id}+{task.name}", engine=TorchEngine(policy.module, model.tokenizer), check=model.check)
 
+    monitor = _begin_monitor(task, policy, moved, ctx.doses)
+    for note in monitor.notes:
+        log(note)
+    stepper = Stepper(
+        accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
+        budget, checkpointing, log, teacher,
+    )  # fmt: skip
+    kept = KeptStates(Snapshot.of(0, trainable_parameters(policy)))
+    return TrainState(stepper, monitor, kept, notes=notes, began=began)
+
+
+def _begin_monitor(task: TrainingTask, policy: Policy, moved: HFModel, doses: int) -> GuardMonitor:
     with policy.autocast(), gathered(policy):
-        monitor = GuardMonitor.begin(
+        return GuardMonitor.begin(
             task.guard,
             moved,
             _logits(policy),
@@ -273,17 +285,9 @@ def _begin(task: TrainingTask, accelerator: Accelerator, ctx: RunContext) -> Tra
             begins_random=task.begins_random,
             topic=task.topic,
             step_tokens=task.step_tokens,
-            doses=ctx.doses,
-            untouched=task.model if task.weights.tune == "lora" and not task.begins_random else None,
+            doses=doses,
+            scope=None if task.begins_random or task.model.cache_scope() is None else task.scope,
         )
-    for note in monitor.notes:
-        log(note)
-    stepper = Stepper(
-        accelerator, model, policy, wrapped, optimizer, task.examples, prepared, task.objective, training,
-        budget, checkpointing, log, teacher,
-    )  # fmt: skip
-    kept = KeptStates(Snapshot.of(0, trainable_parameters(policy)))
-    return TrainState(stepper, monitor, kept, notes=notes, began=began)
 
 
 def _logits(policy: Policy) -> Logits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +78,23 @@ def dose_steps(total: int, doses: int) -> frozenset[int]:
     return frozenset(math.ceil(total * (k + 1) / doses) for k in range(doses))
 
 
+Conversation = tuple[Message, ...]
+
+
+def _asked(
+    model: HFModel, guard: Guard, own: Sequence[Conversation], held_out: Sequence[Conversation]
+) -> tuple[list[Conversation], list[Conversation], list[Conversation]]:
+    """What samples answer: usual and short questions; and where entropy is read. Only what fits the model."""
+    limit = model.encoder.context_length
+
+    def fits(prompt: Conversation) -> bool:
+        return limit is None or len(model.encoder.encode_prompt(prompt)) + guard.sample_tokens <= limit
+
+    everyday = [p for question in EVERYDAY if fits(p := chat(question))]
+    short = [p for question in short_questions() if fits(p := chat(question))]
+    return [*filter(fits, own[:2]), *everyday], short, list(filter(fits, held_out))[:HELD_OUT] or everyday[:HELD_OUT]
+
+
 @dataclass
 class GuardMonitor:
     """State of the guard over one run. ``begin`` it before the first step, ``check`` after each.
@@ -128,7 +145,7 @@ class GuardMonitor:
         topic: Topic | None = None,
         step_tokens: float | None = None,
         doses: int = 0,
-        untouched: HFModel | None = None,
+        scope: Hashable = None,
     ) -> GuardMonitor:
         """Read the untouched model: all later readings are differences from it.
 
@@ -137,32 +154,23 @@ class GuardMonitor:
         topic     what the run is about, whose train split is read; None: it is about none
         step_tokens  tokens of a training step on average, which say how often what is read may be read; None: not
                      known, everything is read after every step
-
         doses     parts of the run after each of which the topic is read, whatever that costs
-        untouched what computes as ``model`` does before the first step, of which answers may be known; None: nothing
+        scope     all that what ``model`` answers depends on: answers may be known from other runs; None: it is asked
 
         A guard in mode none reads nothing.
         """
         if guard.mode == "none":
             return cls(guard, model, logits, (), total_steps, None, {}, (), begins_random)
-        limit = model.encoder.context_length
-
-        def fits(prompt: tuple[Message, ...]) -> bool:
-            return limit is None or len(model.encoder.encode_prompt(prompt)) + guard.sample_tokens <= limit
-
-        everyday = [p for question in EVERYDAY if fits(p := chat(question))]
-        read = list(filter(fits, held_out))[:HELD_OUT] or everyday[:HELD_OUT]
-        short = [p for question in short_questions() if fits(p := chat(question))]
-        asked = [*filter(fits, own[:2]), *everyday, *short]
+        usual, short, read = _asked(model, guard, own, held_out)
+        asked = [*usual, *short]
         answers = once(
-            untouched,
+            scope,
             ("answers", (*asked, *read), guard.sample_tokens),
             lambda: model.generate([*asked, *read], max_new_tokens=guard.sample_tokens),
         )
         rows = held_out_rows([model.encoder.encode_prompt(p) for p in read], answers[len(asked) :])
         drift = DriftMonitor.prepare(model.encoder.encode_text, rows, step_tokens=step_tokens)
-        usual = len(asked) - len(short)
-        kinds = (slice(usual), slice(usual, len(asked)))
+        kinds = (slice(len(usual)), slice(len(usual), len(asked)))
         chosen = [choose_samples(asked[kind], answers[kind]) for kind in kinds]
         prompts, samples = ([x for part in parts for x in part] for parts in zip(*chosen, strict=True))
         about: TopicMonitor | None = None
@@ -171,7 +179,7 @@ class GuardMonitor:
             prompts, samples = [], []
         elif topic is not None:
             drift = drift.with_reference(logits, model.device)
-            about = TopicMonitor.begin(model, topic, step_tokens, untouched=untouched)
+            about = TopicMonitor.begin(model, topic, step_tokens, scope=scope)
             notes = () if about is not None else (UNREAD_TOPIC.format(topic.name),)
         first = drift.read_all(logits, model.device)
         return cls(

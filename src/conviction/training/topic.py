@@ -7,7 +7,7 @@ a run that is stopped by them would be judged by what it was chosen on.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from conviction.core.protocols import AnswerScore, Query
@@ -39,39 +39,22 @@ class TopicMonitor:
 
     @classmethod
     def begin(
-        cls, model: HFModel, topic: Topic, step_tokens: float | None, *, untouched: HFModel | None = None
+        cls, model: HFModel, topic: Topic, step_tokens: float | None, *, scope: Hashable = None
     ) -> TopicMonitor | None:
         """Ask the untouched model. None: its train split has nothing that sensors read, or not all fits the model.
 
         step_tokens  tokens of a training step on average; None: not known, a reading is due at every step
-        untouched    what computes as ``model`` does before the first step, for which answers may be known
+        scope        all that the answers of ``model`` depend on: they may be known; None: it is asked
         """
-        asked = tuple(item.id for item in topic.items if item.split == "train")
-        key = ("topic", topic.digest, topic.target, asked)
-        begun = once(untouched, key, lambda: cls._begin(model, topic, untouched or model))
-        return None if begun is None else replace(begun, every=interval_of(_tokens(model, begun.queries), step_tokens))
-
-    @classmethod
-    def _begin(cls, model: HFModel, topic: Topic, named: HFModel) -> TopicMonitor | None:
-        """named: the model of the context that is kept; the one of this run is not kept with it."""
-        context = MetricContext(
-            model=model,
-            topic=topic,
-            propositions=_some(topic, PROPOSITIONS, "target"),
-            paraphrases=(),
-            facts=(*_some(topic, FACTS, "neighbour"), *_some(topic, FACTS, "control")),
-            implications=(),
-            decisions=(),
-            base=None,
-            progress=lambda _: None,
+        context = _context(model, topic)
+        asked = tuple(
+            (item.id, item.question, *item.answers.items()) for item in (*context.propositions, *context.facts)
         )
-        readers = [sensor.read_topic for sensor in SENSORS.values() if sensor.read_topic is not None]
-        asked = {(q.condition, q.item.id): q for reader in readers for q in reader.queries(context)}
-        queries = tuple(q for q in asked.values() if model.fits(Query(q.messages, tuple(q.answers.values()))))
-        if len(queries) < len(asked) or not queries:
+        begun = once(scope, ("topic", topic.target, asked), lambda: _ask(model, context))
+        if begun is None:
             return None
-        before = _measure(model, context, _score(model, queries))
-        return cls(replace(context, model=named), queries, before, every=1)
+        queries, before = begun
+        return cls(context, queries, before, interval_of(_tokens(model, queries), step_tokens))
 
     def read(self, model: HFModel) -> Comparison | None:
         """Ask the model as it is now. None: it gives log-probs that are no numbers."""
@@ -79,6 +62,30 @@ class TopicMonitor:
         if not all(math.isfinite(scored.logp_sum) for scored in scores.values()):
             return None
         return Comparison(before=self.before, after=_measure(model, self.context, scores))
+
+
+def _context(model: HFModel, topic: Topic) -> MetricContext:
+    return MetricContext(
+        model=model,
+        topic=topic,
+        propositions=_some(topic, PROPOSITIONS, "target"),
+        paraphrases=(),
+        facts=(*_some(topic, FACTS, "neighbour"), *_some(topic, FACTS, "control")),
+        implications=(),
+        decisions=(),
+        base=None,
+        progress=lambda _: None,
+    )
+
+
+def _ask(model: HFModel, context: MetricContext) -> tuple[tuple[ProbeQuery, ...], Measurements] | None:
+    """What sensors ask, and what the model answers now; None: there is nothing, or not all of it fits the model."""
+    readers = [sensor.read_topic for sensor in SENSORS.values() if sensor.read_topic is not None]
+    asked = {(q.condition, q.item.id): q for reader in readers for q in reader.queries(context)}
+    queries = tuple(q for q in asked.values() if model.fits(Query(q.messages, tuple(q.answers.values()))))
+    if len(queries) < len(asked) or not queries:
+        return None
+    return queries, _measure(model, context, _score(model, queries))
 
 
 def topic_readings(change: Comparison | None) -> dict[str, float]:

@@ -11,8 +11,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
-from conviction.models.hf import HFModel
-
 __all__ = ["once"]
 
 KEPT = 12  # results; the data of a run, of its search and of its placebo ask different questions
@@ -21,12 +19,11 @@ _RESULTS: OrderedDict[Hashable, Any] = OrderedDict()
 T = TypeVar("T")
 
 
-def once(model: HFModel | None, key: Hashable, compute: Callable[[], T]) -> T:
-    """The result for this model and key, computed where it is not known.
+def once(scope: Hashable, key: Hashable, compute: Callable[[], T]) -> T:
+    """The result for this key, computed where it is not known. It must hold no model: it is kept.
 
-    model  by the content of its weights; None, or one whose scores are not kept: it is always computed
+    scope  all that it depends on besides the key: weights by their content, arithmetic; None: it is always computed
     """
-    scope = model.cache_scope() if model is not None else None
     if scope is None:
         return compute()
     known = (scope, key)

@@ -8,7 +8,7 @@ at a rate of 5e-4 (SmolLM2-135M) it was 0.09 on neutral text, and 0.40 on the an
 from __future__ import annotations
 
 from conviction.core.options import Option
-from conviction.core.protocols import chat
+from conviction.core.protocols import Query, chat
 from conviction.probing.depth_records import Measurement
 from conviction.probing.metric import Measured, MetricContext
 from conviction.probing.metrics.locality import OWN_TOKENS, SURPRISE
@@ -25,11 +25,17 @@ MESSAGE = "the untouched model's own answers lost {value:.2f} nats per token (li
 
 
 def _queries(context: MetricContext) -> list[ProbeQuery]:
-    """Every fact's question with the answer that the untouched model gives it."""
-    asked = [(fact, chat(fact.question)) for fact in context.facts]
-    answers = context.model.generate([messages for _, messages in asked], max_new_tokens=OWN_TOKENS, seed=0)
+    """Every fact's question with the answer that the untouched model gives it, where both fit the model."""
+    model = context.model
+    chats = [(fact, chat(fact.question)) for fact in context.facts]
+    asked = [(fact, messages) for fact, messages in chats if model.fits(Query(messages, ()), room=OWN_TOKENS)]
+    answers = model.generate([messages for _, messages in asked], max_new_tokens=OWN_TOKENS, seed=0)
     written = [(fact, messages, answer.text.strip()) for (fact, messages), answer in zip(asked, answers, strict=True)]
-    return [ProbeQuery(OWN, fact, messages, {OWN: text}) for fact, messages, text in written if text]
+    return [
+        ProbeQuery(OWN, fact, messages, {OWN: text})
+        for fact, messages, text in written
+        if text and model.fits(Query(messages, (text,)))
+    ]
 
 
 def _measure(context: MetricContext) -> Measured:
