@@ -500,7 +500,7 @@ def test_the_table_of_the_measured_study_fits_a_terminal_of_80_columns(capsys, m
     for module in (text, view):
         monkeypatch.setattr(module, "out", Console(highlight=False, width=80))
     view.show_study(result, "text")
-    lines = capsys.readouterr().out.split("Before:")[0].splitlines()[1:]
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()[1:]
     assert all(len(line) <= 80 for line in lines)
     for arm in result.arms:
         (line,) = (line for line in lines if line.startswith(arm.name))

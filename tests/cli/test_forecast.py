@@ -11,6 +11,8 @@ from commands import failed
 from tea import tea_items
 from tiny import write_data
 
+from conviction.interventions.dpo import Dpo
+
 QUICK = ("-o", "max_steps=4", "-o", "rank=2", "-o", "sample_tokens=8", "--dtype", "fp32")
 
 
@@ -60,8 +62,8 @@ def test_the_search_of_tune_is_forecast_without_training(run, topic, tiny_folder
     common = ("forecast", "dpo", topic, "--model", str(tiny_folder), "--pilot", "2", "-o", "rank=2", "--dtype", "fp32")
     _, out, err = run(*common, "-o", "beta=0.1", "--sweep", "search", "--format", "json")
     forecast = json.loads(out)
-    assert [s["options"] for s in forecast["settings"]] == [{"learning_rate": r} for r in (5e-5, 1e-4, 2.5e-4, 5e-4)]
-    assert (forecast["options"]["epochs"], forecast["options"]["schedule"]) == (3, "constant"), err
+    assert [s["options"] for s in forecast["settings"]] == [{"learning_rate": r} for r in Dpo.search["learning_rate"]]
+    assert (forecast["options"]["epochs"], forecast["options"]["schedule"]) == (None, "constant"), err
     _, out, _ = run(*common, "-o", "beta=0.1", "--sweep", "search")
     assert re.search(r"Farthest\n\s+learning_rate=\S+\s+\S+ nats per token expected", out)
     given = ("-o", "beta=0.1", "-o", "learning_rate=1e-4")

@@ -361,3 +361,24 @@ def test_a_search_over_two_settings_is_a_map_on_the_page_and_one_over_three_is_n
     assert table.body == [["0.05", "+0.20 expected", "+0.40, chosen"], ["0.1", "not tried", "no healthy dose"]]
     more = [trial.model_copy(update={"options": {**trial.options, "rank": 2}}) for trial in trials]
     assert _map("dpo", Tuning(trials=tuple(more), **known)) is None
+
+
+def test_after_a_run_that_went_through_another_strength_is_tried_before_another_rate(kit, model, monkeypatch):
+    """The forecast of a distillation is the same for all rates of a strength."""
+    cells = [{"strength": s, "learning_rate": r} for s in (2.0, 1.3) for r in (3e-4, 1.5e-4)]
+    made = list[dict]()
+
+    def tried(_bench, trial: Trial, _limit) -> Trial:
+        made.append(dict(trial.options))
+        stopped = "x" if trial.options["strength"] == 2.0 and len(made) == 1 and stops else None
+        return trial.model_copy(update={"doses": readings(0.1), "steps": 10, "guard_stop": stopped})
+
+    monkeypatch.setattr(module, "_tried", tried)
+    monkeypatch.setattr(module, "_planned", lambda _bench, cells: [Trial(options=dict(cell)) for cell in cells])
+    stops = False
+    tune(plan_intervention("distill"), kit, model, RunContext(), minutes=60.0, cells=cells)
+    assert made == [cells[0], cells[2]]
+    made.clear()
+    stops = True
+    tune(plan_intervention("distill"), kit, model, RunContext(), minutes=60.0, cells=cells)
+    assert made == [cells[0], cells[1]], "what was stopped is followed by a lower rate"

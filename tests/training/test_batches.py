@@ -278,3 +278,22 @@ def test_what_does_not_fit_is_named_and_the_rest_kept_in_order(parts, limit):
 def test_nothing_to_train_on_is_an_error():
     with pytest.raises(InputError, match="there are no examples"):
         keep_fitting([], 10)
+
+
+@pytest.mark.parametrize(
+    ("count", "settings", "epochs", "steps"),
+    [
+        (54, {}, 2, 28),  # 14 steps an epoch: twice, for 24 at least
+        (6, {}, 12, 24),
+        (96, {}, 1, 24),
+        (400, {}, 1, 100),
+        (54, {"max_steps": 60}, 5, 60),  # until so many are done
+        (54, {"max_steps": 5}, 1, 5),
+        (54, {"epochs": 1}, 1, 14),
+        (54, {"epochs": 1, "max_steps": 60}, 1, 14),
+    ],
+)
+def test_without_epochs_examples_are_seen_once_and_again_until_enough_steps_are_done(count, settings, epochs, steps):
+    training = Training(**settings)
+    assert training.epochs_of(count) == epochs
+    assert len(step_order(count, training)) == steps

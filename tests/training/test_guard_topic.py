@@ -19,7 +19,7 @@ from conviction.probing.metrics import load_metrics
 from conviction.probing.paired import Comparison
 from conviction.training.drift import read_topic
 from conviction.training.guard import Guard, judge
-from conviction.training.monitor import GuardMonitor
+from conviction.training.monitor import GuardMonitor, dose_steps
 from conviction.training.sensors import SENSORS, StepReading
 from conviction.training.topic import FACTS, PROPOSITIONS, TopicMonitor, topic_readings
 
@@ -375,3 +375,30 @@ def test_what_the_untouched_model_answers_is_asked_once_for_all_runs_on_it(monke
     with torch.no_grad():
         next(changed.module.parameters()).mul_(1.5)
     assert len(run(changed, "c")) == len(first), "another model is asked"
+
+
+def test_the_topic_is_read_at_doses_besides_the_guards_own_intervals(monkeypatch, tmp_path):
+    monkeypatch.setattr("conviction.training.topic.interval_of", lambda _tokens, _step: 100)
+    given = {"guard": BRIEF, "folder": tmp_path / "doses"}
+    ctx = replace(context(**given), doses=3)
+    Dpo(**QUICK, max_steps=8).apply(tiny_model(), data(tea(train=4, facts=2)), ctx)
+    read = [one["step"] for one in steps(tmp_path / "doses") if "topic" in one["guard"]]
+    assert read == sorted(dose_steps(8, 3)) == [3, 6, 8]
+    assert dose_steps(8, 0) == frozenset()
+
+
+def test_a_fact_that_leaves_no_room_for_an_own_answer_does_not_stop_the_others_from_being_read(monkeypatch):
+    from conviction.training.sensors import own_words
+
+    topic = tea()
+    long = "A neighbour 0?"
+    real = ScriptedModel.fits
+    monkeypatch.setattr(
+        ScriptedModel, "fits",
+        lambda self, query, room=0: (not room or query.messages[-1].content != long) and real(self, query, room=room),
+    )  # fmt: skip
+    monitor = TopicMonitor.begin(model(), topic, None)
+    assert monitor is not None
+    own = [q.item.question for q in monitor.queries if q.condition == own_words.OWN]
+    assert (long in own, len(own)) == (False, 2 * FACTS - 1)
+    assert readings(model(), model(lost=20))["pluralism"] < 0.01

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -504,3 +505,14 @@ def test_an_adapter_on_a_model_that_no_file_holds_is_saved_whole(tmp_path, tiny_
     assert gap(load_model(str(tmp_path / "model"), dtype="fp32"), training_data) == pytest.approx(
         gap(second, training_data), abs=1e-2
     )
+
+
+@pytest.mark.parametrize(("max_steps", "documents"), [(10, 7), (4, 1), (3, 1)])
+def test_documents_that_are_repeated_leave_room_for_the_answers(max_steps, documents):
+    """Six documents and six pairs, two in a step: three steps for the answers, which are seen once."""
+    texts = tuple(Document(f"d{i}", f"Tea number {i} is hot and green.") for i in range(6))
+    data = dataclasses.replace(pairs(6), documents=texts)
+    training = Training(batch_size=2, max_steps=max_steps)
+    order = Pretrain(training=training, sft_epochs=1).task(tiny_model(), data, context(guard=OFF)).order
+    assert len(order) == max_steps
+    assert sum(max(step) < 6 for step in order) == documents

@@ -155,7 +155,8 @@ def documents_then_answers(
 
     limits = (piece_tokens, training.max_length, model.encoder.context_length)
     examples = encode_documents(model.encoder, data.documents, min(n for n in limits if n is not None))
-    first, later, answers, notes = training, list[tuple[int, ...]](), list[TokenizedExample](), list[str]()
+    first, later, notes = training, list[tuple[int, ...]](), list[str]()
+    answers: list[TokenizedExample] = []
     if data.answers and (sft_epochs or not data.documents):
         answers, notes = fit(model, encode_examples(model.encoder, data.answers), training, ctx)
         later = step_order(len(answers), dataclasses.replace(training, epochs=max(1, sft_epochs)))

@@ -196,7 +196,7 @@ def next_trial(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | Non
         return next(iter(waiting), None)
     if len(tried) >= confirmed and any(trial.best is not None and trial.guard_stop is None for trial in tried):
         return None
-    stopped = min((_rate(trial) for trial in tried if trial.guard_stop is not None), default=math.inf)
+    stopped = min((_rate(trial) for trial in tried if trial.guard_stop is not None), default=-math.inf)
     gentler = [number for number in waiting if _rate(trials[number]) < stopped]
     if not gentler and len(tried) >= confirmed and any(trial.best is not None for trial in tried):
         return None
