@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,7 @@ def compared(row: Mapping[str, Any]) -> dict[str, Any]:
         "trials": [len(tried), len(grid.trials)],
         "seconds": [round(seconds), round(grid.seconds)],
         "share_of_time": seconds / grid.seconds,
+        "steps": [_steps(tried), _steps(grid.trials)],
     }
 
 
@@ -84,6 +86,16 @@ def searched(plan: Plan, grid: Tuning) -> tuple[list[Trial], float]:
         made.append(trials[number])
     forecast = sum(one.forecast_seconds for one in grid.trials)
     return made, forecast + sum(one.seconds - one.forecast_seconds for one in made)
+
+
+def _steps(trials: Sequence[Trial]) -> int:
+    """That were really done, up to a stop: unlike seconds they do not depend on what else the machine does."""
+    return sum(_stopped_after(trial.guard_stop) or trial.steps or 0 for trial in trials)
+
+
+def _stopped_after(stop: str | None) -> int | None:
+    found = re.match(r"step (\d+)", stop or "")
+    return int(found[1]) if found else None
 
 
 def _best(trials: Sequence[Trial]) -> Trial | None:
