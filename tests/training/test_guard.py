@@ -57,7 +57,7 @@ def judged(*readings, guard=None, total=100):
         ("entropy_change", -0.3, "entropy fell by 31% (limit 30%)"),
         ("top_mass_drop", 0.2, "the ten likeliest tokens lost 0.21 (limit 0.2)"),
         ("neutral_kl", 0.25, "KL divergence from the untouched model 0.26 nats per token on neutral text (limit 0.25)"),
-        ("own_words", 0.25, "the untouched model's own answers lost 0.26 nats per token (limit 0.25)"),
+        ("own_words", 0.25, "the untouched model's own answers lost 0.26 nats per token at least (limit 0.25)"),
         ("facts_drop", 0.2, "facts of the kit lost 0.21 nats per token (limit 0.2)"),
     ],
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from conviction.core.options import Option
 from conviction.core.protocols import Query, chat
+from conviction.core.statistics import mean_test
 from conviction.probing.depth_records import Measurement
 from conviction.probing.metric import Measured, MetricContext
 from conviction.probing.metrics.locality import OWN_TOKENS, SURPRISE
@@ -19,9 +20,9 @@ from conviction.training.sensors.sensor import Sensor, Threshold, TopicReading
 __all__ = ["SENSOR"]
 
 OWN = "own"  # measurement, condition and key of the answer
-MEANING = "nats per token that the untouched model's own answers to facts of the kit may lose"
+MEANING = "nats per token that the untouched model's own answers to facts of the kit may be shown to lose"
 LIMIT = Option(name="max_own_drop", default=SURPRISE, meaning=MEANING, above=0)
-MESSAGE = "the untouched model's own answers lost {value:.2f} nats per token (limit {limit:g})"
+MESSAGE = "the untouched model's own answers lost {value:.2f} nats per token at least (limit {limit:g})"
 
 
 def _queries(context: MetricContext) -> list[ProbeQuery]:
@@ -46,9 +47,12 @@ def _measure(context: MetricContext) -> Measured:
 
 
 def _read(change: Comparison) -> float | None:
-    """Mean over the questions; None: there are no facts, or it answered none of them."""
-    moved = change.moved(OWN)
-    return 0.0 - float(moved.mean()) if moved.size else None
+    """The lower end of the mean's 95 % interval, which the judge holds against the limit, too; 0: no loss is shown.
+
+    None: fewer than two facts were answered.
+    """
+    lost = -change.moved(OWN)
+    return max(0.0, mean_test(lost).interval.low) if lost.size > 1 else None
 
 
 SENSOR = Sensor(
@@ -57,6 +61,6 @@ SENSOR = Sensor(
     stops=True,
     read_topic=TopicReading(queries=_queries, measure=_measure, read=_read),
     needs_health=True,
-    show=lambda drop: f"own words {-drop:+.2f}",
+    show=lambda drop: f"own words {0.0 - drop:+.2f}",
     curve="own words lost",
 )
