@@ -119,13 +119,13 @@ def test_a_model_that_no_longer_writes_what_it_wrote_is_stopped(lost, stops):
 
 def test_own_answers_of_which_half_lost_much_are_not_shown_to_have_lost_the_limit_on_average():
     """Half of twelve lost 0.6 nats per token: 0.3 on average, with a 95 % interval from 0.1."""
+    before = model()
 
     def likes(conversation, answer):
-        known = model().likes(conversation, answer)
         given = answer.startswith(("True", "False"))
-        return known - (0.6 if not given and conversation[-1].content.startswith("A neighbour") else 0.0)
+        return before.engine.likes(conversation, answer) - (0.6 if not given and conversation[-1].content.startswith("A neighbour") else 0.0)
 
-    taken = readings(model(), ScriptedModel(likes=likes))
+    taken = readings(before, ScriptedModel(likes=likes))
     assert 0.05 < taken["own_words"] < 0.15
     assert complaints(taken) == ""
 
