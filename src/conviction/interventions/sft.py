@@ -32,7 +32,7 @@ class Sft:
     forecastable: ClassVar[bool] = True
     cost_rank: ClassVar[int] = 60
     placebo: ClassVar[PlaceboKind | None] = "pairs"
-    search: ClassVar[SearchSpace] = {"learning_rate": (1.5e-4, 2.5e-4, 5e-4, 1e-3)}
+    search: ClassVar[SearchSpace] = {"learning_rate": (5e-5, 1.5e-4, 5e-4)}
 
     weights: Weights = field(default_factory=Weights)
     training: Training = field(default_factory=lambda: Training(learning_rate=1e-4))
