@@ -212,6 +212,17 @@ def test_the_study_on_the_page_is_what_was_measured():
     assert f"moved it by {moved['sft']:+.2f} and {moved['dpo']:+.2f}" in summary
 
 
+def test_the_search_against_a_grid_on_the_page_is_what_was_measured():
+    grids = measured("tuning_grid")["grids"]
+    assert {row["arm"] for row in grids} == {"dpo", "sft", "distill", "steer"}
+    for row in grids:
+        (found, (ours, _)), (best, (most, _)) = row["searched"], row["grid"]
+        shares = f"{100 * row['share_of_shift']:.0f} %"
+        cells = [f"`{row['arm']}`", found or "by itself", f"{ours:+.2f}", best or "by itself", f"{most:+.2f}", shares]
+        cells += [f"{row[name][0]} of {row[name][1]}" for name in ("trials", "seconds")]
+        assert f"| {' | '.join(cells)} |" in page("study")
+
+
 def test_the_study_on_a_gpu_is_what_was_measured():
     result, text = measured("study_h100"), " ".join(page("study").split())
     check_arms([*measured_arms("study_h100"), *measured_arms("study_h100", "arms_before")], page("study"))

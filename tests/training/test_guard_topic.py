@@ -123,7 +123,8 @@ def test_own_answers_of_which_half_lost_much_are_not_shown_to_have_lost_the_limi
 
     def likes(conversation, answer):
         given = answer.startswith(("True", "False"))
-        return before.engine.likes(conversation, answer) - (0.6 if not given and conversation[-1].content.startswith("A neighbour") else 0.0)
+        lost = 0.6 if not given and conversation[-1].content.startswith("A neighbour") else 0.0
+        return before.engine.likes(conversation, answer) - lost
 
     taken = readings(before, ScriptedModel(likes=likes))
     assert 0.05 < taken["own_words"] < 0.15
