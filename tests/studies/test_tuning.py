@@ -381,4 +381,4 @@ def test_after_a_run_that_went_through_another_strength_is_tried_before_another_
     made.clear()
     stops = True
     tune(plan_intervention("distill"), kit, model, RunContext(), minutes=60.0, cells=cells)
-    assert made == [cells[0], cells[1]], "what was stopped is followed by a lower rate"
+    assert made == [cells[0], cells[2]], "what was stopped is followed by a lower strength"

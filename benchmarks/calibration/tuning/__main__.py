@@ -20,7 +20,8 @@ from benchmarks.rows import append, stored
 from conviction import load_model, load_topic
 from conviction.config.plan import Plan, plan_intervention
 from conviction.core.context import Callbacks, RunContext
-from conviction.studies.tuning import CONFIRMED, next_trial, search_cells, tune
+from conviction.studies.trial_order import next_trial
+from conviction.studies.tuning import CONFIRMED, search_cells, tune
 from conviction.studies.tuning_records import Trial, Tuning
 
 ROWS = RESULTS / "tuning_grid.jsonl"
@@ -77,8 +78,7 @@ def searched(plan: Plan, grid: Tuning) -> tuple[list[Trial], float]:
     asked = [trial for trial in grid.trials if trial.options in cells]
     if len(asked) < len(cells):
         raise ValueError(f"the grid of {plan.intervention.name} lacks settings of its search space")
-    if not plan.intervention.forecastable:
-        asked.sort(key=lambda trial: cells.index(trial.options))
+    asked.sort(key=lambda trial: (-(trial.forecast_nats or 0.0), cells.index(trial.options)))
     trials = [trial.model_copy(update={"doses": (), "guard_stop": None, "failure": None}) for trial in asked]
     made: list[Trial] = []
     while (number := next_trial(plan, trials, CONFIRMED)) is not None and not trials[number].made:
@@ -99,6 +99,9 @@ def _stopped_after(stop: str | None) -> int | None:
 
 
 def _best(trials: Sequence[Trial]) -> Trial | None:
+    if len(trials) == 1:  # that chooses its settings by itself: what it breaks is read where it is applied
+        (dose,) = trials[0].doses
+        return trials[0].model_copy(update={"doses": (dose.model_copy(update={"damage_read": True}),)})
     healthy = [trial for trial in trials if trial.best is not None]
     return max(healthy, key=lambda trial: trial.best.shift_nats if trial.best else 0.0, default=None)
 

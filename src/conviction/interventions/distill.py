@@ -72,7 +72,7 @@ class Distill:
     forecastable: ClassVar[bool] = True
     cost_rank: ClassVar[int] = 75
     placebo: ClassVar[PlaceboKind | None] = "context"
-    search: ClassVar[SearchSpace] = {"learning_rate": (3e-4, 1.5e-4), "strength": (2.0, 1.3)}
+    search: ClassVar[SearchSpace] = {"learning_rate": (3e-4, 1.5e-4), "strength": (2.0, 1.3, 1.0)}
 
     text: str | None = setting(None, "what the teacher reads; none: the target pole's context")
     file: str | None = setting(None, "a file with what the teacher reads")

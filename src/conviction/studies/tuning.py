@@ -34,6 +34,7 @@ from conviction.probing.metric import Kind
 from conviction.probing.metrics import properties_of_kind
 from conviction.probing.paired import differences
 from conviction.studies.judge import judge
+from conviction.studies.trial_order import next_trial
 from conviction.studies.tuning_records import STAGE, Dose, Trial, Tuning
 from conviction.training.monitor import dose_steps
 
@@ -180,53 +181,6 @@ def _planned(bench: Bench, cells: Sequence[Mapping[str, Any]]) -> list[Trial]:
         for cell, point in zip(cells, expected.settings, strict=True)
     ]
     return sorted(trials, key=lambda trial: -math.inf if trial.forecast_nats is None else -trial.forecast_nats)
-
-
-def next_trial(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | None:
-    """The number of the trial that is made next; None: no other.
-
-    Of what trains so many are enough, if one of them went through with a healthy dose. What the guard stopped is
-    followed by a lower learning rate: a forecast does not see every limit, and a run that breaks early has few doses.
-    """
-    tried = [trial for trial in trials if trial.made]
-    waiting = [number for number, trial in enumerate(trials) if not trial.made]
-    if not plan.intervention.trains:
-        return next(iter(waiting), _unread(trials))
-    if not tried:
-        return next(iter(waiting), None)
-    if len(tried) >= confirmed and any(trial.best is not None and trial.guard_stop is None for trial in tried):
-        return None
-    stopped = min((_rate(trial) for trial in tried if trial.guard_stop is not None), default=-math.inf)
-    gentler = [number for number in waiting if _rate(trials[number]) < stopped]
-    if not gentler and len(tried) >= confirmed and any(trial.best is not None for trial in tried):
-        return None
-    return next(iter(gentler), _another(trials, waiting))
-
-
-def _another(trials: Sequence[Trial], waiting: Sequence[int]) -> int | None:
-    """Of what was not tried the first that differs from all that was in more than the rate; else the first."""
-
-    def besides_rate(trial: Trial) -> list[tuple[str, Any]]:
-        return sorted((name, value) for name, value in trial.options.items() if name != "learning_rate")
-
-    known = [besides_rate(trial) for trial in trials if trial.made]
-    return next((n for n in waiting if besides_rate(trials[n]) not in known), next(iter(waiting), None))
-
-
-def _unread(trials: Sequence[Trial]) -> int | None:
-    """The trial that moved most, where it is not known yet what it breaks."""
-    moved = [(trial.doses[0].shift_nats, number) for number, trial in enumerate(trials) if trial.doses]
-    for _, number in sorted(moved, reverse=True):
-        if not trials[number].doses[0].damage_read:
-            return number
-        if trials[number].best is not None:
-            return None
-    return None
-
-
-def _rate(trial: Trial) -> float:
-    """Its learning rate; below all others where that is not searched."""
-    return float(trial.options.get("learning_rate", -math.inf))
 
 
 def _tried(bench: Bench, trial: Trial, limit: Budget) -> Trial:
