@@ -382,3 +382,22 @@ def test_after_a_run_that_went_through_another_strength_is_tried_before_another_
     stops = True
     tune(plan_intervention("distill"), kit, model, RunContext(), minutes=60.0, cells=cells)
     assert made == [cells[0], cells[2]], "what was stopped is followed by a lower strength"
+
+
+@pytest.mark.parametrize(("healthy_until", "tried"), [(5, [5e-4, 2.5e-4]), (10, [5e-4])])
+def test_a_lower_rate_is_not_tried_where_its_whole_run_does_not_go_as_far(
+    kit, model, monkeypatch, healthy_until, tried
+):
+    """20 steps at 2.5e-4 go as far as 10 at 5e-4, of which all 5 or all 10 were healthy before the stop."""
+    made = list[float]()
+
+    def run(_bench, trial: Trial, _limit) -> Trial:
+        made.append(trial.options["learning_rate"])
+        doses = tuple(dose for dose in readings(0.1, 0.2, 0.3, 0.4) if dose.step <= healthy_until)
+        return trial.model_copy(update={"doses": doses, "steps": 20, "guard_stop": "x"})
+
+    monkeypatch.setattr(module, "_tried", run)
+    monkeypatch.setattr(module, "_planned", lambda _bench, cells: [Trial(options=dict(cell)) for cell in cells])
+    cells = [{"learning_rate": rate} for rate in (5e-4, 2.5e-4)]
+    tune(plan_intervention("sft"), kit, model, RunContext(), minutes=60.0, cells=cells, confirmed=1)
+    assert made == tried

@@ -26,7 +26,8 @@ def next_trial(plan: Plan, trials: Sequence[Trial], confirmed: int) -> int | Non
         return next(iter(waiting), None)
     if len(tried) >= confirmed and any(trial.best is not None and trial.guard_stop is None for trial in tried):
         return None
-    gentler = _gentler(trials, waiting, [trial for trial in tried if trial.guard_stop is not None])
+    farther = [number for number in waiting if _goes_farther(trials[number], tried)]
+    gentler = _gentler(trials, farther, [trial for trial in tried if trial.guard_stop is not None])
     if gentler is None and len(tried) >= confirmed and any(trial.best is not None for trial in tried):
         return None
     return gentler if gentler is not None else _another(trials, waiting)
@@ -62,6 +63,15 @@ def _gentler(trials: Sequence[Trial], waiting: Sequence[int], stopped: Sequence[
             if own[name] < least[name] and all(own[one] <= least[one] for one in PACE):
                 return number
     return None
+
+
+def _goes_farther(trial: Trial, tried: Sequence[Trial]) -> bool:
+    """Whether its whole run goes farther than the best healthy dose so far: weights move by rate times steps."""
+    if "learning_rate" not in trial.options:
+        return True
+    ways = [one.best.step * _setting(one, "learning_rate") for one in tried if one.best is not None]
+    steps = max((one.steps or 0 for one in tried), default=0)
+    return _setting(trial, "learning_rate") * steps > max(ways, default=-math.inf) if steps else True
 
 
 def _setting(trial: Trial, name: str) -> float:
