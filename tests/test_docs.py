@@ -216,9 +216,9 @@ def test_the_search_against_a_grid_on_the_page_is_what_was_measured():
     grids = measured("tuning_grid")["grids"]
     assert {row["arm"] for row in grids} == {"dpo", "sft", "distill", "steer"}
     for row in grids:
-        (found, (ours, _)), (best, (most, _)) = row["searched"], row["grid"]
+        (chosen, (ours, _)), (best, (most, _)) = row["searched"], row["grid"]
         shares = f"{100 * row['share_of_shift']:.0f} %"
-        cells = [f"`{row['arm']}`", found or "by itself", f"{ours:+.2f}", best or "by itself", f"{most:+.2f}", shares]
+        cells = [f"`{row['arm']}`", chosen or "by itself", f"{ours:+.2f}", best or "by itself", f"{most:+.2f}", shares]
         cells += [f"{row[name][0]} of {row[name][1]}" for name in ("trials", "seconds")]
         assert f"| {' | '.join(cells)} |" in page("study")
 

@@ -63,6 +63,6 @@ def test_json_holds_the_ceiling_and_the_control(capped, run):
 
 
 def test_a_metric_that_cannot_be_read_is_no_failure_and_no_share(capped):
-    assert "unreadable" in cells(capped.arms[0])
+    assert "n.r." in cells(capped.arms[0])
     assert "50 %" not in cells(capped.arms[0])
     assert sentence(capped).startswith("rag moved what it says (no deeper verdict can be read on this model)")

@@ -165,7 +165,7 @@ def show_share(properties: Sequence[Property]) -> str:
     """The cell of a share: of the property as a whole, not of its parts."""
     whole = next((p for p in properties if ":" not in p.metric), None)
     if whole is not None and whole.outcome == "not readable":
-        return "unreadable"
+        return "n.r."
     return "—" if whole is None or whole.value is None else percent(whole.value)
 
 

@@ -52,7 +52,8 @@ def header() -> list[str]:
 def legend() -> str:
     """What the columns show."""
     parts = {title: metrics[0].column.legend for title, metrics in _columns().items() if metrics[0].column}
-    return "; ".join(f"{title}: {text}" for title, text in (parts | COSTS).items())
+    marks = {"—": "not measured", "n.r.": "not readable on this model"}
+    return "; ".join(f"{title}: {text}" for title, text in (parts | COSTS | marks).items())
 
 
 def _columns() -> dict[str, list[Metric]]:
