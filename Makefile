@@ -28,14 +28,17 @@ $(VENV)/stamp-%: pyproject.toml constraints.txt
 	@$(COMPILE)
 	@touch $@
 
+# DPO and distillation at settings that a search found (docs/study.md): searching them again would take six minutes more.
+DEMO := -o dpo.learning_rate=2.5e-4 -o dpo.beta=0.05 -o dpo.schedule=constant -o dpo.max_steps=14 -o distill.learning_rate=3e-4 -o distill.schedule=constant -o distill.max_steps=24
+
 demo: $(VENV)/stamp-base  ## five questions, then a study of the embedded model on the topic `obesity`: five minutes, one page
 	@echo "Which side does the model prefer now? Five questions, one answer a side." >&2
 	@$(BIN)/conviction probe obesity --quick
-	@echo "Now three ways to move it: a context in the prompt, DPO with settings that are searched, and the context distilled into weights." >&2
+	@echo "Now three ways to move it: a context in the prompt, DPO at settings that a search found, and the context distilled into weights." >&2
 	@run=runs/demo-$$(date +%Y-%m-%dT%H-%M-%S); \
-	$(BIN)/conviction study obesity --interventions system_prompt,dpo,distill -o distill.strength=1.3 -o distill.learning_rate=3e-4 --tune 1 --benign-steps 0 --no-placebo --seeds 1 --budget 5 --run $$run || test -s $$run/report.html
-	@echo "What this shows: a preference is measured before it is trained away; settings are chosen on questions that the verdict does not ask;" >&2
-	@echo "and a method is judged by what it moved and by what it lost. The page has every number, and the answers before and after." >&2
+	$(BIN)/conviction study obesity --interventions system_prompt,dpo,distill --tune off --benign-steps 0 --no-placebo --seeds 1 --budget 5 $(DEMO) --run $$run || test -s $$run/report.html
+	@echo "What this shows: a preference is measured before it is trained away; a forecast is frozen before the first step; and a method is" >&2
+	@echo "judged by what it moved and by what it lost. The page has every number, and the answers before and after." >&2
 
 test: $(VENV)/stamp-dev  ## run the whole test suite
 	@OMP_NUM_THREADS=1 $(BIN)/python $(PARALLEL) -m "not slow"

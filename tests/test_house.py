@@ -104,7 +104,8 @@ def test_the_demo_is_a_command_that_exists():
 
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     (demo,) = re.findall(r"^\t.*/conviction (study .*?) (?=--run)", makefile, flags=re.MULTILINE)
-    verb, *rest = shlex.split(demo)
+    (options,) = re.findall(r"^DEMO := (.*)$", makefile, flags=re.MULTILINE)
+    verb, *rest = shlex.split(demo.replace("$(DEMO)", options))
     assert typer.main.get_command(app).commands[verb].make_context(verb, rest)
 
 
