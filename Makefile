@@ -31,7 +31,7 @@ $(VENV)/stamp-%: pyproject.toml constraints.txt
 # DPO and distillation at settings that a search found (docs/study.md): searching them again would take six minutes more.
 DEMO := -o dpo.learning_rate=2.5e-4 -o dpo.beta=0.05 -o dpo.schedule=constant -o dpo.max_steps=14 -o distill.learning_rate=3e-4 -o distill.schedule=constant -o distill.max_steps=24
 
-demo: $(VENV)/stamp-base  ## five questions, then a study of the embedded model on the topic `obesity`: five minutes, one page
+demo: $(VENV)/stamp-base  ## five questions, then a study of the embedded model on the topic `obesity`: about six minutes, one page
 	@echo "Which side does the model prefer now? Five questions, one answer a side." >&2
 	@$(BIN)/conviction probe obesity --quick
 	@echo "Now three ways to move it: a context in the prompt, DPO at settings that a search found, and the context distilled into weights." >&2
