@@ -39,9 +39,9 @@ def main() -> None:
                 known = {"arm": arm, "model": name, "topic": kit}
                 if any(known.items() <= row.items() for row in stored(ROWS)):
                     continue
-                found = tune(plan_intervention(arm), load_topic(kit), model, ctx, minutes=MINUTES)
-                append(ROWS, [known | {"tuning": found.model_dump(), "machine": machine()}])
-                print(known, found.summary, flush=True)
+                tuning = tune(plan_intervention(arm), load_topic(kit), model, ctx, minutes=MINUTES)
+                append(ROWS, [known | {"tuning": tuning.model_dump(), "machine": machine()}])
+                print(known, tuning.summary, flush=True)
     save("defaults", {"arms": counted(stored(ROWS))})
 
 

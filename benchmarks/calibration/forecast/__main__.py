@@ -18,10 +18,12 @@ import numpy as np
 from benchmarks.calibration.forecast.baselines import guesses
 from benchmarks.calibration.forecast.data import KITS, data_set
 from benchmarks.calibration.forecast.summary import summarise
+from benchmarks.forecast_battery import scores
 from benchmarks.machine import RESULTS, machine, save
 from benchmarks.rows import append, stored
-from conviction import Query, load_model
+from conviction import load_model
 from conviction.core.context import RunContext
+from conviction.core.options import flat
 from conviction.core.run import Run
 from conviction.data.training_data import TrainingData
 from conviction.forecasting import pipeline
@@ -78,9 +80,7 @@ def main() -> None:
 
 def measured(arm: Any, model: HFModel, data: TrainingData, questions: Sequence[HeldOutPair]) -> dict[str, Any]:
     """The frozen forecast of one run, the baselines, and what happened."""
-    from conviction.core.options import flat
-
-    before = _scores(model, questions)
+    before = scores(model, questions)
     captured: list[Any] = []
 
     def linearize(task: Any, *arguments: Any, **named: Any) -> Any:
@@ -101,7 +101,7 @@ def measured(arm: Any, model: HFModel, data: TrainingData, questions: Sequence[H
     finally:
         pipeline.linearize = _linearize
     stop = trained.guard_stop
-    after = None if stop else _scores(trained.changed, questions)
+    after = None if stop else scores(trained.changed, questions)
     return {
         "options": flat(arm),
         "verdict": expected.verdict.kind,
@@ -138,14 +138,7 @@ def _rows(
     return rows
 
 
-def _scores(model: Any, asked: Sequence[HeldOutPair]) -> dict[str, Any]:
-    found = model.logprobs([Query(q.pair.messages, (q.pair.chosen, q.pair.rejected)) for q in asked])
-    return {q.pair.id: tuple(pair) for q, pair in zip(asked, found, strict=True)}
-
-
 def _flat(arm: Any) -> dict[str, Any]:
-    from conviction.core.options import flat
-
     given = flat(arm)
     return {name: given[name] for name in ("beta", "learning_rate", "epochs", "max_steps", "checkpoint_every")}
 

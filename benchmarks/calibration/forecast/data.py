@@ -44,8 +44,8 @@ def _hh() -> list[PreferencePair]:
     with gzip.open(HH, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     short = [(i, row) for i, row in enumerate(rows) if len(row["chosen"]) < LONGEST]
-    made = [_pair(f"hh{i}", row["chosen"], row["rejected"]) for i, row in short]
-    return [pair for pair in made if pair is not None]
+    pairs = [_pair(f"hh{i}", row["chosen"], row["rejected"]) for i, row in short]
+    return [pair for pair in pairs if pair is not None]
 
 
 def _pair(name: str, chosen: str, rejected: str) -> PreferencePair | None:

@@ -80,12 +80,12 @@ def searched(plan: Plan, grid: Tuning) -> tuple[list[Trial], float]:
         raise ValueError(f"the grid of {plan.intervention.name} lacks settings of its search space")
     asked.sort(key=lambda trial: (-(trial.forecast_nats or 0.0), cells.index(trial.options)))
     trials = [trial.model_copy(update={"doses": (), "guard_stop": None, "failure": None}) for trial in asked]
-    made: list[Trial] = []
+    tried: list[Trial] = []
     while (number := next_trial(plan, trials, CONFIRMED)) is not None and not trials[number].made:
         trials[number] = known[trials[number].words]
-        made.append(trials[number])
+        tried.append(trials[number])
     forecast = sum(one.forecast_seconds for one in grid.trials)
-    return made, forecast + sum(one.seconds - one.forecast_seconds for one in made)
+    return tried, forecast + sum(one.seconds - one.forecast_seconds for one in tried)
 
 
 def _steps(trials: Sequence[Trial]) -> int:
@@ -94,8 +94,8 @@ def _steps(trials: Sequence[Trial]) -> int:
 
 
 def _stopped_after(stop: str | None) -> int | None:
-    found = re.match(r"step (\d+)", stop or "")
-    return int(found[1]) if found else None
+    step = re.match(r"step (\d+)", stop or "")
+    return int(step[1]) if step else None
 
 
 def _best(trials: Sequence[Trial]) -> Trial | None:
